@@ -1,0 +1,5 @@
+import sys
+
+from clipgen.cli import main
+
+sys.exit(main())

@@ -1,0 +1,141 @@
+"""A start for a run: a collage of known drawings that CLIP finds nearest to the prompt.
+
+The package remembers a few thousand emoji as tokens of the mini VQGAN (256 numbers a drawing) and their outlines.
+The prompt's words choose some of them, and the perceptor, given the whole prompt, chooses among arrangements:
+one or two drawings, colours, backgrounds. CLIP-guided collage: Mirowski et al. 2022, CLIP-CLOP.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipgen import weights as files
+from clipgen.generators import load_generator
+from clipgen.mini.scenes import COLOURS, PLACES, background, paint, tint
+from clipgen.perceptors import Perceptor
+from clipgen.prompts import Prompt
+
+_MASK = 32  # side of a drawing's outline
+
+
+@dataclass(frozen=True)
+class Memory:
+    """``tokens`` (N, 16, 16) and ``masks`` (N, 1, 32, 32) of drawings, ``thing`` (N,) into ``names``."""
+
+    tokens: Tensor
+    masks: Tensor
+    thing: Tensor
+    names: tuple[str, ...]
+
+
+@cache
+def memory() -> Memory:
+    """The drawings that ship with the package."""
+    tensors, config = files.read(files.EMBEDDED / "memory.safetensors")
+    bits = tensors["masks"][..., None].bitwise_right_shift(torch.arange(8, dtype=torch.uint8)) & 1
+    masks = bits.reshape(-1, 1, _MASK, _MASK).float()
+    return Memory(tensors["tokens"].long(), masks, tensors["thing"].long(), tuple(config["names"]))
+
+
+def pack_mask(alpha: Tensor) -> Tensor:
+    """(N, 1, H, W) opacity in [0, 1] to (N, 128) uint8 outlines, a bit a cell."""
+    bits = (F.adaptive_avg_pool2d(alpha, _MASK) > 0.5).reshape(len(alpha), -1, 8).to(torch.uint8)
+    return (bits << torch.arange(8, dtype=torch.uint8)).sum(-1).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Up to two drawings with their colours on a background."""
+
+    drawings: tuple[int, ...]
+    colours: tuple[str | None, ...]
+    place: str | None = None
+    above: bool = False
+
+    def spots(self) -> list[tuple[float, float, float]]:
+        """(scale, x, y) of each drawing."""
+        if len(self.drawings) == 1:
+            return [(0.85 if self.place is None else 0.7, 0.0, 0.0)]
+        return [(0.5, 0.0, -0.48), (0.5, 0.0, 0.48)] if self.above else [(0.5, -0.48, 0.0), (0.5, 0.48, 0.0)]
+
+
+def phrases(text: str, longest: int = 3) -> list[str]:
+    """Every run of one to ``longest`` words, and the whole."""
+    words = [w for w in re.findall(r"[\w'-]+", text.lower()) if w not in ("a", "an", "the", "of", "and", "in", "on")]
+    runs = {" ".join(words[i : i + n]) for n in range(1, longest + 1) for i in range(len(words) - n + 1)}
+    return sorted(runs | {text})
+
+
+def collage(perceptor: Perceptor, prompts: list[Prompt], size: tuple[int, int]) -> Tensor:
+    """The arrangement nearest to the prompts, as (1, 3, H, W) in [0, 1] on the CPU; ``size`` is (H, W)."""
+    wanted = [p for p in prompts if p.weight > 0]
+    targets = perceptor.embed_text([p.text for p in prompts])
+    strength = torch.tensor([p.weight for p in prompts], device=targets.device)
+    parts = perceptor.embed_text([part for p in wanted for part in phrases(p.text)])
+    names = perceptor.embed_text([name.removesuffix(" face") for name in memory().names])
+    likeness = (names @ parts.T).amax(1).cpu()
+    known = likeness.topk(16).indices.tolist()
+    drawings = [i for thing in known for i in (memory().thing == thing).nonzero().flatten().tolist()]
+    fields = {p: background(p, perceptor.size, torch.Generator().manual_seed(0)) for p in PLACES}
+    sprites = dict(zip(drawings, _sprites(drawings), strict=True))
+
+    def score(layouts: list[_Layout]) -> list[tuple[float, _Layout]]:
+        pictures = torch.stack([_render(x, sprites, fields, (perceptor.size,) * 2) for x in layouts])
+        seen = torch.cat([perceptor.encode_image(p.to(targets.device)) for p in pictures.split(64)])
+        return sorted(zip((seen @ targets.T @ strength).tolist(), layouts, strict=True), key=lambda s: -s[0])
+
+    with torch.no_grad():
+        single = score([_Layout((d,), (None,)) for d in drawings])
+        best = single[:6]
+        best += score([replace(x, place=place) for _, x in single[:6] for place in PLACES])
+        best += score([replace(x, colours=(c,)) for _, x in single[:4] for c in COLOURS])
+        pairs = []
+        tops = _one_each([x.drawings[0] for _, x in single], 8)
+        for a in tops:
+            for b in tops:
+                if a != b:
+                    pairs += [_Layout((a, b), (None, None)), _Layout((a, b), (None, None), None, True)]
+        paired = score(pairs)
+        best += [(s - 0.02 * strength.sum().item(), x) for s, x in paired[:6]]
+        best += [
+            (s - 0.02 * strength.sum().item(), x)
+            for s, x in score([replace(x, place=p) for _, x in paired[:4] for p in PLACES])
+        ]
+    chosen = max(best, key=lambda s: s[0])[1]
+    places = {p: background(p, max(size), torch.Generator().manual_seed(0)) for p in PLACES if p == chosen.place}
+    places = {p: F.interpolate(b[None], size)[0] for p, b in places.items()}
+    return _render(chosen, sprites, places, size)[None]
+
+
+def _one_each(drawings: list[int], count: int) -> list[int]:
+    """The first drawing of each of the first ``count`` things."""
+    firsts: dict[int, int] = {}
+    for drawing in drawings:
+        firsts.setdefault(int(memory().thing[drawing]), drawing)
+    return list(firsts.values())[:count]
+
+
+@torch.no_grad()
+def _sprites(drawings: list[int]) -> Tensor:
+    """(N, 4, 128, 128) RGBA of remembered drawings."""
+    pictures = load_generator("mini-vqgan").decode(memory().tokens[drawings])
+    masks = F.interpolate(memory().masks[drawings], pictures.shape[-2:], mode="bilinear")
+    return torch.cat([pictures, ((masks - 0.3) / 0.4).clamp(0, 1)], 1)
+
+
+def _render(layout: _Layout, sprites: dict[int, Tensor], places: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+    canvas = places[layout.place] if layout.place else torch.ones(3, *size)
+    for drawing, colour, (scale, x, y) in zip(layout.drawings, layout.colours, layout.spots(), strict=True):
+        rgba = sprites[drawing]
+        if min(size) * scale < rgba.shape[-1] / 2:
+            rgba = F.avg_pool2d(rgba, 2)
+        rgba = torch.cat([tint(rgba[:3], colour), rgba[3:]])[None]
+        at = (torch.tensor([v]) for v in (scale, x, y, False))
+        canvas = paint(canvas[None], rgba, *at)[0]
+    return canvas

@@ -1,0 +1,132 @@
+"""How good the embedded models are: ``python -m clipgen.mini.evaluate``, offline.
+
+Retrieval on held-out drawings, PSNR and codebook use of the autoencoders, and R-precision of generated pictures:
+how often the evaluator (``clipgen.mini.judge``), which guided none of them, picks a picture's prompt among all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+import clipgen
+from clipgen import weights
+from clipgen.images import to_tensor
+from clipgen.mini.judge import Judge
+
+README = [
+    "a red apple", "a cat", "pizza", "a blue car", "a sunflower", "a snowman", "the sun over the sea",
+    "a rocket in the night sky", "an octopus", "a castle", "a puppy", "a red apple and a banana",
+]  # fmt: skip
+PROMPTS = [
+    *README, "a dog", "a horse", "a lion", "an elephant", "a penguin", "a frog", "a butterfly", "a bee", "a whale",
+    "a shark", "a crab", "a snail", "a turtle", "a dragon", "a unicorn", "an owl", "a duck", "a rabbit", "a bear",
+    "a panda", "a pig", "a cow", "a mouse", "a monkey", "a rose", "a tulip", "a cactus", "a palm tree",
+    "a christmas tree", "a mushroom", "a banana", "strawberry", "grapes", "a watermelon", "a pineapple", "cherries",
+    "a lemon", "a carrot", "corn", "bread", "cheese", "a hamburger", "french fries", "a hot dog", "an egg", "ice cream",
+    "a birthday cake", "a doughnut", "a cup of coffee", "a glass of wine", "beer", "a train", "a bus", "a bicycle",
+    "an airplane", "a sailboat", "a helicopter", "a tractor", "a house", "a church", "a mountain", "a volcano",
+    "a rainbow", "the moon", "a snowflake", "a lightning bolt", "fire", "an umbrella", "a football", "a basketball",
+    "a guitar", "a violin", "a piano", "a trumpet", "a drum", "a telephone", "a computer", "a television", "a camera",
+    "a book", "a pencil", "scissors", "a key", "a hammer", "a light bulb", "a clock", "a crown", "a hat",
+]  # fmt: skip
+
+
+def held_out() -> tuple[Tensor, list[str]]:
+    """Drawings that no model was trained on, (200, 3, 128, 128) in [0, 1], and the names of their things."""
+    names = json.loads((weights.EMBEDDED / "heldout.json").read_text())
+    with Image.open(weights.EMBEDDED / "heldout.webp") as sheet:
+        pixels = torch.from_numpy(np.array(sheet.convert("RGB"))).permute(2, 0, 1).float() / 255
+    side = 128
+    tiles = pixels.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    return tiles[: len(names)], names
+
+
+def load_judge() -> Judge:
+    tensors, config = weights.read(weights.EMBEDDED / "judge.safetensors")
+    judge = Judge(**config).eval().requires_grad_(False)
+    judge.load_state_dict(tensors)
+    return judge
+
+
+@torch.no_grad()
+def retrieval(model, images: Tensor, names: Sequence[str]) -> tuple[float, float]:
+    """Top-1 and top-5: is a picture's own caption the nearest, or among the five nearest, of all captions?"""
+    likeness = model.encode_image(F.avg_pool2d(images, 2)) @ model.embed_text([f"a {name}" for name in names]).T
+    rank = likeness.argsort(1, descending=True) == torch.arange(len(names))[:, None]
+    return float(rank[:, 0].float().mean()), float(rank[:, :5].any(1).float().mean())
+
+
+def reconstruction(generator, images: Tensor) -> tuple[float, int]:
+    """Mean PSNR in dB and the number of different codes used."""
+    made = torch.cat([generator.reconstruct(some) for some in images.split(32)])
+    tokens = torch.cat([generator.tokens(generator.encode(some)) for some in images.split(32)])
+    error = (made - images).square().mean((1, 2, 3))
+    return float((-10 * error.log10()).mean()), tokens.unique().numel()
+
+
+@torch.no_grad()
+def r_precision(
+    judge: Judge, images: list[Image.Image], prompts: Sequence[str], candidates: Sequence[str]
+) -> list[bool]:
+    """For each picture, whether the judge finds its prompt the likeliest of the candidates."""
+    pictures = torch.cat([to_tensor(image, (64, 64)) for image in images])
+    likeness = judge.encode_image(pictures) @ judge.embed_text(list(candidates)).T
+    return [candidates[i] == p for i, p in zip(likeness.argmax(1).tolist(), prompts, strict=True)]
+
+
+def interval(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share."""
+    share, z = hits / count, 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return middle - reach, middle + reach
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m clipgen.mini.evaluate", description=__doc__)
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="draw only the first N of the 100 prompts")
+    parser.add_argument("--sheet", help="write the pictures as a contact sheet")
+    for name in ("init", "generator"):
+        parser.add_argument(f"--{name}", help="as for clipgen")
+    for name, kind in (("steps", int), ("seed", int), ("near", float), ("cutouts", int), ("lr", float)):
+        parser.add_argument(f"--{name}", type=kind, help="as for clipgen")
+    options = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
+    count, sheet = options.pop("prompts"), options.pop("sheet", None)
+
+    images, names = held_out()
+    judge = load_judge()
+    for title, model in (("mini CLIP", clipgen.load_perceptor("mini")), ("evaluator", judge)):
+        top1, top5 = retrieval(model, images, names)
+        print(f"retrieval, {title}: top-1 {top1:.3f}, top-5 {top5:.3f} of {len(names)} held-out drawings")
+    for name in ("mini-vqgan", "mini-dvae"):
+        generator = clipgen.load_generator(name)
+        quality, used = reconstruction(generator, images)
+        print(f"{name}: {quality:.2f} dB PSNR, {used} of {len(generator.net.codebook)} codes used")
+
+    began, pictures, prompts = time.monotonic(), [], PROMPTS[:count]
+    with tempfile.TemporaryDirectory() as folder:
+        for i, prompt in enumerate(prompts):
+            pictures.append(clipgen.generate(prompt, folder=folder, progress=False, **options).image)
+            print(f"\r{i + 1}/{len(prompts)}  {prompt:40s}", end="", flush=True)
+    right = r_precision(judge, pictures, prompts, PROMPTS)
+    low, high = interval(sum(right), len(right))
+    print(f"\rR-precision: {sum(right) / len(right):.3f} ({low:.3f} to {high:.3f}) of {len(right)} pictures among "
+          f"{len(PROMPTS)} prompts, {(time.monotonic() - began) / len(prompts):.1f} s a picture")  # fmt: skip
+    print("missed:", ", ".join(p for p, hit in zip(prompts, right, strict=True) if not hit) or "none")
+    if sheet:
+        clipgen.contact_sheet(pictures, 4 if len(pictures) < 20 else 10, list(prompts)).save(sheet)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The evaluator: a judge for R-precision that never guides a picture.
+
+Built unlike mini CLIP on purpose: a plain stack of convolutions and maximum pooling without skips, a bag of
+words instead of a transformer, trained without adversaries. What fools the one need not fool the other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipgen.perceptors.tokenizer import VOCABULARY, encode
+
+
+class Judge(nn.Module):
+    def __init__(self, dim: int = 256, embed: int = 48, width: int = 32):
+        super().__init__()
+        self.words = nn.EmbeddingBag(VOCABULARY, embed, mode="mean")
+        self.text = nn.Sequential(nn.Linear(embed, 512), nn.GELU(), nn.Linear(512, dim))
+        layers: list[nn.Module] = []
+        inner = 3
+        for outer in (width, 2 * width, 4 * width, 8 * width):
+            layers += [nn.Conv2d(inner, outer, 3, 1, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(), nn.MaxPool2d(2)]
+            inner = outer
+        layers += [nn.Conv2d(inner, inner, 3, 1, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU()]
+        self.convolutions = nn.Sequential(*layers)
+        self.image = nn.Linear(4 * inner, dim)
+        self.logit_scale = nn.Parameter(torch.tensor(2.7))
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """(P, dim) unit-norm embeddings."""
+        rows = [encode(text) or [VOCABULARY - 1] for text in texts]
+        starts = torch.tensor([0, *map(len, rows[:-1])]).cumsum(0)
+        bags = self.words(torch.tensor([token for row in rows for token in row]), starts)
+        return F.normalize(self.text(bags).float(), dim=-1)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, 64, 64) in [0, 1] to (B, dim) unit-norm embeddings."""
+        maps = F.adaptive_avg_pool2d(self.convolutions(images * 2 - 1), 2)
+        return F.normalize(self.image(maps.flatten(1)).float(), dim=-1)

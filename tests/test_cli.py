@@ -1,0 +1,69 @@
+"""The command as a person types it, in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+
+def clipgen(*arguments, cwd):
+    return subprocess.run([sys.executable, "-m", "clipgen", *arguments], cwd=cwd, capture_output=True, text=True)
+
+
+def test_a_prompt_becomes_files_here(tmp_path):
+    done = clipgen("a red apple", "--steps", "9", "--size", "64", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"a-red-apple.png", "a-red-apple.gif", "clipgen-runs"}
+    assert "clip=" in done.stderr and "step" in done.stderr
+    (line,) = done.stdout.splitlines()
+    (folder,) = (tmp_path / "clipgen-runs").iterdir()
+    assert all(part in line for part in ("a-red-apple.png", "a-red-apple.gif", f"clipgen-runs/{folder.name}"))
+    with Image.open(tmp_path / "a-red-apple.png") as png:
+        assert png.size == (256, 256)
+
+
+def test_output_by_suffix(tmp_path):
+    done = clipgen("a cat", "--steps", "6", "--size", "64x96", "--quiet", "-o", "x.webp", "-o", "y.mp4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"x.webp", "y.mp4", "clipgen-runs"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        ([""], "write what you want to see"),
+        (["a cat", "--generator", "nothing"], "choose one of"),
+        (["a cat", "--size", "500x500"], "nearest is (496, 496)"),
+        (["a cat", "--size", "big"], "write WIDTHxHEIGHT"),
+        (["a cat", "--steps", "0"], "at least 1"),
+        (["a cat", "--steps", "many"], "invalid int value"),
+        (["a cat", "-o", "cat.jpeg"], "use one of"),
+        (["a cat", "-o", "missing/cat.png"], "choose a folder"),
+        (["a cat", "--folder", "taken"], "choose a folder"),
+    ],
+)
+def test_bad_input(arguments, remedy, tmp_path):
+    (tmp_path / "taken").write_text("a file, not a folder")
+    done = clipgen(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert remedy in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_an_unwritable_folder(tmp_path):
+    tmp_path.chmod(0o500)
+    done = clipgen("a cat", cwd=tmp_path)
+    assert done.returncode == 2 and "choose a folder" in done.stderr
+
+
+def test_help_lists_every_knob(tmp_path):
+    from dataclasses import fields
+
+    from clipgen.run import Settings
+
+    text = clipgen("--help", cwd=tmp_path).stdout
+    assert all(f"--{knob.name}" in text for knob in fields(Settings) if knob.name != "prompt")
