@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from clipgen.errors import ClipgenError
+
 
 def pick(name: str = "auto") -> torch.device:
-    """``auto``: CUDA, else Apple's MPS, else CPU."""
+    """``auto``: CUDA, else Apple's MPS, else CPU. Raises ClipgenError for a device that is not here."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            message = str(error).splitlines()[0]
+            raise ClipgenError(f"device={name!r} cannot be used here ({message}); use auto or cpu") from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

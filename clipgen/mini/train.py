@@ -343,7 +343,7 @@ def psnr(reconstruct, drawings: data.Drawings, count: int = 64) -> float:
     return float((-10 * error.log10()).mean())
 
 
-VQGAN: dict[str, Any] = {"n_embed": 1024, "embed_dim": 32, "z_channels": 64, "ch": 32, "ch_mult": [1, 2, 4, 4],
+VQGAN: dict[str, Any] = {"n_embed": 1024, "embed_dim": 32, "z_channels": 64, "ch": 32, "ch_mult": [1, 1, 2, 4],
          "num_res_blocks": 1, "resolution": 128, "norm_kind": "batch"}  # fmt: skip
 SMALL_DVAE: dict[str, Any] = {"n_hid": 32, "n_blk_per_group": 2, "n_init": 64, "vocab_size": 1024}
 
@@ -362,9 +362,10 @@ class Discriminator(nn.Sequential):
 class CodebookAverage:
     """The codebook as a running mean of what falls to each code; unused codes restart from the batch."""
 
-    def __init__(self, codebook: Tensor, decay: float = 0.99):
+    def __init__(self, codebook: Tensor, fresh: bool, decay: float = 0.99):
         self.codebook, self.decay = codebook, decay
-        self.count = torch.zeros(len(codebook))  # so that the first batch fills all of it
+        # At zero a code counts as unused: the first batch fills a fresh codebook.
+        self.count = torch.full((len(codebook),), 0.0 if fresh else 1.0)
         self.total = codebook.detach().clone()
 
     @torch.no_grad()
@@ -373,14 +374,16 @@ class CodebookAverage:
         sums = torch.zeros_like(self.total).index_add_(0, tokens, points)
         self.count.lerp_(hits, 1 - self.decay)
         self.total.lerp_(sums, 1 - self.decay)
-        dead = self.count < 0.5
+        dead = self.count < 0.08
         if dead.any():
-            fresh = points[torch.randint(len(points), (int(dead.sum()),))]
+            # Where the codebook fits worst: rare colours would otherwise never get a code.
+            misfit = (points - self.codebook[tokens]).square().sum(1) + 1e-6
+            fresh = points[torch.multinomial(misfit, int(dead.sum()), replacement=True)]
             self.total[dead], self.count[dead] = fresh, 1.0
         self.codebook.data.copy_(self.total / self.count.clamp(min=1e-5)[:, None])
 
 
-def train_vqgan(cache: Path, out: Path, minutes: float, batch: int = 64, size: int = 64) -> None:
+def train_vqgan(cache: Path, out: Path, minutes: float, batch: int = 32, size: int = 64) -> None:
     drawings = data.drawings(cache)
     scenes = SceneSampler(drawings, ~drawings.held_out(), data.SIZE, seed=6)
     model, critic = VQModel(**VQGAN), Discriminator()
@@ -392,14 +395,14 @@ def train_vqgan(cache: Path, out: Path, minutes: float, batch: int = 64, size: i
     average = Average(model)
     clock = Clock("vqgan", minutes, out, {"model": model, "critic": critic, "average": average})
     model.codebook.requires_grad_(False)
-    codes = CodebookAverage(model.codebook)
+    codes = CodebookAverage(model.codebook, fresh=clock.steps == 0)
     optimiser = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], betas=(0.8, 0.98), weight_decay=1e-3
     )
     critics = torch.optim.AdamW(critic.parameters(), betas=(0.5, 0.98))
     scenes.rng.manual_seed(6 + clock.steps)
     for progress in clock:
-        learning_rate(optimiser, 2e-3, progress)
+        learning_rate(optimiser, 3e-3, progress)
         learning_rate(critics, 5e-4, progress)
         real = crops(scenes, batch, size).contiguous(memory_format=torch.channels_last)
         with bf16():
@@ -407,18 +410,23 @@ def train_vqgan(cache: Path, out: Path, minutes: float, batch: int = 64, size: i
             tokens = model.tokens(latent)
             points = latent.detach().permute(0, 2, 3, 1).flatten(0, 2)
             snapped = model.lookup(tokens)
-            made = model.decode(straight_through(snapped, latent)).float()
+            # Early on some positions pass unsnapped, so that colours can part before there are codes for them.
+            loose = torch.rand(len(latent), 1, *latent.shape[2:], generator=scenes.rng) < 0.9 - progress
+            made = model.decode(torch.where(loose, latent, straight_through(snapped, latent))).float()
             with torch.no_grad():
-                wanted = eyes.features(real)[:3]
-            seen = eyes.features(made)[:3]
+                wanted = eyes.features(real, 2)
+            seen = eyes.features(made, 2)
         pixels = (made - real).abs().mean() + 2 * (made - real).square().mean()
         # Each channel counts by how much it varies, or the few loud ones would be all that is matched.
         looks = sum(
             ((s - w).abs().mean((0, 2, 3)) / (w.float().std((0, 2, 3)) + 0.05)).mean() for s, w in zip(seen, wanted)
         )
         commitment = (latent - snapped).square().mean()
-        loss = pixels + 0.03 * looks + 0.25 * commitment
-        adversarial = progress > 0.5
+        # Hue alone, coarsely: most of a picture's error is light and shade, and green would stay grey for long.
+        coarse = F.avg_pool2d(made - real, 8)
+        hue = (coarse - coarse.mean(1, keepdim=True)).abs().mean()
+        loss = pixels + 3 * hue + 0.03 * looks + 0.01 * commitment
+        adversarial = progress > 0.65
         if adversarial:
             with bf16():
                 loss = loss - 0.02 * critic(made).float().mean()
@@ -427,18 +435,18 @@ def train_vqgan(cache: Path, out: Path, minutes: float, batch: int = 64, size: i
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         codes.update(points, tokens.flatten())
-        if progress > 0.45:
+        if progress > 0.6:
             with bf16():
                 hinge = (1 - critic(real).float()).relu().mean() + (1 + critic(made.detach()).float()).relu().mean()
             critics.zero_grad()
             hinge.backward()
             critics.step()
         average.update(model, clock.steps)
-        if clock.steps % 100 == 0:
+        if clock.steps % 200 == 0:
             net = average.model.eval()
             quality = psnr(lambda x: net.decode(net.lookup(net.tokens(net.encode(x)))), drawings)
             clock.log(
-                100, pixels=pixels, looks=looks, commitment=commitment, psnr=quality, used=tokens.unique().numel()
+                200, pixels=pixels, looks=looks, commitment=commitment, psnr=quality, used=tokens.unique().numel()
             )
 
 

@@ -106,10 +106,10 @@ class ImageTower(nn.Module):
                     setattr(block, f"conv{i}", fuse_conv_bn_eval(conv, norm))
                     setattr(block, f"norm{i}", nn.Identity())
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """The map after each stage, finest first."""
+    def features(self, images: Tensor, stages: int | None = None) -> list[Tensor]:
+        """The map after each of the first ``stages`` stages (all of them by default), finest first."""
         x, maps = self.stem(images * 2 - 1), []
-        for stage in self.stages:
+        for stage in self.stages[:stages]:
             maps.append(x := stage(x))
         return maps
 
