@@ -106,7 +106,6 @@ class Run:
         self.perceptor = load_perceptor(settings.perceptor, self.device)
         self.journal = Journal.create(folder, slug(prompt), asdict(self.settings) | _versions(self.device))
         self.step = 0
-        self.finished = False
         self._stopped = threading.Event()
         self._going = threading.Event()
         self._going.set()
@@ -126,6 +125,11 @@ class Run:
         """End after the current step; everything made so far is kept."""
         self._stopped.set()
         self._going.set()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step was made."""
+        return self.step >= self.settings.steps
 
     # --- results --------------------------------------------------------------------------------------
 
@@ -197,7 +201,6 @@ class Run:
                 scores = {"clip": objectives.clip_score(seen, targets, weights), "loss": float(loss.detach())}
                 self.journal.add(self.step, picture, scores)
                 yield Frame(self.step, picture, scores, time.monotonic() - began)
-        self.finished = True
 
 
 def stream(prompt: str, **knobs) -> Iterator[Frame]:

@@ -33,6 +33,7 @@ def write(file: Path, tensors: dict[str, Tensor], config: dict, eight_bit: tuple
             scale = tensor.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
             stored[key], stored[f"{key}.scale"] = (tensor / scale).round().to(torch.int8), scale
         else:
-            stored[key] = tensor.half() if tensor.is_floating_point() else tensor
+            # Vectors stay as they are: the variances of batch norms overflow in 16 bits.
+            stored[key] = tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
     stored = {key: tensor.detach().contiguous() for key, tensor in stored.items()}
     save_file(stored, file, {"config": json.dumps(config)})

@@ -80,7 +80,7 @@ def collage(perceptor: Perceptor, prompts: list[Prompt], size: tuple[int, int]) 
     parts = perceptor.embed_text([part for p in wanted for part in phrases(p.text)])
     names = perceptor.embed_text([name.removesuffix(" face") for name in memory().names])
     likeness = (names @ parts.T).amax(1).cpu()
-    known = likeness.topk(16).indices.tolist()
+    known = likeness.topk(min(16, len(likeness))).indices.tolist()
     drawings = [i for thing in known for i in (memory().thing == thing).nonzero().flatten().tolist()]
     fields = {p: background(p, perceptor.size, torch.Generator().manual_seed(0)) for p in PLACES}
     sprites = dict(zip(drawings, _sprites(drawings), strict=True))
@@ -88,26 +88,21 @@ def collage(perceptor: Perceptor, prompts: list[Prompt], size: tuple[int, int]) 
     def score(layouts: list[_Layout]) -> list[tuple[float, _Layout]]:
         pictures = torch.stack([_render(x, sprites, fields, (perceptor.size,) * 2) for x in layouts])
         seen = torch.cat([perceptor.encode_image(p.to(targets.device)) for p in pictures.split(64)])
-        return sorted(zip((seen @ targets.T @ strength).tolist(), layouts, strict=True), key=lambda s: -s[0])
+        looks = seen @ targets.T @ strength / strength.abs().sum()
+        # A drawing's name says what it shows more surely than its looks say to a small CLIP.
+        named = torch.stack([likeness[memory().thing[list(x.drawings)]].mean() for x in layouts])
+        return sorted(zip((looks.cpu() + named).tolist(), layouts, strict=True), key=lambda s: -s[0])
 
     with torch.no_grad():
-        single = score([_Layout((d,), (None,)) for d in drawings])
-        best = single[:6]
-        best += score([replace(x, place=place) for _, x in single[:6] for place in PLACES])
-        best += score([replace(x, colours=(c,)) for _, x in single[:4] for c in COLOURS])
-        pairs = []
-        tops = _one_each([x.drawings[0] for _, x in single], 8)
-        for a in tops:
-            for b in tops:
-                if a != b:
-                    pairs += [_Layout((a, b), (None, None)), _Layout((a, b), (None, None), None, True)]
-        paired = score(pairs)
-        best += [(s - 0.02 * strength.sum().item(), x) for s, x in paired[:6]]
-        best += [
-            (s - 0.02 * strength.sum().item(), x)
-            for s, x in score([replace(x, place=p) for _, x in paired[:4] for p in PLACES])
-        ]
-    chosen = max(best, key=lambda s: s[0])[1]
+        single = [x for _, x in score([_Layout((d,), (None,)) for d in drawings])]
+        tops = _one_each([x.drawings[0] for x in single], 8)
+        pairs = [_Layout((a, b), (None, None), above=up) for a in tops for b in tops if a != b for up in (False, True)]
+        pairs = [x for _, x in score(pairs)[:4]]
+        best = score(
+            [replace(x, place=place) for x in single[:6] + pairs for place in (None, *PLACES)]
+            + [replace(x, colours=(colour,)) for x in single[:4] for colour in COLOURS]
+        )
+    chosen = best[0][1]
     places = {p: background(p, max(size), torch.Generator().manual_seed(0)) for p in PLACES if p == chosen.place}
     places = {p: F.interpolate(b[None], size)[0] for p, b in places.items()}
     return _render(chosen, sprites, places, size)[None]
