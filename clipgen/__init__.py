@@ -15,6 +15,7 @@ _PUBLIC = {
     "generate": "clipgen.run",
     "load_generator": "clipgen.generators",
     "load_perceptor": "clipgen.perceptors",
+    "rank": "clipgen.perceptors",
     "stream": "clipgen.run",
 }
 __all__ = sorted(_PUBLIC)
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from clipgen.errors import ClipgenError
     from clipgen.export import contact_sheet
     from clipgen.generators import load_generator
-    from clipgen.perceptors import load_perceptor
+    from clipgen.perceptors import load_perceptor, rank
     from clipgen.run import Frame, Run, generate, stream
 
 

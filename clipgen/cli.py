@@ -30,7 +30,10 @@ def parser() -> argparse.ArgumentParser:
         "clipgen", description="A sentence becomes a picture, and the film of its making."
     )
     command.add_argument("--version", action="version", version=f"clipgen {clipgen.__version__}")
-    command.add_argument("prompt", help='what to draw: "a red apple", "a cat:2 | dog:-0.5"')
+    command.add_argument(
+        "prompt",
+        help='what to draw: "a red apple", "a cat:2 | dog:-0.5"; or models, for the table of generators and perceptors',
+    )
     for knob in fields(Settings):
         if knob.default is MISSING:
             continue
@@ -47,7 +50,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 something to mend, 130 interrupted (what was made is kept)."""
     try:
-        return _draw(vars(parser().parse_args(argv)))
+        options = vars(parser().parse_args(argv))
+        if options["prompt"] == "models":
+            print(models())
+            return 0
+        return _draw(options)
     except ClipgenError as error:
         print(f"clipgen: {error}", file=sys.stderr)
         return 2
@@ -76,6 +83,35 @@ def _draw(options: dict) -> int:
     state = "done" if run.finished else f"interrupted at step {run.step}"
     print(f"{made} ({state}); the run is kept in {run.journal.folder}")
     return 0 if run.finished else 130
+
+
+def models() -> str:
+    """The generators and perceptors that are known by name, as a table."""
+    import open_clip
+
+    from clipgen import downloads
+    from clipgen.generators import REGISTRY
+    from clipgen.perceptors import openclip
+
+    def here(files: tuple[downloads.Remote, ...]) -> str:
+        return "cached" if all(map(downloads.cached, files)) else "-"
+
+    row = "{:42}{:>9}{:>8}{:>10}  {:15}{}".format
+    lines = [row("generator", "size", "factor", "codebook", "licence", "here")]
+    for name, entry in REGISTRY.items():
+        size = f"{entry.megabytes:.0f} MB" if entry.files else "-"
+        state = here(entry.files) if entry.files else "embedded"
+        lines.append(row(name, size, f"f{entry.factor}", entry.codes, entry.licence, state))
+    lines += ["", row("perceptor", "pixels", "", "", "licence", "here")]
+    lines.append(row("mini", "64", "", "", "see model card", "embedded"))
+    for architecture, tag in open_clip.list_pretrained():
+        config = open_clip.get_model_config(architecture) or {}
+        pixels = config.get("vision_cfg", {}).get("image_size", "")
+        pixels = "x".join(map(str, pixels)) if isinstance(pixels, (list, tuple)) else pixels
+        licence = "MIT" if tag == "openai" else "see hub page"
+        state = here((openclip.remote(architecture, tag),))
+        lines.append(row(f"{architecture}/{tag}", pixels, "", "", licence, state))
+    return "\n".join(lines)
 
 
 def show(file: Path) -> None:

@@ -20,19 +20,24 @@ class Prompt:
     weight: float = 1.0
 
 
+def weighted(text: str) -> list[tuple[str, float]]:
+    r"""The parts between ``|``, each with the ``:weight`` at its end or 1; ``\|`` and ``\:`` are plain."""
+    parts = []
+    for part in _BAR.split(text):
+        found = _WEIGHT.search(part)
+        words = part[: found.start()] if found else part
+        if words := re.sub(r"\\([|:])", r"\1", words).strip():
+            parts.append((words, float(found[1]) if found else 1.0))
+    return parts
+
+
 def parse(text: str) -> list[Prompt]:
     r"""Prompts separated by ``|``, each with an optional ``:weight`` at its end.
 
     A bar or a colon that belongs to the text is written ``\|`` and ``\:``. Raises ClipgenError when nothing
     is left to draw, or when no weight is above zero.
     """
-    prompts = []
-    for part in _BAR.split(text):
-        found = _WEIGHT.search(part)
-        words = part[: found.start()] if found else part
-        words = re.sub(r"\\([|:])", r"\1", words).strip()
-        if words:
-            prompts.append(Prompt(words, float(found[1]) if found else 1.0))
+    prompts = [Prompt(words, weight) for words, weight in weighted(text)]
     if not prompts:
         raise ClipgenError(
             f'prompt={text!r}: there is nothing to draw; write what you want to see, such as "a red apple"'

@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from clipgen.generators import load_generator
 from clipgen.images import to_image, to_tensor
 from clipgen.journal import Journal
 from clipgen.mini.collage import collage
-from clipgen.perceptors import load_perceptor
+from clipgen.perceptors import embed, load_perceptors
 from clipgen.prompts import parse, slug
 
 
@@ -42,8 +42,11 @@ class Settings:
     seed: int = _knob(0, "same seed, same machine: same picture")
     size: tuple[int, int] | None = _knob(None, "width and height in pixels; by default what the generator draws best")
     generator: str = _knob("mini-vqgan", "the decoder whose latent is optimised")
-    perceptor: str = _knob("mini", "the CLIP that scores the picture")
-    init: str = _knob("collage", "where to start: random (codes), collage (of known drawings) or an image file")
+    perceptor: str = _knob("mini", "the CLIP that scores the picture; several as 'a | b:0.5'")
+    relax: str = _knob("straight-through", "how tokens get a gradient: straight-through, or gumbel (dVAE, GumbelVQ)")
+    init: str = _knob(
+        "auto", "where to start: random (codes), collage (of known drawings; auto with the mini CLIP) or an image file"
+    )
     near: float = _knob(1.0, "how strongly the picture is drawn to the collage or the image it started from")
     cutouts: int = _knob(16, "views that CLIP is shown at every step")
     lr: float = _knob(0.15, "learning rate, in deviations of the codebook a step")
@@ -65,8 +68,8 @@ class Settings:
             raise ClipgenError(f"lr={self.lr}: has to be a number above 0; {Settings.lr} is the default")
         if not 0 <= self.ema < 1:
             raise ClipgenError(f"ema={self.ema}: has to be from 0 up to below 1; 0 shows the latent itself")
-        if self.init not in ("random", "collage") and not Path(self.init).is_file():
-            raise ClipgenError(f"init={self.init!r}: no such file; use random, collage or the path of an image")
+        if self.init not in ("auto", "random", "collage") and not Path(self.init).is_file():
+            raise ClipgenError(f"init={self.init!r}: no such file; use auto, random, collage or the path of an image")
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,14 @@ class Run:
         settings.check()
         self.device = devices.pick(settings.device)
         self.prompts = parse(prompt)
-        self.generator = load_generator(settings.generator, self.device)
+        self.generator = load_generator(settings.generator, self.device, settings.relax)
         width, height = settings.size or (self.generator.size, self.generator.size)
         self.generator.check_size((width, height))
-        self.settings = Settings(**(asdict(settings) | {"size": (width, height)}))
-        self.perceptor = load_perceptor(settings.perceptor, self.device)
+        self.perceptors = load_perceptors(settings.perceptor, self.device)
+        # The collage is made of emoji and judged best by the CLIP that was trained on them.
+        auto = "collage" if self.perceptors[0][0].name == "mini" else "random"
+        init = auto if settings.init == "auto" else settings.init
+        self.settings = replace(settings, size=(width, height), init=init)
         self.journal = Journal.create(folder, slug(prompt), asdict(self.settings) | _versions(self.device))
         self.step = 0
         self._stopped = threading.Event()
@@ -162,33 +168,38 @@ class Run:
         if self.settings.init == "random":
             return latent, None
         if self.settings.init == "collage":
-            picture = collage(self.perceptor, self.prompts, (height, width)).to(self.device)
+            picture = collage(self.perceptors[0][0], self.prompts, (height, width)).to(self.device)
         else:
             picture = to_tensor(self.settings.init, (width, height)).to(self.device)
             latent = self.generator.encode(picture)
-        return latent, self.generator.encode(picture)
+        return latent, self.generator.expected(self.generator.encode(picture))
 
     def _loop(self) -> Iterator[Frame]:
         s, rng = self.settings, torch.Generator().manual_seed(self.settings.seed)
-        targets = self.perceptor.embed_text([p.text for p in self.prompts])
+        texts = [p.text for p in self.prompts]
+        views = [(perceptor, share, embed(perceptor, texts)) for perceptor, share in self.perceptors]
         weights = torch.tensor([p.weight for p in self.prompts], device=self.device)
         latent, anchor = self._start(rng)
         shown = latent.clone()
         latent.requires_grad_()
-        spread = float(self.generator.net.codebook.std())  # so that lr and near mean the same for every codebook
         optimiser = torch.optim.Adam([latent], betas=(0.9, 0.99))
         began = time.monotonic()
         while self.step < s.steps and not self._stopped.is_set():
             self._going.wait()
             progress = self.step / s.steps
-            optimiser.param_groups[0]["lr"] = s.lr * spread * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
-            image = self.generator.decode(latent)
-            seen = self.perceptor.encode_image(cutouts(image, s.cutouts, self.perceptor.size, rng))
-            loss = objectives.follow(seen, targets, weights)
+            fading = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
+            optimiser.param_groups[0]["lr"] = s.lr * self.generator.pace * fading
+            image = self.generator.relaxed(latent, progress, rng)
+            loss, score = torch.zeros((), device=self.device), 0.0
+            for perceptor, share, targets in views:
+                seen = perceptor.encode_image(cutouts(image, s.cutouts, perceptor.size, rng))
+                loss = loss + share * objectives.follow(seen, targets, weights)
+                score += share * objectives.clip_score(seen, targets, weights)
             if s.tv:
                 loss = loss + s.tv * objectives.total_variation(image)
             if anchor is not None and s.near:
-                loss = loss + s.near * objectives.distance(latent, anchor) / spread**2
+                away = objectives.distance(self.generator.expected(latent), anchor)
+                loss = loss + s.near * away / self.generator.unit**2
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -198,7 +209,7 @@ class Run:
             if self.step == 1 or self.step % s.every == 0 or self.step == s.steps or self._stopped.is_set():
                 with torch.no_grad():
                     picture = to_image(self.generator.decode(shown if self.step > 1 else latent)[0])
-                scores = {"clip": objectives.clip_score(seen, targets, weights), "loss": float(loss.detach())}
+                scores = {"clip": score, "loss": float(loss.detach())}
                 self.journal.add(self.step, picture, scores)
                 yield Frame(self.step, picture, scores, time.monotonic() - began)
 

@@ -1,23 +1,44 @@
-"""Reading and writing model files: safetensors with the model's configuration in the header."""
+"""Model files: our own safetensors, and a safetensors copy of whatever else was published."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from clipgen import checkpoints
+from clipgen.errors import ClipgenError
 
 EMBEDDED = Path(__file__).parent / "mini" / "weights"
 
 
+def cache() -> Path:
+    """Where downloads and converted files are kept: ``CLIPGEN_CACHE``, or ``clipgen`` in the user's cache folder."""
+    if folder := os.environ.get("CLIPGEN_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clipgen"
+
+
+# --- our own format -----------------------------------------------------------------------------------
+
+
 def read(file: Path) -> tuple[dict[str, Tensor], dict]:
     """(float32 tensors by name, configuration). A safetensors file holds numbers and cannot run code."""
-    with safe_open(file, "pt") as stored:
-        config = json.loads((stored.metadata() or {}).get("config", "{}"))
-        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    try:
+        with safe_open(file, "pt") as stored:
+            config = json.loads((stored.metadata() or {}).get("config", "{}"))
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise ClipgenError(f"{file}: this is no safetensors file ({error}); delete it and load it again") from error
     scales = {key.removesuffix(".scale"): tensors.pop(key) for key in list(tensors) if key.endswith(".scale")}
     for key, tensor in tensors.items():
         if tensor.is_floating_point() or key in scales:
@@ -37,3 +58,81 @@ def write(file: Path, tensors: dict[str, Tensor], config: dict, eight_bit: tuple
             stored[key] = tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
     stored = {key: tensor.detach().contiguous() for key, tensor in stored.items()}
     save_file(stored, file, {"config": json.dumps(config)})
+
+
+def fit(net: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Put ``tensors`` into ``net``, all or none. Raises ClipgenError that names what is missing or misshapen."""
+    wanted = net.state_dict()
+    wrong = [f"{key} is missing" for key in wanted if key not in tensors]
+    wrong += [f"{key} is not part of the model" for key in tensors if key not in wanted]
+    wrong += [
+        f"{key} is {tuple(tensors[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ClipgenError(
+            f"{source}: these weights do not fit the model: {'; '.join(wrong[:4])}{more}; "
+            "choose the generator that they belong to, or the file that belongs to it"
+        )
+    net.load_state_dict(tensors, assign=True)
+
+
+# --- published formats --------------------------------------------------------------------------------
+
+
+# Numbers that OpenAI's CLIP archives keep among the weights.
+_NOTES = ("input_resolution", "context_length", "vocab_size")
+
+
+def as_safetensors(file: str | Path) -> Path:
+    """A safetensors file with the weights of a checkpoint: itself, or a copy that is kept in the cache.
+
+    Reads safetensors, ``torch.save`` files of state dicts, of Lightning checkpoints and of pickled modules, and
+    TorchScript archives, without running anything in them. A VQGAN's discriminator and LPIPS (``loss.*``) are left
+    out. Raises ClipgenError for a file that is none of these, broken, or not harmless.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise ClipgenError(f"{file}: there is no such file; check the path")
+    if file.suffix == ".safetensors":
+        return file
+    stat = file.stat()
+    mark = hashlib.sha256(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    copy = cache() / "converted" / f"{file.stem}-{mark}.safetensors"
+    if copy.exists():
+        return copy
+    try:
+        tensors = checkpoints.tensors(file, lambda name: not name.startswith("loss.") and name not in _NOTES)
+    except Exception as error:  # a broken or hostile file can fail anywhere
+        raise ClipgenError(
+            f"{file}: this file was not loaded, because it cannot be read as plain weights "
+            f"({str(error) or type(error).__name__}); it may be cut off, of another kind, or unsafe: "
+            "get it again from its publisher"
+        ) from error
+    if not tensors:
+        raise ClipgenError(f"{file}: there are no weights in this file; get it again from its publisher")
+    with atomic(copy) as part:
+        save_file(tensors, part)
+    return copy
+
+
+@contextmanager
+def atomic(file: Path) -> Iterator[Path]:
+    """A name to write to, which becomes ``file`` only when all went well."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def is_torchscript(file: str | Path) -> bool:
+    """Whether a file is a TorchScript archive, as OpenAI published CLIP."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

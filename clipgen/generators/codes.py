@@ -7,7 +7,11 @@ from torch.nn import functional as F
 
 
 class Codes(nn.Module):
-    """A net with a ``codebook`` (K, dim)."""
+    """A net with a ``codebook`` (K, dim), and ``logits`` over it where its encoder gives them."""
+
+    @property
+    def has_logits(self) -> bool:
+        return True
 
     @property
     def codebook(self) -> Tensor:

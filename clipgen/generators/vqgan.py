@@ -5,11 +5,16 @@ The parameter names are those of CompVis' taming-transformers, so that its check
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipgen.errors import ClipgenError
 from clipgen.generators.codes import Codes, clamp
 
 
@@ -132,40 +137,115 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
-class _Codebook(nn.Module):
+class _Nearest(nn.Module):
+    """A latent vector stands for the code nearest to it."""
+
     def __init__(self, size: int, dim: int):
         super().__init__()
         self.embedding = nn.Embedding(size, dim)
         nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
 
 
+class _Gumbel(nn.Module):
+    """A projection gives every code a logit."""
+
+    def __init__(self, size: int, dim: int, channels: int):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, size, 1)
+        self.embed = nn.Embedding(size, dim)
+
+
 class VQModel(Codes):
     """Encoder, codebook and decoder. The nets see pixels in [-1, 1], everybody else in [0, 1].
 
-    The arguments are those of taming's yaml (``ddconfig`` flattened) and ``norm_kind``.
+    The arguments are those of taming's yaml (``ddconfig`` flattened) and ``norm_kind``; ``gumbel`` for its
+    GumbelVQ, whose encoder gives logits over the codes.
     """
 
     def __init__(self, n_embed: int, embed_dim: int, z_channels: int, ch: int, ch_mult: Sequence[int],
                  num_res_blocks: int, attn_resolutions: Sequence[int] = (), resolution: int = 256,
-                 in_channels: int = 3, out_ch: int = 3, norm_kind: str = "group"):  # fmt: skip
+                 in_channels: int = 3, out_ch: int = 3, norm_kind: str = "group", gumbel: bool = False):  # fmt: skip
         super().__init__()
         self.factor = 2 ** (len(ch_mult) - 1)
         shared = ch, ch_mult, num_res_blocks, attn_resolutions, resolution
         self.encoder = Encoder(*shared, in_channels, z_channels, norm_kind)
         self.decoder = Decoder(*shared, out_ch, z_channels, norm_kind)
-        self.quantize = _Codebook(n_embed, embed_dim)
+        self.quantize = _Gumbel(n_embed, embed_dim, z_channels) if gumbel else _Nearest(n_embed, embed_dim)
         self.quant_conv = nn.Conv2d(z_channels, embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
 
     @property
     def codebook(self) -> Tensor:
         """(n_embed, embed_dim)"""
-        return self.quantize.embedding.weight
+        q = self.quantize
+        return q.embed.weight if isinstance(q, _Gumbel) else q.embedding.weight
+
+    @property
+    def has_logits(self) -> bool:
+        return isinstance(self.quantize, _Gumbel)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] to (B, n_embed, H/f, W/f); for GumbelVQ only."""
+        assert isinstance(self.quantize, _Gumbel)
+        return self.quantize.proj(self.quant_conv(self.encoder(images * 2 - 1)))
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to the unquantised latent (B, embed_dim, H/f, W/f)."""
+        """(B, 3, H, W) in [0, 1] to a latent (B, embed_dim, H/f, W/f) whose nearest codes are the tokens."""
+        if self.has_logits:
+            return self.lookup(self.logits(images).argmax(1))
         return self.quant_conv(self.encoder(images * 2 - 1))
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, embed_dim, h, w) to images (B, 3, h·f, w·f) in [0, 1]."""
         return clamp((self.decoder(self.post_quant_conv(latent)) + 1) / 2)
+
+
+def from_yaml(file: str | Path) -> dict[str, Any]:
+    """The arguments of VQModel from the yaml that taming publishes beside a checkpoint.
+
+    Takes VQModel and GumbelVQ, and the first stage of a Net2NetTransformer. Raises ClipgenError for any other.
+    """
+    from omegaconf import OmegaConf
+
+    try:
+        model: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)["model"]  # type: ignore[index,call-overload]
+        model = model["params"].get("first_stage_config", model)
+        kind, params = model["target"].rsplit(".", 1)[-1], model["params"]
+        if kind not in ("VQModel", "GumbelVQ") or params["ddconfig"].get("double_z"):
+            raise ClipgenError(f"{file}: a {kind} is not a model that clipgen knows; it takes VQModel and GumbelVQ")
+        known = inspect.signature(VQModel).parameters
+        config = {key: value for key, value in params["ddconfig"].items() if key in known}
+        return config | {k: params[k] for k in ("n_embed", "embed_dim")} | {"gumbel": kind == "GumbelVQ"}
+    except ClipgenError:
+        raise
+    except Exception as error:  # yaml, omegaconf and a wrong structure fail in many ways
+        raise ClipgenError(f"{file}: this yaml does not describe a VQGAN ({error}); get the publisher's") from error
+
+
+def from_taming(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's tensors under VQModel's names: of a VQGAN, or of a transformer that brings its own."""
+    first = "first_stage_model."
+    if any(key.startswith(first) for key in tensors):
+        tensors = {key.removeprefix(first): value for key, value in tensors.items() if key.startswith(first)}
+    return {key: value for key, value in tensors.items() if not key.startswith("loss.")}
+
+
+_LLAMAGEN = [(r"\.res\.", ".block."), (r"\.mid\.0\.", ".mid.block_1."), (r"\.mid\.1\.", ".mid.attn_1."),
+             (r"\.mid\.2\.", ".mid.block_2."), (r"^encoder\.conv_blocks", "encoder.down")]  # fmt: skip
+
+
+def from_llamagen(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """LlamaGen's tokenizer (Sun et al. 2024) is a VQGAN under other names, with codes of length one."""
+    last = max(int(key.split(".")[2]) for key in tensors if key.startswith("decoder.conv_blocks."))
+    renamed = {}
+    for key, value in tensors.items():
+        if key.startswith("decoder.conv_blocks."):  # counted from the other end
+            _, _, level, rest = key.split(".", 3)
+            key = f"decoder.up.{last - int(level)}.{rest}"
+        for pattern, name in _LLAMAGEN:
+            key = re.sub(pattern, name, key)
+        renamed[key] = value
+    renamed.pop("quantize.codebook_used", None)  # a training statistic
+    # The nearest code by angle is the nearest by distance once all codes have the same length.
+    renamed["quantize.embedding.weight"] = F.normalize(renamed["quantize.embedding.weight"].float(), dim=-1)
+    return renamed

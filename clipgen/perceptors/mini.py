@@ -58,6 +58,10 @@ class TextTower(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.project(self.features(tokens))
 
+    def fits(self, text: str) -> bool:
+        """Whether a text is within the context."""
+        return len(encode(text)) <= self.context
+
     def tokenize(self, texts: list[str]) -> Tensor:
         """Texts to (P, L) int64, -1 where there is nothing; longer texts are cut at the context."""
         rows = [encode(text)[: self.context] or [VOCABULARY - 1] for text in texts]
