@@ -11,21 +11,29 @@ _PUBLIC = {
     "ClipgenError": "clipgen.errors",
     "Frame": "clipgen.run",
     "Run": "clipgen.run",
+    "Settings": "clipgen.settings",
+    "batch": "clipgen.films",
+    "best": "clipgen.films",
     "contact_sheet": "clipgen.export",
+    "finish": "clipgen.run",
     "generate": "clipgen.run",
     "load_generator": "clipgen.generators",
     "load_perceptor": "clipgen.perceptors",
     "rank": "clipgen.perceptors",
+    "restyle": "clipgen.films",
     "stream": "clipgen.run",
+    "strip": "clipgen.export",
 }
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
     from clipgen.errors import ClipgenError
-    from clipgen.export import contact_sheet
+    from clipgen.export import contact_sheet, strip
+    from clipgen.films import batch, best, restyle
     from clipgen.generators import load_generator
     from clipgen.perceptors import load_perceptor, rank
-    from clipgen.run import Frame, Run, generate, stream
+    from clipgen.run import Frame, Run, finish, generate, stream
+    from clipgen.settings import Settings
 
 
 def __getattr__(name: str):

@@ -1,15 +1,25 @@
-"""The ``clipgen`` command: ``clipgen "a red apple"``."""
+"""The ``clipgen`` command: ``clipgen "a red apple"``, and what one does with a run afterwards."""
 
 from __future__ import annotations
 
 import argparse
 import base64
+import difflib
 import os
 import sys
 from pathlib import Path
 
 import clipgen
 from clipgen.errors import ClipgenError
+from clipgen.export import check_suffix, export
+from clipgen.prompts import slug
+
+COMMANDS = {
+    "resume": "go on with an interrupted run: clipgen resume FOLDER",
+    "replay": "make a run again: clipgen replay FOLDER, or a PNG, GIF or WebP that clipgen wrote",
+    "export": "write a run as a film or picture: clipgen export FOLDER out.gif",
+    "models": "the table of generators and perceptors",
+}
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -24,37 +34,45 @@ def parser() -> argparse.ArgumentParser:
     """The options are the fields of Settings, under the same names."""
     from dataclasses import MISSING, fields
 
-    from clipgen.run import Settings
+    from clipgen.settings import Settings
 
     command = argparse.ArgumentParser(
-        "clipgen", description="A sentence becomes a picture, and the film of its making."
+        "clipgen",
+        description="A sentence becomes a picture, and the film of its making.",
+        epilog="Afterwards: " + "; ".join(COMMANDS.values()) + ".",
+        argument_default=argparse.SUPPRESS,
     )
     command.add_argument("--version", action="version", version=f"clipgen {clipgen.__version__}")
-    command.add_argument(
-        "prompt",
-        help='what to draw: "a red apple", "a cat:2 | dog:-0.5"; or models, for the table of generators and perceptors',
-    )
+    command.add_argument("prompt", help='what to draw: "a red apple", "a cat:2 | dog:-0.5", "selfie.jpg:3 | a cat"')
     for knob in fields(Settings):
         if knob.default is MISSING:
             continue
         kind = _size if knob.name == "size" else type(knob.default)
-        shown = "" if knob.default is None else f" (default: {knob.default})"
-        command.add_argument(f"--{knob.name}", type=kind, default=knob.default, help=knob.metadata["help"] + shown)
+        shown = "" if knob.default in (None, "") else f" (default: {knob.default})"
+        command.add_argument(f"--{knob.name}", type=kind, help=knob.metadata["help"].replace("%", "%%") + shown,
+                             metavar=knob.name.upper())  # fmt: skip
+    command.add_argument(
+        "--batch", type=int, metavar="N", help="so many pictures with seeds from --seed on; best first"
+    )
+    command.add_argument("--film", type=Path, metavar="FILE", help="redraw every frame of a video, GIF or WebP")
+    command.add_argument("--carry", type=float, help="with --film: share of the last frame in the next (default: 0.5)")
     command.add_argument("-o", "--output", action="append", type=Path, metavar="FILE",
                          help=".png .gif .webp .mp4; repeatable (default: <prompt>.png and .gif, here)")  # fmt: skip
-    command.add_argument("--folder", default="clipgen-runs", help="where run folders are made (default: clipgen-runs)")
-    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.add_argument("--folder", help="where run folders are made (default: clipgen-runs)")
+    command.add_argument("--quiet", action="store_true", default=False, help="no progress bar")
     return command
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 something to mend, 130 interrupted (what was made is kept)."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        options = vars(parser().parse_args(argv))
-        if options["prompt"] == "models":
-            print(models())
-            return 0
-        return _draw(options)
+        if words and words[0] in COMMANDS and (len(words) > 1) == (words[0] != "models"):
+            return _command(words[0], words[1:])
+        options, unknown = parser().parse_known_args(words)
+        if unknown:
+            raise ClipgenError(_unknown(unknown[0]))
+        return _draw(vars(options))
     except ClipgenError as error:
         print(f"clipgen: {error}", file=sys.stderr)
         return 2
@@ -63,26 +81,93 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _draw(options: dict) -> int:
-    from clipgen.export import check_suffix
-    from clipgen.prompts import slug
+def _unknown(word: str) -> str:
+    if not word.startswith("-"):
+        return f"{word!r}: one prompt is taken; put it in quotes"
+    known = [option for action in parser()._actions for option in action.option_strings]
+    near = difflib.get_close_matches(word.partition("=")[0], known, 1)
+    return f"{word}: there is no such option; " + (f"did you mean {near[0]}?" if near else "clipgen --help lists them")
 
-    name = slug(options["prompt"])
-    files = options.pop("output") or [Path(f"{name}.png"), Path(f"{name}.gif")]
+
+def _command(name: str, words: list[str]) -> int:
+    """One of COMMANDS."""
+    if name == "models":
+        print(models())
+        return 0
+    command = argparse.ArgumentParser(f"clipgen {name}", description=COMMANDS[name])
+    also = ", or a file that clipgen wrote" if name == "replay" else ""
+    command.add_argument("source", type=Path, help="a run folder" + also)
+    command.add_argument("output", nargs="+" if name == "export" else "*", type=Path, help=".png .gif .webp .mp4")
+    if name == "export":
+        command.add_argument("--fps", type=float, default=15, help="frames a second (default: 15)")
+        command.add_argument("--hold", type=float, default=2, help="seconds on the last frame (default: 2)")
+        command.add_argument("--boomerang", action="store_true", help="forwards, then backwards")
+        command.add_argument("--megabytes", type=float, help="at most so large: fewer and smaller frames if need be")
+    else:
+        command.add_argument("--folder", default="clipgen-runs", help="where run folders are made")
+        command.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = vars(command.parse_args(words))
+    source, output = options.pop("source"), options.pop("output")
+    _check(output)
+    from clipgen.run import Run, finish
+
+    if name == "export":
+        from clipgen.journal import Journal
+
+        journal = Journal.open(source)
+        for file in output:
+            print(export(journal.frames(), file, journal.settings, **options))
+        return 0
+    run = Run.resume(source) if name == "resume" else Run.replay(source, folder=options["folder"])
+    return _show(finish(run, not options["quiet"]), output or _default(run.settings.prompt))
+
+
+def _default(prompt: str, number: str = "") -> list[Path]:
+    return [Path(f"{slug(prompt)}{number}.png"), Path(f"{slug(prompt)}{number}.gif")]
+
+
+def _check(files: list[Path]) -> None:
+    """Raise ClipgenError for a file that could not be written in the end."""
     for file in files:
         check_suffix(file)
         if not os.access(file.parent, os.W_OK):
             raise ClipgenError(
                 f"output={str(file)!r}: cannot write there; choose a folder that exists and can be written"
             )
-    run = clipgen.generate(progress=not options.pop("quiet"), **options)
+
+
+def _draw(options: dict) -> int:
+    prompt, quiet, count = options.pop("prompt"), options.pop("quiet"), options.pop("batch", 1)
+    files = options.pop("output", None) or _default(prompt)
+    _check(files)
+    if "film" in options:
+        journal = clipgen.restyle(options.pop("film"), prompt, progress=not quiet, **options)
+        for file in files:
+            export(journal.frames(), file, journal.settings)
+        print(f"{' and '.join(map(str, files))} (done); the run is kept in {journal.folder}")
+        return 0
+    if count < 1:
+        raise ClipgenError(f"batch={count}: has to be a whole number of at least 1")
+    if count == 1:
+        return _show(clipgen.generate(prompt, progress=not quiet, **options), files)
+    runs = clipgen.batch(prompt, count, progress=not quiet, **options)
+    for place, run in enumerate(clipgen.best(runs), 1):
+        print(f"{place}. seed {run.settings.seed}, CLIP score {run.score:.3f}:", end=" ")
+        _show(run, [file.with_name(f"{file.stem}-{place}{file.suffix}") for file in files])
+    return 0 if all(run.finished for run in runs) else 130
+
+
+def _show(run, files: list[Path]) -> int:
+    """Write the files of a run, show the first, and say where everything is."""
     for file in files:
         run.export(file)
     show(files[0])
     made = " and ".join(map(str, files))
-    state = "done" if run.finished else f"interrupted at step {run.step}"
-    print(f"{made} ({state}); the run is kept in {run.journal.folder}")
-    return 0 if run.finished else 130
+    if run.finished:
+        print(f"{made} (done); the run is kept in {run.journal.folder}")
+        return 0
+    print(f"{made} (interrupted at step {run.step}); go on with: clipgen resume {run.journal.folder}")
+    return 130
 
 
 def models() -> str:

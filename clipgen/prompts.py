@@ -1,52 +1,101 @@
-"""The prompt grammar: ``a cat:2 | watermark:-0.5``."""
+r"""The prompt grammar: ``a cat:2 | watermark:-0.5``, in full ``text [where] :weight:stop @from-to``.
+
+Prompts are separated by ``|``. Each may end with any of
+
+* ``:weight`` - how much it counts; a negative one pushes away,
+* ``:weight:stop`` - nearer than this distance it does not pull any more (Crowson's VQGAN+CLIP notebook, 2021),
+* ``@from-to`` - the steps in which it holds; where two spans overlap, one fades into the other,
+* ``[where]`` - the part of the picture that it is about: ``top``, ``left``, ``x,y,w,h``, a mask file.
+
+A prompt that is an address or ends like an image file is an image. ``\|``, ``\:``, ``\@`` and ``\[`` are plain.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipgen.errors import ClipgenError
 
 _BAR = re.compile(r"(?<!\\)\|")
-_WEIGHT = re.compile(r"(?<!\\):\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*$", re.IGNORECASE)
+_NUMBER = r"[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf)"
+_WEIGHT = re.compile(rf"(?<!\\):\s*({_NUMBER})(?:\s*:\s*({_NUMBER}))?\s*$", re.IGNORECASE)
+_SPAN = re.compile(r"(?<!\\)@\s*(\d{0,9})\s*-\s*(\d{0,9})\s*$")
+_WHERE = re.compile(r"(?<!\\)\[([^\[\]]*)\]\s*$")
+_IMAGE = re.compile(r"^https?://\S+$|.\.(png|jpe?g|webp|gif|bmp|tiff?)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to go towards (positive weight) or away from (negative)."""
+    """A text or an image to go towards (positive weight) or away from (negative)."""
 
     text: str
     weight: float = 1.0
+    stop: float = -math.inf
+    span: tuple[int, float] = (0, math.inf)  # the first step, and the one after the last
+    where: str = ""
+
+    @property
+    def is_image(self) -> bool:
+        return bool(_IMAGE.search(self.text))
 
 
 def weighted(text: str) -> list[tuple[str, float]]:
     r"""The parts between ``|``, each with the ``:weight`` at its end or 1; ``\|`` and ``\:`` are plain."""
-    parts = []
-    for part in _BAR.split(text):
-        found = _WEIGHT.search(part)
-        words = part[: found.start()] if found else part
-        if words := re.sub(r"\\([|:])", r"\1", words).strip():
-            parts.append((words, float(found[1]) if found else 1.0))
-    return parts
+    prompts = (_prompt(part) for part in _BAR.split(text))
+    return [(prompt.text, prompt.weight) for prompt in prompts if prompt.text]
+
+
+def _prompt(part: str) -> Prompt:
+    knobs: dict = {}
+    while True:  # the endings come in any order, each once
+        if "weight" not in knobs and (found := _WEIGHT.search(part)):
+            knobs |= {"weight": float(found[1])} | ({"stop": float(found[2])} if found[2] else {})
+        elif "span" not in knobs and (found := _SPAN.search(part)) and (found[1] or found[2]):
+            knobs["span"] = int(found[1] or 0), int(found[2]) if found[2] else math.inf
+        elif "where" not in knobs and (found := _WHERE.search(part)) and found[1].strip():
+            knobs["where"] = found[1].strip()
+        else:
+            return Prompt(re.sub(r"\\([|:@\[])", r"\1", part).strip(), **knobs)
+        part = part[: found.start()]
 
 
 def parse(text: str) -> list[Prompt]:
-    r"""Prompts separated by ``|``, each with an optional ``:weight`` at its end.
-
-    A bar or a colon that belongs to the text is written ``\|`` and ``\:``. Raises ClipgenError when nothing
-    is left to draw, or when no weight is above zero.
-    """
-    prompts = [Prompt(words, weight) for words, weight in weighted(text)]
+    """The prompts of a line. Raises ClipgenError when nothing is left to draw, or a number cannot be meant."""
+    prompts = [prompt for part in _BAR.split(text) if (prompt := _prompt(part)).text]
     if not prompts:
         raise ClipgenError(
             f'prompt={text!r}: there is nothing to draw; write what you want to see, such as "a red apple"'
         )
+    for prompt in prompts:
+        if prompt.span[1] <= prompt.span[0]:
+            raise ClipgenError(f'prompt={text!r}: a span ends after it begins, such as "{prompt.text}@0-100"')
+        if not prompt.stop < math.inf:
+            raise ClipgenError(f'prompt={text!r}: a stop is a distance, such as "{prompt.text}:1:0.3"')
     if not all(math.isfinite(p.weight) for p in prompts) or max(p.weight for p in prompts) <= 0:
         raise ClipgenError(
             f'prompt={text!r}: at least one prompt needs a finite weight above 0, such as "a cat:1 | dog:-0.5"'
         )
     return prompts
+
+
+def strengths(prompts: Sequence[Prompt], step: int) -> list[float]:
+    """The weight of each prompt at a step; where one span runs into the next, the two are faded linearly."""
+    faded = []
+    for prompt in prompts:
+        (start, end), strength = prompt.span, prompt.weight
+        if not start <= step < end:
+            strength = 0.0
+        for other in prompts:
+            first, last = other.span
+            if first < start < last < end and step < last:  # it follows the other
+                strength *= (step - start + 0.5) / (last - start)
+            elif start < first < end < last and first <= step:  # the other follows it
+                strength *= 1 - (step - first + 0.5) / (end - first)
+        faded.append(strength)
+    return faded
 
 
 def slug(text: str, longest: int = 60) -> str:

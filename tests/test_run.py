@@ -63,7 +63,7 @@ def test_stream_pause_and_stop(tmp_path):
     thread.start()
     time.sleep(0.5)
     assert not got, "a paused run makes no frames"
-    run.resume()
+    run.unpause()
     time.sleep(0.5)
     run.stop()
     thread.join(30)
@@ -89,17 +89,26 @@ def test_an_interrupt_keeps_what_was_made(tmp_path, monkeypatch):
     ("knobs", "says"),
     [
         ({"prompt": " "}, "nothing to draw"),
-        ({"steps": 0}, "at least 1"),
+        ({"steps": 0}, "a number from 1"),
         ({"size": (500, 500)}, r"nearest is \(496, 496\)"),
         ({"size": (8, 8)}, r"nearest is \(32, 32\)"),
         ({"size": (10**6, 128)}, r"nearest is \(4096, 128\)"),
         ({"generator": "vqgam"}, "mini-vqgan"),
         ({"perceptor": "clop"}, "choose one of: mini"),
         ({"init": "nowhere.png"}, "no such file"),
-        ({"lr": 0.0}, "above 0"),
-        ({"near": float("nan")}, "from 0 up"),
-        ({"ema": 1.0}, "below 1"),
-        ({"stepz": 3}, "there is no such setting"),
+        ({"lr": 0.0}, "lr=0.0: has to be a number from 1e-12 up"),
+        ({"near": float("nan")}, "near=nan: has to be a number from 0 up"),
+        ({"ema": 1.0}, "from 0 to 0.99999"),
+        ({"stepz": 3}, "no such setting; did you mean steps"),
+        ({"steps": 3.5}, "has to be a int"),
+        ({"quality": "great"}, "choose one of: draft, normal, best"),
+        ({"optimizer": "LBFGS"}, "choose one of: .*Adam"),
+        ({"cut_min": 2.0}, "above cut_max"),
+        ({"palette": "reddish"}, "palette="),
+        ({"prompt": "a cat@9-3"}, "ends after it begins"),
+        ({"prompt": "a cat:nan"}, "finite weight"),
+        ({"prompt": "missing.png:2 | a cat"}, r"missing\.png"),
+        ({"relax": "gumbel"}, "no token logits"),
         ({"device": "tpu9"}, "device='tpu9'"),
     ],
 )

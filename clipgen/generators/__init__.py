@@ -48,6 +48,10 @@ class Generator:
         shape = batch, height // self.factor, width // self.factor
         return self.net.lookup(torch.randint(len(self.net.codebook), shape, generator=rng).to(self.low.device)).clone()
 
+    def place(self, tokens: Tensor) -> Tensor:
+        """(B, h, w) int64 to the latent that stands for them."""
+        return self.net.lookup(tokens).clone()
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], H and W multiples of ``factor``, to a latent, snapped to the codebook."""
@@ -108,6 +112,9 @@ class GumbelGenerator(Generator):
     def random(self, batch: int, height: int, width: int, rng: torch.Generator) -> Tensor:
         shape = batch, len(self.net.codebook), height // self.factor, width // self.factor
         return torch.randn(shape, generator=rng).to(self.low.device)
+
+    def place(self, tokens: Tensor) -> Tensor:
+        return 8 * torch.nn.functional.one_hot(tokens, len(self.net.codebook)).permute(0, 3, 1, 2).float()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -425,11 +425,11 @@ def train_vqgan(cache: Path, out: Path, minutes: float, batch: int = 32, size: i
         # Hue alone, coarsely: most of a picture's error is light and shade, and green would stay grey for long.
         coarse = F.avg_pool2d(made - real, 8)
         hue = (coarse - coarse.mean(1, keepdim=True)).abs().mean()
-        loss = pixels + 3 * hue + 0.03 * looks + 0.01 * commitment
-        adversarial = progress > 0.65
-        if adversarial:
+        # The encoder may run ahead of the codes while they form, but has to come back to them in the end.
+        loss = pixels + 3 * hue + 0.03 * looks + (0.01 + 0.05 * progress**2) * commitment
+        if progress > 0.65:
             with bf16():
-                loss = loss - 0.02 * critic(made).float().mean()
+                loss = loss - 0.004 * critic(made).float().mean()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

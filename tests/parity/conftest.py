@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 
+import huggingface_hub.constants
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ import clipgen.perceptors.openclip
 def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPGEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read once, when it was imported
     torch.manual_seed(0)
 
 
