@@ -40,6 +40,14 @@ class Inputs:
     def all(self) -> dict[str, Any]:
         return self.pictures | self.tokens
 
+    def named(self, knobs: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with names for the pictures and tokens in them; a list of prompts becomes one line."""
+        named = dict(knobs)
+        if "prompt" in named and not isinstance(named["prompt"], str):
+            prompt = named["prompt"]
+            named["prompt"] = " | ".join(map(self.name, [prompt] if isinstance(prompt, Pictorial) else prompt))
+        return named | {knob: self.name(named[knob]) for knob in ("init", "mask") if knob in named}
+
     def name(self, value: str | Pictorial) -> str:
         """The name of a picture, or of token numbers, that came without one: after its content."""
         if isinstance(value, str):

@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,8 @@ class Run:
         **knobs: Any,
     ):
         inputs = Inputs()
-        several = [prompt] if isinstance(prompt, str | Pictorial) else list(prompt)
-        named = {knob: inputs.name(knobs[knob]) for knob in ("init", "mask") if knob in knobs}
-        self._begin(build(" | ".join(map(inputs.name, several)), knobs | named), inputs, losses, like)
+        knobs = inputs.named(knobs | {"prompt": prompt})
+        self._begin(build(knobs.pop("prompt"), knobs), inputs, losses, like)
         self._record(folder)
 
     @classmethod
@@ -103,10 +102,15 @@ class Run:
         journal = Journal.open(old) if old.is_dir() else None
         saved = journal.settings if journal else settings_of(old)
         run._begin(_saved(saved, source), Inputs(journal.inputs() if journal else {}), losses)
+        changes = journal.changes if journal else saved.get("changes", [])
+        for change in changes if isinstance(changes, list) else [None]:
+            if not isinstance(change, dict) or not isinstance(change.get("step"), int):
+                raise ClipgenError(f"{source}: what was changed on the way is damaged; this run cannot be replayed")
+            build(run.settings.prompt, asdict(run.settings) | _without(change, "step", "prompt"))
         run._record(folder)
-        run._changes = journal.changes if journal else list(saved.get("changes", []))
-        for change in run._changes:
-            run.journal.change(change["step"], {k: v for k, v in change.items() if k != "step"})
+        run._changes = changes
+        for change in changes:
+            run.journal.change(change["step"], _without(change, "step"))
         return run
 
     def branch(self, step: int, *, folder: str | Path = "clipgen-runs", **knobs: Any) -> Run:
@@ -186,6 +190,7 @@ class Run:
         """
         if fixed := sorted(set(knobs) & set(FIXED)):
             raise ClipgenError(f"{fixed[0]}=...: cannot be changed while a run goes on; start another, or branch")
+        knobs = self._inputs.named(knobs)
         asked = asdict(self.settings) | knobs
         wanted = build(asked.pop("prompt"), asked)
         Camera.parse(wanted.camera), _colours(wanted.palette)
@@ -316,10 +321,11 @@ class Run:
         self._changes = [change for change in self._changes if change["step"] > self.step]
         while not self._asked.empty():
             knobs = self._asked.get()
-            self.journal.change(self.step, knobs)
+            with suppress(OSError):  # a full disk: said once, when frames cannot be kept
+                self.journal.change(self.step, knobs)
             due.append(knobs)
         for knobs in due:
-            self.settings = replace(self.settings, **{k: v for k, v in knobs.items() if k != "step"})
+            self.settings = replace(self.settings, **_without(knobs, "step"))
             self._follow()
 
     def _masked(self, image: Tensor) -> Tensor:
@@ -450,7 +456,7 @@ class Run:
         self._optimizer.load_state_dict({"state": {0: state} if state else {}, "param_groups": groups})
         past = [change for change in self._changes if change["step"] < step]
         for change in past:
-            self.settings = replace(self.settings, **{k: v for k, v in change.items() if k != "step"})
+            self.settings = replace(self.settings, **_without(change, "step"))
         if past:
             self._follow()
 
@@ -499,6 +505,10 @@ def _interruptible(run: Run) -> Iterator[None]:
         run.stop()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _without(values: dict, *keys: str) -> dict:
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def _saved(settings: dict, source: str | Path) -> Settings:

@@ -14,6 +14,7 @@ from PIL import Image
 import clipgen
 from clipgen import settings as module
 from clipgen.cli import main
+from clipgen.export import export
 from clipgen.journal import Journal
 
 TABLE = (Path(__file__).parents[2] / "README.md").read_text().split("## What can be asked")[1].split("\n## ")[0]
@@ -52,6 +53,7 @@ def small(**knobs):
     return {"steps": 12, "every": 3, "cutouts": 4, "size": (64, 64), "progress": False} | knobs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", PYTHON)
 def test_python(line, desk, monkeypatch):
     folder, run = desk
@@ -61,6 +63,7 @@ def test_python(line, desk, monkeypatch):
     assert all(run.finished for run in runs if isinstance(run, clipgen.Run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command(line, desk, monkeypatch, capsys):
     folder, _ = desk
@@ -177,17 +180,31 @@ def test_steering_is_replayed(tmp_path):
             thread.start()
             done.wait(10)
         if frame.step == 10:
-            run.change(mask="left", symmetry=1.0)
+            run.change(
+                mask=Image.new("L", (64, 64), 255), symmetry=1.0, prompt=[Image.new("RGB", (9, 9), "red"), "fire"]
+            )
     assert [change["step"] for change in run.journal.changes] == [4, 10] and run.settings.lr == 0.6
     again = clipgen.finish(clipgen.Run.replay(run.journal.folder, folder=tmp_path / "again"), progress=False)
     assert [f.tobytes() for f in again.journal.frames()] == [f.tobytes() for f in run.journal.frames()]
-    run.export(tmp_path / "fire.png")
-    from_png = clipgen.finish(clipgen.Run.replay(tmp_path / "fire.png", folder=tmp_path / "png"), progress=False)
-    assert from_png.image.tobytes() == run.image.tobytes()
     mistakes = {"steps": 99, "promt": "x", "prompt": "", "lr": -1.0, "mask": "nowhere", "camera": "zoom=9"}
+    for changes in ([3], [{"step": "x"}], {"a": 1}, [{"step": 1, "nonsense": 2}]):
+        export([run.image], tmp_path / "bad.png", run.journal.settings | {"changes": changes})
+        with pytest.raises(clipgen.ClipgenError):
+            clipgen.Run.replay(tmp_path / "bad.png", folder=tmp_path / "bad")
     for wrong in ({name: value} for name, value in mistakes.items()):
         with pytest.raises(clipgen.ClipgenError):
             run.change(**wrong)
+
+
+def test_replay_from_a_file_alone(tmp_path):
+    run = clipgen.Run("a cat", folder=tmp_path, steps=8, every=2, cutouts=4, size=(64, 64))
+    for frame in run:
+        if frame.step == 4:
+            run.change(prompt="fire", lr=0.6)
+    for name in ("fire.png", "fire.gif", "fire.webp"):
+        run.export(tmp_path / name)
+        again = clipgen.finish(clipgen.Run.replay(tmp_path / name, folder=tmp_path / "again"), progress=False)
+        assert again.image.tobytes() == run.image.tobytes()
 
 
 def test_a_change_just_before_the_crash_is_kept(tmp_path):

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 import clipgen
 from clipgen.journal import Journal
 
@@ -64,6 +66,7 @@ def start(folder):
     return clipgen.Run(PROMPT, folder=folder, **KNOBS).journal.folder
 
 
+@pytest.mark.slow
 def test_thirty_kills(tmp_path):
     whole, killed = start(tmp_path / "whole"), start(tmp_path / "killed")
     pipe = subprocess.PIPE
