@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 import io
-import math
 import platform
 import queue
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageColor
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 import clipgen
 from clipgen import device as devices
-from clipgen import masks, objectives, starts
 from clipgen.camera import Camera
 from clipgen.cutouts import check_augment
 from clipgen.errors import ClipgenError
 from clipgen.export import enlarge, export, settings_of
 from clipgen.generators import Generator, load_generator
-from clipgen.guidance import Guidance
-from clipgen.images import to_image, to_tensor
+from clipgen.images import to_image
 from clipgen.inputs import Inputs, Pictorial
 from clipgen.journal import Journal
-from clipgen.mini.collage import collage
+from clipgen.optimisation import Loss, Optimisation, colours
 from clipgen.perceptors import Perceptor, load_perceptors
-from clipgen.prompts import parse, slug, strengths
-from clipgen.settings import Settings, build, optimizer
+from clipgen.prompts import Prompt, parse, slug
+from clipgen.settings import Settings, build
 
-Loss = Callable[[Tensor, Tensor, int], Tensor]  # (image (1, 3, H, W), latent, step) to a scalar
 # What makes a run what it is; anything else can be changed while it goes on.
 FIXED = ("generator", "perceptor", "relax", "size", "init", "seed", "steps", "every", "optimizer", "quality", "device")
 
@@ -86,7 +80,7 @@ class Run:
         """Go on with an interrupted run from its last saved step; its frames are those that it would have had."""
         run = cls.__new__(cls)
         journal = Journal.open(folder)
-        run._begin(_saved(journal.settings, folder), Inputs(journal.inputs()), losses)
+        run._begin(_saved(journal.settings, folder, len(losses)), Inputs(journal.inputs()), losses)
         run.journal = journal
         run._state = journal.load_state()
         run.step = run._state[0] if run._state else 0
@@ -101,12 +95,13 @@ class Run:
         run, old = cls.__new__(cls), Path(source)
         journal = Journal.open(old) if old.is_dir() else None
         saved = journal.settings if journal else settings_of(old)
-        run._begin(_saved(saved, source), Inputs(journal.inputs() if journal else {}), losses)
+        run._begin(_saved(saved, source, len(losses)), Inputs(journal.inputs() if journal else {}), losses)
         changes = journal.changes if journal else saved.get("changes", [])
         for change in changes if isinstance(changes, list) else [None]:
             if not isinstance(change, dict) or not isinstance(change.get("step"), int):
                 raise ClipgenError(f"{source}: what was changed on the way is damaged; this run cannot be replayed")
-            build(run.settings.prompt, asdict(run.settings) | _without(change, "step", "prompt"))
+            asked = asdict(run.settings) | _without(change, "step")
+            build(asked.pop("prompt"), asked)
         run._record(folder)
         run._changes = changes
         for change in changes:
@@ -122,7 +117,7 @@ class Run:
 
     def _record(self, folder: str | Path) -> None:
         """Make the run folder."""
-        notes = asdict(self.settings) | _versions(self.device)
+        notes = asdict(self.settings) | {"losses": len(self.losses)} | _versions(self.device)
         self.journal = Journal.create(folder, slug(self.settings.prompt), notes)
         for name, value in self._inputs.all.items():
             self.journal.keep_input(name, value)
@@ -130,16 +125,14 @@ class Run:
     settings: Settings
     generator: Generator
     perceptors: list[tuple[Perceptor, float]]
+    _unsaved = False
 
     def _begin(self, settings: Settings, inputs: Inputs, losses: Sequence[Loss], like: Run | None = None) -> None:
         """Everything that can fail for a reason that a person can mend, before anything is written."""
         self.losses = tuple(losses)
         self.device = devices.pick(settings.device)
         self._inputs = inputs
-        self.prompts = parse(settings.prompt)
-        check_augment([part.strip() for part in settings.augment.split(",") if part.strip()])
-        self._camera = Camera.parse(settings.camera)
-        self._palette = _colours(settings.palette)
+        _check_words(settings)
         models = ("generator", "relax", "perceptor", "device")
         if like and any(getattr(like.settings, name) != getattr(settings, name) for name in models):
             like = None
@@ -154,8 +147,7 @@ class Run:
         # The collage is made of emoji and judged best by the CLIP that was trained on them.
         auto = "collage" if self.perceptors[0][0].name == "mini" else "random"
         self.settings = replace(settings, size=(width, height), init=auto if settings.init == "auto" else settings.init)
-        self._size = height, width
-        self._inputs.load(self.settings, self._size)
+        self._inputs.load(self.settings, (height, width))
         self._check_tokens()
         self.step = 0
         self._state: tuple[int, dict[str, Tensor], dict] | None = None
@@ -193,11 +185,16 @@ class Run:
         knobs = self._inputs.named(knobs)
         asked = asdict(self.settings) | knobs
         wanted = build(asked.pop("prompt"), asked)
-        Camera.parse(wanted.camera), _colours(wanted.palette)
-        check_augment([part.strip() for part in wanted.augment.split(",") if part.strip()])
-        for name, value in self._inputs.load(wanted, self._size).items():
+        _check_words(wanted)
+        width, height = self.settings.size  # type: ignore[misc]
+        for name, value in self._inputs.load(wanted, (height, width)).items():
             self.journal.keep_input(name, value)
         self._asked.put(knobs)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompts as they are now."""
+        return parse(self.settings.prompt)
 
     @property
     def finished(self) -> bool:
@@ -230,7 +227,9 @@ class Run:
 
     def _check_tokens(self) -> None:
         tokens = self._inputs.tokens.get(self.settings.init)
-        shape, codes = tuple(side // self.generator.factor for side in self._size), len(self.generator.net.codebook)
+        width, height = self.settings.size  # type: ignore[misc]
+        shape = height // self.generator.factor, width // self.generator.factor
+        codes = len(self.generator.net.codebook)
         if tokens is not None and (tokens.shape != shape or tokens.min() < 0 or tokens.max() >= codes):
             raise ClipgenError(
                 f"init: tokens of shape {tokens.shape} from {tokens.min()} to {tokens.max()} were given; "
@@ -245,75 +244,30 @@ class Run:
         return self._frames
 
     def _loop(self) -> Iterator[Frame]:
-        self._start()
+        self._work = work = Optimisation(
+            self.settings, self.generator, self.perceptors, self._inputs, self.losses, self.device
+        )
+        if self._state:
+            step, tensors, notes = self._state
+            self._change([change for change in self._changes if change["step"] < step])
+            work.restore(tensors, notes)
         began = time.monotonic()
         while self.step < self.settings.steps and not self._stopped.is_set():
             self._going.wait()
             self._steer()
-            loss, score = self._advance()
+            loss, score = work.advance(self.step)
             self.step += 1
+            if work.stuck:
+                self.stop()
             s = self.settings
-            due = self.step == 1 or self.step % s.every == 0 or self.step == s.steps
-            if due or self._stopped.is_set():
-                with torch.no_grad():
-                    # The very first frame shows where it starts, and not a mean.
-                    shown = self._shown if self.step > 1 else self._latent.detach()
-                    picture = self._masked(self.generator.decode(shown))
+            last = self.step == s.steps or self._stopped.is_set()
+            if last or self.step == 1 or self.step % s.every == 0:
+                picture, tokens = work.picture(mean=self.step > 1)  # the very first frame shows where it starts
                 frame = Frame(self.step, to_image(picture[0]), {"clip": score, "loss": loss}, time.monotonic() - began)
-                if self._camera and self.step < s.steps:
-                    self._move(self._camera.move(picture, self.step))
-                self._keep(frame, self.generator.tokens(shown)[0])
+                if self.step < s.steps:
+                    work.move_camera(picture, self.step)
+                self._keep(frame, tokens)
                 yield frame
-
-    def _start(self) -> None:
-        """The first latent, what to stay near to, and the optimiser; or all of it from the saved state."""
-        s, (height, width) = self.settings, self._size
-        self._rng = torch.Generator().manual_seed(s.seed)
-        self._passes, self._slower, self._trouble = s.passes, 1.0, 0
-        latent = self.generator.random(1, height, width, self._rng)
-        goal = None
-        if s.init in self._inputs.tokens:
-            tokens = torch.from_numpy(self._inputs.tokens[s.init].astype(np.int64))[None]
-            latent = self.generator.place(tokens.to(self.device))
-        elif s.init in self._inputs.pictures:
-            goal = to_tensor(self._inputs.pictures[s.init], (width, height), s.fit).to(self.device)
-            latent = self.generator.encode(goal)
-        elif (picture := starts.start(s.init, self._size, self._rng)) is not None:
-            latent = self.generator.encode(picture.to(self.device))
-        self._goal = goal
-        self._base = goal if goal is not None else self.generator.decode(latent).detach()
-        self._follow()
-        self._latent, self._shown = latent.clone().requires_grad_(), latent.clone()
-        kind = optimizer(s.optimizer)
-        # 0.99: the prompt's views change with every step, and a long memory of their gradients lags behind.
-        options: dict[str, Any] = {"betas": (0.9, 0.99)} if s.optimizer in ("Adam", "AdamW") else {}
-        self._optimizer = kind([self._latent], lr=s.lr, **options)  # type: ignore[call-arg]
-        if self._state:
-            self._restore(*self._state)
-
-    def _follow(self) -> None:
-        """Whatever depends on settings that can be changed."""
-        s = self.settings
-        self.prompts = parse(s.prompt)
-        self._guidance = Guidance(self.prompts, self.perceptors, self._size, self._inputs.pictures, self.device)
-        self._mask = masks.load(s.mask, self._size, self._inputs.pictures).to(self.device) if s.mask else None
-        self._camera, self._palette = Camera.parse(s.camera), _colours(s.palette)
-        self._anchors = self._draw_anchors() if s.near else []
-
-    def _draw_anchors(self) -> list[tuple[list[int], Tensor, Tensor]]:
-        """What to stay near to: (prompts that it stands for, picture, latent)."""
-        if self._goal is not None:
-            goals = [(list(range(len(self.prompts))), self._goal)]
-        elif self.settings.init == "collage":
-            # A story has a collage for each of its spans.
-            spans = dict.fromkeys(p.span for p in self.prompts if p.weight > 0 and not p.is_image)
-            groups = [[i for i, p in enumerate(self.prompts) if p.span == span and not p.is_image] for span in spans]
-            mini = self.perceptors[0][0]
-            goals = [(which, collage(mini, [self.prompts[i] for i in which], self._size)) for which in groups]
-        else:
-            return []
-        goals = [(which, picture.to(self.device)) for which, picture in goals]
-        return [(w, p, self.generator.expected(self.generator.encode(p))) for w, p in goals]
 
     def _steer(self) -> None:
         """Apply what was asked for since the last step, or, going on or replaying, what was asked for then."""
@@ -324,117 +278,18 @@ class Run:
             with suppress(OSError):  # a full disk: said once, when frames cannot be kept
                 self.journal.change(self.step, knobs)
             due.append(knobs)
-        for knobs in due:
+        self._change(due)
+
+    def _change(self, changes: list[dict]) -> None:
+        for knobs in changes:
             self.settings = replace(self.settings, **_without(knobs, "step"))
-            self._follow()
-
-    def _masked(self, image: Tensor) -> Tensor:
-        return image if self._mask is None else masks.blend(image, self._base, self._mask)
-
-    def _advance(self) -> tuple[float, float]:
-        """One step; returns (loss, CLIP score)."""
-        s, progress = self.settings, self.step / self.settings.steps
-        fall = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[s.schedule]
-        self._optimizer.param_groups[0]["lr"] = s.lr * self.generator.pace * (0.1 + 0.9 * fall) * self._slower
-        self._optimizer.zero_grad()
-        image = self._masked(self.generator.relaxed(self._latent, progress, self._rng))
-        leaf = image.detach().requires_grad_()
-        loss, score = self._look(self._guidance.follow(leaf, self.step, s, self._rng), leaf)
-        extra = self._extra(leaf, progress)
-        if extra is not None:
-            extra.backward()
-            loss += float(extra.detach())
-        if image.requires_grad and leaf.grad is not None:
-            image.backward(leaf.grad)
-        gradient = self._latent.grad
-        if not math.isfinite(loss) or (gradient is not None and not gradient.isfinite().all()):
-            self._stumble()
-            return loss, score
-        self._trouble = 0
-        if gradient is not None:
-            self._optimizer.step()
-        self.generator.constrain(self._latent)
-        self._shown.lerp_(self._latent.detach(), 1 - s.ema)
-        return loss, score
-
-    def _look(self, look: Callable[[int], tuple[float, float]], leaf: Tensor) -> tuple[float, float]:
-        """CLIP's gradient on the image, in as many passes as the memory asks for."""
-        while True:
-            try:
-                return look(self._passes)
-            except RuntimeError as error:
-                short = isinstance(error, torch.cuda.OutOfMemoryError) or "alloc" in str(error).lower()
-                if not short:
-                    raise
-                if self._passes >= self.settings.cutouts:
-                    raise ClipgenError(
-                        "out of memory with one cutout at a time; lower size, or choose a smaller perceptor"
-                    ) from error
-            leaf.grad = None
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            if self._passes == self.settings.passes:
-                warnings.warn("memory is short: the cutouts go through CLIP in several passes now", stacklevel=2)
-            self._passes = min(2 * self._passes, self.settings.cutouts)
-
-    def _extra(self, image: Tensor, progress: float) -> Tensor | None:
-        """All that is asked of the picture beside its likeness to the prompts."""
-        s, terms = self.settings, []
-        for name, regulariser in objectives.REGULARISERS.items():
-            if weight := getattr(s, name):
-                terms.append(weight * regulariser(image))
-        if self._palette is not None:
-            terms.append(s.palette_weight * objectives.palette(image, self._palette.to(self.device)))
-        near = s.near * (1 - s.near_fade * progress)
-        if near and self._anchors:
-            much = strengths(self.prompts, self.step)
-            shares = [sum(max(0.0, much[i]) for i in which) for which, *_ in self._anchors]
-            for share, (_, picture, latent) in zip(shares, self._anchors, strict=True):
-                if share:
-                    terms.append(near * share / sum(shares) * self._away(image, picture, latent))
-        terms += [loss(image, self._latent, self.step) for loss in self.losses]
-        return torch.stack([term.reshape(()) for term in terms]).sum() if terms else None
-
-    def _away(self, image: Tensor, picture: Tensor, latent: Tensor) -> Tensor:
-        if self.settings.near_space == "latent":
-            return objectives.distance(self.generator.expected(self._latent), latent) / self.generator.unit**2
-        if self.settings.near_space == "pixels":
-            return 10 * objectives.distance(image, picture)
-        perceptor = self.perceptors[0][0]
-        seen, wanted = (
-            perceptor.encode_image(F.interpolate(x, (perceptor.size,) * 2, mode="bilinear", antialias=True))
-            for x in (image, picture)
-        )
-        return objectives.spherical_distance(seen, wanted.detach()).mean()
-
-    def _stumble(self) -> None:
-        """A loss that is no number: skip the step, go slower, and give up the third time in a row."""
-        self._trouble += 1
-        self._slower /= 2
-        if self._trouble == 3:
-            warnings.warn("the loss was not finite three times in a row; stopped at the last good frame", stacklevel=2)
-            self.stop()
-        else:
-            warnings.warn("the loss is not finite: this step is skipped, and the learning rate halved", stacklevel=2)
-
-    def _move(self, picture: Tensor) -> None:
-        """Let the film go on from a moved picture."""
-        latent = self.generator.encode(picture)
-        self._latent.data.copy_(latent)
-        self._shown = latent.clone()
-
-    # --- what is kept ---------------------------------------------------------------------------------
+            self._work.follow(self.settings)
 
     def _keep(self, frame: Frame, tokens: Tensor) -> None:
         self._newest = frame
-        state = self._optimizer.state_dict()["state"].get(0, {})
-        tensors = {"latent": self._latent, "shown": self._shown, "base": self._base, "rng": self._rng.get_state()}
-        tensors |= {f"optimizer.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-        notes: dict[str, Any] = {"passes": self._passes, "slower": self._slower, "trouble": self._trouble}
-        notes["optimizer"] = {k: v for k, v in state.items() if isinstance(v, (int, float))}
         try:
             self.journal.add(frame.step, frame.image, tokens, frame.scores)
-            self.journal.save_state(self.step, tensors, notes)
+            self.journal.save_state(self.step, *self._work.state())
         except OSError as error:
             if not self._unsaved:
                 warnings.warn(
@@ -443,22 +298,6 @@ class Run:
                     stacklevel=2,
                 )
             self._unsaved = True
-
-    _unsaved = False
-
-    def _restore(self, step: int, tensors: dict[str, Tensor], notes: dict) -> None:
-        self._rng.set_state(tensors.pop("rng"))
-        self._latent.data.copy_(tensors.pop("latent"))
-        self._shown, self._base = (tensors.pop(key).to(self.device) for key in ("shown", "base"))
-        self._passes, self._slower, self._trouble = notes["passes"], notes["slower"], notes["trouble"]
-        state = {key.removeprefix("optimizer."): value for key, value in tensors.items()} | notes["optimizer"]
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": {0: state} if state else {}, "param_groups": groups})
-        past = [change for change in self._changes if change["step"] < step]
-        for change in past:
-            self.settings = replace(self.settings, **_without(change, "step"))
-        if past:
-            self._follow()
 
 
 def stream(prompt: Any, **knobs: Any) -> Iterator[Frame]:
@@ -507,28 +346,31 @@ def _interruptible(run: Run) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _check_words(settings: Settings) -> None:
+    """Raise ClipgenError for a camera, a palette or augmentations that cannot be understood."""
+    Camera.parse(settings.camera)
+    colours(settings.palette)
+    check_augment([part.strip() for part in settings.augment.split(",") if part.strip()])
+
+
 def _without(values: dict, *keys: str) -> dict:
     return {key: value for key, value in values.items() if key not in keys}
 
 
-def _saved(settings: dict, source: str | Path) -> Settings:
+def _saved(settings: dict, source: str | Path, losses: int) -> Settings:
     """Settings as a journal or an exported file has them."""
     known = {knob.name for knob in fields(Settings)}
     values = {key: value for key, value in settings.items() if key in known}
     if "prompt" not in values:
         raise ClipgenError(f"{source}: its settings are damaged (there is no prompt); this run cannot be read")
+    if settings.get("losses", 0) != losses:
+        raise ClipgenError(
+            f"{source}: this run followed {settings.get('losses', 0)} losses of its own, and {losses} are given; "
+            "pass the same functions as losses=[...]"
+        )
     if isinstance(values.get("size"), list):
         values["size"] = tuple(values["size"])
     return build(values.pop("prompt"), values)
-
-
-def _colours(text: str) -> Tensor | None:
-    """'navy, #ffcc00' to (K, 3) in [0, 1]."""
-    try:
-        rows = [ImageColor.getrgb(part.strip())[:3] for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise ClipgenError(f"palette={text!r}: {error}; write colours as 'navy, #ffcc00'") from error
-    return torch.tensor(rows) / 255 if rows else None
 
 
 def _versions(device: torch.device) -> dict:

@@ -110,7 +110,7 @@ def test_a_spot_prompt_moves_its_spot_only(tmp_path):
     run = clipgen.Run("fire [right]", folder=tmp_path, **{k: v for k, v in knobs.items() if k != "progress"})
     list(run)
     start = run.generator.encode(torch.full((1, 3, 64, 64), 128 / 255))
-    moved = (run._latent.detach() - start).abs().sum((0, 1))
+    moved = (run._work.latent.detach() - start).abs().sum((0, 1))
     assert moved[:, 5:].mean() > 3 * moved[:, :3].mean()
 
 
@@ -168,6 +168,10 @@ def test_a_loss_that_is_no_number(tmp_path):
     with pytest.warns(UserWarning) as said:
         frames = list(run)
     assert sum("skipped" in str(w.message) for w in said) == 3 and "three times in a row" in str(said[-1].message)
+    with pytest.raises(clipgen.ClipgenError, match="1 losses of its own, and 0 are given"):
+        clipgen.Run.resume(run.journal.folder)
+    bad.clear()
+    assert clipgen.finish(clipgen.Run.resume(run.journal.folder, losses=[loss]), progress=False).finished
     assert not run.finished and frames[-1].step == 11 and np.asarray(run.image).std() > 1
 
 
