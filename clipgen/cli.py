@@ -116,7 +116,7 @@ def _command(name: str, words: list[str]) -> int:
 
         journal = Journal.open(source)
         for file in output:
-            print(export(journal.frames(), file, journal.settings, **options))
+            print(export(journal.frames(), file, journal.history, **options))
         return 0
     run = Run.resume(source) if name == "resume" else Run.replay(source, folder=options["folder"])
     return _show(finish(run, not options["quiet"]), output or _default(run.settings.prompt))

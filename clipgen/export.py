@@ -93,9 +93,9 @@ def export(
         if suffix == ".mp4" and not boomerang and megabytes is None:
             write(_timed(pictures, each, hold), size)
         else:
-            every = list(pictures)
-            count, fewest = len(every), FEWEST // 2 + 1 if boomerang else FEWEST
-            write(_film(every, count, each, hold, back), size)
+            whole = list(pictures)
+            count, fewest = len(whole), FEWEST // 2 + 1 if boomerang else FEWEST
+            write(_film(whole, count, each, hold, back), size)
             while megabytes is not None and (made := part.stat().st_size / 1e6) > megabytes:
                 if count <= fewest and min(size) <= SMALLEST:
                     shown = f"{count} frame{'s' * (count > 1)} of {size[0]}x{size[1]} pixels"
@@ -109,7 +109,7 @@ def export(
                 else:
                     shrink = max(SMALLEST / min(size), math.sqrt(share))
                     size = round(size[0] * shrink), round(size[1] * shrink)
-                write(_film(every, count, each, hold, back), size)
+                write(_film(whole, count, each, hold, back), size)
         os.replace(part, file)
     except OSError as error:
         raise ClipgenError(
@@ -187,22 +187,22 @@ def _webp(film: list[tuple[Image.Image, float]], size: tuple[int, int], file: Pa
     exif = Image.Exif()
     if notes:
         exif[ExifTags.Base.ImageDescription] = notes
-    options: dict[str, Any] = {
-        "duration": durations,
-        "loop": 0 if loop else 1,
-        "exif": exif.tobytes() if notes else b"",
-    }
-    pictures[0].save(file, save_all=True, append_images=pictures[1:], quality=85, method=4, **options)
+    extra: dict[str, Any] = {"duration": durations, "loop": 0 if loop else 1} | ({"exif": exif} if notes else {})
+    pictures[0].save(file, save_all=True, append_images=pictures[1:], quality=85, method=4, **extra)
 
 
 def _mp4(film: Film, size: tuple[int, int], file: Path, notes: str, fps: float) -> None:
     """H.264 as browsers play it: yuv420p, even sides, the index in front. The settings are its comment."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
+    try:
+        program = get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise ClipgenError("an MP4 needs ffmpeg, which was not found; install it, or choose .gif or .webp") from error
     width, height = (side + side % 2 for side in size)
-    rate = str(Fraction(fps).limit_denominator(1000))
+    rate = str(Fraction(fps).limit_denominator())
     # Not through imageio, which takes a film that ffmpeg could not finish for a whole one.
-    command = [get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+    command = [program, "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
     command += ["-r", rate, "-i", "-", "-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p"]
     command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_range", "tv"]
     command += ["-color_primaries", "bt709", "-color_trc", "bt709", "-movflags", "+faststart"]
@@ -222,9 +222,8 @@ def _mp4(film: Film, size: tuple[int, int], file: Path, notes: str, fps: float) 
             ffmpeg.kill()
             raise
     if ffmpeg.returncode:
-        raise OSError(
-            complaint[-1].rpartition("] ")[2] if complaint else f"ffmpeg ended with status {ffmpeg.returncode}"
-        )
+        why = complaint[-1].rpartition("] ")[2] if complaint else f"it ended with status {ffmpeg.returncode}"
+        raise OSError(f"ffmpeg: {why}")
 
 
 def settings_of(file: str | Path) -> dict:

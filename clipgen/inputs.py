@@ -60,12 +60,12 @@ class Inputs:
         self.pictures[f"picture-{mark}.png"] = to_picture(value)
         return f"picture-{mark}.png"
 
-    def load(self, settings: Settings, size: tuple[int, int]) -> dict[str, Any]:
-        """Load what the settings name and is not here yet; returns the new ones. ``size`` is (H, W).
+    def load(self, settings: Settings, size: tuple[int, int]) -> None:
+        """Load what the settings name and is not here yet. ``size`` is (H, W).
 
         Raises ClipgenError for what cannot be read or does not fit.
         """
-        before, prompts = set(self.all), parse(settings.prompt)
+        prompts = parse(settings.prompt)
         for prompt in prompts:
             if prompt.is_image:
                 self._picture(prompt.text)
@@ -75,7 +75,6 @@ class Inputs:
             if file := masks.file_of(where):
                 self._picture(file)
             masks.load(where, size, self.pictures)
-        return {name: value for name, value in self.all.items() if name not in before}
 
     def _picture(self, name: str) -> None:
         if name not in self.pictures:

@@ -71,6 +71,11 @@ class Journal:
         except ValueError as error:
             raise ClipgenError(f"{self.folder}: settings.json is damaged ({error}); this run cannot be read") from error
 
+    @property
+    def history(self) -> dict:
+        """The settings and what was changed on the way: all that a replay needs beside the pictures."""
+        return self.settings | ({"changes": changes} if (changes := self.changes) else {})
+
     def _replace(self, name: str, content: bytes) -> None:
         part = self.folder / f"{name}.part"
         try:

@@ -182,13 +182,15 @@ class Run:
         """
         if fixed := sorted(set(knobs) & set(FIXED)):
             raise ClipgenError(f"{fixed[0]}=...: cannot be changed while a run goes on; start another, or branch")
+        before = set(self._inputs.all)
         knobs = self._inputs.named(knobs)
         asked = asdict(self.settings) | knobs
         wanted = build(asked.pop("prompt"), asked)
         _check_words(wanted)
         width, height = self.settings.size  # type: ignore[misc]
-        for name, value in self._inputs.load(wanted, (height, width)).items():
-            self.journal.keep_input(name, value)
+        self._inputs.load(wanted, (height, width))
+        for name in self._inputs.all.keys() - before:
+            self.journal.keep_input(name, self._inputs.all[name])
         self._asked.put(knobs)
 
     @property
@@ -219,8 +221,7 @@ class Run:
 
     def export(self, file: str | Path, **options: Any) -> Path:
         """Write the film, or the picture, by suffix: .gif .mp4 .webp .png. See ``clipgen.export.export``."""
-        settings = self.journal.settings | ({"changes": c} if (c := self.journal.changes) else {})
-        return export(self.journal.frames(), file, settings, **options)
+        return export(self.journal.frames(), file, self.journal.history, **options)
 
     def _repr_png_(self) -> bytes | None:
         return _png(self.image) if self._newest or self.journal.steps else None

@@ -1,31 +1,218 @@
+"""Every kind of file is read back by another reader than its writer, or by hand."""
+
 import json
 import subprocess
 import sys
+import weakref
+from collections import Counter
+from itertools import pairwise
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from PIL import Image
+from imageio_ffmpeg import get_ffmpeg_exe
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 import clipgen
+from clipgen.cli import main
 from clipgen.export import contact_sheet, enlarge, export, settings_of, strip
+
+SETTINGS = {"prompt": 'a "cat" 🐈 <b>&amp;</b> \\ | dög:-1\n', "steps": 3, "size": [64, 64], "changes": [{"step": 1}]}
+FILMS = ["gif", "webp", "mp4"]
 
 
 def colours(count=5, size=(64, 48)):
     return [Image.new("RGB", size, (40 * i, 20, 200)) for i in range(count)]
 
 
+def noise(count=20, side=64):
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def shown(file):
+    """(red of a pixel, milliseconds) of every frame of a GIF or WebP."""
+    with Image.open(file) as film:
+        frames = []
+        for i in range(film.n_frames):
+            film.seek(i)
+            film.load()
+            frames.append((film.convert("RGB").getpixel((9, 9))[0], film.info["duration"]))
+        return frames
+
+
+def gif_blocks(file):
+    """What the GIF specification says is in the file: colour tables, delays, extensions by their first bytes."""
+    data, found = file.read_bytes(), Counter()
+    assert data[:6] == b"GIF89a" and data[10] & 128
+    at = 13 + 3 * 2 ** ((data[10] & 7) + 1)
+    while (kind := data[at]) != 0x3B:
+        if kind == 0x2C:
+            found["frame"] += 1
+            found["local table"] += data[at + 9] >> 7
+            at += 11 + (3 * 2 ** ((data[at + 9] & 7) + 1) if data[at + 9] & 128 else 0)
+        else:
+            assert kind == 0x21
+            found[data[at + 1]] += 1
+            at += 2
+        while data[at]:
+            at += data[at] + 1
+        at += 1
+    assert at == len(data) - 1
+    return found
+
+
+# --- films --------------------------------------------------------------------------------------------
+
+
 def test_the_gif_of_a_run_reads_back(run, tmp_path):
-    with Image.open(run.export(tmp_path / "a.gif")) as gif:
+    file = run.export(tmp_path / "a.gif")
+    with Image.open(file) as gif:
         assert gif.size == (256, 256)
         assert gif.info["loop"] == 0
         frames = set()
         for i in range(gif.n_frames):
             gif.seek(i)
             frames.add(gif.convert("RGB").tobytes())
-        assert len(frames) > 20
+        assert len(frames) == len(run.journal.steps) > 20
         assert gif.info["duration"] == 2000, "the last frame is held"
+        last = np.asarray(gif.convert("RGB"), float)
+    assert abs(last - np.asarray(enlarge(run.image), float)).mean() < 6
+    assert settings_of(file)["prompt"] == "a red apple"
+
+
+def test_a_gif_has_one_palette(tmp_path):
+    blocks = gif_blocks(export(noise(6), tmp_path / "a.gif", SETTINGS))
+    assert blocks["frame"] == 6 and blocks["local table"] == 0
+    assert blocks[0xFE] == 1 and blocks[0xFF] == 1, "the comment and the loop"
+
+
+def test_the_palette_is_made_of_all_frames(tmp_path):
+    greys = [Image.new("RGB", (32, 32), (grey, grey, grey)) for grey in range(0, 250, 10)]
+    file = export([*greys[:12], Image.new("RGB", (32, 32), "lime"), *greys[12:]], tmp_path / "a.gif")
+    with Image.open(file) as gif:
+        gif.seek(12)
+        assert gif.convert("RGB").getpixel((5, 5)) == (0, 255, 0)
+
+
+@pytest.mark.parametrize("suffix, fps, expected", [
+    ("gif", 10, [100] * 4 + [1500]),
+    ("gif", 15, [70, 60, 70, 70, 1500]),  # 1/15 s is no whole number of hundredths: no drift
+    ("gif", 60, [20] * 4 + [1500]),  # faster is slowed down by browsers
+    ("webp", 15, [67, 66, 67, 67, 1500]),
+])  # fmt: skip
+def test_durations(suffix, fps, expected, tmp_path):
+    assert [
+        duration for _, duration in shown(export(colours(), tmp_path / f"a.{suffix}", fps=fps, hold=1.5))
+    ] == expected
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_loop_or_once(suffix, tmp_path):
+    with Image.open(export(colours(), tmp_path / f"a.{suffix}")) as film:
+        assert film.info["loop"] == 0 and film.n_frames == 5
+    with Image.open(export(colours(), tmp_path / f"b.{suffix}", loop=False)) as film:
+        assert film.info.get("loop", 1) == 1 and film.n_frames == 5
+
+
+def test_a_boomerang_comes_back(tmp_path):
+    frames = shown(export(colours(4), tmp_path / "a.gif", boomerang=True, fps=10, hold=1))
+    assert frames == [(0, 100), (40, 100), (80, 100), (120, 1000), (80, 100), (40, 100)], "and the loop shows 0 again"
+    frames = shown(export(colours(4), tmp_path / "b.gif", boomerang=True, loop=False, hold=0))
+    assert [red for red, _ in frames] == [0, 40, 80, 120, 80, 40, 0]
+    film = iio.imread(export(colours(4), tmp_path / "a.mp4", boomerang=True, fps=10, hold=0.3)).astype(int)
+    assert len(film) == 9 and abs(film - film[::-1]).max() < 12
+    assert shown(export(colours(1), tmp_path / "one.gif", boomerang=True))[0][0] == 0
+
+
+def test_the_mp4_plays(tmp_path):
+    file = export(colours(), tmp_path / "a.mp4", SETTINGS, fps=10, hold=1)
+    info = iio.immeta(file)
+    assert info["codec"] == "h264" and info["fps"] == 10 and info["size"] == (384, 288)
+    assert info["pix_fmt"].startswith("yuv420p")
+    frames = iio.imread(file).astype(int)
+    assert len(frames) == 4 + 10, "the last one is shown for a second"
+    assert abs(frames[0, 100, 100] - (0, 20, 200)).max() < 6 and abs(frames[-1, 100, 100] - (160, 20, 200)).max() < 6
+    data = file.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat"), "it plays before all of it is loaded"
+    notes = subprocess.run([get_ffmpeg_exe(), "-v", "error", "-i", file, "-f", "ffmetadata", "-"], capture_output=True)
+    line = next(line for line in notes.stdout.decode().split("\n") if line.startswith("comment="))
+    assert '"steps": 3' in line
+
+
+def test_odd_sides_and_mixed_frames(tmp_path):
+    frames = [Image.new("RGB", (301, 257), "red"), Image.new("RGBA", (64, 64), "blue"), Image.new("L", (301, 257), 90)]
+    assert iio.immeta(export(frames, tmp_path / "a.mp4"))["size"] == (302, 258)
+    for suffix in ("gif", "webp"):
+        with Image.open(export(frames, tmp_path / f"a.{suffix}")) as film:
+            assert film.size == (301, 257) and film.n_frames == 3
+
+
+def test_an_mp4_is_written_frame_by_frame(tmp_path):
+    alive, most = weakref.WeakValueDictionary(), 0
+
+    def frames():
+        nonlocal most
+        for i in range(50):
+            picture = alive[i] = Image.new("RGB", (64, 64))
+            most = max(most, len(alive))
+            yield picture
+
+    export(frames(), tmp_path / "a.mp4", hold=0)
+    assert most <= 4
+    export(frames(), tmp_path / "a.png")
+    assert most <= 4
+
+
+# --- a size limit -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", FILMS)
+def test_a_size_limit_is_met(suffix, tmp_path):
+    free = export(noise(), tmp_path / f"free.{suffix}").stat().st_size
+    for share in (0.9, 0.4):
+        file = export(noise(), tmp_path / f"small.{suffix}", megabytes=share * free / 1e6)
+        assert 0.4 * share * free < file.stat().st_size <= share * free
+        with iio.imopen(file, "r") as film:
+            count, side = sum(1 for _ in film.iter()), min(film.read(index=0).shape[:2])
+        assert count >= 16 and side >= 64
+        assert share < 0.9 or suffix == "mp4" or side == 256, "frames go first"
+    with pytest.raises(clipgen.ClipgenError, match=r"^megabytes=0.0001: .*cannot be made smaller than .* allow more$"):
+        export(noise(3), tmp_path / f"tiny.{suffix}", megabytes=0.0001)
+    assert not list(tmp_path.glob(".*")) and not (tmp_path / f"tiny.{suffix}").exists()
+
+
+def test_frames_go_evenly_and_in_the_same_time(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = []
+    for i in range(40):
+        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        pixels[:8, :8] = (6 * i, 0, 0)
+        frames.append(Image.fromarray(pixels))
+    whole = export(frames, tmp_path / "a.webp", fps=10)
+    part = export(frames, tmp_path / "b.webp", fps=10, megabytes=whole.stat().st_size / 2e6)
+    kept = [round(red / 6) for red, _ in shown(part)]
+    assert 16 <= len(kept) <= 20 and kept[0] <= 1 and kept[-1] >= 38
+    gaps = [b - a for a, b in pairwise(kept)]
+    assert min(gaps) > 0 and max(gaps) - min(gaps) <= 3  # a compressed red is one or two off
+    assert sum(duration for _, duration in shown(part)) == sum(duration for _, duration in shown(whole)) == 5900
+
+
+def test_a_limited_boomerang_is_whole(tmp_path):
+    frames = [Image.new("RGB", (64, 64), (6 * i, 20, 200)) for i in range(40)]
+    free = export(frames, tmp_path / "a.gif", boomerang=True).stat().st_size
+    reds = [red for red, _ in shown(export(frames, tmp_path / "b.gif", boomerang=True, megabytes=free / 2e6))]
+    assert 16 <= len(reds) < 50 and reds[1:] == reds[:0:-1] and reds[0] == 0 and max(reds) == 6 * 39
+
+
+def test_a_limit_for_a_picture(tmp_path):
+    with Image.open(export(noise(1, 256), tmp_path / "a.png", SETTINGS, megabytes=0.05)) as png:
+        assert 64 <= png.width < 256
+    assert (tmp_path / "a.png").stat().st_size <= 50_000 and settings_of(tmp_path / "a.png") == SETTINGS
+
+
+# --- settings in the file -----------------------------------------------------------------------------
 
 
 def test_the_png_carries_its_settings(run, tmp_path):
@@ -34,28 +221,133 @@ def test_the_png_carries_its_settings(run, tmp_path):
         assert json.loads(png.text["clipgen"])["prompt"] == "a red apple"
 
 
-def test_the_mp4_plays(tmp_path):
-    file = export(colours(), tmp_path / "a.mp4", fps=10, hold=1)
-    info = iio.immeta(file)
-    assert info["codec"] == "h264" and info["fps"] == 10 and info["size"] == (384, 288)
-    frames = iio.imread(file)
-    assert len(frames) == 15
-    assert abs(int(frames[0, 100, 100, 0]) - 0) < 12 and abs(int(frames[-1, 100, 100, 0]) - 160) < 12
+@pytest.mark.parametrize("suffix", ["png", "gif", "webp"])
+def test_settings_travel_in_the_file(suffix, tmp_path):
+    for count in (1, 5):
+        assert settings_of(export(colours(count), tmp_path / f"a.{suffix}", SETTINGS)) == SETTINGS
+    large = SETTINGS | {"changes": [{"step": step, "prompt": "ü" * 50} for step in range(500)]}
+    assert settings_of(export(colours(), tmp_path / f"a.{suffix}", large)) == large
+    with pytest.raises(clipgen.ClipgenError, match="carries no settings; choose a PNG"):
+        settings_of(export(colours(), tmp_path / f"b.{suffix}"))
 
 
-def test_the_webp_moves(tmp_path):
-    with Image.open(export(colours(), tmp_path / "a.webp")) as webp:
-        assert webp.n_frames == 5
+HOSTILE = ["", "hello", "[1]", "null", "{", "{}", "[" * 100_000, '{"a": ' + "9" * 10_000 + "}",
+           '{"a": "' + "x" * 5_000_000 + '"}', "\x00\xff"]  # fmt: skip
 
 
-def test_nothing_half_written(tmp_path):
+@pytest.mark.parametrize("suffix", ["png", "gif", "webp"])
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_foreign_metadata_is_refused(suffix, text, tmp_path):
+    picture, file, chunk, exif = Image.new("RGB", (8, 8)), tmp_path / f"a.{suffix}", PngInfo(), Image.Exif()
+    chunk.add_text("clipgen", text, zip=len(text) > 10_000)
+    exif[ExifTags.Base.ImageDescription] = text
+    options = {"png": {"pnginfo": chunk}, "gif": {"comment": text.encode()}, "webp": {"exif": exif}}[suffix]
+    picture.save(file, **options)
+    with pytest.raises(
+        clipgen.ClipgenError, match=r"carries no settings; choose|cannot be read as a picture"
+    ) as caught:
+        settings_of(file)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about damaged Exif
+@pytest.mark.parametrize("suffix", ["png", "gif", "webp"])
+def test_damaged_files_are_refused_or_read(suffix, tmp_path):
+    data, rng = export(colours(2), tmp_path / f"a.{suffix}", SETTINGS).read_bytes(), np.random.default_rng(0)
+    file = tmp_path / f"b.{suffix}"
+    for i in range(120):
+        hurt = bytearray(data)
+        for place in rng.integers(0, len(data), 3):
+            hurt[place] = rng.integers(256)
+        file.write_bytes(hurt if i % 2 else data[: rng.integers(len(data))])
+        try:
+            assert isinstance(settings_of(file), dict)
+        except clipgen.ClipgenError as error:
+            assert "\n" not in str(error)
+
+
+def test_what_is_no_picture_is_refused(tmp_path):
+    (tmp_path / "a.png").write_text("hello")
+    for file in (
+        tmp_path / "a.png",
+        tmp_path,
+        tmp_path / "missing.gif",
+        export(colours(), tmp_path / "a.mp4", SETTINGS),
+    ):
+        with pytest.raises(clipgen.ClipgenError, match=r"cannot be read as a picture .*choose one that clipgen wrote"):
+            settings_of(file)
+
+
+# --- nothing by halves --------------------------------------------------------------------------------
+
+
+def test_bad_values_write_nothing(tmp_path):
+    for options in ({"fps": 0}, {"fps": -1}, {"fps": 61}, {"fps": float("nan")}, {"hold": -1}, {"hold": float("inf")},
+                    {"megabytes": 0}, {"megabytes": -1}, {"megabytes": float("nan")}):  # fmt: skip
+        with pytest.raises(clipgen.ClipgenError, match=next(iter(options))):
+            export(colours(), tmp_path / "a.gif", **options)
     with pytest.raises(clipgen.ClipgenError, match=r"use one of \.png"):
         export(colours(), tmp_path / "a.bmp")
-    with pytest.raises(clipgen.ClipgenError, match="no frames yet"):
-        export([], tmp_path / "a.gif")
+    for suffix in ("png", *FILMS):
+        with pytest.raises(clipgen.ClipgenError, match="no frames yet; let it"):
+            export([], tmp_path / f"a.{suffix}")
+        with pytest.raises(clipgen.ClipgenError, match="can be written"):
+            export(iter(lambda: pytest.fail("too late"), 0), tmp_path / "missing" / f"a.{suffix}")
+    (tmp_path / "folder.gif").mkdir()
     with pytest.raises(clipgen.ClipgenError, match="can be written"):
-        export(colours(), tmp_path / "missing" / "a.gif")
-    assert not list(tmp_path.iterdir())
+        export(colours(), tmp_path / "folder.gif")
+    assert [file.name for file in tmp_path.iterdir()] == ["folder.gif"]
+
+
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt, clipgen.ClipgenError("frame 3 is damaged")])
+@pytest.mark.parametrize("suffix", FILMS)
+def test_an_interrupt_leaves_the_old_file(suffix, trouble, tmp_path):
+    def frames():
+        yield from noise(3)
+        raise trouble
+
+    file = tmp_path / f"a.{suffix}"
+    file.write_bytes(b"old")
+    with pytest.raises((KeyboardInterrupt, clipgen.ClipgenError)):
+        export(frames(), file)
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    """No file may grow over 20 kB in a process of its own: the writers meet the error that a full disk gives."""
+    code = """
+import resource, signal, subprocess, sys
+import numpy as np
+from PIL import Image
+import clipgen
+from clipgen.export import export
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+popen = subprocess.Popen
+subprocess.Popen = lambda *a, **k: popen(*a, **k, restore_signals=False)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)) for i in range(9)]
+for suffix in ("png", "gif", "webp", "mp4"):
+    try:
+        export(pictures, f"{sys.argv[1]}/a.{suffix}")
+    except clipgen.ClipgenError as error:
+        print(error)
+"""
+    (tmp_path / "a.mp4").write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.stdout.count("File too large; choose a place that can be written and has room\n") == 4, done
+    assert not done.stderr and len(done.stdout.splitlines()) == 4
+    assert (tmp_path / "a.mp4").read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_the_command_exports(run, tmp_path, capsys):
+    files = [tmp_path / "a.gif", tmp_path / "a.mp4"]
+    assert main(["export", str(run.journal.folder), *map(str, files), "--boomerang", "--megabytes", "1.5"]) == 0
+    assert all(0 < file.stat().st_size <= 1_500_000 for file in files)
+    assert main(["export", str(run.journal.folder), str(tmp_path / "b.gif"), "--fps", "0"]) == 2
+    assert "fps=0" in capsys.readouterr().err and not (tmp_path / "b.gif").exists()
+
+
+# --- side by side -------------------------------------------------------------------------------------
 
 
 def test_shown_at_256_or_more():
@@ -65,96 +357,36 @@ def test_shown_at_256_or_more():
 
 def test_contact_sheet():
     assert contact_sheet(colours(), 3, list("abcde")).size == (3 * (384 + 8) + 8, 2 * (288 + 8 + 26) + 8)
-
-
-def noise(count=40, side=128):
-    rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(count)]
-
-
-def test_a_boomerang_comes_back(tmp_path):
-    with Image.open(export(colours(4), tmp_path / "a.gif", boomerang=True, hold=0)) as gif:
-        reds = []
-        for i in range(gif.n_frames):
-            gif.seek(i)
-            reds.append(gif.convert("RGB").getpixel((9, 9))[0])
-    assert reds == [0, 40, 80, 120, 80, 40]
-
-
-def test_a_gif_has_one_palette(tmp_path):
-    with Image.open(export(noise(6, 64), tmp_path / "a.gif")) as gif:
-        palettes = set()
-        for i in range(gif.n_frames):
-            gif.seek(i)
-            gif.load()
-            palettes.add(bytes(gif.global_palette.palette) if gif.global_palette else None)
-            assert not gif.tile or gif.disposal_method is not None
-    assert len(palettes) == 1
-
-
-@pytest.mark.parametrize("suffix", ["gif", "webp", "mp4"])
-def test_a_size_limit_is_met(suffix, tmp_path):
-    free = export(noise(), tmp_path / f"free.{suffix}").stat().st_size
-    limit = free / 5e6
-    small = export(noise(), tmp_path / f"small.{suffix}", megabytes=limit)
-    assert small.stat().st_size <= limit * 1e6
-    frames = list(iio.imiter(small))
-    assert len(frames) >= 10 and min(frames[0].shape[:2]) >= 32
-    with pytest.raises(clipgen.ClipgenError, match="cannot be made smaller than"):
-        export(noise(3), tmp_path / f"tiny.{suffix}", megabytes=0.0001)
-    assert not list(tmp_path.glob(".*")) and not (tmp_path / f"tiny.{suffix}").exists()
-
-
-@pytest.mark.parametrize("suffix", ["png", "gif", "webp"])
-def test_settings_travel_in_the_file(suffix, tmp_path):
-    settings = {"prompt": 'a "cat" 🐈 <b>&amp; | dog:-1', "steps": 3, "size": [64, 64], "changes": [{"step": 1}]}
-    file = export(colours(), tmp_path / f"a.{suffix}", settings)
-    assert settings_of(file) == settings
-
-
-@pytest.mark.parametrize("text", ["", "hello", "[1]", "{", "[" * 100_000, '{"a": "' + "x" * 2_000_000 + '"}', "null"])
-def test_foreign_metadata_is_refused(text, tmp_path):
-    picture = Image.new("RGB", (8, 8))
-    chunk = PngInfo()
-    chunk.add_text("clipgen", text, zip=len(text) > 10_000)
-    picture.save(tmp_path / "a.png", pnginfo=chunk)
-    with pytest.raises(clipgen.ClipgenError, match=r"carries no settings|cannot be read") as caught:
-        settings_of(tmp_path / "a.png")
-    assert "\n" not in str(caught.value)
-
-
-def test_bad_numbers(tmp_path):
-    for options in ({"fps": 0}, {"fps": 99}, {"hold": -1}, {"megabytes": 0}, {"fps": float("nan")}):
-        with pytest.raises(clipgen.ClipgenError):
-            export(colours(), tmp_path / "a.gif", **options)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_full_disk_leaves_nothing(tmp_path):
-    code = """
-import resource, signal, sys
-import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-import clipgen
-from clipgen.export import export
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
-pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)) for i in range(4)]
-for suffix in ("png", "gif", "webp"):
-    try:
-        export(pictures, f"{sys.argv[1]}/a.{suffix}")
-    except clipgen.ClipgenError as error:
-        print("refused", error)
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    assert done.stdout.count("refused") == 3 and not done.stderr, done.stderr
-    assert not list(tmp_path.iterdir())
+    sheet = contact_sheet([Image.new("RGB", (256, 256), "red"), Image.new("RGB", (300, 260), "blue")], 1)
+    assert sheet.size == (300 + 16, 2 * 268 + 8)
+    assert sheet.getpixel((20, 20)) == (255, 255, 255) and sheet.getpixel((158, 20)) == (255, 0, 0), "in the middle"
 
 
 def test_before_and_after():
     made = strip([Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")], ["before", "after"])
     assert made.size == (2 * (256 + 8) + 8, 256 + 2 * 8 + 26)
     assert made.getpixel((100, 100)) == (255, 0, 0) and made.getpixel((8 + 256 + 8 + 128, 100)) == (0, 0, 255)
+    for half in (made.crop((0, 266, 268, 298)), made.crop((268, 266, 536, 298))):
+        assert half.convert("L").getextrema()[0] < 60, "a label below each"
     with pytest.raises(clipgen.ClipgenError, match="a label for each"):
         strip([Image.new("RGB", (9, 9))], ["a", "b"])
+    with pytest.raises(clipgen.ClipgenError, match="at least one"):
+        strip([])
+
+
+def test_a_strip_of_any_sizes_has_one_height():
+    pictures = [
+        Image.new("RGB", (64, 128), "red"),
+        Image.new("L", (300, 300), 90),
+        Image.new("RGBA", (1024, 512), "lime"),
+    ]
+    made = strip(pictures)
+    assert made.size == (256 + 512 + 1024 + 4 * 8, 512 + 2 * 8)
+    for x, colour in (
+        (8, (255, 0, 0)),
+        (263, (255, 0, 0)),
+        (272, (90, 90, 90)),
+        (783, (90, 90, 90)),
+        (1815, (0, 255, 0)),
+    ):
+        assert made.getpixel((x, 8)) == made.getpixel((x, 519)) == colour
