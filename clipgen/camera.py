@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
 
-_TERM = re.compile(r"^(zoom|x|y|angle)\s*=\s*([+-]?[\d.]+(?:e-?\d+)?)(?:\s*@\s*(\d+)\s*-\s*(\d+))?$")
+_TERM = re.compile(r"^(zoom|x|y|angle)\s*=\s*([+-]?[\d.]+(?:e-?\d+)?)(?:\s*@\s*(\d{1,9})\s*-\s*(\d{1,9}))?$")
 _BOUNDS = {"zoom": (0.5, 2.0), "x": (-0.5, 0.5), "y": (-0.5, 0.5), "angle": (-90.0, 90.0)}
 
 
@@ -25,9 +25,10 @@ class Camera:
     @classmethod
     def parse(cls, text: str) -> Camera:
         """What the camera does: ``zoom``, a factor (above 1 moves in); ``x``, ``y``, right and down in shares of the
-        picture; ``angle``, degrees clockwise; each for one frame, and with ``@from-to`` only in those steps.
+        picture; ``angle``, degrees clockwise; each for one frame, and with ``@from-to`` only from the first of these
+        steps to before the second. It is the camera that moves: what it sees goes the other way.
 
-        Raises ClipgenError for anything else and for moves that leave the picture.
+        Raises ClipgenError for anything else, for moves that leave the picture and for spans without a step.
         """
         moves = []
         for part in filter(None, map(str.strip, text.split(","))):
@@ -36,10 +37,11 @@ class Camera:
                 value = float(found[2]) if found else math.nan
             except ValueError:
                 value = math.nan
-            if not found or not _BOUNDS[found[1]][0] <= value <= _BOUNDS[found[1]][1]:
+            first, last = (int(found[3]), int(found[4])) if found and found[3] else (0, math.inf)
+            if not found or not _BOUNDS[found[1]][0] <= value <= _BOUNDS[found[1]][1] or first >= last:
                 bounds = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in _BOUNDS.items())
                 raise ClipgenError(f"camera={text!r}: {part!r} is no move; write 'zoom=1.02, x=0.01@0-50': {bounds}")
-            moves.append((found[1], value, int(found[3] or 0), int(found[4]) if found[4] else math.inf))
+            moves.append((found[1], value, first, last))
         return cls(tuple(moves))
 
     def __bool__(self) -> bool:

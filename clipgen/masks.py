@@ -17,7 +17,9 @@ _WORDS = {"all": (0.0, 0.0, 1.0, 1.0), "top": (0.0, 0.0, 1.0, 0.5), "bottom": (0
 
 def file_of(spec: str) -> str | None:
     """The image file that a mask is given by, if it is."""
-    spec = spec.removeprefix("not ").strip()
+    spec = spec.strip()
+    while spec.startswith("not "):
+        spec = spec[4:].strip()
     return spec if spec and spec not in _WORDS and _box(spec) is None and _is_path(spec) else None
 
 

@@ -69,7 +69,7 @@ def palette(images: Tensor, colours: Tensor) -> Tensor:
     return (pixels - colours).square().sum(-1).amin(-1).mean()
 
 
-# A positive weight asks for more of what the name says.
+# A positive weight asks for more of what the name says; that of tv (total variation), for smoothness.
 REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {
     "tv": total_variation, "saturation": saturation, "symmetry": symmetry, "sharpness": sharpness,
 }  # fmt: skip

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from clipgen import masks, objectives, starts
 from clipgen.camera import Camera
-from clipgen.cutouts import AUGMENTATIONS, check_augment, plan
+from clipgen.cutouts import AUGMENTATIONS, check_augment, cutouts, plan
 from clipgen.errors import ClipgenError
 
 
@@ -40,9 +40,7 @@ def test_camera_directions():
     right = torch.zeros(1, 3, 64, 96)
     right[..., 30:34, 66:70] = 1
     y, x = centre("angle=90", right)
-    assert x == pytest.approx(47.5, abs=1) and abs(y - 31.5) == pytest.approx(20, abs=1), (
-        "a square turn of a wide picture"
-    )
+    assert (y, x) == pytest.approx((31.5 - 20, 47.5), abs=1), "clockwise it turns, so what was right is on top"
 
 
 def test_camera_keyframes_and_mistakes():
@@ -52,7 +50,10 @@ def test_camera_keyframes_and_mistakes():
         camera.at(50)["angle"] == 1 and camera.at(100)["angle"] == 0 and camera.at(15)["zoom"] == pytest.approx(1.122)
     )
     assert not Camera.parse("")
-    for wrong in ("zoom", "zoom=9", "tilt=1", "x=0.9", "angle=nan", "zoom=1..2", "zoom=1@5", "angle=100"):
+    for wrong in (
+        "zoom", "zoom=9", "tilt=1", "x=0.9", "y=-0.6", "angle=nan", "zoom=1..2", "zoom=1@5", "angle=100",
+        "x=0.1@9-9", "x=0.1@90-10", "x=0.1@0-" + "9" * 5000,
+    ):  # fmt: skip
         with pytest.raises(ClipgenError, match=r"camera=.*write 'zoom=1\.02"):
             Camera.parse(wrong)
 
@@ -69,6 +70,12 @@ def test_masks(spec, share, inside):
     assert mask.shape == (1, 1, 40, 60) and mask[0, 0, inside[0], inside[1]] == 1
     assert float(mask.mean()) == pytest.approx(share or 1 / 6, abs=0.01)
     assert masks.file_of(spec) is None or spec == "disc.png"
+
+
+def test_masks_name_their_file():
+    for spec in ("disc.png", "not disc.png", " not  not disc.png "):
+        assert masks.file_of(spec) == "disc.png"
+    assert masks.file_of("not top") is masks.file_of("0.5,0,.5,1") is masks.file_of("") is None
 
 
 def test_masks_that_cannot_be():
@@ -94,6 +101,18 @@ def test_starts():
     rough = {name: starts.start(name, (64, 64), rng()).diff(dim=-1).abs().mean() for name in starts.STARTS}
     assert rough["noise"] > 4 * rough["perlin"] > 4 * rough["gradient"]
     assert starts.start("a fox", (8, 8), rng()) is None and not starts.knows("photo.png")
+
+
+def test_default_views_are_those_of_the_first_version():
+    """Seeds keep their pictures: numbers of commit 0f331e1, where drawing and rendering were one."""
+    images = torch.linspace(0, 50, 2 * 3 * 24 * 40).sin().reshape(2, 3, 24, 40) / 2 + 0.5
+    numbers = rng(5)
+    views = cutouts(images, 3, 8, numbers)
+    pixels = [0.310085, 0.126191, 0.191748, 0.354265, 0.176582, 0.207413]
+    deviations = [0.33719, 0.331566, 0.336577, 0.339372, 0.337891, 0.332896]
+    assert views[:, 1, 3, 6].tolist() == pytest.approx(pixels, abs=1e-5)
+    assert views.std((1, 2, 3)).tolist() == pytest.approx(deviations, abs=1e-5)
+    assert float(torch.rand((), generator=numbers)) == pytest.approx(0.526119, abs=1e-6), "as many numbers are drawn"
 
 
 @pytest.mark.parametrize("augment", [(), *((name,) for name in AUGMENTATIONS), AUGMENTATIONS])
@@ -147,6 +166,9 @@ def test_palette_and_distances():
     colours = torch.tensor([[0.0, 0, 0], [1, 1, 1]])
     assert objectives.palette(colours.T[None, :, None], colours) == 0
     assert objectives.palette(torch.full((1, 3, 2, 2), 0.5), colours) == pytest.approx(0.75)
+    image = torch.full((1, 3, 2, 2), 0.6).requires_grad_()
+    objectives.palette(image, colours).backward()
+    assert (image.grad < 0).all(), "descent goes to white, the nearest"
     a = F.normalize(torch.tensor([[1.0, 0], [1, 1], [-1, 0.1]]), dim=1)
     for distance in objectives.DISTANCES.values():
         away = distance(a, a[:1])[:, 0]
