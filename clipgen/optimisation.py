@@ -25,6 +25,8 @@ from clipgen.perceptors import Perceptor
 from clipgen.prompts import parse, strengths
 from clipgen.settings import Settings, optimizer
 
+# A photograph is only a start, but a collage is a goal: left to itself, a CLIP this small is soon fooled.
+COLLAGE = 12.0
 Loss = Callable[[Tensor, Tensor, int], Tensor]  # (image (1, 3, H, W), latent, step) to a scalar
 
 
@@ -150,7 +152,7 @@ class Optimisation:
                 terms.append(weight * regulariser(image))
         if self.palette is not None:
             terms.append(s.palette_weight * objectives.palette(image, self.palette.to(self.device)))
-        near = s.near * (1 - s.near_fade * progress)
+        near = s.near * (1 - s.near_fade * progress) * (COLLAGE if s.init == "collage" else 1)
         if near and self.anchors:
             much = strengths(self.prompts, step)
             shares = [sum(max(0.0, much[i]) for i in which) for which, *_ in self.anchors]
