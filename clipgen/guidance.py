@@ -110,9 +110,7 @@ def _spot(
     if not where:
         return _Spot(None, (slice(None), slice(None)), which)
     mask = masks.load(where, size, pictures).to(device)
-    rows, columns = (mask[0, 0] > 0.5).any(1).nonzero().flatten(), (mask[0, 0] > 0.5).any(0).nonzero().flatten()
-    box = [slice(int(line[0]), int(line[-1]) + 1) for line in (rows, columns)]
-    return _Spot(mask, (box[0], box[1]), which)
+    return _Spot(mask, masks.box(mask), which)
 
 
 def _embed(perceptor: Perceptor, prompts: list[Prompt], pictures: Mapping[str, Image.Image]) -> Tensor:

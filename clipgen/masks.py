@@ -56,6 +56,13 @@ def load(spec: str, size: tuple[int, int], pictures: Mapping[str, Image.Image]) 
     return mask
 
 
+def box(mask: Tensor) -> tuple[slice, slice]:
+    """The rows and the columns that hold what may be painted."""
+    lines = [(mask[0, 0] > 0.5).any(side).nonzero().flatten() for side in (1, 0)]
+    rows, columns = (slice(int(line[0]), int(line[-1]) + 1) for line in lines)
+    return rows, columns
+
+
 def blend(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     """``new`` where the mask is 1, ``old`` where it is 0; (B, 3, H, W)."""
     return old + mask * (new - old)

@@ -22,7 +22,7 @@ from clipgen.images import to_tensor
 from clipgen.inputs import Inputs
 from clipgen.mini.collage import collage
 from clipgen.perceptors import Perceptor
-from clipgen.prompts import parse, strengths
+from clipgen.prompts import Prompt, parse, strengths
 from clipgen.settings import Settings, optimizer
 
 # A photograph is only a start, but a collage is a goal: left to itself, a CLIP this small is soon fooled.
@@ -82,25 +82,35 @@ class Optimisation:
 
     def _anchors(self) -> list[tuple[list[int], Tensor, Tensor]]:
         """What to stay near to: (prompts that it stands for, picture, latent)."""
-        if self.goal is not None:
+        mini = self.perceptors[0][0]
+        if self.goal is not None and self.mask is None:
             goals = [(list(range(len(self.prompts))), self.goal)]
-        elif self.settings.init == "collage":
-            # A story has a collage for each of its spans.
+        elif self.settings.init == "collage" or (self.mask is not None and mini.name == "mini"):
+            # A story has a collage for each of its spans, and a mask has it in the part that is painted.
             spans = dict.fromkeys(p.span for p in self.prompts if p.weight > 0 and not p.is_image)
             groups = [[i for i, p in enumerate(self.prompts) if p.span == span and not p.is_image] for span in spans]
-            mini = self.perceptors[0][0]
-            goals = [(which, collage(mini, [self.prompts[i] for i in which], self.size)) for which in groups]
+            goals = [(which, self._collage([self.prompts[i] for i in which])) for which in groups]
         else:
             return []
-        goals = [(which, picture.to(self.device)) for which, picture in goals]
         return [(w, p, self.generator.expected(self.generator.encode(p))) for w, p in goals]
+
+    def _collage(self, prompts: list[Prompt]) -> Tensor:
+        mini = self.perceptors[0][0]
+        if self.mask is None:
+            return collage(mini, prompts, self.size).to(self.device)
+        rows, columns = masks.box(self.mask)
+        picture, size = self.base.clone(), (rows.stop - rows.start, columns.stop - columns.start)
+        picture[..., rows, columns] = collage(mini, prompts, size).to(self.device)
+        return masks.blend(picture, self.base, self.mask)
 
     # --- a step ---------------------------------------------------------------------------------------
 
     def advance(self, step: int) -> tuple[float, float]:
         """Make one step; returns (loss, CLIP score)."""
         s, progress = self.settings, step / self.settings.steps
-        fall = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[s.schedule]
+        # A picture settles; what a camera moves through has to be painted to the end.
+        schedule = ("constant" if self.camera else "cosine") if s.schedule == "auto" else s.schedule
+        fall = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[schedule]
         self.optimizer.param_groups[0]["lr"] = s.lr * self.generator.pace * (0.1 + 0.9 * fall) * self.slower
         self.optimizer.zero_grad()
         image = self._masked(self.generator.relaxed(self.latent, progress, self.rng))
@@ -152,7 +162,7 @@ class Optimisation:
                 terms.append(weight * regulariser(image))
         if self.palette is not None:
             terms.append(s.palette_weight * objectives.palette(image, self.palette.to(self.device)))
-        near = s.near * (1 - s.near_fade * progress) * (COLLAGE if s.init == "collage" else 1)
+        near = s.near * (1 - s.near_fade * progress) * (1 if self.goal is not None and self.mask is None else COLLAGE)
         if near and self.anchors:
             much = strengths(self.prompts, step)
             shares = [sum(max(0.0, much[i]) for i in which) for which, *_ in self.anchors]
@@ -197,7 +207,8 @@ class Optimisation:
     def move_camera(self, picture: Tensor, step: int) -> None:
         """Go on from the picture as the camera sees it after its move, if it moves."""
         if self.camera:
-            latent = self.generator.encode(self.camera.move(picture, step))
+            unseen = self.generator.unseen(self.latent.detach())  # or every move would throw it back to the codes
+            latent = self.generator.encode(self.camera.move(picture, step)) + unseen
             self.latent.data.copy_(latent)
             self.shown = latent.clone()
 

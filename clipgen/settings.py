@@ -55,7 +55,10 @@ class Settings:
     passes: int = _knob(1, "cutouts go through CLIP in so many parts: less memory, same picture", 1, 10**4)
     optimizer: str = _knob("Adam", "a class of torch.optim")
     lr: float = _knob(0.15, "learning rate, in deviations of the codebook a step", 1e-12)
-    schedule: str = _knob("cosine", "how the learning rate falls", choices=("cosine", "linear", "constant"))
+    schedule: str = _knob(
+        "auto", "how the learning rate falls (auto: constant with a camera, else cosine)",
+        choices=("auto", "cosine", "linear", "constant"),
+    )  # fmt: skip
     ema: float = _knob(0.8, "how much of the average latent each step keeps: the average is what is shown", 0, 0.99999)
     camera: str = _knob("", "moves from frame to frame: 'zoom=1.02, x=0.01, angle=1@50-100'")
     every: int = _knob(3, "steps from frame to frame", 1, 10**6)

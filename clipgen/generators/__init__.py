@@ -86,6 +86,11 @@ class Generator:
         """(B, dim, h, w): where on the codebook a latent stands."""
         return latent
 
+    @torch.no_grad()
+    def unseen(self, latent: Tensor) -> Tensor:
+        """How far a latent has gone from its codes: way that its picture does not show yet."""
+        return latent - self.net.lookup(self.net.tokens(latent))
+
     def constrain(self, latent: Tensor) -> None:
         """Clamp the latent, in place, to the range of the codebook's channels."""
         latent.data.clamp_(self.low, self.high)
@@ -136,6 +141,9 @@ class GumbelGenerator(Generator):
 
     def expected(self, latent: Tensor) -> Tensor:
         return self._mix(latent)
+
+    def unseen(self, latent: Tensor) -> Tensor:
+        return torch.zeros_like(latent)  # no measure of it: the encoder's logits have a scale of their own
 
     def _mix(self, logits: Tensor) -> Tensor:
         return torch.einsum("bkhw,kd->bdhw", logits.softmax(1), self.net.codebook)
