@@ -76,7 +76,7 @@ def test_the_gif_of_a_run_reads_back(run, tmp_path):
             gif.seek(i)
             frames.add(gif.convert("RGB").tobytes())
         assert 20 < len(frames) <= len(run.journal.steps), "a picture that has settled repeats itself"
-        assert gif.info["duration"] == 2000, "the last frame is held"
+        assert gif.info["duration"] >= 2000, "the last frame is held, and those that equal it"
         last = np.asarray(gif.convert("RGB"), float)
     assert abs(last - np.asarray(enlarge(run.image), float)).mean() < 6
     assert settings_of(file)["prompt"] == "a red apple"
