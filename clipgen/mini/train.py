@@ -1,10 +1,10 @@
 """The recipe of the embedded models: ``python -m clipgen.mini.train all --cache DIR``.
 
 Stages, in order: ``text`` (text tower, distilled from all-MiniLM-L6-v2), ``clip`` (both towers,
-contrastively and adversarially), ``vqgan``, ``dvae``, ``evaluator`` (a judge that guides nothing) and
-``pack`` (everything into clipgen/mini/weights). Each runs for ``--minutes``, writes a checkpoint every two
-minutes and goes on from it when it is started again with more minutes. Needs ``pip install ".[train]"``,
-npm and, for WordNet, Debian's ``wordnet-base``.
+contrastively and adversarially), ``evaluator`` (a judge that guides nothing), ``vqgan``, ``dvae``, ``prior``
+(the second stage, on scenes as the dVAE's tokens) and ``pack`` (everything into clipgen/mini/weights). Each
+runs for ``--minutes``, writes a checkpoint every two minutes and goes on from it when it is started again with
+more minutes. Needs ``pip install ".[train]"``, npm and, for WordNet, Debian's ``wordnet-base``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torchvision.utils import make_grid
 
 from clipgen import weights
 from clipgen.generators.codes import straight_through
-from clipgen.generators.dvae import DVAE, map_pixels
+from clipgen.generators.dvae import DVAE, map_pixels, unmap_pixels
 from clipgen.generators.vqgan import VQModel
 from clipgen.images import to_image
 from clipgen.mini import data
@@ -34,8 +34,10 @@ from clipgen.mini.judge import Judge
 from clipgen.mini.scenes import SceneSampler
 from clipgen.perceptors.mini import MiniCLIP, TextTower
 from clipgen.perceptors.tokenizer import vocabulary
+from clipgen.second_stage.prior import TEXT_SHARE, Prior
 
 TEXT_WIDTH, TEACHER_WIDTH = 192, 384
+REMEMBERED = ("noto", "fluent-emoji-flat", "twemoji")  # styles of the collage
 
 
 class Clock:
@@ -450,29 +452,53 @@ def train_vqgan(cache: Path, out: Path, minutes: float, batch: int = 32, size: i
             )
 
 
+def livelier(model: DVAE, factor: float = 16.0) -> list[dict[str, Any]]:
+    """Parameter groups in which the blocks' last convolutions start and move ``factor`` times as far.
+
+    The architecture scales what a block adds by 1/64. Adam's steps are of one size for all, so that in a training
+    of minutes nothing but the skips would ever learn.
+    """
+    last = [p for name, p in model.named_parameters() if "conv_4" in name]
+    for weight in last:
+        weight.data *= factor
+    others = [p for name, p in model.named_parameters() if "conv_4" not in name]
+    return [{"params": others}, {"params": last, "scale": factor}]
+
+
 def train_dvae(cache: Path, out: Path, minutes: float, batch: int = 64, size: int = 64) -> None:
     drawings = data.drawings(cache)
     scenes = SceneSampler(drawings, ~drawings.held_out(), data.SIZE, seed=7)
+    guide = VQModel(**VQGAN).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    guide.load_state_dict(shipped(out, "vqgan"))
     model = DVAE(**SMALL_DVAE).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(livelier(model), betas=(0.9, 0.98), weight_decay=1e-4)
     average = Average(model)
     clock = Clock("dvae", minutes, out, {"model": model, "average": average})
-    optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=1e-4)
     scenes.rng.manual_seed(7 + clock.steps)
     for progress in clock:
         learning_rate(optimiser, 2e-3, progress)
         temperature = max(1 / 16, 1 - progress * 1.2)  # to 1/16, as in the paper
         images = crops(scenes, batch, size).contiguous(memory_format=torch.channels_last)
         with bf16():
+            # The VQGAN's tokens to begin with: left alone, the relaxation settles on 40 of the 1,024.
+            lead = guide.tokens(guide.encode(images))
             logits = model.logits(images).float()
-            choice = F.gumbel_softmax(logits, temperature, dim=1)
-            mean, scale = model.decoder(choice).float().chunk(2, 1)
+            led = torch.rand(lead.shape, generator=scenes.rng) < 0.9 - 2 * progress
+            choice = torch.where(
+                led[:, None],
+                F.one_hot(lead, logits.shape[1]).permute(0, 3, 1, 2).float(),
+                F.gumbel_softmax(logits, temperature, dim=1),
+            )
+            statistics = model.decoder(choice.contiguous(memory_format=torch.channels_last)).float()
+        mean, scale = statistics.chunk(2, 1)
         target = map_pixels(images).logit()
         # Laplace in logit space; the density's constant terms are left out.
         likelihood = ((target - mean).abs() * (-scale).exp() + scale).mean()
-        shares = logits.softmax(1)
-        divergence = (shares * (logits.log_softmax(1) + math.log(logits.shape[1]))).sum(1).mean() / (3 * 64)
-        # No price on information until there is some: with one from the start, few tokens are ever used.
-        loss = likelihood + 0.3 * min(1.0, max(0.0, 2 * progress - 0.8)) * divergence
+        made = unmap_pixels(mean.sigmoid())
+        pixels = (made - images).abs().mean() + 2 * (made - images).square().mean()
+        following = F.cross_entropy(logits, lead)
+        divergence = (logits.softmax(1) * (logits.log_softmax(1) + math.log(logits.shape[1]))).sum(1).mean() / (3 * 64)
+        loss = 0.3 * likelihood + 6 * pixels + max(0.02, 0.3 - 0.5 * progress) * following + 0.05 * divergence
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -482,13 +508,76 @@ def train_dvae(cache: Path, out: Path, minutes: float, batch: int = 64, size: in
             net = average.model.eval()
             quality = psnr(lambda x: net.decode(net.encode(x)), drawings)
             used = logits.argmax(1).unique().numel()
-            clock.log(100, likelihood=likelihood, divergence=divergence, psnr=quality, used=used)
+            clock.log(
+                100, likelihood=likelihood, pixels=pixels, following=following, divergence=divergence, psnr=quality,
+                used=used,
+            )  # fmt: skip
+
+
+# --- second stage -------------------------------------------------------------------------------------
+
+PRIOR: dict[str, Any] = {"width": 256, "layers": 6, "heads": 4, "side": 16, "codes": 1024, "context": 20}
+
+
+@torch.no_grad()
+def tokenised(cache: Path, out: Path, count: int) -> tuple[Tensor, list[str]]:
+    """(count, 256) tokens of scenes by the dVAE, and their captions, made once."""
+    file = out / "scenes.pt"
+    if not file.exists():
+        drawings = data.drawings(cache)
+        # One style of the seven: what a net of this size learns in an hour.
+        keep = (drawings.style == data.STYLES.index("noto")) & ~drawings.held_out()
+        scenes = SceneSampler(drawings, keep, data.SIZE, seed=8, cells=PRIOR["side"])
+        net = DVAE(**SMALL_DVAE).eval().to(memory_format=torch.channels_last)
+        net.load_state_dict(shipped(out, "dvae"))
+        tokens: list[Tensor] = []
+        captions: list[str] = []
+        while len(captions) < count:
+            batch = scenes.batch(240)
+            with bf16():  # a few at a time stay in the processor's cache, which is twice as fast
+                some = [net.logits(x.contiguous(memory_format=torch.channels_last)) for x in batch.images.split(16)]
+            tokens += [logits.argmax(1).flatten(1).short() for logits in some]
+            captions += batch.captions
+            print(f"scenes {len(captions)} of {count}", end="\r", flush=True)
+        torch.save({"tokens": torch.cat(tokens), "captions": captions}, file)
+    made = torch.load(file, weights_only=True)
+    return made["tokens"], made["captions"]
+
+
+def train_prior(cache: Path, out: Path, minutes: float, batch: int = 64, count: int = 30_000) -> None:
+    images, captions = tokenised(cache, out, count)
+    model = Prior(shipped(out, "clip")["text.tokens.weight"], **PRIOR)
+    average = Average(model)
+    clock = Clock("prior", minutes, out, {"model": model, "average": average})
+    text = model.read(captions)
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices}, {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}
+    ]  # fmt: skip
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.96), weight_decay=0.03, fused=True)
+    losses = torch.compile(model.losses)  # a third faster
+    rng = torch.Generator().manual_seed(9 + clock.steps)
+    test, train = slice(-256, None), len(images) - 256
+    for progress in clock:
+        learning_rate(optimiser, 1.5e-3, progress)
+        rows = torch.randint(train, (batch,), generator=rng)
+        # Now and then without the words: what classifier-free guidance compares with (Ho and Salimans 2022).
+        said = text[rows].masked_fill(torch.rand(batch, 1, generator=rng) < 0.1, -1)
+        with bf16():
+            words, codes = losses(said, images[rows].long())
+        optimiser.zero_grad()
+        (TEXT_SHARE * words + (1 - TEXT_SHARE) * codes).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        average.update(model, clock.steps)
+        if clock.steps % 200 == 0:
+            with torch.no_grad(), bf16():
+                unseen = average.model.losses(text[test], images[test].long())[1]
+                misled = average.model.losses(text[test].roll(1, 0), images[test].long())[1]
+            clock.log(200, words=words, codes=codes, unseen=unseen, misled=misled)
 
 
 # --- what ships ---------------------------------------------------------------------------------------
-
-REMEMBERED = ("noto", "fluent-emoji-flat", "twemoji")
-
 
 @torch.no_grad()
 def pack(cache: Path, out: Path, minutes: float = 0) -> None:
@@ -500,6 +589,7 @@ def pack(cache: Path, out: Path, minutes: float = 0) -> None:
     weights.write(target / "judge.safetensors", shipped(out, "evaluator"), {}, ("words.weight",))
     weights.write(target / "vqgan.safetensors", shipped(out, "vqgan"), VQGAN)
     weights.write(target / "dvae.safetensors", shipped(out, "dvae"), SMALL_DVAE)
+    weights.write(target / "prior.safetensors", shipped(out, "prior"), PRIOR)
 
     net = VQModel(**VQGAN).eval()
     net.load_state_dict(shipped(out, "vqgan"))
@@ -532,7 +622,7 @@ def pack(cache: Path, out: Path, minutes: float = 0) -> None:
 
 STAGES: dict[str, tuple[Any, float]] = {
     "text": (train_text, 10), "clip": (train_clip, 60), "evaluator": (train_evaluator, 15),
-    "vqgan": (train_vqgan, 60), "dvae": (train_dvae, 30), "pack": (pack, 0),
+    "vqgan": (train_vqgan, 60), "dvae": (train_dvae, 30), "prior": (train_prior, 90), "pack": (pack, 0),
 }  # fmt: skip
 
 
