@@ -15,6 +15,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,8 +53,10 @@ class LazyTensor:
             raise ValueError(f"a tensor of {self.shape} does not fit into {self.count} numbers")
         if not math.prod(self.shape):
             return torch.empty(self.shape, dtype=self.dtype)
-        numbers = torch.frombuffer(bytearray(storage(self.key, self.count * self.dtype.itemsize)), dtype=self.dtype)
-        return numbers.as_strided(self.shape, self.stride, self.offset).contiguous()
+        size = self.dtype.itemsize
+        end = self.offset + 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        view = memoryview(storage(self.key, self.count * size))[self.offset * size : end * size]
+        return torch.frombuffer(bytearray(view), dtype=self.dtype).as_strided(self.shape, self.stride).contiguous()
 
 
 class _Inert:
@@ -138,6 +141,7 @@ def _from_zip(archive: zipfile.ZipFile, size: int, wanted: Callable[[str], bool]
     with archive.open(pickles[0]) as stream:
         tree = _Unpickler(stream).load()
 
+    @lru_cache(maxsize=1)  # a model's layers can be slices of one storage, and then follow one another
     def storage(key: str, length: int) -> bytes:
         data = archive.read(f"{folder}data/{key}")
         if len(data) < length:

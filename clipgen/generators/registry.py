@@ -8,7 +8,7 @@ the mirror ``pxlpshr/pytti-models`` is used with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -56,6 +56,14 @@ def _llamagen(file: str, repo: str, config: dict[str, Any]) -> Entry:
 
 _OPENAI, _PYTTI = "https://cdn.openai.com/dall-e", "hf:pxlpshr/pytti-models/vqgan"
 
+_IMAGENET_16384 = _taming(
+    "vqgan_imagenet_f16_16384", 16384, 980,
+    _heibox("a7530b09fed84f80a887", "/ckpts/last.ckpt"),
+    f"{_PYTTI}/imagenet.ckpt",
+    "hf:valhalla/vqgan_imagenet_f16_16384/pytorch_model.bin",
+    sha256="845a68805098cb666420d5db93df53f3a3b6dd443e6dd85c05759c5b998cd663",
+)  # fmt: skip
+
 REGISTRY: dict[str, Entry] = {
     "mini-vqgan": Entry("embedded", licence="see model card", size=128, factor=8),
     "mini-dvae": Entry("embedded", licence="see model card", size=128, factor=8),
@@ -74,14 +82,11 @@ REGISTRY: dict[str, Entry] = {
         _heibox("8088892a516d4e3baf92", "/ckpts/last.ckpt"),
         "hf:thomwolf/vqgan_imagenet_f16_1024/pytorch_model.bin",
     ),
-    "vqgan_imagenet_f16_16384": _taming(
-        "vqgan_imagenet_f16_16384", 16384, 980,
-        _heibox("a7530b09fed84f80a887", "/ckpts/last.ckpt"),
-        f"{_PYTTI}/imagenet.ckpt",
-        "hf:valhalla/vqgan_imagenet_f16_16384/pytorch_model.bin",
-        sha256="845a68805098cb666420d5db93df53f3a3b6dd443e6dd85c05759c5b998cd663",
-    ),
-    # The same model, fine-tuned on photographs of people: DALL-E mini's tokens are of this kind.
+    "vqgan_imagenet_f16_16384": _IMAGENET_16384,
+    # What DALL-E mini's and mega's tokens are of: the same file, says the card of dalle-mini/vqgan_imagenet_f16_16384.
+    # Dayma's notebooks (encode_dataset, inference_pipeline), and min-dalle, show it pixels in [0, 1] and take them so.
+    "dalle_mini_f16_16384": replace(_IMAGENET_16384, config={**_IMAGENET_16384.config, "low": 0.0}),
+    # The same model, fine-tuned on photographs of people: the tokens of the first DALL-E mini, of July 2021.
     "vqgan_yfcc_f16_16384": _taming(
         "vqgan_yfcc_f16_16384", 16384, 980, "hf:boris/vqgan_f16_16384/model.ckpt", licence="see hub page",
     ),

@@ -156,16 +156,18 @@ class _Gumbel(nn.Module):
 
 
 class VQModel(Codes):
-    """Encoder, codebook and decoder. The nets see pixels in [-1, 1], everybody else in [0, 1].
+    """Encoder, codebook and decoder. The nets see pixels in [``low``, 1], everybody else in [0, 1].
 
-    The arguments are those of taming's yaml (``ddconfig`` flattened) and ``norm_kind``; ``gumbel`` for its
+    The arguments are those of taming's yaml (``ddconfig`` flattened), ``norm_kind`` and ``low``; ``gumbel`` for its
     GumbelVQ, whose encoder gives logits over the codes.
     """
 
     def __init__(self, n_embed: int, embed_dim: int, z_channels: int, ch: int, ch_mult: Sequence[int],
                  num_res_blocks: int, attn_resolutions: Sequence[int] = (), resolution: int = 256,
-                 in_channels: int = 3, out_ch: int = 3, norm_kind: str = "group", gumbel: bool = False):  # fmt: skip
+                 in_channels: int = 3, out_ch: int = 3, norm_kind: str = "group", gumbel: bool = False,
+                 low: float = -1.0):  # fmt: skip
         super().__init__()
+        self.low = low
         self.factor = 2 ** (len(ch_mult) - 1)
         shared = ch, ch_mult, num_res_blocks, attn_resolutions, resolution
         self.encoder = Encoder(*shared, in_channels, z_channels, norm_kind)
@@ -187,17 +189,20 @@ class VQModel(Codes):
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to (B, n_embed, H/f, W/f); for GumbelVQ only."""
         assert isinstance(self.quantize, _Gumbel)
-        return self.quantize.proj(self.quant_conv(self.encoder(images * 2 - 1)))
+        return self.quantize.proj(self.quant_conv(self.encoder(self._scaled(images))))
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to a latent (B, embed_dim, H/f, W/f) whose nearest codes are the tokens."""
         if self.has_logits:
             return self.lookup(self.logits(images).argmax(1))
-        return self.quant_conv(self.encoder(images * 2 - 1))
+        return self.quant_conv(self.encoder(self._scaled(images)))
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, embed_dim, h, w) to images (B, 3, h·f, w·f) in [0, 1]."""
-        return clamp((self.decoder(self.post_quant_conv(latent)) + 1) / 2)
+        return clamp((self.decoder(self.post_quant_conv(latent)) - self.low) / (1 - self.low))
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        return images * (1 - self.low) + self.low
 
 
 def from_yaml(file: str | Path) -> dict[str, Any]:
