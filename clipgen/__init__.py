@@ -12,9 +12,11 @@ _PUBLIC = {
     "Frame": "clipgen.run",
     "Run": "clipgen.run",
     "Settings": "clipgen.settings",
+    "Studio": "clipgen.studio",
     "batch": "clipgen.films",
     "best": "clipgen.films",
     "contact_sheet": "clipgen.export",
+    "dalle": "clipgen.sampling",
     "finish": "clipgen.run",
     "generate": "clipgen.run",
     "load_generator": "clipgen.generators",
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
     from clipgen.generators import load_generator
     from clipgen.perceptors import load_perceptor, rank
     from clipgen.run import Frame, Run, finish, generate, stream
+    from clipgen.sampling import dalle
     from clipgen.settings import Settings
+    from clipgen.studio import Studio
 
 
 def __getattr__(name: str):

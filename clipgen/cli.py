@@ -18,6 +18,7 @@ COMMANDS = {
     "resume": "go on with an interrupted run: clipgen resume FOLDER",
     "replay": "make a run again: clipgen replay FOLDER, or a PNG, GIF or WebP that clipgen wrote",
     "export": "write a run as a film or picture: clipgen export FOLDER out.gif",
+    "dalle": "draw with a transformer instead: clipgen dalle \"a red car in the snow\" -n 9 -o car.png",
     "models": "the table of generators and perceptors",
 }
 
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         if words and words[0] in COMMANDS and (len(words) > 1) == (words[0] != "models"):
-            return _command(words[0], words[1:])
+            return _dalle(words[1:]) if words[0] == "dalle" else _command(words[0], words[1:])
         options, unknown = parser().parse_known_args(words)
         if unknown:
             raise ClipgenError(_unknown(unknown[0]))
@@ -120,6 +121,41 @@ def _command(name: str, words: list[str]) -> int:
         return 0
     run = Run.resume(source) if name == "resume" else Run.replay(source, folder=options["folder"])
     return _show(finish(run, not options["quiet"]), output or _default(run.settings.prompt))
+
+
+def _dalle(words: list[str]) -> int:
+    """The options are the arguments of ``clipgen.dalle``."""
+    command = argparse.ArgumentParser("clipgen dalle", description=COMMANDS["dalle"],
+                                      argument_default=argparse.SUPPRESS)  # fmt: skip
+    command.add_argument("prompt", help='what to draw: "a red car in the snow"')
+    command.add_argument("-n", type=int, help="pictures (default: 16)")
+    command.add_argument("--model", help="mini (embedded; default), dalle-mini or dalle-mega")
+    command.add_argument("--image", help="complete this picture")
+    command.add_argument("--keep", help="of --image: top (default), bottom, left, right or a box x,y,w,h")
+    command.add_argument("--temperature", type=float, help="below 1 safer, above wilder (default: 1)")
+    command.add_argument("--top_k", type=int, help="of how many of the likeliest tokens one is drawn (mini: 128)")
+    command.add_argument("--guidance", type=float, help="how much the text has to say, 1 or more (mini: 3)")
+    command.add_argument("--seed", type=int, help="same seed, same machine: same pictures (default: 0)")
+    command.add_argument("--perceptor", help="the CLIP that ranks the pictures")
+    command.add_argument("--device", help="auto, cpu, cuda or mps")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE",
+                         help="contact sheet; .gif .webp .mp4: as it is drawn (default: <prompt>.png)")  # fmt: skip
+    command.add_argument("--quiet", action="store_true", default=False, help="no progress bar")
+    options = vars(command.parse_args(words))
+    quiet, prompt = options.pop("quiet"), options.pop("prompt")
+    file = options.pop("output", Path(f"{slug(prompt)}.png"))
+    _check([file])
+    from tqdm.auto import tqdm
+
+    sheets = []
+    with tqdm(total=100, disable=quiet, unit="%", dynamic_ncols=True) as bar:
+        for drawings in clipgen.dalle(prompt, stream=True, **options):
+            sheets.append(drawings.sheet())
+            bar.update(round(100 * drawings.done) - bar.n)
+    export(sheets, file)
+    show(file)
+    print(f"{file} (done): {len(drawings)} pictures, CLIP scores {drawings.scores[0]:.3f} to {drawings.scores[-1]:.3f}")
+    return 0
 
 
 def _default(prompt: str, number: str = "") -> list[Path]:

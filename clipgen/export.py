@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -248,6 +249,13 @@ def settings_of(file: str | Path) -> dict:
             f"{file}: carries no settings; choose a PNG, GIF or WebP that clipgen wrote, or a run folder"
         )
     return settings
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """What a notebook shows: the picture as a PNG, enlarged if it is tiny."""
+    out = io.BytesIO()
+    enlarge(image).save(out, "PNG")
+    return out.getvalue()
 
 
 def contact_sheet(images: list[Image.Image], columns: int, labels: list[str] | None = None) -> Image.Image:

@@ -18,6 +18,8 @@ from clipgen.journal import Journal
 from clipgen.prompts import parse
 from clipgen.settings import Settings
 
+# Starts that are made for the prompt.
+MADE = ("auto", "random", "collage", "dalle", "dalle-mini", "dalle-mega")
 Pictorial = Image.Image | np.ndarray | Tensor
 
 
@@ -69,7 +71,7 @@ class Inputs:
         for prompt in prompts:
             if prompt.is_image:
                 self._picture(prompt.text)
-        if not (settings.init in ("auto", "random", "collage") or starts.knows(settings.init)):
+        if not (settings.init in MADE or starts.knows(settings.init)):
             self._start(settings.init)
         for where in {settings.mask, *(prompt.where for prompt in prompts)} - {""}:
             if file := masks.file_of(where):
@@ -95,7 +97,7 @@ class Inputs:
             self._picture(name)
         else:
             raise ClipgenError(
-                f"init={name!r}: no such start, colour or file; use random, collage, {', '.join(starts.STARTS)}, "
+                f"init={name!r}: no such start, colour or file; use {', '.join((*MADE, *starts.STARTS))}, "
                 "a colour, or the path of an image, of tokens or of a run folder"
             )
 

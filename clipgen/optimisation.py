@@ -23,10 +23,13 @@ from clipgen.inputs import Inputs
 from clipgen.mini.collage import collage
 from clipgen.perceptors import Perceptor
 from clipgen.prompts import Prompt, parse, strengths
+from clipgen.sampling import Drawings, dalle
 from clipgen.settings import Settings, optimizer
 
 # A photograph is only a start, but a collage is a goal: left to itself, a CLIP this small is soon fooled.
 COLLAGE = 12.0
+# Starts that a transformer draws, best of 16: the word for ``init`` and its model.
+SECOND_STAGES = {"dalle": "mini", "dalle-mini": "dalle-mini", "dalle-mega": "dalle-mega"}
 Loss = Callable[[Tensor, Tensor, int], Tensor]  # (image (1, 3, H, W), latent, step) to a scalar
 
 
@@ -49,6 +52,7 @@ class Optimisation:
         self.size = height, width
         self.rng = torch.Generator().manual_seed(settings.seed)
         self.passes, self.slower, self.trouble = settings.passes, 1.0, 0
+        self._imagined: dict[str, Drawings] = {}
         latent, goal = generator.random(1, height, width, self.rng), None
         if settings.init in inputs.tokens:
             tokens = torch.from_numpy(inputs.tokens[settings.init].astype(np.int64))[None]
@@ -56,6 +60,11 @@ class Optimisation:
         elif settings.init in inputs.pictures:
             goal = to_tensor(inputs.pictures[settings.init], settings.size, settings.fit).to(device)
             latent = generator.encode(goal)
+        elif settings.init in SECOND_STAGES:
+            self.settings = settings
+            texts = [p for p in parse(settings.prompt) if p.weight > 0 and not p.is_image]
+            first = min(p.span[0] for p in texts)
+            latent = self._drawn([p for p in texts if p.span[0] == first])
         elif (picture := starts.start(settings.init, self.size, self.rng)) is not None:
             latent = generator.encode(picture.to(device))
         self.goal = goal
@@ -85,23 +94,44 @@ class Optimisation:
         mini = self.perceptors[0][0]
         if self.goal is not None and self.mask is None:
             goals = [(list(range(len(self.prompts))), self.goal)]
-        elif self.settings.init == "collage" or (self.mask is not None and mini.name == "mini"):
+        elif self.settings.init in ("collage", *SECOND_STAGES) or (self.mask is not None and mini.name == "mini"):
             # A story has a collage for each of its spans, and a mask has it in the part that is painted.
             spans = dict.fromkeys(p.span for p in self.prompts if p.weight > 0 and not p.is_image)
             groups = [[i for i, p in enumerate(self.prompts) if p.span == span and not p.is_image] for span in spans]
-            goals = [(which, self._collage([self.prompts[i] for i in which])) for which in groups]
+            goals = [(which, self._goal([self.prompts[i] for i in which])) for which in groups]
         else:
             return []
         return [(w, p, self.generator.expected(self.generator.encode(p))) for w, p in goals]
 
-    def _collage(self, prompts: list[Prompt]) -> Tensor:
-        mini = self.perceptors[0][0]
+    def _goal(self, prompts: list[Prompt]) -> Tensor:
         if self.mask is None:
-            return collage(mini, prompts, self.size).to(self.device)
+            return self._imagine(prompts, self.size)
         rows, columns = masks.box(self.mask)
         picture, size = self.base.clone(), (rows.stop - rows.start, columns.stop - columns.start)
-        picture[..., rows, columns] = collage(mini, prompts, size).to(self.device)
+        picture[..., rows, columns] = self._imagine(prompts, size)
         return masks.blend(picture, self.base, self.mask)
+
+    def _imagine(self, prompts: list[Prompt], size: tuple[int, int]) -> Tensor:
+        """(1, 3, H, W): a collage, or the best of what a second stage draws."""
+        if self.settings.init not in SECOND_STAGES:
+            return collage(self.perceptors[0][0], prompts, size).to(self.device)
+        drawing = to_tensor(self._drawings(prompts).images[0]).to(self.device)
+        return F.interpolate(drawing, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+    def _drawings(self, prompts: list[Prompt]) -> Drawings:
+        text, model = " and ".join(p.text for p in prompts if p.weight > 0), SECOND_STAGES[self.settings.init]
+        if text not in self._imagined:
+            judge, seed = self.perceptors[0][0], self.settings.seed
+            self._imagined[text] = dalle(text, model=model, seed=seed, perceptor=judge, device=str(self.device))
+        return self._imagined[text]
+
+    def _drawn(self, prompts: list[Prompt]) -> Tensor:
+        """The best drawing as a latent: its very tokens, where the generator has the same."""
+        drawings = self._drawings(prompts)
+        side = drawings.tokens.shape[1] * self.generator.factor
+        if drawings.generator == self.generator.name and self.size == (side, side):
+            return self.generator.place(drawings.tokens[:1].to(self.device))
+        return self.generator.encode(self._imagine(prompts, self.size))
 
     # --- a step ---------------------------------------------------------------------------------------
 

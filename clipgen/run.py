@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import platform
 import queue
 import signal
@@ -24,7 +23,7 @@ from clipgen import device as devices
 from clipgen.camera import Camera
 from clipgen.cutouts import check_augment
 from clipgen.errors import ClipgenError
-from clipgen.export import enlarge, export, settings_of
+from clipgen.export import export, png_bytes, settings_of
 from clipgen.generators import Generator, load_generator
 from clipgen.images import to_image
 from clipgen.inputs import Inputs, Pictorial
@@ -48,7 +47,7 @@ class Frame:
     seconds: float  # since the loop began, or went on
 
     def _repr_png_(self) -> bytes:
-        return _png(self.image)
+        return png_bytes(self.image)
 
 
 class Run:
@@ -224,7 +223,7 @@ class Run:
         return export(self.journal.frames(), file, self.journal.history, **options)
 
     def _repr_png_(self) -> bytes | None:
-        return _png(self.image) if self._newest or self.journal.steps else None
+        return png_bytes(self.image) if self._newest or self.journal.steps else None
 
     def _check_tokens(self) -> None:
         tokens = self._inputs.tokens.get(self.settings.init)
@@ -379,9 +378,3 @@ def _versions(device: torch.device) -> dict:
         "versions": {"clipgen": clipgen.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"device": str(device), "platform": platform.platform(), "threads": torch.get_num_threads()},
     }
-
-
-def _png(image: Image.Image) -> bytes:
-    out = io.BytesIO()
-    enlarge(image).save(out, "PNG")
-    return out.getvalue()

@@ -33,11 +33,12 @@ class Settings:
     relax: str = _knob("straight-through", "how tokens get a gradient: straight-through, or gumbel (dVAE, GumbelVQ)")
     init: str = _knob(
         "auto",
-        "where to start: random (codes), collage (of known drawings; auto with the mini CLIP), noise, perlin, "
-        "gradient, a colour, an image, a run folder (its last frame), tokens as .npy",
+        "where to start: random (codes), collage (of known drawings; auto with the mini CLIP), dalle (a transformer's "
+        "best of 16), dalle-mini, dalle-mega, noise, perlin, gradient, a colour, an image, a run folder (its last "
+        "frame), tokens as .npy",
     )
     fit: str = _knob("crop", "how pictures are brought to size", choices=("crop", "letterbox", "stretch"))
-    near: float = _knob(1.0, "how strongly the picture is drawn to the collage or the image it started from", 0)
+    near: float = _knob(1.0, "how strongly the picture is drawn to the collage, drawing or image it started from", 0)
     near_space: str = _knob("latent", "where nearness is measured", choices=("latent", "pixels", "clip"))
     near_fade: float = _knob(0.0, "0: as strong to the end; 1: fading to nothing by the end", 0, 1)
     mask: str = _knob("", "paint only there: top, bottom, left, right, x,y,w,h, not ..., or an image (white: paint)")

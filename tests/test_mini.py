@@ -10,6 +10,7 @@ import torch
 
 from clipgen.mini import data
 from clipgen.mini.collage import phrases
+from clipgen.mini.evaluate import combinations
 from clipgen.mini.scenes import COLOURS, SceneSampler, held_out
 
 SHAPES = {
@@ -104,7 +105,7 @@ def test_the_recipe_end_to_end(cache):
         timeout=400,
     )
     made = {file.name for file in (out / "weights").iterdir()}
-    assert made == {f"{n}.safetensors" for n in ("clip", "judge", "vqgan", "dvae", "memory")} | {
+    assert made == {f"{n}.safetensors" for n in ("clip", "judge", "vqgan", "dvae", "prior", "memory")} | {
         "heldout.webp",
         "heldout.json",
     }
@@ -122,17 +123,27 @@ def test_the_recipe_end_to_end(cache):
 def test_the_evaluation_command(tmp_path):
     sheet = tmp_path / "sheet.png"
     done = subprocess.run(
-        [sys.executable, "-m", "clipgen.mini.evaluate", "--prompts", "3", "--steps", "20", "--sheet", sheet],
+        [sys.executable, "-m", "clipgen.mini.evaluate", "--sets", "seen,held-out", "--ways", "rerank,bridge",
+         "--pictures", "2", "--steps", "20", "--sheet", sheet],
         capture_output=True,
         text=True,
         check=True,
     )
-    figures = {k: float(v) for k, v in re.findall(r"(CLIP: top-1|R-precision:|mini-\w+:) ([\d.]+)", done.stdout)}
-    assert figures["CLIP: top-1"] > 0.3 and figures["mini-vqgan:"] > 20 and 0 <= figures["R-precision:"] <= 1
-    assert sheet.stat().st_size > 10_000
+    figures = {k: float(v) for k, v in re.findall(r"(CLIP: top-1|mini-\w+:|held-out +bridge) +([\d.]+)", done.stdout)}
+    assert figures["CLIP: top-1"] > 0.3 and figures["mini-vqgan:"] > 20 and 0 <= figures["held-out  bridge"] <= 1
+    for made in ("seen-rerank", "seen-bridge", "held-out-rerank", "held-out-bridge"):
+        assert sheet.with_stem(f"sheet-{made}").stat().st_size > 10_000
 
 
 def test_phrases():
     assert phrases("a red apple and a banana", 2) == sorted(
         {"red", "apple", "banana", "red apple", "apple banana", "a red apple and a banana"}
     )
+
+
+def test_combinations_are_held_out_as_they_say():
+    seen, unseen = combinations(False), combinations(True)
+    assert len(seen) == len(unseen) == 100 == len(set(seen) - set(unseen))
+    for prompt in unseen[:60]:
+        colour, thing = prompt.split(" ", 2)[1:]
+        assert held_out(colour, thing) or held_out(colour, f"{thing} face")

@@ -1,7 +1,10 @@
 """How good the embedded models are: ``python -m clipgen.mini.evaluate``, offline.
 
 Retrieval on held-out drawings, PSNR and codebook use of the autoencoders, and R-precision of generated pictures:
-how often the evaluator (``clipgen.mini.judge``), which guided none of them, picks a picture's prompt among all.
+how often the evaluator (``clipgen.mini.judge``), which guided none of them, picks a picture's prompt among all 100 of
+its set. Sets: ``hundred`` plain prompts, ``seen`` and ``held-out`` combinations (a colour of a thing, or two things)
+that training showed or left out on purpose. Ways: ``noise`` (guidance from random codes), ``transformer`` (one
+drawing), ``rerank`` (the best of 16 by mini CLIP), ``bridge`` (guidance from there), ``collage`` (clipgen's default).
 """
 
 from __future__ import annotations
@@ -11,18 +14,27 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations as pairings
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 import clipgen
 from clipgen import weights
 from clipgen.images import to_tensor
+from clipgen.mini.collage import memory
+from clipgen.mini.data import fraction
 from clipgen.mini.judge import Judge
+from clipgen.mini.scenes import COLOURS
+from clipgen.mini.scenes import held_out as is_held_out
 
 README = [
     "a red apple", "a cat", "pizza", "a blue car", "a sunflower", "a snowman", "the sun over the sea",
@@ -93,16 +105,55 @@ def interval(hits: int, count: int) -> tuple[float, float]:
     return middle - reach, middle + reach
 
 
+def combinations(unseen: bool) -> list[str]:
+    """60 coloured things and 40 pairs that training left out (``scenes.held_out``), or as many that it did not."""
+    known = set(memory().names)
+    words = [p.removeprefix("a ").removeprefix("an ").removeprefix("the ") for p in PROMPTS]
+    plain = [word for word in words if not set(word.split()) & set(COLOURS)]
+    names = {word: name for word in plain for name in (f"{word} face", word) if name in known}
+
+    def a(text: str) -> str:
+        return f"an {text}" if text[0] in "aeiou" else f"a {text}"
+
+    coloured = [a(f"{c} {word}") for word in names for c in COLOURS if is_held_out(c, names[word]) == unseen]
+    pairs = [f"{a(x)} and {a(y)}" for x, y in pairings(names, 2) if is_held_out(names[x], names[y]) == unseen]
+    return sorted(coloured, key=fraction)[:60] + sorted(pairs, key=fraction)[:40]
+
+
+SETS: dict[str, Callable[[], list[str]]] = {
+    "hundred": lambda: PROMPTS, "seen": lambda: combinations(False), "held-out": lambda: combinations(True),
+}  # fmt: skip
+WAYS: dict[str, Callable[..., Image.Image]] = {
+    "noise": lambda prompt, **knobs: clipgen.generate(prompt, init="random", **knobs).image,
+    "transformer": lambda prompt, **_: clipgen.dalle(prompt, 1).images[0],
+    "rerank": lambda prompt, **_: clipgen.dalle(prompt, 16).images[0],
+    "bridge": lambda prompt, **knobs: clipgen.generate(prompt, init="dalle", **knobs).image,
+    "collage": lambda prompt, **knobs: clipgen.generate(prompt, init="collage", **knobs).image,
+}
+
+
+def names_of(known: Mapping[str, Any]) -> Callable[[str], list[str]]:
+    """The type of an option that takes some of ``known``."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        if wrong := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r}: choose of {','.join(known)}")
+        return names
+
+    return read
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m clipgen.mini.evaluate", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="draw only the first N of the 100 prompts")
-    parser.add_argument("--sheet", help="write the pictures as a contact sheet")
-    for name in ("init", "generator"):
-        parser.add_argument(f"--{name}", help="as for clipgen")
+    parser.add_argument("--sets", type=names_of(SETS), default=[*SETS], help=f"some of {','.join(SETS)}")
+    parser.add_argument("--ways", type=names_of(WAYS), default=[*WAYS], help=f"some of {','.join(WAYS)}")
+    parser.add_argument("--pictures", type=int, default=20, help="draw the first N of the 100 prompts of a set")
+    parser.add_argument("--sheet", type=Path, help="write the pictures as contact sheets")
     for name, kind in (("steps", int), ("seed", int), ("near", float), ("cutouts", int), ("lr", float)):
-        parser.add_argument(f"--{name}", type=kind, help="as for clipgen")
-    options = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
-    count, sheet = options.pop("prompts"), options.pop("sheet", None)
+        parser.add_argument(f"--{name}", type=kind, help="as for clipgen", default=argparse.SUPPRESS)
+    knobs = vars(parser.parse_args())
+    sets, ways, count, sheet = (knobs.pop(name) for name in ("sets", "ways", "pictures", "sheet"))
 
     images, names = held_out()
     judge = load_judge()
@@ -114,18 +165,22 @@ def main() -> None:
         quality, used = reconstruction(generator, images)
         print(f"{name}: {quality:.2f} dB PSNR, {used} of {len(generator.net.codebook)} codes used")
 
-    began, pictures, prompts = time.monotonic(), [], PROMPTS[:count]
-    with tempfile.TemporaryDirectory() as folder:
-        for i, prompt in enumerate(prompts):
-            pictures.append(clipgen.generate(prompt, folder=folder, progress=False, **options).image)
-            print(f"\r{i + 1}/{len(prompts)}  {prompt:40s}", end="", flush=True)
-    right = r_precision(judge, pictures, prompts, PROMPTS)
-    low, high = interval(sum(right), len(right))
-    print(f"\rR-precision: {sum(right) / len(right):.3f} ({low:.3f} to {high:.3f}) of {len(right)} pictures among "
-          f"{len(PROMPTS)} prompts, {(time.monotonic() - began) / len(prompts):.1f} s a picture")  # fmt: skip
-    print("missed:", ", ".join(p for p, hit in zip(prompts, right, strict=True) if not hit) or "none")
-    if sheet:
-        clipgen.contact_sheet(pictures, 4 if len(pictures) < 20 else 10, list(prompts)).save(sheet)
+    print(f"R-precision among 100 prompts, {min(count, 100)} pictures each, with 95% intervals:")
+    for chosen, way in product(sets, ways):
+        prompts, began = SETS[chosen](), time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            options = {"folder": folder, "progress": False} | knobs
+            pictures = [WAYS[way](prompt, **options) for prompt in tqdm(prompts[:count], leave=False)]
+        seconds = (time.monotonic() - began) / len(pictures)
+        right = r_precision(judge, pictures, prompts[:count], prompts)
+        low, high = interval(sum(right), len(right))
+        missed = [prompt for prompt, hit in zip(prompts, right) if not hit]
+        print(f"{chosen:9} {way:12} {sum(right) / len(right):.3f} ({low:.3f} to {high:.3f}), {seconds:.1f} s a picture"
+              f"; missed: {', '.join(missed) or 'none'}")  # fmt: skip
+        if sheet:
+            several = len(sets) * len(ways) > 1
+            file = sheet.with_stem(f"{sheet.stem}-{chosen}-{way}") if several else sheet
+            clipgen.contact_sheet(pictures, 4 if len(pictures) < 20 else 10, prompts[:count]).save(file)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -544,18 +545,18 @@ def tokenised(cache: Path, out: Path, count: int) -> tuple[Tensor, list[str]]:
     return made["tokens"], made["captions"]
 
 
-def train_prior(cache: Path, out: Path, minutes: float, batch: int = 64, count: int = 30_000) -> None:
-    images, captions = tokenised(cache, out, count)
+def train_prior(cache: Path, out: Path, minutes: float, batch: int = 64, captions: int = 30_000) -> None:
+    images, texts = tokenised(cache, out, captions)
     model = Prior(shipped(out, "clip")["text.tokens.weight"], **PRIOR)
     average = Average(model)
     clock = Clock("prior", minutes, out, {"model": model, "average": average})
-    text = model.read(captions)
+    text = model.read(texts)
     matrices = [p for p in model.parameters() if p.dim() > 1]
     groups: list[dict[str, Any]] = [
         {"params": matrices}, {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}
     ]  # fmt: skip
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.96), weight_decay=0.03, fused=True)
-    losses = torch.compile(model.losses)  # a third faster
+    losses = torch.compile(model.losses) if shutil.which("g++") else model.losses  # a third faster
     rng = torch.Generator().manual_seed(9 + clock.steps)
     test, train = slice(-256, None), len(images) - 256
     for progress in clock:
@@ -635,14 +636,14 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, help="training time of a stage, on any hardware")
     parser.add_argument(
-        "--captions", type=int, default=60000, help="captions, and at most words, that the teacher reads"
+        "--captions", type=int, help="so many for the text tower and the prior (default: 60,000 and 30,000)"
     )
     options = parser.parse_args()
     out = options.out or options.cache
     out.mkdir(parents=True, exist_ok=True)
     for name in STAGES if options.stage == "all" else [options.stage]:
         stage, minutes = STAGES[name]
-        extra = {"captions": options.captions} if name == "text" else {}
+        extra = {"captions": options.captions} if options.captions and name in ("text", "prior") else {}
         stage(options.cache, out, minutes if options.minutes is None else options.minutes, **extra)
 
 

@@ -1,0 +1,198 @@
+"""The Studio: type a prompt in a notebook, press Generate, watch and steer."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ClassVar
+
+import ipywidgets as widgets
+
+from clipgen.journal import Journal
+from clipgen.run import Run
+from clipgen.settings import build
+from clipgen.studio.controls import Controls
+from clipgen.studio.film import Exporter, Painter
+from clipgen.studio.gallery import Gallery, settings_of
+from clipgen.studio.preview import Preview, progress
+from clipgen.studio.steering import Steering
+from clipgen.studio.worker import Job
+
+
+class Studio(widgets.VBox):
+    """Controls, preview and gallery in a notebook cell: ``clipgen.Studio("a red apple", steps=200)``.
+
+    ``knobs``: the fields of Settings, as they are shown first; ``folder``: where run folders are. A new Studio stops
+    the run of the one before, which can be resumed from its gallery. Raises ClipgenError for knobs that cannot work.
+    """
+
+    _latest: ClassVar[Job | None] = None  # of any Studio: the next one waits for its end and shares its models
+
+    def __init__(self, prompt: str = "a red apple", *, folder: str | Path = "clipgen-runs", **knobs: Any):
+        settings = build(prompt, knobs)
+        if Studio._latest:
+            Studio._latest.stop()
+        if "google.colab" in sys.modules:
+            from google.colab import output
+
+            output.enable_custom_widget_manager()
+        self.folder = Path(folder)
+        self.job: Job | None = None
+        self._lock = threading.RLock()  # what is shown changes in the job's thread and in the kernel's
+        guard = self._guarded
+        self.controls = Controls(settings, self.folder, guard, guard(self._start))
+        self.preview = Preview()
+        self.steering = Steering(self.controls, self.preview.say)
+        actions = {"Open": self.view, "Resume": self.resume, "Replay": self.replay}
+        self.gallery = Gallery(self.folder, {name: guard(action) for name, action in actions.items()})
+        self._generate = self._button("Generate", self._start, "play", button_style="primary")
+        self._pause = self._button("Pause", self.pause, "pause")
+        self._stop = self._button("Stop", self.stop, "stop")
+        self._branch = self._button("Branch from here", self.branch, "code-fork",
+                                    tooltip="A new run from the shown frame, with these settings")  # fmt: skip
+        self.exporter = Exporter(self.preview, guard)
+        mask = self.controls.mask
+        self.painter = Painter(self.preview, mask.put, lambda: self.controls.put({"mask": ""}), guard)
+        super().__init__(self._laid_out())
+        self.add_class("clipgen-studio")
+        self._enable()
+
+    def __repr__(self) -> str:
+        return f"Studio(folder={str(self.folder)!r})"
+
+    # --- what the buttons do --------------------------------------------------------------------------
+
+    def generate(self) -> None:
+        """Start a run with what the controls say; one that goes on is stopped."""
+        knobs = self.controls.asked
+        self._begin(lambda like: Run(folder=self.folder, like=like, **knobs))
+
+    def branch(self) -> None:
+        """Start a run from the frame that is shown, with what the controls say."""
+        journal, step = self.preview.shown
+        start = {"init": journal.tokens(step), "near": 0.0, "size": self.preview.picture.size}
+        knobs = self.controls.asked | start
+        self._begin(lambda like: Run(folder=self.folder, like=like, **knobs))
+
+    def pause(self) -> None:
+        """Hold the run before its next step, or let it go on."""
+        if self.job:
+            self.job.pause(not self.job.paused)
+            self._enable()
+
+    def stop(self) -> None:
+        """End the run after the step in the making; it can be resumed from the gallery."""
+        if self.job:
+            self.job.stop()
+            self._enable()
+
+    def wait(self, timeout: float | None = None) -> Run | None:
+        """The run, when it has ended (or after so many seconds). Raises what it ended by, if that was an error."""
+        if not self.job:
+            return None
+        self.job.join(timeout)
+        if self.job.error:
+            raise self.job.error
+        return self.job.run
+
+    def view(self, folder: Path) -> None:
+        """Show an earlier run and its settings."""
+        journal = Journal.open(folder)
+        settings = settings_of(journal, self.folder)
+        self.controls.put(settings)
+        self.stop()
+        with self._lock:
+            self.job = None
+            self.preview.say(None)
+            points = [(int(row["step"]), row["clip"]) for row in journal.scores]
+            self.preview.show(journal, points)
+            self.preview.tell("An earlier run", f"step {points[-1][0] if points else 0}/{settings['steps']}")
+            self._enable()
+
+    def resume(self, folder: Path) -> None:
+        """Go on with an interrupted run."""
+        self.controls.put(settings_of(Journal.open(folder), self.folder))
+        self._begin(lambda like: Run.resume(folder))
+
+    def replay(self, folder: Path) -> None:
+        """Make an earlier run again, with all that was changed on its way."""
+        self.controls.put(settings_of(Journal.open(folder), self.folder, changed=False))
+        self._begin(lambda like: Run.replay(folder, folder=self.folder))
+
+    # --- how they do it -------------------------------------------------------------------------------
+
+    def _begin(self, make: Callable[[Run | None], Run]) -> None:
+        with self._lock:
+            self.preview.say(None)
+            self.exporter.link.value = ""
+            self.steering.begin()
+            self.job = Studio._latest = Job(make, self._guarded(self._follow), before=Studio._latest)
+            self._enable()
+
+    def _start(self) -> None:
+        """Generate, unless a run goes on: Enter, and a second click that was under way."""
+        if not self._going:
+            self.generate()
+
+    @property
+    def _going(self) -> bool:
+        return self.job is not None and self.job.alive and not self.job.stopping
+
+    def _follow(self, job: Job) -> None:
+        """Show the newest of a run, and tell it what the controls say; in the thread of the job."""
+        run, points, newest = job.film
+        if job is self.job and job.alive and run:
+            self.steering.follow(run)
+        with self._lock:
+            if job is self.job:  # else another has taken its place
+                if run and points:
+                    self.preview.show(run.journal, points, newest)
+                self.preview.tell(job.phase, progress(job))
+                if job.error:
+                    self.preview.say(job.error)
+                self._enable()
+        if not job.alive:
+            self.gallery.refresh()
+
+    def _button(self, name: str, action: Callable[[], None], icon: str, **look: Any) -> widgets.Button:
+        button = widgets.Button(description=name, icon=icon, **look)
+        button.on_click(self._guarded(lambda _: action()))
+        return button
+
+    def _guarded(self, action: Callable) -> Callable:
+        """The callback, its errors shown in the Studio."""
+
+        @wraps(action)
+        def guarded(*values: Any) -> None:
+            try:
+                action(*values)
+            except Exception as error:
+                self.preview.say(error)
+
+        return guarded
+
+    def _enable(self) -> None:
+        """Offer what can be done now."""
+        going = self._going
+        self._generate.disabled = going
+        self._stop.disabled = not going
+        self._pause.disabled = not (going and self.job and self.job.run)
+        paused = bool(going and self.job and self.job.paused)
+        self._pause.description, self._pause.icon = ("Resume", "play") if paused else ("Pause", "pause")
+        for button in (self._branch, self.exporter.button, self.painter.button):
+            button.disabled = self.preview.journal is None
+
+    def _laid_out(self) -> list[widgets.Widget]:
+        style = widgets.HTML(f"<style>{(Path(__file__).parent / 'studio.css').read_text()}</style>")
+        buttons = widgets.HBox([self._generate, self._pause, self._stop])
+        from_here = widgets.HBox([self._branch, self.painter.button])
+        parts = {
+            "ask": [self.controls.rows, buttons],
+            "see": [self.preview, from_here, self.exporter],
+            "set": [self.controls],
+        }
+        columns = [widgets.VBox(children).add_class(f"clipgen-{name}") for name, children in parts.items()]
+        return [style, widgets.Box(columns).add_class("clipgen-columns"), self.gallery]

@@ -1,0 +1,85 @@
+"""The earlier runs of a folder: thumbnail, prompt, and what can be done with them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+
+from clipgen.errors import ClipgenError
+from clipgen.journal import Journal
+from clipgen.prompts import Prompt
+from clipgen.studio.pictures import encode, keep
+from clipgen.studio.rows import written
+
+PAGE = 12
+
+
+class Gallery(widgets.VBox):
+    """The newest runs first, a page at a time; ``open``, ``resume`` and ``replay`` are called with a run's folder."""
+
+    def __init__(self, folder: Path, actions: dict[str, Callable[[Path], None]]):
+        self._folder, self._actions = folder, actions
+        self._wanted = PAGE
+        self._cards: dict[tuple[Path, int], widgets.Widget] = {}
+        self._grid = widgets.Box(layout={"flex_flow": "row wrap"})
+        self._more = widgets.Button(description="More", tooltip="Show more runs")
+        self._more.on_click(self._show_more)
+        super().__init__([widgets.HTML("<b>Earlier runs</b>"), self._grid, self._more])
+        self.add_class("clipgen-gallery")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look into the folder again."""
+        folders = sorted((file.parent for file in self._folder.glob("*/settings.json")), reverse=True)
+        cards = []
+        for folder in folders[: self._wanted]:
+            with suppress(ClipgenError):  # damaged, or of another version
+                cards.append(self._card(folder))
+        self._grid.children = cards
+        self._more.layout.display = "" if len(folders) > self._wanted else "none"
+
+    def _show_more(self, _: Any) -> None:
+        self._wanted += PAGE
+        self.refresh()
+
+    def _card(self, folder: Path) -> widgets.Widget:
+        journal = Journal.open(folder)
+        step = journal.steps[-1] if journal.steps else 0
+        if (folder, step) not in self._cards:
+            settings = journal.settings
+            prompt = str(settings.get("prompt", ""))
+            done = step >= settings.get("steps", 0)
+            picture = encode(journal.frame(step), 128) if step else b""
+            names = [name for name in self._actions if not (name == "Resume" and done)]
+            buttons = [self._button(name, folder, prompt) for name in names]
+            text = html.escape(prompt) + ("" if done else f" <i>(step {step})</i>")
+            thumbnail = widgets.Image(value=picture, format="webp", layout={"display": "" if picture else "none"})
+            card = widgets.VBox([thumbnail, widgets.HTML(text), widgets.HBox(buttons)]).add_class("clipgen-card")
+            self._cards[folder, step] = card
+        return self._cards[folder, step]
+
+    def _button(self, name: str, folder: Path, prompt: str) -> widgets.Button:
+        button = widgets.Button(description=name, tooltip=f"{name}: {prompt}")
+        button.on_click(lambda _: self._actions[name](folder))
+        return button
+
+
+def settings_of(journal: Journal, folder: Path, changed: bool = True) -> dict[str, Any]:
+    """The settings of a run, and what was changed on its way, to ask for again.
+
+    What only the run's own folder knows (pictures and tokens that came without a file) is written below ``folder``.
+    """
+    settings = journal.settings
+    for change in journal.changes if changed else []:
+        settings |= change
+    for name, value in journal.inputs().items():
+        if not name.startswith(("http://", "https://")) and not Path(name).exists():
+            path = keep(folder, name, value)
+            settings |= {knob: settings[knob].replace(name, path) for knob in ("init", "mask")}
+            settings["prompt"] = settings["prompt"].replace(written(Prompt(name)), written(Prompt(path)))
+    return settings

@@ -1,0 +1,40 @@
+"""What is changed in the controls while a run goes on reaches the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clipgen.errors import ClipgenError
+from clipgen.run import Run
+from clipgen.studio.controls import Controls
+
+
+class Steering:
+    """Looks at the controls now and then, so that half a word is no prompt yet. ``say`` shows an error, or none."""
+
+    def __init__(self, controls: Controls, say: Callable[[ClipgenError | None], None]):
+        self._controls, self._say = controls, say
+        self.begin()
+
+    def begin(self) -> None:
+        """A run starts with what the controls say."""
+        self._told: dict[str, Any] = self._controls.changeable  # what the run knows
+        self._seen = self._refused = self._told  # at the last look; and what could not work
+        self._wrong = False
+
+    def follow(self, run: Run) -> None:
+        """Ask the run for what has changed, if the controls were left alone since the last look."""
+        try:
+            now = self._controls.changeable
+            still, self._seen = now == self._seen, now
+            if still and now not in (self._told, self._refused):
+                self._refused = now
+                run.change(**{name: value for name, value in now.items() if value != self._told[name]})
+                self._told = now
+            if now == self._told and self._wrong:
+                self._say(None)
+                self._wrong = False
+        except ClipgenError as error:
+            self._say(error)
+            self._wrong = True
