@@ -75,11 +75,11 @@ class Run:
         self._record(folder)
 
     @classmethod
-    def resume(cls, folder: str | Path, losses: Sequence[Loss] = ()) -> Run:
+    def resume(cls, folder: str | Path, losses: Sequence[Loss] = (), like: Run | None = None) -> Run:
         """Go on with an interrupted run from its last saved step; its frames are those that it would have had."""
         run = cls.__new__(cls)
         journal = Journal.open(folder)
-        run._begin(_saved(journal.settings, folder, len(losses)), Inputs(journal.inputs()), losses)
+        run._begin(_saved(journal.settings, folder, len(losses)), Inputs(journal.inputs()), losses, like)
         run.journal = journal
         run._state = journal.load_state()
         run.step = run._state[0] if run._state else 0
@@ -89,12 +89,15 @@ class Run:
         return run
 
     @classmethod
-    def replay(cls, source: str | Path, *, folder: str | Path = "clipgen-runs", losses: Sequence[Loss] = ()) -> Run:
+    def replay(
+        cls, source: str | Path, *, folder: str | Path = "clipgen-runs", losses: Sequence[Loss] = (),
+        like: Run | None = None,
+    ) -> Run:  # fmt: skip
         """Make a run again, from its folder or from a PNG, GIF or WebP that it exported; steering included."""
         run, old = cls.__new__(cls), Path(source)
         journal = Journal.open(old) if old.is_dir() else None
         saved = journal.settings if journal else settings_of(old)
-        run._begin(_saved(saved, source, len(losses)), Inputs(journal.inputs() if journal else {}), losses)
+        run._begin(_saved(saved, source, len(losses)), Inputs(journal.inputs() if journal else {}), losses, like)
         changes = journal.changes if journal else saved.get("changes", [])
         for change in changes if isinstance(changes, list) else [None]:
             if not isinstance(change, dict) or not isinstance(change.get("step"), int):
@@ -111,8 +114,12 @@ class Run:
         """A new run that starts from the frame of ``step``, with the settings of this one and other ``knobs``."""
         if step not in self.journal.steps:
             raise ClipgenError(f"step={step}: there is no such frame; there are {self.journal.steps}")
+        run, inputs = Run.__new__(Run), Inputs(self._inputs.all)
         asked = asdict(self.settings) | {"near": 0.0} | knobs | {"init": self.journal.tokens(step)}
-        return Run(asked.pop("prompt"), folder=folder, losses=self.losses, like=self, **asked)
+        asked = inputs.named(asked)
+        run._begin(build(asked.pop("prompt"), asked), inputs, self.losses, self)
+        run._record(folder)
+        return run
 
     def _record(self, folder: str | Path) -> None:
         """Make the run folder."""

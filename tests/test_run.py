@@ -116,3 +116,10 @@ def test_bad_input_writes_nothing(knobs, says, tmp_path):
     with pytest.raises(clipgen.ClipgenError, match=says):
         clipgen.Run(**({"prompt": "a cat"} | knobs), folder=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_branch_keeps_the_pictures_of_its_prompts(tmp_path):
+    run = clipgen.generate([Image.new("RGB", (64, 64), "red"), "a cat"], steps=2, folder=tmp_path, progress=False)
+    branch = clipgen.finish(run.branch(2, steps=2, folder=tmp_path), progress=False)
+    assert branch.finished and branch.settings.prompt == run.settings.prompt
+    assert clipgen.Run.resume(branch.journal.folder, like=run).generator is run.generator

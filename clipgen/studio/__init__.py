@@ -73,7 +73,7 @@ class Studio(widgets.VBox):
     def branch(self) -> None:
         """Start a run from the frame that is shown, with what the controls say."""
         journal, step = self.preview.shown
-        start = {"init": journal.tokens(step), "near": 0.0, "size": self.preview.picture.size}
+        start = {"init": journal.tokens(step), "size": self.preview.picture.size}
         knobs = self.controls.asked | start
         self._begin(lambda like: Run(folder=self.folder, like=like, **knobs))
 
@@ -115,12 +115,12 @@ class Studio(widgets.VBox):
     def resume(self, folder: Path) -> None:
         """Go on with an interrupted run."""
         self.controls.put(settings_of(Journal.open(folder), self.folder))
-        self._begin(lambda like: Run.resume(folder))
+        self._begin(lambda like: Run.resume(folder, like=like))
 
     def replay(self, folder: Path) -> None:
         """Make an earlier run again, with all that was changed on its way."""
         self.controls.put(settings_of(Journal.open(folder), self.folder, changed=False))
-        self._begin(lambda like: Run.replay(folder, folder=self.folder))
+        self._begin(lambda like: Run.replay(folder, folder=self.folder, like=like))
 
     # --- how they do it -------------------------------------------------------------------------------
 

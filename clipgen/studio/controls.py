@@ -28,7 +28,7 @@ START = ("init", "fit", "near", "near_space", "near_fade")
 COMMON = {
     "perceptor": ("mini", "ViT-B-32/openai", "RN50/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5"),
     "size": ("128x128", "128x96", "256x256", "512x384"),
-    "init": ("auto", "random", "collage", *STARTS),
+    "init": ("auto", "random", "collage", "dalle", *STARTS),
     "mask": ("top", "bottom", "left", "right", "centre", "not centre"),
     "relax": ("straight-through", "gumbel"),
     "optimizer": ("Adam", "AdamW", "RAdam", "RMSprop", "SGD"),
