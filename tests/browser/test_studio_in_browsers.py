@@ -1,0 +1,157 @@
+"""The Studio in JupyterLab, in the classic notebook (as Colab has it) and in Voilà, used as a person uses it."""
+
+import re
+import sys
+import time
+
+import pytest
+from conftest import REPORTS, TOKEN
+from PIL import Image, ImageChops, ImageSequence
+from playwright.sync_api import expect
+from studio_page import PATIENCE, StudioPage
+
+from clipgen.journal import Journal
+
+pytestmark = pytest.mark.slow
+NOTEBOOK = "03_generate.ipynb"
+JUPYTER = ["--no-browser", "--ip=127.0.0.1", "--allow-root"]
+
+
+@pytest.fixture
+def lab(page, serve):
+    """JupyterLab with the notebook open: how to run all its cells, and how to wait for their end."""
+    options = [*JUPYTER, f"--IdentityProvider.token={TOKEN}"]
+    address = serve(sys.executable, ["jupyter", "lab", *options], f"/api/status?token={TOKEN}")
+    page.goto(f"{address}/lab/tree/{NOTEBOOK}?token={TOKEN}")
+    expect(page.locator(".jp-NotebookPanel .jp-Cell").first).to_be_visible(timeout=PATIENCE)
+    idle = expect(page.get_by_text("| Idle")).to_be_visible
+    idle(timeout=PATIENCE)  # cells that are run earlier are lost
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    return page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click, lambda: idle(timeout=PATIENCE)
+
+
+@pytest.fixture
+def classic_notebook(page, serve, classic):
+    """The same in the classic front end."""
+    options = [*JUPYTER, f"--NotebookApp.token={TOKEN}"]
+    address = serve(classic, ["notebook", *options], f"/api/status?token={TOKEN}")
+    page.goto(f"{address}/notebooks/{NOTEBOOK}?token={TOKEN}")
+    expect(page.locator(".cell").first).to_be_visible(timeout=PATIENCE)
+    idle = expect(page.locator("#kernel_indicator_icon.kernel_idle_icon")).to_be_visible
+    idle(timeout=PATIENCE)
+    page.locator("#menus").get_by_text("Cell", exact=True).click()
+    return page.locator("#run_all_cells").click, lambda: idle(timeout=PATIENCE)
+
+
+@pytest.fixture
+def voila(page, serve):
+    """The same in Voilà, which has run the notebook when it shows it."""
+    address = serve(sys.executable, ["voila", ".", "--no-browser"], "/voila/tree")
+    return lambda: page.goto(f"{address}/voila/render/{NOTEBOOK}", timeout=PATIENCE), lambda: None
+
+
+@pytest.mark.parametrize("front_end", ["lab", "classic_notebook", "voila"])
+def test_a_film(front_end, request, page, notebooks, report):
+    """Generate, steer, move the timeline, pause, export, go on, stop."""
+    run_all, idle = request.getfixturevalue(front_end)
+    began = time.monotonic()
+    run_all()
+    studio = StudioPage(page)
+    studio.wait_for_picture()
+    report("from Run All to the first picture", time.monotonic() - began)
+    idle()  # the notebook's own run keeps the kernel from hearing the controls
+
+    studio.generate("a red heart", steps=5000)
+    studio.wait_for_step(15)
+    first = studio.shown()
+    studio.wait_for_step(30)
+    assert differ(first, studio.shown())
+
+    # Another prompt while it runs: the score against it is low, and rises.
+    changed = time.monotonic()
+    studio.fill("Prompt 1", "a green tree")
+    studio.wait_for(lambda: newest(notebooks).changes)
+    report("from another prompt to a step that follows it", time.monotonic() - changed)
+    (change,) = newest(notebooks).changes
+    assert change["prompt"] == "a green tree"
+    studio.wait_for_step(change["step"] + 45)
+    page.screenshot(path=REPORTS / f"{front_end}-running.png")
+    scores = [row["clip"] for row in newest(notebooks).scores if row["step"] > change["step"]]
+    assert min(scores[:3]) + 0.1 < max(scores[-3:])
+    assert studio.score > min(scores[:3]) + 0.1
+
+    # The timeline while it runs: another picture, which stays.
+    newer = studio.shown()
+    studio.move_timeline(0)
+    studio.wait_for(lambda: differ(newer, studio.shown()))
+    older = studio.shown()
+    studio.wait_for_step(studio.step + 6)
+    assert not differ(older, studio.shown())
+    studio.move_timeline(0.5)
+    studio.wait_for(lambda: differ(older, studio.shown()))
+    report("from the timeline to another picture", studio.seconds_to_answer("picture"))
+
+    studio.button("Pause").click()
+    expect(studio.button("Resume")).to_be_visible(timeout=PATIENCE)
+    report("from Pause to Resume", studio.seconds_to_answer("pause"))
+    page.wait_for_timeout(1500)  # the step in the making
+    step = studio.step
+    page.wait_for_timeout(1500)
+    assert studio.step == step
+
+    studio.root.get_by_label("Format", exact=True).select_option("GIF")
+    studio.button("Export").click()
+    link = studio.root.locator(".clipgen-download a[download]")
+    expect(link).to_be_visible(timeout=PATIENCE)
+    page.screenshot(path=REPORTS / f"{front_end}-export.png")
+    with page.expect_download() as download:
+        link.click()
+    assert download.value.suggested_filename == "a-red-heart.gif"
+    with Image.open(download.value.path()) as film:
+        assert film.format == "GIF"
+        assert len({frame.convert("RGB").tobytes() for frame in ImageSequence.Iterator(film)}) > 10
+
+    studio.button("Resume").click()
+    studio.wait_for_step(step + 3)
+    studio.button("Stop").click()
+    expect(studio.root).to_contain_text("Stopped", timeout=PATIENCE)
+    expect(studio.root.locator(".clipgen-gallery")).to_contain_text("a red heart", timeout=PATIENCE)
+    assert not studio.root.locator(".clipgen-error").inner_text().strip()
+    assert not [line for line in page.said if line.startswith("pageerror")]
+
+
+def test_webcam(page, lab, notebooks):
+    """A picture is taken, and a run starts from it."""
+    run_all, idle = lab
+    run_all()
+    studio = StudioPage(page)
+    studio.wait_for_picture()
+    idle()
+    studio.root.get_by_text("Start picture and mask", exact=True).click()
+    studio.button("Start camera").click()
+    expect(studio.button("Take picture")).to_be_enabled()
+    page.screenshot(path=REPORTS / "webcam.png")
+    studio.button("Take picture").click()
+    field = studio.root.get_by_label("init", exact=True)
+    expect(field).to_have_value(re.compile("webcam"))
+    with Image.open(notebooks / field.input_value()) as taken:
+        assert taken.width >= 320 and colours(taken) > 100
+
+    studio.generate("a red heart", steps=9)
+    expect(studio.root).to_contain_text("Done", timeout=PATIENCE)
+    (begun_with,) = newest(notebooks).inputs().values()
+    assert colours(begun_with) > 100
+
+
+def differ(a, b):
+    """Whether two views of the preview are of different frames."""
+    return a.size != b.size or max(high for _, high in ImageChops.difference(a, b).getextrema()) > 40
+
+
+def colours(image):
+    return len(image.convert("RGB").getcolors(2**24))
+
+
+def newest(folder):
+    """The journal of the newest run; their names begin with the time."""
+    return Journal(max(folder.glob("clipgen-runs/*/settings.json")).parent)

@@ -1,0 +1,48 @@
+"""Colab: its packages are left alone, and its own ways are used. Colab itself cannot be run here."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COLAB = Path(__file__).parent / "colab"
+
+
+@pytest.mark.slow
+def test_clipgen_leaves_colabs_packages_as_they_are(resolve):
+    """pip finds a solution with exactly Colab's versions, or fails; no restart of the runtime is needed then."""
+    has = dict(re.findall(r"^([\w-]+)==(.+)$", (COLAB / "constraints.txt").read_text(), re.M))
+    found = resolve("3.13", "clipgen-notebook", constraints=COLAB / "constraints.txt")
+    wanted = found.keys() & has.keys()
+    assert {name: found[name] for name in wanted} == {name: has[name] for name in wanted}
+    assert wanted >= {"torch", "torchvision", "numpy", "pillow", "ipywidgets", "anywidget", "traitlets", "ipython"}
+
+
+SCRIPT = """
+from google.colab import files, output
+import clipgen
+
+studio = clipgen.Studio("a red apple", steps=9, size=(64, 64))
+assert output.managers  # anywidget calls it, too
+studio.generate()
+studio.wait()
+
+def button(widget):
+    found = [widget] if getattr(widget, "description", "") == "Export" else []
+    return found + [each for child in getattr(widget, "children", ()) for each in button(child)]
+
+button(studio)[0].click()
+assert not studio.preview.error.value, studio.preview.error.value
+((name, begin),) = files.downloaded
+assert name.endswith("a-red-apple.gif") and begin == b"GIF89a", files.downloaded
+"""
+
+
+def test_the_studio_in_colab(tmp_path):
+    """With the stand-in for google.colab loaded, as Colab's kernel loads the real one before any cell runs."""
+    environment = os.environ | {"PYTHONPATH": str(COLAB)}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,125 @@
+"""Every notebook: run from its first cell to its last in a fresh kernel, and as it lies in the repository."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from PIL import Image, ImageSequence
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORTS = ROOT / "tests" / "reports"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FILMS = ("03", "04", "05")  # these make a GIF
+HOSTS = {"github.com", "huggingface.co", "www.w3.org"}  # that outputs may name
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda file: file.stem, scope="module")
+def file(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def stored(file):
+    return nbformat.read(file, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def executed(file, tmp_path_factory):
+    """The notebook after a run in a copy of its folder, beside the package as in a clone; and that copy."""
+    tree = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "notebooks", tree / "notebooks", ignore=shutil.ignore_patterns("clipgen-runs"))
+    (tree / "clipgen").symlink_to(ROOT / "clipgen")
+    (tree / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
+    notebook = nbformat.read(file, as_version=4)
+    for cell in code(notebook):
+        cell.outputs = []
+    place = {"metadata": {"path": str(tree / "notebooks")}}
+    began = time.monotonic()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
+    report({file.name: round(time.monotonic() - began, 1)})
+    return notebook, tree / "notebooks"
+
+
+def report(seconds):
+    """Seconds are looked at by people, not asserted: machines differ."""
+    REPORTS.mkdir(exist_ok=True)
+    known = REPORTS / "notebooks.json"
+    seconds = (json.loads(known.read_text()) if known.exists() else {}) | seconds
+    known.write_text(json.dumps(seconds, indent=1))
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook):
+    return [output for cell in code(notebook) for output in cell.outputs]
+
+
+def pictures(notebook):
+    """The pictures among the outputs, also those in HTML, as bytes."""
+    found = []
+    for data in (output.get("data", {}) for output in outputs(notebook)):
+        found += [text for kind, text in data.items() if kind.startswith("image/") and kind != "image/svg+xml"]
+        found += re.findall(r"data:image/\w+;base64,([\w+/=]+)", data.get("text/html", ""))
+    return [base64.b64decode(text) for text in found]
+
+
+def texts(notebook):
+    """All that the outputs say, without the pictures in it."""
+    said = [output.get("text", "") for output in outputs(notebook)]
+    for data in (output.get("data", {}) for output in outputs(notebook)):
+        said += [text for kind, text in data.items() if isinstance(text, str) and not kind.startswith("image/")]
+    return re.sub(r"base64,[\w+/=]+", "", "\n".join(said))
+
+
+def different_frames(gif):
+    with Image.open(gif) as film:
+        return len({frame.convert("RGB").tobytes() for frame in ImageSequence.Iterator(film)})
+
+
+def test_all_are_there():
+    assert [file.name[:2] for file in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+
+
+@pytest.mark.slow
+def test_runs_and_shows_what_it_makes(file, executed):
+    notebook, folder = executed
+    shown = [io.BytesIO(picture) for picture in pictures(notebook)]
+    assert shown
+    for picture in shown:
+        with Image.open(picture) as image:
+            assert len(image.convert("RGB").getcolors(2**24)) > 10
+    warned = [o.text for o in outputs(notebook) if o.output_type == "stream" and o.name == "stderr"]
+    assert not re.findall(r".*Warning\b.*", "".join(warned))
+    if file.name[:2] in FILMS:
+        made = [gif for gif in folder.rglob("*.gif") if not (ROOT / "notebooks" / gif.relative_to(folder)).exists()]
+        assert max(map(different_frames, [*shown, *made])) > 10
+
+
+def test_lies_in_the_repository_with_its_pictures(file, stored):
+    assert file.stat().st_size < 3_000_000
+    assert pictures(stored)
+    assert [cell.execution_count for cell in code(stored)] == list(range(1, len(code(stored)) + 1))
+    assert not [output for output in outputs(stored) if output.output_type == "error"]
+
+
+def test_says_nothing_of_the_machine_it_was_run_on(stored):
+    said = texts(stored)
+    assert not re.findall(r"(?<![\w.:/-])(?:/[\w.-]+){2,}/?|[A-Z]:\\\w+", re.sub(r"</?\w+", "", said))
+    assert set(re.findall(r"https?://([\w.-]+)", said)) <= HOSTS
+
+
+def test_begins_as_the_others_do(stored):
+    first = code(nbformat.read(NOTEBOOKS[0], as_version=4))[0]
+    assert code(stored)[0].source == first.source
+    assert stored.metadata.kernelspec.name == "python3"
