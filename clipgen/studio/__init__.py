@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 from collections.abc import Callable
@@ -129,7 +130,8 @@ class Studio(widgets.VBox):
             self.preview.say(None)
             self.exporter.link.value = ""
             self.steering.begin()
-            self.job = Studio._latest = Job(make, self._guarded(self._follow), before=Studio._latest)
+            tell, steer = self._guarded(self._follow), self._guarded(self._steer)
+            self.job = Studio._latest = Job(make, tell, Studio._latest, steer)
             self._enable()
 
     def _start(self) -> None:
@@ -142,10 +144,8 @@ class Studio(widgets.VBox):
         return self.job is not None and self.job.alive and not self.job.stopping
 
     def _follow(self, job: Job) -> None:
-        """Show the newest of a run, and tell it what the controls say; in the thread of the job."""
+        """Show the newest of a run; in the thread of the job."""
         run, points, newest = job.film
-        if job is self.job and job.alive and run:
-            self.steering.follow(run)
         with self._lock:
             if job is self.job:  # else another has taken its place
                 if run and points:
@@ -156,6 +156,11 @@ class Studio(widgets.VBox):
                 self._enable()
         if not job.alive:
             self.gallery.refresh()
+
+    def _steer(self, run: Run) -> None:
+        """Tell a run what the controls say; in the thread of its job."""
+        if self.job and run is self.job.run:
+            self.steering.follow(run)
 
     def _button(self, name: str, action: Callable[[], None], icon: str, **look: Any) -> widgets.Button:
         button = widgets.Button(description=name, icon=icon, **look)
@@ -196,3 +201,11 @@ class Studio(widgets.VBox):
         }
         columns = [widgets.VBox(children).add_class(f"clipgen-{name}") for name, children in parts.items()]
         return [style, widgets.Box(columns).add_class("clipgen-columns"), self.gallery]
+
+
+@atexit.register
+def _end() -> None:
+    """A thread that is still inside torch when Python ends would abort it."""
+    if Studio._latest:
+        Studio._latest.stop()
+        Studio._latest.join(10)

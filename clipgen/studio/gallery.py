@@ -52,7 +52,8 @@ class Gallery(widgets.VBox):
         step = journal.steps[-1] if journal.steps else 0
         if (folder, step) not in self._cards:
             settings = journal.settings
-            prompt = str(settings.get("prompt", ""))
+            asked = [settings, *journal.changes]
+            prompt = next((str(change["prompt"]) for change in reversed(asked) if "prompt" in change), "")
             done = step >= settings.get("steps", 0)
             picture = encode(journal.frame(step), 128) if step else b""
             names = [name for name in self._actions if not (name == "Resume" and done)]

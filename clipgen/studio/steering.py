@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from clipgen.errors import ClipgenError
 from clipgen.run import Run
 from clipgen.studio.controls import Controls
+
+QUIET = 0.15  # seconds, about what lies between two keys
 
 
 class Steering:
@@ -21,14 +24,15 @@ class Steering:
         """A run starts with what the controls say."""
         self._told: dict[str, Any] = self._controls.changeable  # what the run knows
         self._seen = self._refused = self._told  # at the last look; and what could not work
-        self._wrong = False
+        self._wrong, self._moved = False, 0.0
 
     def follow(self, run: Run) -> None:
-        """Ask the run for what has changed, if the controls were left alone since the last look."""
+        """Ask the run for what has changed, if the controls were left alone for QUIET seconds."""
         try:
             now = self._controls.changeable
-            still, self._seen = now == self._seen, now
-            if still and now not in (self._told, self._refused):
+            if now != self._seen:
+                self._seen, self._moved = now, time.monotonic()
+            if time.monotonic() - self._moved >= QUIET and now not in (self._told, self._refused):
                 self._refused = now
                 run.change(**{name: value for name, value in now.items() if value != self._told[name]})
                 self._told = now

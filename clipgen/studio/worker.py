@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from clipgen.run import Frame, Run
 
-RATE = 5  # news a second, at most
+RATE, LOOKS = 5, 4  # news a second, at most; and looks at the controls for each
 
 
 class Job:
@@ -22,15 +22,17 @@ class Job:
     ``make(like)`` returns the Run; ``like`` is the run of the job ``before``, if there was one: it is stopped, and
     its models can be shared. ``tell(job)`` is called at most RATE times a second from another thread, and once when
     all is over: whoever shows the newest state misses what lies between, so that a slow line never slows the run.
+    ``steer(run)`` is called more often, for a change to arrive soon.
     """
 
-    def __init__(self, make: Callable[[Run | None], Run], tell: Callable[[Job], None], before: Job | None = None):
+    def __init__(self, make: Callable[[Run | None], Run], tell: Callable[[Job], None], before: Job | None = None,
+                 steer: Callable[[Run], None] | None = None):  # fmt: skip
         self.run: Run | None = None
         self.frame: Frame | None = None  # the newest
         self._points: list[tuple[int, float]] = []  # the step and the CLIP score of every frame
         self.error: BaseException | None = None
         self.paused = False
-        self._make, self._tell, self._before = make, tell, before
+        self._make, self._tell, self._steer, self._before = make, tell, steer, before
         self._pace: deque[float] = deque(maxlen=9)
         self._stopped = threading.Event()
         if before:
@@ -112,7 +114,12 @@ class Job:
             self.error = error
 
     def _watch(self) -> None:
+        looks = 0
         while self._worker.is_alive():
-            self._tell(self)
-            self._worker.join(1 / RATE)
+            if looks % LOOKS == 0:
+                self._tell(self)
+            if self._steer and self.run:
+                self._steer(self.run)
+            looks += 1
+            self._worker.join(1 / (RATE * LOOKS))
         self._tell(self)

@@ -4,6 +4,8 @@ import ast
 import base64
 import io
 import re
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import fields
@@ -360,3 +362,11 @@ def test_the_studio_imports_no_torch_itself():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not [name for name in names if name.partition(".")[0] == "torch"], file
+
+
+def test_python_can_end_while_a_run_goes_on(tmp_path):
+    script = "import clipgen, time; s = clipgen.Studio('a star', steps=5000); s.generate()\nwhile not s.job.frame: time.sleep(0.1)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "clipgen-runs").glob("*/settings.json")
+    assert clipgen.Run.resume(folder.parent).step > 0
