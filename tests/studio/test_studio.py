@@ -365,7 +365,13 @@ def test_the_studio_imports_no_torch_itself():
 
 
 def test_python_can_end_while_a_run_goes_on(tmp_path):
-    script = "import clipgen, time; s = clipgen.Studio('a star', steps=5000); s.generate()\nwhile not s.job.frame: time.sleep(0.1)"
+    script = """
+import time, clipgen
+studio = clipgen.Studio("a star", steps=5000)
+studio.generate()
+while not studio.job.frame:
+    time.sleep(0.1)
+"""
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "clipgen-runs").glob("*/settings.json")
