@@ -115,7 +115,7 @@ def test_a_film(front_end, request, page, notebooks, report):
     studio.wait_for_step(step + 3)
     studio.button("Stop").click()
     expect(studio.root).to_contain_text("Stopped", timeout=PATIENCE)
-    expect(studio.root.locator(".clipgen-gallery")).to_contain_text("a red heart", timeout=PATIENCE)
+    expect(studio.root.locator(".clipgen-gallery")).to_contain_text("a green tree", timeout=PATIENCE)
     assert not studio.root.locator(".clipgen-error").inner_text().strip()
     assert not [line for line in page.said if line.startswith("pageerror")]
 
