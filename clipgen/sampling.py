@@ -54,7 +54,7 @@ def dalle(
     model: str = "mini",
     image: Any = None,
     keep: str = "top",
-    temperature: float = 1.0,
+    temperature: float | None = None,
     top_k: int | None = None,
     guidance: float | None = None,
     seed: int = 0,
@@ -67,8 +67,8 @@ def dalle(
     model: ``mini`` (embedded), or DALL-E mini's published weights: ``dalle-mini``, ``dalle-mega``.
     image, keep: complete a picture, of which ``keep`` (top, bottom, left, right or a box, see ``mask``) stays. Tokens
     are drawn row by row and know only what is above and left of them, so that ``top`` works best.
-    temperature: below 1 for safer, above for wilder tokens. top_k: how many of the likeliest tokens may be drawn.
-    guidance: how much the text has to say, 1 or more (classifier-free guidance). Both default to what suits the model.
+    temperature: lower for safer, higher for wilder tokens. top_k: how many of the likeliest tokens may be drawn.
+    guidance: how much the text has to say, 1 or more (classifier-free guidance). All default to what suits the model.
     seed: same seed, same machine, same pictures. perceptor: the CLIP that ranks, by default ``mini`` for the embedded
     model and OpenAI's ViT-B/32 for the published. device: auto, cpu, cuda or mps.
     Raises ClipgenError for what cannot work. After Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation".
@@ -77,6 +77,7 @@ def dalle(
         raise ClipgenError("prompt='': say what to draw, such as 'a red car in the snow'")
     where = pick(device)
     stage, generator = _models(model, where)
+    temperature = stage.temperature if temperature is None else temperature
     top_k = stage.top_k if top_k is None else top_k
     guidance = stage.guidance if guidance is None else guidance
     limits = {"n": (n, 1, 1024), "temperature": (temperature, 0.01, 100), "top_k": (top_k, 1, 10**6),

@@ -45,7 +45,8 @@ def test_stream_is_the_whole_net_step_by_step(stage, rng):
         previous = tokens[:, place]
     net = stage.net
     with torch.no_grad():
-        features = net(net.embed(net.read(["a red car"] * 2), tokens[:, :19]))
+        text, told = (part.expand(2, -1) for part in stage.read("a red car"))
+        features = net(net.embed(text, told, tokens[:, :19]))
         whole = net.next_code(features[:, net.context - 1 :])
     torch.testing.assert_close(torch.stack(logits, 1), whole, atol=1e-3, rtol=1e-3)
 
@@ -58,18 +59,19 @@ def test_guidance_moves_away_from_no_text(stage):
 
 def test_it_listens(stage):
     """The picture's own words make its tokens likelier than another's."""
-    pictures = {text: clipgen.dalle(text, 2).tokens for text in ("a red heart", "a tree in the snow")}
+    pictures = {text: clipgen.dalle(text, 2).tokens for text in ("a red car", "a tree in the snow")}
     for text, other in zip(pictures, reversed(pictures)):
         net, image = stage.net, pictures[text].flatten(1)
+        read = [net.read([words] * 2) for words in (text, other)]
         with torch.no_grad():
-            right, wrong = (net.losses(net.read([words] * 2), image)[1] for words in (text, other))
+            right, wrong = (net.losses(tokens, stage.tower.features(tokens), image)[1] for tokens in read)
         assert right < wrong
 
 
 def test_attention_is_causal_and_sums_to_one(stage, rng):
     net = stage.net
     image = torch.randint(stage.codes, (stage.side, stage.side), generator=rng)
-    looks = net.attention("a cat", image)
+    looks = stage.attention("a cat", image)
     count = net.context + stage.side**2
     assert looks.shape == (len(net.blocks), net.heads, count, count)
     torch.testing.assert_close(looks.sum(-1), torch.ones_like(looks[..., 0]))

@@ -117,7 +117,9 @@ def combinations(unseen: bool) -> list[str]:
 
     coloured = [a(f"{c} {word}") for word in names for c in COLOURS if is_held_out(c, names[word]) == unseen]
     pairs = [f"{a(x)} and {a(y)}" for x, y in pairings(names, 2) if is_held_out(names[x], names[y]) == unseen]
-    return sorted(coloured, key=fraction)[:60] + sorted(pairs, key=fraction)[:40]
+    coloured, pairs = sorted(coloured, key=fraction), sorted(pairs, key=fraction)
+    # In turns, so that the first few are as fair a sample as all.
+    return [prompt for i in range(20) for prompt in (*coloured[3 * i : 3 * i + 3], *pairs[2 * i : 2 * i + 2])]
 
 
 SETS: dict[str, Callable[[], list[str]]] = {

@@ -38,6 +38,28 @@ def held_out(*words: str) -> bool:
     return fraction(" + ".join(sorted(words))) < 0.1
 
 
+@dataclass(frozen=True)
+class Mix:
+    """How often a scene has what, and in which ranges (sizes in shares of a side, places from -1 to 1)."""
+
+    keyword: float = 0.25  # instead of the name
+    coloured: float = 0.25
+    pair: float = 0.3
+    small: float = 0.08
+    big: float = 0.06
+    mirrored: float = 0.5  # a drawing; also the two of a pair changing places
+    size: tuple[float, float] = (0.6, 1.0)
+    wander: float = 1.0  # how much of the room around it a single object uses
+    pair_size: tuple[float, float] = (0.4, 0.55)
+    pair_offset: tuple[float, float] = (0.42, 0.52)
+    pair_jitter: float = 0.15
+
+
+# One size and one place for one object and for each of two: less to learn, and more that a caption tells apart.
+PLAIN = Mix(keyword=0.05, coloured=0.35, pair=0.4, small=0, big=0, mirrored=0, size=(0.875, 0.875), wander=0,
+            pair_size=(0.5, 0.5), pair_offset=(0.5, 0.5), pair_jitter=0)  # fmt: skip
+
+
 @dataclass
 class Batch:
     images: Tensor  # (B, 3, S, S) in [0, 1]
@@ -48,13 +70,12 @@ class Batch:
 class SceneSampler:
     """Endless captioned scenes of size (S, S) on a given set of drawings.
 
-    ``unseen=True`` draws only the held-out combinations and pairs instead of avoiding them. ``cells``: nothing is
-    mirrored, and sizes and places are multiples of two of so many cells of a side, so that a drawing always falls
-    on its tokens in the same way and there is less to learn.
+    ``unseen=True`` draws only the held-out combinations and pairs instead of avoiding them, ``None`` all of them.
     """
 
-    def __init__(self, drawings: Drawings, keep, size: int = 64, seed: int = 0, unseen: bool = False, cells: int = 0):
-        self.drawings, self.size, self.unseen, self.cells = drawings, size, unseen, cells
+    def __init__(self, drawings: Drawings, keep, size: int = 64, seed: int = 0, unseen: bool | None = False,
+                 mix: Mix = Mix()):  # fmt: skip
+        self.drawings, self.size, self.unseen, self.mix = drawings, size, unseen, mix
         self.rng = torch.Generator().manual_seed(seed)
         keep = torch.as_tensor(keep).nonzero().flatten()
         thing = torch.from_numpy(drawings.thing)[keep]
@@ -78,41 +99,45 @@ class SceneSampler:
     def _uniform(self, low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=self.rng))
 
+    def _chance(self, share: float) -> bool:
+        return self._uniform(0, 1) < share
+
     def _object(self) -> tuple[int, int, str | None, str]:
         """(thing, drawing, colour, noun phrase)"""
         thing = int(torch.multinomial(self.weights, 1, generator=self.rng))
         drawing = int(self._choice(self.by_thing[thing]))
         entry = self.drawings.things[thing]
-        colour = self._choice(list(COLOURS)) if self._uniform(0, 1) < 0.25 else None
-        if colour and held_out(colour, entry.name) != self.unseen:
+        colour = self._choice(list(COLOURS)) if self._chance(self.mix.coloured) else None
+        if colour and self._barred(colour, entry.name):
             colour = None
         name = entry.name
-        if self._uniform(0, 1) < 0.25 and entry.keywords:
+        if self._chance(self.mix.keyword) and entry.keywords:
             name = self._choice(entry.keywords)
-            if self._uniform(0, 1) < 0.3:
+            if self._chance(0.3):
                 name = f"{name} {self._choice(entry.keywords)}"
-        elif name.endswith(" face") and entry.group == "animals-nature" and self._uniform(0, 1) < 0.7:
+        elif name.endswith(" face") and entry.group == "animals-nature" and self._chance(0.7):
             name = name.removesuffix(" face")
         phrase = f"{colour} {name}" if colour else name
         style = STYLE_WORDS.get(STYLES[int(self.drawings.style[drawing])])
-        if style and self._uniform(0, 1) < 0.05:
+        if style and self._chance(0.05):
             phrase = f"{style} {phrase}"
-        if self._uniform(0, 1) < 0.6:
+        if self._chance(0.6):
             phrase = ("an " if phrase[0] in "aeiou" else "a ") + phrase
         return thing, drawing, colour, phrase
 
     def batch(self, count: int) -> Batch:
         """``count`` new scenes."""
-        canvas = torch.ones(count, 3, self.size, self.size)
+        mix, canvas = self.mix, torch.ones(count, 3, self.size, self.size)
         captions, things = [], []
         layers: list[list[tuple]] = [[], []]  # (row, drawing, colour, scale, x, y, flip)
         for row in range(count):
             first = self._object()
-            second = self._object() if self._uniform(0, 1) < 0.3 else None
-            if second and (first[0] == second[0] or self._pair_held_out(first[0], second[0]) != self.unseen):
+            second = self._object() if self._chance(mix.pair) else None
+            names = [self.drawings.things[thing[0]].name for thing in (first, second) if thing]
+            if second and (names[0] == names[1] or self._barred(*names)):
                 second = None
-            place = self._choice(list(PLACES)) if self._uniform(0, 1) < 0.35 else None
-            plain = self._choice(list(COLOURS)) if place is None and self._uniform(0, 1) < 0.3 else None
+            place = self._choice(list(PLACES)) if self._chance(0.35) else None
+            plain = self._choice(list(COLOURS)) if place is None and self._chance(0.3) else None
             if place:
                 canvas[row] = self._choice(self.backgrounds[place])
             elif plain:
@@ -121,46 +146,43 @@ class SceneSampler:
             if second:
                 kind = self._choice(list(RELATIONS))
                 caption = self._choice(RELATIONS[kind]).format(a=first[3], b=second[3])
-                offset = self._uniform(0.42, 0.52)
-                jitter = self._uniform(-0.15, 0.15)
-                sizes = [self._uniform(0.4, 0.55), self._uniform(0.4, 0.55)]
+                offset = self._uniform(*mix.pair_offset)
+                jitter = self._uniform(-mix.pair_jitter, mix.pair_jitter)
+                sizes = [self._uniform(*mix.pair_size), self._uniform(*mix.pair_size)]
                 spots = (
                     [(-offset, jitter), (offset, -jitter)]
                     if kind == "beside"
                     else [(jitter, -offset), (-jitter, offset)]
                 )
-                if kind == "beside" and self._uniform(0, 1) < 0.5:
+                if kind == "beside" and self._chance(mix.mirrored):
                     spots.reverse()
             else:
-                caption, size = first[3], self._uniform(0.6, 1.0)
-                if (draw := self._uniform(0, 1)) < 0.08:
-                    caption, size = (
-                        f"a small {caption.removeprefix('a ').removeprefix('an ')}",
-                        self._uniform(0.28, 0.42),
-                    )
-                elif draw < 0.14:
-                    caption, size = f"a big {caption.removeprefix('a ').removeprefix('an ')}", self._uniform(0.95, 1.15)
-                room = max(0.0, 1 - size)
+                caption, size = first[3], self._uniform(*mix.size)
+                bare = caption.removeprefix("a ").removeprefix("an ")
+                if (draw := self._uniform(0, 1)) < mix.small:
+                    caption, size = f"a small {bare}", self._uniform(0.28, 0.42)
+                elif draw < mix.small + mix.big:
+                    caption, size = f"a big {bare}", self._uniform(0.95, 1.15)
+                room = mix.wander * max(0.0, 1 - size)
                 sizes, spots = [size], [(self._uniform(-room, room), self._uniform(-room, room))]
-            if place and self._uniform(0, 1) < 0.9:
+            if place and self._chance(0.9):
                 caption = f"{caption} {self._choice(PLACES[place])}"
-            elif plain and self._uniform(0, 1) < 0.6:
+            elif plain and self._chance(0.6):
                 caption = f"{caption} on a {plain} background"
             captions.append(caption)
             things.append((first[0], (second or first)[0]))
             for layer, thing, size, spot in zip(layers, filter(None, (first, second)), sizes, spots):
-                flip = self.drawings.things[thing[0]].group in _FLIPPED_GROUPS and self._uniform(0, 1) < 0.5
+                flip = self.drawings.things[thing[0]].group in _FLIPPED_GROUPS and self._chance(mix.mirrored)
                 layer.append((row, thing[1], thing[2], size, *spot, flip))
         for layer in filter(None, layers):
             canvas = self._paint(canvas, layer)
         return Batch(canvas, captions, torch.tensor(things))
 
-    def _pair_held_out(self, a: int, b: int) -> bool:
-        return held_out(self.drawings.things[a].name, self.drawings.things[b].name)
+    def _barred(self, *words: str) -> bool:
+        """Whether a combination is not to be drawn."""
+        return self.unseen is not None and held_out(*words) != self.unseen
 
     def _paint(self, canvas: Tensor, layer: list[tuple]) -> Tensor:
-        if half := self.cells // 2:
-            layer = [(*entry[:3], *(round(value * half) / half for value in entry[3:6]), False) for entry in layer]
         rows, drawing, colours, scale, x, y, flip = zip(*layer)
         small = torch.tensor(scale) < 0.6
         index = torch.tensor(drawing)

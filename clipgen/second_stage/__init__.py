@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from clipgen import weights
+from clipgen import perceptors, weights
 from clipgen.device import dtype
 from clipgen.errors import ClipgenError
 from clipgen.second_stage.dalle_mini import MODELS, DalleMini
@@ -31,7 +31,8 @@ class SecondStage(Protocol):
     codes: int
     generator: str  # whose tokens they are
     perceptor: str  # the CLIP that ranks what it draws, if no other is asked for
-    guidance: float  # what suits it, and of how many of the likeliest tokens one should be drawn
+    temperature: float  # this, the guidance and the number of likeliest tokens to draw from that suit it
+    guidance: float
     top_k: int
 
     def start(self, text: str, count: int, guidance: float) -> Stream:
@@ -43,11 +44,12 @@ class Mini:
     """The embedded transformer: 256 tokens of the mini dVAE, emoji art in Noto's style and plain scenes."""
 
     name, generator, perceptor = "mini", "mini-dvae", "mini"
-    guidance, top_k = 3.0, 128
+    temperature, guidance, top_k = 0.7, 1.5, 128
 
     def __init__(self, device: torch.device | str = "cpu"):
         tensors, config = weights.read(weights.EMBEDDED / "prior.safetensors")
-        words = weights.read(weights.EMBEDDED / "clip.safetensors")[0]["text.tokens.weight"]
+        self.tower = perceptors.Mini(device).net.text
+        words = self.tower.tokens.weight.detach()
         with torch.device("meta"):
             net = Prior(words, **config)
         net.words = words
@@ -55,26 +57,38 @@ class Mini:
         self.net = net.to(device, dtype(torch.device(device))).eval().requires_grad_(False)
         self.side, self.codes = net.side, net.codes
 
+    @torch.no_grad()
+    def read(self, text: str) -> tuple[Tensor, Tensor]:
+        """A text's tokens (1, context), and what the net is told of its meaning (1, width)."""
+        tokens = self.net.read([text]).to(self.net.words.device)
+        return tokens, self.net.understand(self.tower.features(tokens).to(self.net.words.dtype))
+
     def start(self, text: str, count: int, guidance: float) -> Stream:
-        return _MiniStream(self.net, text, count, guidance)
+        return _MiniStream(self, text, count, guidance)
+
+    @torch.no_grad()
+    def attention(self, text: str, image: Tensor) -> Tensor:
+        """What every position of a picture (side, side) looks at: (layers, heads, positions, positions)."""
+        looks: list[Tensor] = []
+        self.net(self.net.embed(*self.read(text), image.reshape(1, -1).to(self.net.words.device)), looks=looks)
+        return torch.stack(looks).float()
 
 
 class _MiniStream:
-    def __init__(self, net: Prior, text: str, count: int, guidance: float):
-        self.net, self.guidance = net, guidance
-        self.device = net.words.device
-        said = net.read([text] * count).to(self.device)
-        rows = said if guidance == 1 else torch.cat([said, torch.full_like(said, -1)])
-        start = net.embed(rows, rows[:, :0])
-        self.memories = net.memories(len(rows), start)
-        self.features = net(start, self.memories)
-        self.place = 0
+    def __init__(self, stage: Mini, text: str, count: int, guidance: float):
+        self.net, self.guidance = stage.net, guidance
+        texts = [text] * count if guidance == 1 else [text] * count + [""] * count
+        tokens, told = (torch.cat(parts) for parts in zip(*map(stage.read, texts)))
+        start = self.net.embed(tokens, told, tokens[:, :0])
+        self.memories = self.net.memories(len(texts), start)
+        self.features = self.net(start, self.memories)
+        self.told, self.place = told[:, None], 0
 
     @torch.no_grad()
     def __call__(self, previous: Tensor | None) -> Tensor:
         if previous is not None:
             both = previous if self.guidance == 1 else previous.repeat(2)
-            self.features = self.net(self.net.embed_codes(both[:, None], self.place), self.memories)
+            self.features = self.net(self.net.embed_codes(self.told, both[:, None], self.place), self.memories)
             self.place += 1
         logits = self.net.next_code(self.features[:, -1]).float()
         if self.guidance == 1:

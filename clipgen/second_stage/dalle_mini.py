@@ -213,7 +213,7 @@ class DalleMini:
     """
 
     generator, perceptor, side, codes = "dalle_mini_f16_16384", "ViT-B-32/openai", SIDE, CODES
-    guidance, top_k = 10.0, 256  # Dayma's and min-dalle's
+    temperature, guidance, top_k = 1.0, 10.0, 256  # Dayma's and min-dalle's
 
     def __init__(self, name: str = "dalle-mini", device: torch.device | str = "cpu"):
         self.name, entry = name, MODELS[name]

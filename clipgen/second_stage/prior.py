@@ -30,20 +30,24 @@ class Memory:
 
 
 class Block(nn.Module):
-    """Causal self-attention, then two dense layers, each on a normed copy and added."""
+    """Causal self-attention, then two dense layers, each on a normed copy and added.
+
+    Queries and keys are normed (Henry et al. 2020), and the activation is a squared ReLU (So et al. 2021).
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, Tensor]:
         """(B, n, width) to the same and the attention (B * heads, n, positions so far)."""
         batch, count, width = x.shape
         split = self.qkv(self.norm1(x)).view(batch, count, 3, self.heads, -1)
         queries, keys, values = split.permute(2, 0, 3, 1, 4).flatten(1, 2)
+        queries, keys = (F.rms_norm(some, some.shape[-1:]).to(x.dtype) for some in (queries, keys))
         if memory:
             keys, values = memory.add(keys, values)
         # Plain products: on a CPU in bf16 they train twice as fast as the fused kernel.
@@ -53,20 +57,22 @@ class Block(nn.Module):
         attention = scores.softmax(-1)
         mixed = (attention @ values).view(batch, self.heads, count, -1).transpose(1, 2)
         x = x + self.out(mixed.reshape(batch, count, width))
-        return x + self.mlp(self.norm2(x)), attention
+        return x + self.narrow(F.relu(self.widen(self.norm2(x))).square()), attention
 
 
 class Prior(nn.Module):
     """The distribution of a picture's tokens given a text's.
 
     ``words``: (vocabulary, e) embeddings of the text tokens, which stay as they are: mini CLIP's, so that words that
-    mean the same are alike from the start. They are not part of the weights.
+    mean the same are alike from the start. They are not part of the weights. The paper's transformer has the words
+    alone; this one is also told, at every image token, what mini CLIP's text tower makes of them: a ``meaning`` of
+    ``understood`` numbers, all 0 for no text. It listens to that long before it has learned to read.
     """
 
     words: Tensor
 
-    def __init__(self, words: Tensor, width: int = 256, layers: int = 6, heads: int = 8, side: int = 16,
-                 codes: int = 1024, context: int = 20):  # fmt: skip
+    def __init__(self, words: Tensor, width: int = 256, layers: int = 6, heads: int = 4, side: int = 16,
+                 codes: int = 1024, context: int = 20, understood: int = 192):  # fmt: skip
         super().__init__()
         self.side, self.codes, self.context = side, codes, context
         self.width, self.heads = width, heads
@@ -74,13 +80,14 @@ class Prior(nn.Module):
         self.widen = nn.Linear(words.shape[1], width)
         self.padding = nn.Parameter(0.02 * torch.randn(context, width))  # learned for every position, as in the paper
         self.positions = nn.Parameter(0.02 * torch.randn(context, width))
+        self.understand = nn.Sequential(nn.Linear(understood, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.tokens = nn.Embedding(codes, width)
         self.rows, self.columns = (nn.Parameter(0.02 * torch.randn(side, width)) for _ in range(2))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.next_word, self.next_code = nn.Linear(width, words.shape[1]), nn.Linear(width, codes)
         for name, weight in self.named_parameters():
-            if name.endswith(("out.weight", "mlp.2.weight")):
+            if name.endswith(("out.weight", "narrow.weight")):
                 nn.init.normal_(weight, std=0.02 / (2 * layers) ** 0.5)
         nn.init.normal_(self.tokens.weight, std=0.5)
 
@@ -92,15 +99,17 @@ class Prior(nn.Module):
             row[: len(tokens)] = tokens
         return rows
 
-    def embed(self, text: Tensor, image: Tensor) -> Tensor:
-        """Text tokens (B, context) and the first n image tokens (B, n) to (B, context + n, width)."""
+    def embed(self, text: Tensor, told: Tensor, image: Tensor) -> Tensor:
+        """Text tokens (B, context), what is told of the text's meaning (B, width), and the first n image tokens (B, n)
+        to (B, context + n, width). The last text position is told too: it predicts the first image token."""
         words = torch.where((text >= 0)[..., None], self.widen(self.words[text.clamp(min=0)]), self.padding)
-        return torch.cat([words + self.positions, self.embed_codes(image, 0)], 1)
+        words, told = words + self.positions, told[:, None]
+        return torch.cat([words[:, :-1], words[:, -1:] + told, self.embed_codes(told, image, 0)], 1)
 
-    def embed_codes(self, image: Tensor, first: int) -> Tensor:
+    def embed_codes(self, told: Tensor, image: Tensor, first: int) -> Tensor:
         """Image tokens (B, n) from the position ``first`` on, to (B, n, width)."""
         places = (self.rows[:, None] + self.columns).flatten(0, 1)
-        return self.tokens(image) + places[first : first + image.shape[1]]
+        return self.tokens(image) + places[first : first + image.shape[1]] + told
 
     def forward(self, x: Tensor, memories: list[Memory] | None = None, looks: list[Tensor] | None = None) -> Tensor:
         """Embedded positions (B, n, width) to their features; ``looks`` collects the attention of every layer."""
@@ -110,13 +119,13 @@ class Prior(nn.Module):
                 looks.append(attention)
         return self.norm(x)
 
-    def losses(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(self, text: Tensor, meaning: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy (nats a token) of the text and of the image, each token given all before it."""
-        x = self.embed(text, image[:, :-1])
+        x = self.embed(text, self.understand(meaning), image[:, :-1])
         features = self(x.bfloat16() if torch.is_autocast_enabled(x.device.type) else x)
         codes = self.next_code(features[:, self.context - 1 :]).float()
         # A few rows are enough for the words: their softmax is over the whole vocabulary of CLIP.
-        some = max(1, len(text) // 32)
+        some = max(1, len(text) // 8)
         words = (self.next_word(features[:some, : self.context - 1]) @ self.words.T.to(features.dtype)).float()
         return (
             F.cross_entropy(words.flatten(0, 1), text[:some, 1:].flatten(), ignore_index=-1),
@@ -127,10 +136,3 @@ class Prior(nn.Module):
         """Empty ones for every layer."""
         shape = batch * self.heads, self.context + self.side**2, self.width // self.heads
         return [Memory(shape, like) for _ in self.blocks]
-
-    def attention(self, text: str, image: Tensor) -> Tensor:
-        """What every position of a picture (side, side) looks at: (layers, heads, positions, positions)."""
-        looks: list[Tensor] = []
-        with torch.no_grad():
-            self(self.embed(self.read([text]).to(image.device), image.reshape(1, -1)), looks=looks)
-        return torch.stack(looks).float()
