@@ -577,8 +577,8 @@ def train_prior(cache: Path, out: Path, minutes: float, batch: int = 64, caption
     with torch.no_grad():
         meaning = torch.cat([clip.text.features(some) for some in text.split(512)])
     # Muon (Jordan et al. 2024) is for the matrices between features only.
-    hidden = [p for n, p in model.named_parameters() if p.dim() == 2 and n.startswith(("blocks", "understand"))]
-    others = [p for p in model.parameters() if all(p is not h for h in hidden)]
+    inner = {n for n, p in model.named_parameters() if p.dim() == 2 and n.startswith(("blocks", "understand"))}
+    hidden, others = ([p for n, p in model.named_parameters() if (n in inner) is yes] for yes in (True, False))
     optimisers = (
         torch.optim.Muon(hidden, weight_decay=0.03, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, betas=(0.9, 0.96), weight_decay=0.0, fused=True),

@@ -77,10 +77,10 @@ class Mini:
 class _MiniStream:
     def __init__(self, stage: Mini, text: str, count: int, guidance: float):
         self.net, self.guidance = stage.net, guidance
-        texts = [text] * count if guidance == 1 else [text] * count + [""] * count
-        tokens, told = (torch.cat(parts) for parts in zip(*map(stage.read, texts)))
+        texts = [text] if guidance == 1 else [text, ""]
+        tokens, told = (torch.cat(parts).repeat_interleave(count, 0) for parts in zip(*map(stage.read, texts)))
         start = self.net.embed(tokens, told, tokens[:, :0])
-        self.memories = self.net.memories(len(texts), start)
+        self.memories = self.net.memories(len(tokens), start)
         self.features = self.net(start, self.memories)
         self.told, self.place = told[:, None], 0
 
