@@ -5,38 +5,38 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "ClipgenError": "clipgen.errors",
-    "Frame": "clipgen.run",
-    "Run": "clipgen.run",
-    "Settings": "clipgen.settings",
+    "Frame": "clipgen.runs.run",
+    "Run": "clipgen.runs.run",
+    "Settings": "clipgen.runs.settings",
     "Studio": "clipgen.studio",
-    "batch": "clipgen.films",
-    "best": "clipgen.films",
-    "contact_sheet": "clipgen.export",
-    "dalle": "clipgen.sampling",
-    "finish": "clipgen.run",
-    "generate": "clipgen.run",
-    "load_generator": "clipgen.generators",
-    "load_perceptor": "clipgen.perceptors",
-    "rank": "clipgen.perceptors",
-    "restyle": "clipgen.films",
-    "stream": "clipgen.run",
-    "strip": "clipgen.export",
+    "batch": "clipgen.runs.films",
+    "best": "clipgen.runs.films",
+    "contact_sheet": "clipgen.images.sheets",
+    "dalle": "clipgen.models.priors.sampling",
+    "finish": "clipgen.runs.run",
+    "generate": "clipgen.runs.run",
+    "load_generator": "clipgen.models.parameterisations.catalogue",
+    "load_perceptor": "clipgen.models.perceptors.catalogue",
+    "rank": "clipgen.models.perceptors.catalogue",
+    "restyle": "clipgen.runs.films",
+    "stream": "clipgen.runs.run",
+    "strip": "clipgen.images.sheets",
 }
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
     from clipgen.errors import ClipgenError
-    from clipgen.export import contact_sheet, strip
-    from clipgen.films import batch, best, restyle
-    from clipgen.generators import load_generator
-    from clipgen.perceptors import load_perceptor, rank
-    from clipgen.run import Frame, Run, finish, generate, stream
-    from clipgen.sampling import dalle
-    from clipgen.settings import Settings
+    from clipgen.images.sheets import contact_sheet, strip
+    from clipgen.models.parameterisations.catalogue import load_generator
+    from clipgen.models.perceptors.catalogue import load_perceptor, rank
+    from clipgen.models.priors.sampling import dalle
+    from clipgen.runs.films import batch, best, restyle
+    from clipgen.runs.run import Frame, Run, finish, generate, stream
+    from clipgen.runs.settings import Settings
     from clipgen.studio import Studio
 
 

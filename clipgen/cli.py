@@ -11,15 +11,17 @@ from pathlib import Path
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.export import check_suffix, export
-from clipgen.prompts import slug
+from clipgen.export.film import check_suffix, export
+from clipgen.registry import WRITERS
+from clipgen.runs.prompts import slug
 
 COMMANDS = {
     "resume": "go on with an interrupted run: clipgen resume FOLDER",
     "replay": "make a run again: clipgen replay FOLDER, or a PNG, GIF or WebP that clipgen wrote",
     "export": "write a run as a film or picture: clipgen export FOLDER out.gif",
-    "dalle": "draw with a transformer instead: clipgen dalle \"a red car in the snow\" -n 9 -o car.png",
+    "dalle": 'draw with a transformer instead: clipgen dalle "a red car in the snow" -n 9 -o car.png',
     "models": "the table of generators and perceptors",
+    "cache": "what downloads take up; clipgen cache --prune deletes what is not needed any more",
 }
 
 
@@ -35,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     """The options are the fields of Settings, under the same names."""
     from dataclasses import MISSING, fields
 
-    from clipgen.settings import Settings
+    from clipgen.runs.settings import Settings
 
     command = argparse.ArgumentParser(
         "clipgen",
@@ -49,16 +51,15 @@ def parser() -> argparse.ArgumentParser:
         if knob.default is MISSING:
             continue
         kind = _size if knob.name == "size" else type(knob.default)
-        shown = "" if knob.default in (None, "") else f" (default: {knob.default})"
-        command.add_argument(f"--{knob.name}", type=kind, help=knob.metadata["help"].replace("%", "%%") + shown,
-                             metavar=knob.name.upper())  # fmt: skip
+        text = knob.metadata["help"] + ("" if knob.default in (None, "") else f" (default: {knob.default})")
+        command.add_argument(f"--{knob.name}", type=kind, help=text.replace("%", "%%"), metavar=knob.name.upper())
     command.add_argument(
         "--batch", type=int, metavar="N", help="so many pictures with seeds from --seed on; best first"
     )
     command.add_argument("--film", type=Path, metavar="FILE", help="redraw every frame of a video, GIF or WebP")
     command.add_argument("--carry", type=float, help="with --film: share of the last frame in the next (default: 0.5)")
-    command.add_argument("-o", "--output", action="append", type=Path, metavar="FILE",
-                         help=".png .gif .webp .mp4; repeatable (default: <prompt>.png and .gif, here)")  # fmt: skip
+    files = f"{' '.join(WRITERS)}; repeatable (default: <prompt>.png and .gif, here)"
+    command.add_argument("-o", "--output", action="append", type=Path, metavar="FILE", help=files)
     command.add_argument("--folder", help="where run folders are made (default: clipgen-runs)")
     command.add_argument("--quiet", action="store_true", default=False, help="no progress bar")
     return command
@@ -68,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 something to mend, 130 interrupted (what was made is kept)."""
     words = sys.argv[1:] if argv is None else argv
     try:
+        if words[:1] == ["cache"]:
+            return _cache(words[1:])
         if words and words[0] in COMMANDS and (len(words) > 1) == (words[0] != "models"):
             return _dalle(words[1:]) if words[0] == "dalle" else _command(words[0], words[1:])
         options, unknown = parser().parse_known_args(words)
@@ -98,7 +101,7 @@ def _command(name: str, words: list[str]) -> int:
     command = argparse.ArgumentParser(f"clipgen {name}", description=COMMANDS[name])
     also = ", or a file that clipgen wrote" if name == "replay" else ""
     command.add_argument("source", type=Path, help="a run folder" + also)
-    command.add_argument("output", nargs="+" if name == "export" else "*", type=Path, help=".png .gif .webp .mp4")
+    command.add_argument("output", nargs="+" if name == "export" else "*", type=Path, help=" ".join(WRITERS))
     if name == "export":
         command.add_argument("--fps", type=float, default=15, help="frames a second (default: 15)")
         command.add_argument("--hold", type=float, default=2, help="seconds on the last frame (default: 2)")
@@ -110,14 +113,14 @@ def _command(name: str, words: list[str]) -> int:
     options = vars(command.parse_args(words))
     source, output = options.pop("source"), options.pop("output")
     _check(output)
-    from clipgen.run import Run, finish
+    from clipgen.runs.run import Run, finish
 
     if name == "export":
-        from clipgen.journal import Journal
+        from clipgen.runs.journal import Journal
 
         journal = Journal.open(source)
         for file in output:
-            print(export(journal.frames(), file, journal.history, **options))
+            print(export(journal.frames(), file, journal.history, scores=journal.scores, **options))
         return 0
     run = Run.resume(source) if name == "resume" else Run.replay(source, folder=options["folder"])
     return _show(finish(run, not options["quiet"]), output or _default(run.settings.prompt))
@@ -125,8 +128,8 @@ def _command(name: str, words: list[str]) -> int:
 
 def _dalle(words: list[str]) -> int:
     """The options are the arguments of ``clipgen.dalle``."""
-    command = argparse.ArgumentParser("clipgen dalle", description=COMMANDS["dalle"],
-                                      argument_default=argparse.SUPPRESS)  # fmt: skip
+    about = COMMANDS["dalle"]
+    command = argparse.ArgumentParser("clipgen dalle", description=about, argument_default=argparse.SUPPRESS)
     command.add_argument("prompt", help='what to draw: "a red car in the snow"')
     command.add_argument("-n", type=int, help="pictures (default: 16)")
     command.add_argument("--model", help="mini (embedded; default), dalle-mini or dalle-mega")
@@ -138,8 +141,8 @@ def _dalle(words: list[str]) -> int:
     command.add_argument("--seed", type=int, help="same seed, same machine: same pictures (default: 0)")
     command.add_argument("--perceptor", help="the CLIP that ranks the pictures")
     command.add_argument("--device", help="auto, cpu, cuda or mps")
-    command.add_argument("-o", "--output", type=Path, metavar="FILE",
-                         help="contact sheet; .gif .webp .mp4: as it is drawn (default: <prompt>.png)")  # fmt: skip
+    files = "contact sheet; .gif .webp .mp4 .html: as it is drawn (default: <prompt>.png)"
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=files)
     command.add_argument("--quiet", action="store_true", default=False, help="no progress bar")
     options = vars(command.parse_args(words))
     quiet, prompt = options.pop("quiet"), options.pop("prompt")
@@ -155,6 +158,23 @@ def _dalle(words: list[str]) -> int:
     export(sheets, file)
     show(file)
     print(f"{file} (done): {len(drawings)} pictures, CLIP scores {drawings.scores[0]:.3f} to {drawings.scores[-1]:.3f}")
+    return 0
+
+
+def _cache(words: list[str]) -> int:
+    """List what lies in the cache folder; with --prune, delete what is not needed any more."""
+    from clipgen.storage import cache
+
+    command = argparse.ArgumentParser("clipgen cache", description=COMMANDS["cache"])
+    command.add_argument("--prune", action="store_true", help="delete what is marked with *")
+    asked, found = command.parse_args(words).prune, cache.items()
+    for item in found:
+        print(f"{item.megabytes:10.1f} MB {'*' if item.spare else ' '} {item.file}  ({item.kind})")
+    spare = [item for item in found if item.spare]
+    total, less = (sum(item.megabytes for item in some) for some in (found, spare))
+    print(f"{total:10.1f} MB in all; {less:.1f} MB of it (*) are not needed any more" + (";" if asked else ": --prune"))
+    if asked and spare and (not sys.stdin.isatty() or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
+        print(f"deleted: {len(cache.prune())} files")
     return 0
 
 
@@ -179,7 +199,7 @@ def _draw(options: dict) -> int:
     if "film" in options:
         journal = clipgen.restyle(options.pop("film"), prompt, progress=not quiet, **options)
         for file in files:
-            export(journal.frames(), file, journal.settings)
+            export(journal.frames(), file, journal.settings, scores=journal.scores)
         print(f"{' and '.join(map(str, files))} (done); the run is kept in {journal.folder}")
         return 0
     if count < 1:
@@ -210,28 +230,29 @@ def models() -> str:
     """The generators and perceptors that are known by name, as a table."""
     import open_clip
 
-    from clipgen import downloads
-    from clipgen.generators import REGISTRY
-    from clipgen.perceptors import openclip
+    from clipgen.models.parameterisations.catalogue import GENERATORS
+    from clipgen.models.perceptors.openclip import remote
+    from clipgen.storage.remote import Remote, cached
 
-    def here(files: tuple[downloads.Remote, ...]) -> str:
-        return "cached" if all(map(downloads.cached, files)) else "-"
+    def here(files: tuple[Remote, ...]) -> str:
+        return "cached" if all(map(cached, files)) else "-"
 
-    row = "{:42}{:>9}{:>8}{:>10}  {:15}{}".format
-    lines = [row("generator", "size", "factor", "codebook", "licence", "here")]
-    for name, entry in REGISTRY.items():
+    row = "{:42}{:>9}{:>8}{:>10}  {:15}{:10}{}".format
+    lines = [row("generator", "size", "stride", "codebook", "licence", "here", "settings that suit it")]
+    for name, entry in GENERATORS.items():
         size = f"{entry.megabytes:.0f} MB" if entry.files else "-"
-        state = here(entry.files) if entry.files else "embedded"
-        lines.append(row(name, size, f"f{entry.factor}", entry.codes, entry.licence, state))
-    lines += ["", row("perceptor", "pixels", "", "", "licence", "here")]
-    lines.append(row("mini", "64", "", "", "see model card", "embedded"))
+        state = here(entry.files) if entry.files else "embedded" if entry.codes else "no weights"
+        suits = " ".join(f"{setting}={value}" for setting, value in entry.defaults.items())
+        lines.append(row(name, size, f"f{entry.stride}", entry.codes or "-", entry.licence, state, suits).rstrip())
+    lines += ["", row("perceptor", "pixels", "", "", "licence", "here", "").rstrip()]
+    lines.append(row("mini", "64", "", "", "see model card", "embedded", "").rstrip())
     for architecture, tag in open_clip.list_pretrained():
         config = open_clip.get_model_config(architecture) or {}
         pixels = config.get("vision_cfg", {}).get("image_size", "")
         pixels = "x".join(map(str, pixels)) if isinstance(pixels, (list, tuple)) else pixels
         licence = "MIT" if tag == "openai" else "see hub page"
-        state = here((openclip.remote(architecture, tag),))
-        lines.append(row(f"{architecture}/{tag}", pixels, "", "", licence, state))
+        state = here((remote(architecture, tag),))
+        lines.append(row(f"{architecture}/{tag}", pixels, "", "", licence, state, "").rstrip())
     return "\n".join(lines)
 
 

@@ -65,7 +65,7 @@ def test_an_unwritable_folder(tmp_path):
 def test_help_lists_every_knob(tmp_path):
     from dataclasses import fields
 
-    from clipgen.run import Settings
+    from clipgen.runs.settings import Settings
 
     text = clipgen("--help", cwd=tmp_path).stdout
     assert all(f"--{knob.name}" in text for knob in fields(Settings) if knob.name != "prompt")

@@ -10,22 +10,27 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen import weights as files
-from clipgen.generators import load_generator
+from clipgen.mini import WEIGHTS
 from clipgen.mini.scenes import COLOURS, PLACES, background, paint, tint
-from clipgen.perceptors import Perceptor
-from clipgen.prompts import Prompt
+from clipgen.models.parameterisations.catalogue import load_generator
+from clipgen.models.parameterisations.protocol import Discrete
+from clipgen.models.perceptors.protocol import Perceptor
+from clipgen.optvis.objectives import Goal
+from clipgen.optvis.prompt import Prompt
+from clipgen.optvis.starts import Scene, Start
+from clipgen.storage import weights
 
 _MASK = 32  # side of a drawing's outline
 
 
 @dataclass(frozen=True)
-class Memory:
+class Library:
     """``tokens`` (N, 16, 16) and ``masks`` (N, 1, 32, 32) of drawings, ``thing`` (N,) into ``names``."""
 
     tokens: Tensor
@@ -35,18 +40,32 @@ class Memory:
 
 
 @cache
-def memory() -> Memory:
+def library() -> Library:
     """The drawings that ship with the package."""
-    tensors, config = files.read(files.EMBEDDED / "memory.safetensors")
+    tensors, config = weights.read(WEIGHTS / "memory.safetensors")
     bits = tensors["masks"][..., None].bitwise_right_shift(torch.arange(8, dtype=torch.uint8)) & 1
     masks = bits.reshape(-1, 1, _MASK, _MASK).float()
-    return Memory(tensors["tokens"].long(), masks, tensors["thing"].long(), tuple(config["names"]))
+    return Library(tensors["tokens"].long(), masks, tensors["thing"].long(), tuple(config["names"]))
 
 
 def pack_mask(alpha: Tensor) -> Tensor:
     """(N, 1, H, W) opacity in [0, 1] to (N, 128) uint8 outlines, a bit a cell."""
     bits = (F.adaptive_avg_pool2d(alpha, _MASK) > 0.5).reshape(len(alpha), -1, 8).to(torch.uint8)
     return (bits << torch.arange(8, dtype=torch.uint8)).sum(-1).to(torch.uint8)
+
+
+class Collage(Start):
+    """From random codes towards a collage of the prompt's things.
+
+    It is held firmly, twelve times as much as a photograph would be: left to itself, a CLIP as small as the embedded
+    one is soon fooled.
+    """
+
+    def goals(self, scene: Scene) -> list[Goal]:
+        def imagine(prompts: list[Prompt], size: tuple[int, int]) -> Tensor:
+            return collage(scene.perceptor, prompts, size).to(scene.param.device)
+
+        return scene.goals(imagine, strength=12.0)
 
 
 @dataclass(frozen=True)
@@ -78,10 +97,10 @@ def collage(perceptor: Perceptor, prompts: list[Prompt], size: tuple[int, int]) 
     targets = perceptor.embed_text([p.text for p in prompts])
     strength = torch.tensor([p.weight for p in prompts], device=targets.device)
     parts = perceptor.embed_text([part for p in wanted for part in phrases(p.text)])
-    names = perceptor.embed_text([name.removesuffix(" face") for name in memory().names])
+    names = perceptor.embed_text([name.removesuffix(" face") for name in library().names])
     likeness = (names @ parts.T).amax(1).cpu()
     known = likeness.topk(min(16, len(likeness))).indices.tolist()
-    drawings = [i for thing in known for i in (memory().thing == thing).nonzero().flatten().tolist()]
+    drawings = [i for thing in known for i in (library().thing == thing).nonzero().flatten().tolist()]
     fields = {p: background(p, perceptor.size, torch.Generator().manual_seed(0)) for p in PLACES}
     sprites = dict(zip(drawings, _sprites(drawings), strict=True))
 
@@ -90,7 +109,7 @@ def collage(perceptor: Perceptor, prompts: list[Prompt], size: tuple[int, int]) 
         seen = torch.cat([perceptor.encode_image(p.to(targets.device)) for p in pictures.split(64)])
         looks = seen @ targets.T @ strength / strength.abs().sum()
         # A drawing's name says what it shows more surely than its looks say to a small CLIP.
-        named = torch.stack([likeness[memory().thing[list(x.drawings)]].mean() for x in layouts])
+        named = torch.stack([likeness[library().thing[list(x.drawings)]].mean() for x in layouts])
         return sorted(zip((looks.cpu() + named).tolist(), layouts, strict=True), key=lambda s: -s[0])
 
     with torch.no_grad():
@@ -112,15 +131,16 @@ def _one_each(drawings: list[int], count: int) -> list[int]:
     """The first drawing of each of the first ``count`` things."""
     firsts: dict[int, int] = {}
     for drawing in drawings:
-        firsts.setdefault(int(memory().thing[drawing]), drawing)
+        firsts.setdefault(int(library().thing[drawing]), drawing)
     return list(firsts.values())[:count]
 
 
 @torch.no_grad()
 def _sprites(drawings: list[int]) -> Tensor:
     """(N, 4, 128, 128) RGBA of remembered drawings."""
-    pictures = load_generator("mini-vqgan").decode(memory().tokens[drawings])
-    masks = F.interpolate(memory().masks[drawings], pictures.shape[-2:], mode="bilinear")
+    generator = cast(Discrete, load_generator("mini-vqgan"))
+    pictures = generator.image(generator.place(library().tokens[drawings]))
+    masks = F.interpolate(library().masks[drawings], pictures.shape[-2:], mode="bilinear")
     return torch.cat([pictures, ((masks - 0.3) / 0.4).clamp(0, 1)], 1)
 
 

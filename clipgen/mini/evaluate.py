@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations as pairings
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,36 +28,41 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import clipgen
-from clipgen import weights
-from clipgen.images import to_tensor
-from clipgen.mini.collage import memory
-from clipgen.mini.data import fraction
+from clipgen.images.reading import to_tensor
+from clipgen.mini import WEIGHTS
+from clipgen.mini.collage import library
 from clipgen.mini.judge import Judge
-from clipgen.mini.scenes import COLOURS
+from clipgen.mini.scenes import COLOURS, fraction
 from clipgen.mini.scenes import held_out as is_held_out
+from clipgen.models.parameterisations.protocol import Discrete
+from clipgen.storage import weights
 
-README = [
-    "a red apple", "a cat", "pizza", "a blue car", "a sunflower", "a snowman", "the sun over the sea",
-    "a rocket in the night sky", "an octopus", "a castle", "a puppy", "a red apple and a banana",
-]  # fmt: skip
-PROMPTS = [
-    *README, "a dog", "a horse", "a lion", "an elephant", "a penguin", "a frog", "a butterfly", "a bee", "a whale",
-    "a shark", "a crab", "a snail", "a turtle", "a dragon", "a unicorn", "an owl", "a duck", "a rabbit", "a bear",
-    "a panda", "a pig", "a cow", "a mouse", "a monkey", "a rose", "a tulip", "a cactus", "a palm tree",
-    "a christmas tree", "a mushroom", "a banana", "strawberry", "grapes", "a watermelon", "a pineapple", "cherries",
-    "a lemon", "a carrot", "corn", "bread", "cheese", "a hamburger", "french fries", "a hot dog", "an egg", "ice cream",
-    "a birthday cake", "a doughnut", "a cup of coffee", "a glass of wine", "beer", "a train", "a bus", "a bicycle",
-    "an airplane", "a sailboat", "a helicopter", "a tractor", "a house", "a church", "a mountain", "a volcano",
-    "a rainbow", "the moon", "a snowflake", "a lightning bolt", "fire", "an umbrella", "a football", "a basketball",
-    "a guitar", "a violin", "a piano", "a trumpet", "a drum", "a telephone", "a computer", "a television", "a camera",
-    "a book", "a pencil", "scissors", "a key", "a hammer", "a light bulb", "a clock", "a crown", "a hat",
-]  # fmt: skip
+
+def _listed(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")]
+
+
+README = _listed(
+    """a red apple, a cat, pizza, a blue car, a sunflower, a snowman, the sun over the sea, a rocket in the night sky,
+    an octopus, a castle, a puppy, a red apple and a banana"""
+)
+PROMPTS = README + _listed(
+    """a dog, a horse, a lion, an elephant, a penguin, a frog, a butterfly, a bee, a whale, a shark, a crab, a snail,
+    a turtle, a dragon, a unicorn, an owl, a duck, a rabbit, a bear, a panda, a pig, a cow, a mouse, a monkey, a rose,
+    a tulip, a cactus, a palm tree, a christmas tree, a mushroom, a banana, strawberry, grapes, a watermelon,
+    a pineapple, cherries, a lemon, a carrot, corn, bread, cheese, a hamburger, french fries, a hot dog, an egg,
+    ice cream, a birthday cake, a doughnut, a cup of coffee, a glass of wine, beer, a train, a bus, a bicycle,
+    an airplane, a sailboat, a helicopter, a tractor, a house, a church, a mountain, a volcano, a rainbow, the moon,
+    a snowflake, a lightning bolt, fire, an umbrella, a football, a basketball, a guitar, a violin, a piano, a trumpet,
+    a drum, a telephone, a computer, a television, a camera, a book, a pencil, scissors, a key, a hammer, a light bulb,
+    a clock, a crown, a hat"""
+)
 
 
 def held_out() -> tuple[Tensor, list[str]]:
     """Drawings that no model was trained on, (200, 3, 128, 128) in [0, 1], and the names of their things."""
-    names = json.loads((weights.EMBEDDED / "heldout.json").read_text())
-    with Image.open(weights.EMBEDDED / "heldout.webp") as sheet:
+    names = json.loads((WEIGHTS / "heldout.json").read_text())
+    with Image.open(WEIGHTS / "heldout.webp") as sheet:
         pixels = torch.from_numpy(np.array(sheet.convert("RGB"))).permute(2, 0, 1).float() / 255
     side = 128
     tiles = pixels.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4).flatten(0, 1)
@@ -65,7 +70,7 @@ def held_out() -> tuple[Tensor, list[str]]:
 
 
 def load_judge() -> Judge:
-    tensors, config = weights.read(weights.EMBEDDED / "judge.safetensors")
+    tensors, config = weights.read(WEIGHTS / "judge.safetensors")
     judge = Judge(**config).eval().requires_grad_(False)
     judge.load_state_dict(tensors)
     return judge
@@ -74,17 +79,30 @@ def load_judge() -> Judge:
 @torch.no_grad()
 def retrieval(model, images: Tensor, names: Sequence[str]) -> tuple[float, float]:
     """Top-1 and top-5: is a picture's own caption the nearest, or among the five nearest, of all captions?"""
-    likeness = model.encode_image(F.avg_pool2d(images, 2)) @ model.embed_text([f"a {name}" for name in names]).T
-    rank = likeness.argsort(1, descending=True) == torch.arange(len(names))[:, None]
+    seen, named = model.encode_image(F.avg_pool2d(images, 2)), model.embed_text([f"a {name}" for name in names])
+    return ranks(seen @ named.T)
+
+
+def ranks(likeness: Tensor) -> tuple[float, float]:
+    """Top-1 and top-5 of pictures (rows) and texts (columns) in the same order."""
+    right = torch.arange(len(likeness), device=likeness.device)[:, None]
+    rank = likeness.argsort(1, descending=True) == right
     return float(rank[:, 0].float().mean()), float(rank[:, :5].any(1).float().mean())
 
 
-def reconstruction(generator, images: Tensor) -> tuple[float, int]:
-    """Mean PSNR in dB and the number of different codes used."""
-    made = torch.cat([generator.reconstruct(some) for some in images.split(32)])
-    tokens = torch.cat([generator.tokens(generator.encode(some)) for some in images.split(32)])
+def psnr(made: Tensor, images: Tensor) -> float:
+    """Mean over the pictures of the peak signal-to-noise ratio in dB."""
     error = (made - images).square().mean((1, 2, 3))
-    return float((-10 * error.log10()).mean()), tokens.unique().numel()
+    return float((-10 * error.log10()).mean())
+
+
+@torch.no_grad()
+def reconstruction(generator: Discrete, images: Tensor) -> tuple[float, int]:
+    """Mean PSNR in dB and the number of different codes used."""
+    latents = [generator.encode(some) for some in images.split(32)]
+    made = torch.cat([generator.image(latent) for latent in latents])
+    tokens = torch.cat([generator.tokens(latent) for latent in latents])
+    return psnr(made, images), tokens.unique().numel()
 
 
 @torch.no_grad()
@@ -107,7 +125,7 @@ def interval(hits: int, count: int) -> tuple[float, float]:
 
 def combinations(unseen: bool) -> list[str]:
     """60 coloured things and 40 pairs that training left out (``scenes.held_out``), or as many that it did not."""
-    known = set(memory().names)
+    known = set(library().names)
     words = [p.removeprefix("a ").removeprefix("an ").removeprefix("the ") for p in PROMPTS]
     plain = [word for word in words if not set(word.split()) & set(COLOURS)]
     names = {word: name for word in plain for name in (f"{word} face", word) if name in known}
@@ -123,8 +141,10 @@ def combinations(unseen: bool) -> list[str]:
 
 
 SETS: dict[str, Callable[[], list[str]]] = {
-    "hundred": lambda: PROMPTS, "seen": lambda: combinations(False), "held-out": lambda: combinations(True),
-}  # fmt: skip
+    "hundred": lambda: PROMPTS,
+    "seen": lambda: combinations(False),
+    "held-out": lambda: combinations(True),
+}
 WAYS: dict[str, Callable[..., Image.Image]] = {
     "noise": lambda prompt, **knobs: clipgen.generate(prompt, init="random", **knobs).image,
     "transformer": lambda prompt, **_: clipgen.dalle(prompt, 1).images[0],
@@ -163,9 +183,9 @@ def main() -> None:
         top1, top5 = retrieval(model, images, names)
         print(f"retrieval, {title}: top-1 {top1:.3f}, top-5 {top5:.3f} of {len(names)} held-out drawings")
     for name in ("mini-vqgan", "mini-dvae"):
-        generator = clipgen.load_generator(name)
+        generator = cast(Discrete, clipgen.load_generator(name))
         quality, used = reconstruction(generator, images)
-        print(f"{name}: {quality:.2f} dB PSNR, {used} of {len(generator.net.codebook)} codes used")
+        print(f"{name}: {quality:.2f} dB PSNR, {used} of {len(generator.codebook)} codes used")
 
     print(f"R-precision among 100 prompts, {min(count, 100)} pictures each, with 95% intervals:")
     for chosen, way in product(sets, ways):
@@ -177,8 +197,8 @@ def main() -> None:
         right = r_precision(judge, pictures, prompts[:count], prompts)
         low, high = interval(sum(right), len(right))
         missed = [prompt for prompt, hit in zip(prompts, right) if not hit]
-        print(f"{chosen:9} {way:12} {sum(right) / len(right):.3f} ({low:.3f} to {high:.3f}), {seconds:.1f} s a picture"
-              f"; missed: {', '.join(missed) or 'none'}")  # fmt: skip
+        score = f"{sum(right) / len(right):.3f} ({low:.3f} to {high:.3f})"
+        print(f"{chosen:9} {way:12} {score}, {seconds:.1f} s a picture; missed: {', '.join(missed) or 'none'}")
         if sheet:
             several = len(sets) * len(ways) > 1
             file = sheet.with_stem(f"{sheet.stem}-{chosen}-{way}") if several else sheet

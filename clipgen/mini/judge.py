@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipgen.perceptors.tokenizer import VOCABULARY, encode
+from clipgen.models.perceptors.tokenizer import VOCABULARY, encode
 
 
 class Judge(nn.Module):
+    """Texts and pictures to unit vectors: ``embed`` numbers a word, ``width`` channels in the first convolution."""
+
     def __init__(self, dim: int = 256, embed: int = 48, width: int = 32):
         super().__init__()
         self.words = nn.EmbeddingBag(VOCABULARY, embed, mode="mean")
@@ -30,9 +32,9 @@ class Judge(nn.Module):
 
     def embed_text(self, texts: list[str]) -> Tensor:
         """(P, dim) unit-norm embeddings."""
-        rows = [encode(text) or [VOCABULARY - 1] for text in texts]
-        starts = torch.tensor([0, *map(len, rows[:-1])]).cumsum(0)
-        bags = self.words(torch.tensor([token for row in rows for token in row]), starts)
+        rows, device = [encode(text) or [VOCABULARY - 1] for text in texts], self.words.weight.device
+        starts = torch.tensor([0, *map(len, rows[:-1])], device=device).cumsum(0)
+        bags = self.words(torch.tensor([token for row in rows for token in row], device=device), starts)
         return F.normalize(self.text(bags).float(), dim=-1)
 
     def encode_image(self, images: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import ipywidgets as widgets
 
-from clipgen.journal import Journal
-from clipgen.run import Run
-from clipgen.settings import build
+from clipgen.runs.journal import Journal
+from clipgen.runs.run import Run
+from clipgen.runs.settings import build
 from clipgen.studio.controls import Controls
 from clipgen.studio.film import Exporter, Painter
 from clipgen.studio.gallery import Gallery, settings_of
@@ -26,14 +26,14 @@ from clipgen.studio.worker import Job
 class Studio(widgets.VBox):
     """Controls, preview and gallery in a notebook cell: ``clipgen.Studio("a red apple", steps=200)``.
 
-    ``knobs``: the fields of Settings, as they are shown first; ``folder``: where run folders are. A new Studio stops
-    the run of the one before, which can be resumed from its gallery. Raises ClipgenError for knobs that cannot work.
+    ``settings``: the fields of Settings, as they are shown first; ``folder``: where run folders are. A new Studio stops
+    the run of the one before, which can be resumed from its gallery. Raises ClipgenError for what cannot work.
     """
 
     _latest: ClassVar[Job | None] = None  # of any Studio: the next one waits for its end and shares its models
 
-    def __init__(self, prompt: str = "a red apple", *, folder: str | Path = "clipgen-runs", **knobs: Any):
-        settings = build(prompt, knobs)
+    def __init__(self, prompt: str = "a red apple", *, folder: str | Path = "clipgen-runs", **settings: Any):
+        asked = build(prompt, settings)
         if Studio._latest:
             Studio._latest.stop()
         if "google.colab" in sys.modules:
@@ -44,7 +44,7 @@ class Studio(widgets.VBox):
         self.job: Job | None = None
         self._lock = threading.RLock()  # what is shown changes in the job's thread and in the kernel's
         guard = self._guarded
-        self.controls = Controls(settings, self.folder, guard, guard(self._start))
+        self.controls = Controls(asked, self.folder, guard, guard(self._start))
         self.preview = Preview()
         self.steering = Steering(self.controls, self.preview.say)
         actions = {"Open": self.view, "Resume": self.resume, "Replay": self.replay}
@@ -52,8 +52,8 @@ class Studio(widgets.VBox):
         self._generate = self._button("Generate", self._start, "play", button_style="primary")
         self._pause = self._button("Pause", self.pause, "pause")
         self._stop = self._button("Stop", self.stop, "stop")
-        self._branch = self._button("Branch from here", self.branch, "code-fork",
-                                    tooltip="A new run from the shown frame, with these settings")  # fmt: skip
+        tooltip = "A new run from the shown frame, with these settings"
+        self._branch = self._button("Branch from here", self.branch, "code-fork", tooltip=tooltip)
         self.exporter = Exporter(self.preview, guard)
         mask = self.controls.mask
         self.painter = Painter(self.preview, mask.put, lambda: self.controls.put({"mask": ""}), guard)
@@ -74,8 +74,9 @@ class Studio(widgets.VBox):
     def branch(self) -> None:
         """Start a run from the frame that is shown, with what the controls say."""
         journal, step = self.preview.shown
-        start = {"init": journal.tokens(step), "size": self.preview.picture.size}
-        knobs = self.controls.asked | start
+        knobs, picture = self.controls.asked, self.preview.picture
+        same = all(knobs[name] == journal.settings.get(name) for name in ("generator", "relax"))
+        knobs |= {"init": journal.latent(step) if same else picture, "size": picture.size}  # a latent is its decoder's
         self._begin(lambda like: Run(folder=self.folder, like=like, **knobs))
 
     def pause(self) -> None:

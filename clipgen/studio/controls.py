@@ -1,4 +1,4 @@
-"""The knobs of a run as widgets, made from the fields of Settings: one name and one help text everywhere."""
+"""Every setting of a run as a widget, made from what the setting declares: one name and one help text everywhere."""
 
 from __future__ import annotations
 
@@ -6,76 +6,83 @@ import html
 import math
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import traitlets
 
 from clipgen.errors import ClipgenError
-from clipgen.generators.registry import REGISTRY
-from clipgen.run import FIXED
-from clipgen.settings import PRESETS, Settings
-from clipgen.starts import STARTS
-from clipgen.studio.parts import Webcam
+from clipgen.runs.settings import Settings, suited
+from clipgen.studio.parts import Fold, Webcam
 from clipgen.studio.pictures import Picker, from_url, hint
 from clipgen.studio.rows import Rows
 
-# What is at hand; everything else is an advanced setting.
-AT_HAND = (("lr", "cutouts"), ("quality", "steps", "size", "seed", "generator", "perceptor"))
-START = ("init", "fit", "near", "near_space", "near_fade")
-# Free texts, with something to choose from.
-COMMON = {
-    "perceptor": ("mini", "ViT-B-32/openai", "RN50/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5"),
-    "size": ("128x128", "128x96", "256x256", "512x384"),
-    "init": ("auto", "random", "collage", "dalle", *STARTS),
-    "mask": ("top", "bottom", "left", "right", "centre", "not centre"),
-    "relax": ("straight-through", "gumbel"),
-    "optimizer": ("Adam", "AdamW", "RAdam", "RMSprop", "SGD"),
-}
-MOST = 1e9  # of a number without a bound: a browser knows no infinity
+KNOBS = {knob.name: knob for knob in fields(Settings) if knob.default is not MISSING}  # the prompt has rows of its own
+DEFAULTS = {name: knob.default for name, knob in KNOBS.items()}
+SUITING = "quality", "generator"  # a change of these asks for others
+MOST = 2.0**53 - 1  # of a number without a bound: a browser knows no infinity, and no whole number above it
 
 
 class Controls(widgets.VBox):
     """Everything that is asked of a run. ``guard`` shows the errors of a callback."""
 
+    usual = traitlets.Dict()  # every setting as the generator has it at the quality, if nothing else is asked for
+
     def __init__(self, settings: Settings, folder: Path, guard: Callable, on_enter: Callable[[], None]):
         self.rows = Rows(settings.prompt, folder, guard, on_enter)
-        knobs = [knob for knob in fields(Settings) if knob.default is not MISSING]
-        self._knobs = {knob.name: _control(knob) for knob in knobs}
+        self._knobs = {name: _control(knob) for name, knob in KNOBS.items()}
         self.put(asdict(settings))
-        self._knobs["quality"].observe(self._preset, "value")
+        for name in SUITING:
+            self._knobs[name].observe(self._suit, "value")
         dice = widgets.Button(description="Dice", icon="random", tooltip="Another seed")
         dice.on_click(lambda _: self.put({"seed": random.randrange(10**6)}))
         webcam = Webcam()
         start = Picker(self._knobs["init"], folder, guard, "Start picture")
         self.mask = Picker(self._knobs["mask"], folder, guard, "Mask picture")
         webcam.observe(guard(lambda change: start.put("webcam.png", from_url(change["new"]))), "picture")
-        begin = [*self._shown(START), start, webcam, *self._shown(("mask",)), self.mask]
-        rest = [name for name in self._knobs if name not in {*sum(AT_HAND, ()), *START, "mask"}]
-        folded = widgets.Accordion([widgets.VBox(begin), widgets.VBox(self._shown(rest))], selected_index=None)
-        for number, title in enumerate(("Start picture and mask", "Advanced settings")):
-            folded.set_title(number, title)
-        seed = widgets.HBox([self._knobs["seed"], dice])
-        steered, before = ([seed if name == "seed" else self._knobs[name] for name in names] for names in AT_HAND)
-        super().__init__([_heading("Steer while it runs"), _grid(steered),
-                          _heading("Settle before it runs"), _grid(before), folded])  # fmt: skip
+        self._beside = {"seed": [dice], "init": [start, webcam], "mask": [self.mask]}
+        super().__init__(
+            [
+                *self._at_hand("Steer while it runs", "steer"),
+                *self._at_hand("Settle before it runs", "settle"),
+                self._folded("Start picture and mask", "start"),
+                self._folded("Advanced settings", "advanced"),
+            ]
+        )
+        self.usual = _usual(settings.quality, settings.generator)
 
-    def _shown(self, names: Any) -> list[widgets.Widget]:
-        """The knobs of these names, each with its help below."""
-        helps = {knob.name: knob.metadata.get("help", "") for knob in fields(Settings)}
-        return [part for name in names for part in (self._knobs[name], _small(helps[name]))]
+    def _at_hand(self, heading: str, place: str) -> list[widgets.Widget]:
+        """The settings of a place side by side, below a heading."""
+        cells = [
+            widgets.HBox([self._knobs[name], *self._beside[name]]) if name in self._beside else self._knobs[name]
+            for name in _shown(place)
+        ]
+        return [widgets.HTML(f"<b>{heading}</b>"), widgets.Box(cells).add_class("clipgen-grid")]
 
-    def _preset(self, change: Any) -> None:
-        self.put(PRESETS[change["new"]])
+    def _folded(self, heading: str, place: str) -> Fold:
+        """The settings of a place one below the other, each with its help, behind a button."""
+        parts = []
+        for name in _shown(place):
+            parts += [self._knobs[name], _small(KNOBS[name].metadata["help"]), *self._beside.get(name, [])]
+        return Fold(heading, parts)
+
+    def _suit(self, _: Any) -> None:
+        """Put what another quality or generator asks for instead of what suited before; the rest stays as it was."""
+        with suppress(ClipgenError):  # a checkpoint that is gone: said when it is used
+            before, usual = self.usual, _usual(*(self._knobs[name].value for name in SUITING))
+            self.put({name: value for name, value in usual.items() if value != before[name]})
+            self.usual = usual
 
     def put(self, settings: Mapping[str, Any]) -> None:
         """Show these settings."""
         if "prompt" in settings:
             self.rows.line = settings["prompt"]
-        for name, widget in self._knobs.items():
+        for name in sorted(KNOBS, key=lambda name: name not in SUITING):  # these first
             if name in settings:
-                value = settings[name]
+                widget, value = self._knobs[name], settings[name]
                 if name == "size":
                     value = f"{value[0]}x{value[1]}" if value else ""
                 if isinstance(widget, widgets.Dropdown) and value not in widget.options:
@@ -85,34 +92,46 @@ class Controls(widgets.VBox):
     @property
     def changeable(self) -> dict[str, Any]:
         """What a run can be asked for while it goes on. Raises ClipgenError for a prompt that cannot be meant."""
-        return {"prompt": self.rows.line} | {k: w.value for k, w in self._knobs.items() if k not in FIXED}
+        live = {name: self._knobs[name].value for name, knob in KNOBS.items() if knob.metadata["live"]}
+        return {"prompt": self.rows.line} | live
 
     @property
     def asked(self) -> dict[str, Any]:
         """The arguments of a Run. Raises ClipgenError for a size or prompt that cannot be meant."""
         values = {name: widget.value for name, widget in self._knobs.items()}
-        return self.changeable | values | {"size": _size(values["size"])}
+        return {"prompt": self.rows.line} | values | {"size": _size(values["size"])}
 
 
 def _control(knob: Field) -> widgets.Widget:
-    """The widget for a field of Settings, by the kind of its default."""
-    rules, kind, name = knob.metadata, type(knob.default), knob.name
-    low, high = max(rules["low"], -MOST), min(rules["high"], MOST)
+    """The widget for a setting, by what it declares and the kind of its default."""
+    facts, kind = knob.metadata, type(knob.default)
+    low, high = max(facts["low"], -MOST), min(facts["high"], MOST)
+    common = tuple(facts["common"]() if callable(facts["common"]) else facts["common"])
     widget: Any
-    if rules["choices"]:
-        widget = widgets.Dropdown(options=rules["choices"])
-    elif name == "generator":
-        widget = widgets.Dropdown(options=list(REGISTRY))
+    # Browsers offer only those of a Combobox that begin like what stands in it: no way to look at all generators.
+    if choices := facts["choices"] or (common if knob.name == "generator" else ()):
+        widget = widgets.Dropdown(options=choices)
+    elif kind is bool:
+        widget = widgets.Checkbox(indent=False)
     elif kind is int:
         widget = widgets.BoundedIntText(min=math.ceil(low), max=int(high))
     elif kind is float:
         widget = widgets.BoundedFloatText(min=low, max=high, step=0.05)
-    elif name in COMMON:
-        widget = widgets.Combobox(options=COMMON[name])
+    elif common:
+        widget = widgets.Combobox(options=common, continuous_update=False)
     else:
-        widget = widgets.Text()
-    widget.description = name
-    return hint(widget, rules["help"])
+        widget = widgets.Text(continuous_update=False)
+    widget.description = knob.name
+    return hint(widget, facts["help"])
+
+
+def _usual(quality: str, generator: str) -> dict[str, Any]:
+    """Every setting as a generator has it at a quality, if nothing else is asked for."""
+    return DEFAULTS | suited(quality, generator)
+
+
+def _shown(place: str) -> list[str]:
+    return [name for name, knob in KNOBS.items() if knob.metadata["shown"] == place]
 
 
 def _size(text: str) -> tuple[int, int] | None:
@@ -121,14 +140,6 @@ def _size(text: str) -> tuple[int, int] | None:
         return (int(width), int(height or width)) if text.strip() else None
     except ValueError:
         raise ClipgenError(f"size={text!r}: write width x height, such as 128x96; empty for the best") from None
-
-
-def _grid(children: list[widgets.Widget]) -> widgets.Box:
-    return widgets.Box(children).add_class("clipgen-grid")
-
-
-def _heading(text: str) -> widgets.HTML:
-    return widgets.HTML(f"<b>{text}</b>")
 
 
 def _small(text: str) -> widgets.HTML:

@@ -9,22 +9,24 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from clipgen.export import export
-from clipgen.prompts import slug
+from clipgen.export.film import export
+from clipgen.registry import WRITERS
+from clipgen.runs.prompts import slug
 from clipgen.studio.parts import Brush
 from clipgen.studio.pictures import encode, from_url, to_url
 from clipgen.studio.preview import Preview
 
 LINKED = 2_000_000  # bytes of a file in a link: Jupyter drops messages above 3 MB in 3 seconds
-KINDS = {"GIF": "image/gif", "MP4": "video/mp4", "WebP": "image/webp", "PNG": "image/png"}
 
 
 class Exporter(widgets.VBox):
-    """Writes the shown film (as PNG the shown frame) beside the frames of its run, and offers it as a link."""
+    """Writes the shown film (as a picture the shown frame) beside the frames of its run, and offers it as a link."""
 
     def __init__(self, preview: Preview, guard: Callable):
         self._preview = preview
-        self._format = widgets.Dropdown(options=list(KINDS), description="Format")
+        suffixes = sorted(WRITERS, key=lambda suffix: not WRITERS[suffix].film)  # films first
+        named = [(suffix.removeprefix(".").upper(), suffix) for suffix in suffixes]
+        self._format = widgets.Dropdown(options=named, description="Format")
         self.button = widgets.Button(description="Export", icon="download")
         self.button.on_click(guard(self._export))
         self.link = widgets.HTML().add_class("clipgen-download")
@@ -32,14 +34,15 @@ class Exporter(widgets.VBox):
 
     def _export(self, _: Any) -> None:
         journal, _ = self._preview.shown
-        name = f"{slug(journal.settings['prompt'])}.{self._format.value.lower()}"
-        frames = [self._preview.picture] if self._format.value == "PNG" else journal.frames()
-        file = export(frames, journal.folder / name, journal.history)
+        writer = WRITERS[self._format.value]
+        name = slug(journal.settings["prompt"]) + self._format.value
+        frames, scores = (journal.frames(), journal.scores) if writer.film else ([self._preview.picture], ())
+        file = export(frames, journal.folder / name, journal.history, scores=scores)
         where = f"<small>{html.escape(file.as_posix())}</small>"
         if file.stat().st_size > LINKED:
             self.link.value = f"{where} is written; it is too large for a link"
         else:
-            address = to_url(file.read_bytes(), KINDS[self._format.value])
+            address = to_url(file.read_bytes(), writer.mime)
             self.link.value = f'<a download="{name}" href="{address}">Download {name}</a> {where}'
         if "google.colab" in sys.modules:
             from google.colab import files
@@ -55,8 +58,8 @@ class Painter:
 
     def __init__(self, preview: Preview, put: Callable[[str, bytes], None], clear: Callable[[], None], guard: Callable):
         self._preview, self._put, self._clear = preview, put, clear
-        self.button = widgets.ToggleButton(description="Paint a mask", icon="paint-brush",
-                                           tooltip="Only there the run paints from then on")  # fmt: skip
+        tooltip = "Only there the run paints from then on"
+        self.button = widgets.ToggleButton(description="Paint a mask", icon="paint-brush", tooltip=tooltip)
         self.button.observe(guard(self._toggle), "value")
         self.brush = Brush(layout={"display": "none"})
         self.brush.observe(guard(self._painted), "mask")

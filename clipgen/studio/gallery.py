@@ -11,8 +11,9 @@ from typing import Any
 import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
-from clipgen.journal import Journal
-from clipgen.prompts import Prompt
+from clipgen.optvis.prompt import Prompt
+from clipgen.runs.journal import Journal
+from clipgen.studio.controls import DEFAULTS
 from clipgen.studio.pictures import encode, keep
 from clipgen.studio.rows import written
 
@@ -71,11 +72,11 @@ class Gallery(widgets.VBox):
 
 
 def settings_of(journal: Journal, folder: Path, changed: bool = True) -> dict[str, Any]:
-    """The settings of a run, and what was changed on its way, to ask for again.
+    """All settings of a run, with what was changed on its way, to ask for again.
 
-    What only the run's own folder knows (pictures and tokens that came without a file) is written below ``folder``.
+    What only the run's own folder knows (pictures and latents that came without a file) is written below ``folder``.
     """
-    settings = journal.settings
+    settings = DEFAULTS | journal.settings  # an old run knows fewer
     for change in journal.changes if changed else []:
         settings |= change
     for name, value in journal.inputs().items():

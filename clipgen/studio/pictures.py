@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 from clipgen.errors import ClipgenError
-from clipgen.images import to_picture
-from clipgen.prompts import slug
+from clipgen.images.reading import to_picture
+from clipgen.runs.prompts import slug
 
 
 def keep(folder: Path, name: str, value: bytes | Image.Image | np.ndarray) -> str:
-    """Write a picture (the bytes of its file, or itself), or tokens, below ``folder``/uploads; returns the path.
+    """Write a picture (the bytes of its file, or itself), or a latent, below ``folder``/uploads; returns the path.
 
     Raises ClipgenError for bytes that are no picture, and for a folder that cannot be written.
     """
@@ -76,8 +76,15 @@ class Picker(widgets.HBox):
     ``write`` and ``read`` turn a path into the text of the control and back; ``guard`` shows the errors of a callback.
     """
 
-    def __init__(self, text: widgets.Text, folder: Path, guard: Callable, label: str,
-                 write: Callable[[str], str] = str, read: Callable[[str], str] = str):  # fmt: skip
+    def __init__(
+        self,
+        text: widgets.Text,
+        folder: Path,
+        guard: Callable,
+        label: str,
+        write: Callable[[str], str] = str,
+        read: Callable[[str], str] = str,
+    ):
         self._text, self._folder, self._write, self._read = text, folder, write, read
         self._upload = widgets.FileUpload(accept="image/*", multiple=False, description=label)
         self._upload.observe(guard(self._take), "value")

@@ -12,7 +12,7 @@ import ipywidgets as widgets
 from PIL import Image
 
 from clipgen.errors import ClipgenError
-from clipgen.journal import Journal
+from clipgen.runs.journal import Journal
 from clipgen.studio.pictures import encode
 from clipgen.studio.worker import Job
 
@@ -114,8 +114,8 @@ def curve(points: Sequence[tuple[int, float]], shown: int) -> str:
     first, last = points[0][0], points[-1][0]
     scores = [score for _, score in points]
     low, high = min(scores), max(scores)
-    spots = [(f"{300 * (step - first) / max(1, last - first):.1f}",
-              f"{55 - 50 * (score - low) / (high - low or 1):.1f}") for step, score in points]  # fmt: skip
+    wide, tall = 300 / max(1, last - first), 50 / (high - low or 1)
+    spots = [(f"{wide * (step - first):.1f}", f"{55 - tall * (score - low):.1f}") for step, score in points]
     thin = spots[: -1 : len(spots) // 300 + 1] + spots[-1:]
     (step, score), (x, y) = points[shown - 1], spots[shown - 1]
     return (

@@ -12,7 +12,8 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
-from clipgen.prompts import Prompt, parse
+from clipgen.optvis.prompt import Prompt
+from clipgen.runs.prompts import parse
 from clipgen.studio.pictures import Picker, hint
 
 HEAVIEST = 5.0
@@ -61,8 +62,15 @@ def _picture_in(text: str) -> str:
 class Row(widgets.VBox):
     """A prompt, its weight and a picture in its place."""
 
-    def __init__(self, text: str, weight: float, folder: Path, guard: Callable,
-                 on_enter: Callable[[], None], on_remove: Callable[[Row], None]):  # fmt: skip
+    def __init__(
+        self,
+        text: str,
+        weight: float,
+        folder: Path,
+        guard: Callable,
+        on_enter: Callable[[], None],
+        on_remove: Callable[[Row], None],
+    ):
         self.text = widgets.Text(text, placeholder="what you want to see, or a picture's path or address")
         self.weight = widgets.FloatSlider(weight, min=-HEAVIEST, max=HEAVIEST, step=0.1, readout_format=".1f")
         hint(self.weight, "how much this prompt counts; below 0 it pushes away")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clipgen.errors import ClipgenError
-from clipgen.run import Run
+from clipgen.runs.run import Run
 from clipgen.studio.controls import Controls
 
 QUIET = 0.15  # seconds, about what lies between two keys
@@ -19,12 +19,18 @@ class Steering:
     def __init__(self, controls: Controls, say: Callable[[ClipgenError | None], None]):
         self._controls, self._say = controls, say
         self.begin()
+        controls.observe(self._pass_over, "usual")
 
     def begin(self) -> None:
         """A run starts with what the controls say."""
         self._told: dict[str, Any] = self._controls.changeable  # what the run knows
         self._seen = self._refused = self._told  # at the last look; and what could not work
         self._wrong, self._moved = False, 0.0
+
+    def _pass_over(self, change: Any) -> None:
+        """What suits another generator is for the next run."""
+        suits = {name: value for name, value in change["new"].items() if value != change["old"][name]}
+        self._told = self._told | {name: value for name, value in suits.items() if name in self._told}
 
     def follow(self, run: Run) -> None:
         """Ask the run for what has changed, if the controls were left alone for QUIET seconds."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from clipgen.run import Frame, Run
+    from clipgen.runs.run import Frame, Run
 
 RATE, LOOKS = 5, 4  # news a second, at most; and looks at the controls for each
 
@@ -25,8 +25,13 @@ class Job:
     ``steer(run)`` is called more often, for a change to arrive soon.
     """
 
-    def __init__(self, make: Callable[[Run | None], Run], tell: Callable[[Job], None], before: Job | None = None,
-                 steer: Callable[[Run], None] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        make: Callable[[Run | None], Run],
+        tell: Callable[[Job], None],
+        before: Job | None = None,
+        steer: Callable[[Run], None] | None = None,
+    ):
         self.run: Run | None = None
         self.frame: Frame | None = None  # the newest
         self._points: list[tuple[int, float]] = []  # the step and the CLIP score of every frame

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import clipgen
-from clipgen.cutouts import cutouts
+from clipgen.optvis.cutouts import cutouts
 
 
 def crops_one_by_one(images: Tensor, count: int, size: int, rng: torch.Generator) -> Tensor:

@@ -29,8 +29,9 @@ def runs(folder: Path) -> dict[str, Callable[[], object]]:
     import clipgen
 
     rows = np.linspace(0, 255, 96, dtype=np.uint8)
-    photo = Image.fromarray(np.stack([np.tile(rows, (64, 1)), np.full((64, 96), 90, np.uint8),
-                                      np.tile(rows[::-1], (64, 1))], -1))  # fmt: skip
+    photo = Image.fromarray(
+        np.stack([np.tile(rows, (64, 1)), np.full((64, 96), 90, np.uint8), np.tile(rows[::-1], (64, 1))], -1)
+    )
     tree = Image.new("RGB", (96, 64), "skyblue")
     tree.paste((30, 140, 40), (30, 8, 66, 44))
 
@@ -89,13 +90,28 @@ def runs(folder: Path) -> dict[str, Callable[[], object]]:
         "a photo, near it in pixels": lambda: run("fire", init=photo, near=3.0, near_space="pixels", near_fade=1.0),
         "an image prompt": lambda: run([tree, "snow:-0.2"], init="grey"),
         "a camera": lambda: run("a tunnel", camera="zoom=1.03, angle=2@6-18", init="perlin"),
-        "a camera over logits": lambda: run("a tunnel", camera="x=0.02", generator="mini-dvae", relax="gumbel",
-                                            init="perlin", size=(64, 64)),  # fmt: skip
-        "regularisers and a palette": lambda: run("a rose", tv=0.2, saturation=0.5, sharpness=0.1, symmetry=1.0,
-                                                  palette="navy, #ffcc00, white", palette_weight=2.0),  # fmt: skip
+        "a camera over logits": lambda: run(
+            "a tunnel", camera="x=0.02", generator="mini-dvae", relax="gumbel", init="perlin", size=(64, 64)
+        ),
+        "regularisers and a palette": lambda: run(
+            "a rose",
+            tv=0.2,
+            saturation=0.5,
+            sharpness=0.1,
+            symmetry=1.0,
+            palette="navy, #ffcc00, white",
+            palette_weight=2.0,
+        ),
         "a loss of one's own": lambda: run("a rose", losses=[lambda image, latent, step: image[:, 2].mean()]),
-        "every augmentation, cosine": lambda: run("a bee", distance="cosine", ema=0.5, every=1, steps=9, passes=2,
-                                                  augment="flip,affine,perspective,colour,noise,erase,blur"),  # fmt: skip
+        "every augmentation, cosine": lambda: run(
+            "a bee",
+            distance="cosine",
+            ema=0.5,
+            every=1,
+            steps=9,
+            passes=2,
+            augment="flip,affine,perspective,colour,noise,erase,blur",
+        ),
         "a drawing by the transformer": lambda: run("a red car in the snow", init="dalle", size=(128, 128), steps=9),
         "SGD": lambda: run("fire", optimizer="SGD", lr=5.0, init="gradient"),
         "draft": lambda: run("a cat", quality="draft", steps=30, size=None),
@@ -104,8 +120,9 @@ def runs(folder: Path) -> dict[str, Callable[[], object]]:
         "resumed": resumed,
         "replayed": replayed,
         "branched": branched,
-        "restyled": lambda: clipgen.restyle([photo, tree], "a painting", steps=6, cutouts=4, size=(96, 64),
-                                            folder=folder, progress=False),  # fmt: skip
+        "restyled": lambda: clipgen.restyle(
+            [photo, tree], "a painting", steps=6, cutouts=4, size=(96, 64), folder=folder, progress=False
+        ),
         "drawings": lambda: clipgen.dalle("a red car in the snow", n=4).images,
         "a drawing completed": lambda: clipgen.dalle("a house", n=2, image=photo, keep="top").images,
     }
@@ -144,8 +161,14 @@ def main() -> int:
         try:
             for place in (tree, ROOT):
                 command = [sys.executable, Path(__file__).resolve(), "--only", *options.only]
-                done = subprocess.run(command, cwd=scratch, env=os.environ | {"PYTHONPATH": str(place)}, check=True,
-                                      stdout=subprocess.PIPE, text=True)  # fmt: skip
+                done = subprocess.run(
+                    command,
+                    cwd=scratch,
+                    env=os.environ | {"PYTHONPATH": str(place)},
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
                 made.append(json.loads(done.stdout.splitlines()[-1]))
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=ROOT, check=True)

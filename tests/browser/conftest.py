@@ -23,6 +23,15 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).resolve().parents[2]
 REPORTS = ROOT / "tests" / "reports"
 TOKEN = "secret"
+# Where Jupyter and IPython keep what is theirs.
+PLACES = (
+    "JUPYTER_CONFIG_DIR",
+    "JUPYTER_DATA_DIR",
+    "JUPYTER_RUNTIME_DIR",
+    "IPYTHONDIR",
+    "JUPYTERLAB_SETTINGS_DIR",
+    "JUPYTERLAB_WORKSPACES_DIR",
+)
 COLAB = ROOT / "tests" / "environments" / "colab" / "constraints.txt"
 
 
@@ -83,15 +92,18 @@ def serve(tmp_path, notebooks):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR",
-                  "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")  # fmt: skip
-        environment = os.environ | {name: str(tmp_path / name.lower()) for name in places}
+        environment = os.environ | {name: str(tmp_path / name.lower()) for name in PLACES}
         log = tmp_path / "server.log"
         with log.open("w") as out:
             server = subprocess.Popen(
-                [python, "-m", *command, f"--port={port}"], cwd=notebooks, env=environment,
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-            )  # fmt: skip
+                [python, "-m", *command, f"--port={port}"],
+                cwd=notebooks,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
         running.append(server)
         address = f"http://127.0.0.1:{port}"
         for _ in range(600):

@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageSequence
 from playwright.sync_api import expect
 from studio_page import PATIENCE, StudioPage
 
-from clipgen.journal import Journal
+from clipgen.runs.journal import Journal
 
 pytestmark = pytest.mark.slow
 NOTEBOOK = "03_generate.ipynb"
@@ -127,7 +127,7 @@ def test_webcam(page, lab, notebooks):
     studio = StudioPage(page)
     studio.wait_for_picture()
     idle()
-    studio.root.get_by_text("Start picture and mask", exact=True).click()
+    studio.button("Start picture and mask").click()
     studio.button("Start camera").click()
     expect(studio.button("Take picture")).to_be_enabled()
     page.screenshot(path=REPORTS / "webcam.png")
@@ -141,6 +141,43 @@ def test_webcam(page, lab, notebooks):
     expect(studio.root).to_contain_text("Done", timeout=PATIENCE)
     (begun_with,) = newest(notebooks).inputs().values()
     assert colours(begun_with) > 100
+
+
+def test_another_generator_and_a_page_to_send(page, lab, notebooks):
+    """The settings that suit it are behind a button for the keyboard; its film is a page that runs by itself."""
+    run_all, idle = lab
+    run_all()
+    studio = StudioPage(page)
+    studio.wait_for_picture()
+    idle()
+    augment = studio.root.get_by_label("augment", exact=True)
+    expect(augment).to_be_hidden()
+    fold = studio.button("Advanced settings")
+    expect(fold).to_have_attribute("title", re.compile("^Closed"))
+    fold.press("Enter")
+    expect(fold).to_have_attribute("title", re.compile("^Open"))
+    usual = augment.input_value()
+    studio.root.get_by_label("generator", exact=True).select_option("stack")
+    expect(augment).not_to_have_value(usual)
+    page.screenshot(path=REPORTS / "stack.png")
+    fold.press("Space")
+    expect(augment).to_be_hidden()
+
+    studio.generate("a red heart", steps=9)
+    expect(studio.root).to_contain_text("Done", timeout=PATIENCE)
+    studio.root.get_by_label("Format", exact=True).select_option("HTML")
+    studio.button("Export").click()
+    with page.expect_download(timeout=PATIENCE) as download:
+        studio.root.locator(".clipgen-download a[download]").click(timeout=PATIENCE)
+    film = notebooks / "film.html"
+    download.value.save_as(film)
+    with page.context.new_page() as shown:
+        shown.goto(film.as_uri())
+        expect(shown.locator("h1")).to_have_text("a red heart")
+        expect(shown.locator("tr").filter(has_text="generator")).to_contain_text("stack")
+        shown.get_by_role("slider", name="Frame").press("Home")
+        expect(shown.locator("#said")).to_contain_text("step 1 · CLIP score")
+    assert not studio.root.locator(".clipgen-error").inner_text().strip()
 
 
 def differ(a, b):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import inspect
 import io
 import json
 import re
 import shutil
 import time
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from PIL import Image, ImageSequence
+
+from clipgen.optvis.render import Render
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORTS = ROOT / "tests" / "reports"
@@ -82,6 +87,11 @@ def texts(notebook):
     return re.sub(r"base64,[\w+/=]+", "", "\n".join(said))
 
 
+def trees(notebook):
+    """The syntax trees of the cells, without their magics."""
+    return [ast.parse(re.sub(r"^( *)%.*", r"\1pass", cell.source, flags=re.M)) for cell in code(notebook)]
+
+
 def different_frames(gif):
     with Image.open(gif) as film:
         return len({frame.convert("RGB").tobytes() for frame in ImageSequence.Iterator(film)})
@@ -123,3 +133,29 @@ def test_begins_as_the_others_do(stored):
     first = code(nbformat.read(NOTEBOOKS[0], as_version=4))[0]
     assert code(stored)[0].source == first.source
     assert stored.metadata.kernelspec.name == "python3"
+
+
+def test_imports_what_there_is(stored):
+    for node in (node for tree in trees(stored) for node in ast.walk(tree)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("clipgen"):
+            for alias in node.names:
+                assert hasattr(import_module(node.module), alias.name), f"{node.module}.{alias.name}"
+
+
+def test_reaches_into_nothing(stored):
+    found = [node.attr for tree in trees(stored) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    assert not [name for name in found if name == "net" or name.startswith("_")]
+
+
+def test_the_loop_built_up_from_nothing_is_the_packages():
+    notebook = nbformat.read(NOTEBOOKS[-1], as_version=4)
+    advance = inspect.getsource(Render.advance)
+    assert advance.strip() in "\n".join(output.get("text", "") for output in outputs(notebook))
+    made = next(node for tree in trees(notebook) for node in ast.walk(tree) if getattr(node, "name", "") == "make")
+    assert step(ast.unparse(made)) == step(advance)
+
+
+def step(source):
+    """What makes a step, in the order in which it stands."""
+    found = re.findall(r"\.(zero_grad|image|requires_grad_|backward|step|project_|lerp_)\(", source)
+    return found[found.index("zero_grad") : found.index("lerp_") + 1]

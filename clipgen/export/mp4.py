@@ -1,0 +1,61 @@
+"""A film for every player: H.264 by ffmpeg, with the settings as its comment."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import suppress
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, cast
+
+from clipgen.errors import ClipgenError
+from clipgen.export.protocol import Film, Writer
+
+
+class Mp4(Writer):
+    """As browsers play it: yuv420p, even sides, the index in front."""
+
+    mime = "video/mp4"
+    loops = False
+    streams = True
+
+    def write(self, film: Film, file: Path, notes: str) -> None:
+        from imageio_ffmpeg import get_ffmpeg_exe
+
+        try:
+            program = get_ffmpeg_exe()
+        except RuntimeError as error:
+            raise ClipgenError(
+                "an MP4 needs ffmpeg, which was not found; install it, or choose .gif or .webp"
+            ) from error
+        width, height = (side + side % 2 for side in film.size)
+        film = replace(film, size=(width, height))
+        rate = str(Fraction(film.fps).limit_denominator())
+        # Not through imageio, which takes a film that ffmpeg could not finish for a whole one.
+        command = [program, "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+        command += ["-r", rate, "-i", "-", "-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p"]
+        command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_range", "tv"]
+        command += ["-color_primaries", "bt709", "-color_trc", "bt709", "-movflags", "+faststart"]
+        if notes and len(notes) < 30_000:  # Windows takes no longer command line
+            command += ["-metadata", f"comment={notes}"]
+        command.append(f"file:{file}")
+        # A session of its own: Ctrl-C is ours to handle.
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as ffmpeg:
+            try:
+                with suppress(BrokenPipeError):  # ffmpeg says why
+                    for shot, ticks in film.ticks(film.fps):
+                        data = film.sized(shot.picture).tobytes()
+                        for _ in range(ticks):
+                            cast(IO[bytes], ffmpeg.stdin).write(data)
+                complaint = ffmpeg.communicate()[1].decode(errors="replace").strip().splitlines()
+            except BaseException:
+                ffmpeg.kill()
+                raise
+        if ffmpeg.returncode:
+            why = complaint[-1].rpartition("] ")[2] if complaint else f"it ended with status {ffmpeg.returncode}"
+            raise OSError(f"ffmpeg: {why}")
+
+    def notes(self, file: Path) -> str | None:
+        with file.open("rb"):
+            raise ValueError("the comment of an MP4 is for players")

@@ -1,0 +1,26 @@
+"""A picture, with the settings in a text chunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from clipgen.export.protocol import Film, Writer
+
+
+class Png(Writer):
+    mime = "image/png"
+    film = False
+
+    def write(self, film: Film, file: Path, notes: str) -> None:
+        chunk = PngInfo()
+        if notes:
+            chunk.add_itxt("clipgen", notes)
+        for shot in film.shots:
+            film.sized(shot.picture).save(file, pnginfo=chunk)
+
+    def notes(self, file: Path) -> str | None:
+        with Image.open(file, formats=["PNG"]) as image:
+            return image.info.get("clipgen")

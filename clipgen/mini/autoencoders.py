@@ -1,0 +1,27 @@
+"""mini VQGAN and mini dVAE: the published architectures, small enough to ship."""
+
+from __future__ import annotations
+
+import torch
+
+from clipgen.mini import WEIGHTS
+from clipgen.models.parameterisations.catalogue import Entry
+from clipgen.models.parameterisations.codebook import Codebook, Codes
+from clipgen.models.parameterisations.dvae import DVAE
+from clipgen.models.parameterisations.vqgan import VQModel
+from clipgen.storage import weights
+
+
+def load_vqgan(name: str, entry: Entry, device: torch.device) -> Codebook:
+    """8 x 8 pixels to one of 1,024 codes of 32 numbers, batch norms for speed."""
+    return _load(VQModel, "vqgan", name, entry, device)
+
+
+def load_dvae(name: str, entry: Entry, device: torch.device) -> Codebook:
+    """8 x 8 pixels to one of 1,024 tokens."""
+    return _load(DVAE, "dvae", name, entry, device)
+
+
+def _load(kind: type[Codes], stem: str, name: str, entry: Entry, device: torch.device) -> Codebook:
+    tensors, config = weights.read(WEIGHTS / f"{stem}.safetensors")
+    return Codebook(name, weights.fitted(kind, config, tensors, name).to(device), entry.side)

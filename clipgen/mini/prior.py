@@ -1,0 +1,193 @@
+"""DALL-E's second stage, small: one decoder-only transformer over text and image tokens (Ramesh et al. 2021, 2.2).
+
+It reads ``context`` text tokens, then writes ``side`` x ``side`` image tokens, row by row, each from all before it.
+At 20 + 256 positions every token can see all earlier ones; the paper's sparse masks are for 256 + 1,024.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipgen.device import dtype
+from clipgen.mini import WEIGHTS
+from clipgen.mini.clip import EmbeddedCLIP
+from clipgen.models.perceptors.tokenizer import encode
+from clipgen.models.priors.protocol import KVCache, Stream, guided
+from clipgen.storage import weights
+
+TEXT_SHARE = 1 / 8  # of the loss; the image has the rest, as in the paper
+
+
+class Block(nn.Module):
+    """Causal self-attention, then two dense layers, each on a normed copy and added.
+
+    Queries and keys are normed (Henry et al. 2020), and the activation is a squared ReLU (So et al. 2021).
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> tuple[Tensor, Tensor]:
+        """(B, n, width) to the same and the attention (B * heads, n, positions so far)."""
+        batch, count, width = x.shape
+        split = self.qkv(self.norm1(x)).view(batch, count, 3, self.heads, -1)
+        queries, keys, values = split.permute(2, 0, 3, 1, 4).flatten(1, 2)
+        queries, keys = (F.rms_norm(some, some.shape[-1:]).to(x.dtype) for some in (queries, keys))
+        if cache:
+            keys, values = cache.add(keys, values)
+        # Plain products: on a CPU in bf16 they train twice as fast as the fused kernel.
+        scores = queries * queries.shape[-1] ** -0.5 @ keys.mT
+        if count > 1:
+            later = torch.full(scores.shape[-2:], -1e4, dtype=x.dtype, device=x.device)
+            scores = scores + later.triu(keys.shape[1] - count + 1)
+        attention = scores.softmax(-1)
+        mixed = (attention @ values).view(batch, self.heads, count, -1).transpose(1, 2)
+        x = x + self.out(mixed.reshape(batch, count, width))
+        return x + self.narrow(F.relu(self.widen(self.norm2(x))).square()), attention
+
+
+class Transformer(nn.Module):
+    """The distribution of a picture's tokens given a text's.
+
+    ``words``: (vocabulary, e) embeddings of the text tokens, which stay as they are: mini CLIP's, so that words that
+    mean the same are alike from the start. They are not part of the weights. The paper's transformer has the words
+    alone; this one is also told, at every image token, what mini CLIP's text tower makes of them: a ``meaning`` of
+    ``understood`` numbers, all 0 for no text. It listens to that long before it has learned to read.
+    """
+
+    words: Tensor
+
+    def __init__(
+        self,
+        words: Tensor,
+        width: int = 256,
+        layers: int = 6,
+        heads: int = 4,
+        side: int = 16,
+        codes: int = 1024,
+        context: int = 20,
+        understood: int = 192,
+    ):
+        super().__init__()
+        self.side, self.codes, self.context = side, codes, context
+        self.width, self.heads = width, heads
+        self.register_buffer("words", words, persistent=False)
+        self.widen = nn.Linear(words.shape[1], width)
+        self.padding = nn.Parameter(0.02 * torch.randn(context, width))  # learned for every position, as in the paper
+        self.positions = nn.Parameter(0.02 * torch.randn(context, width))
+        self.understand = nn.Sequential(nn.Linear(understood, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.tokens = nn.Embedding(codes, width)
+        self.rows, self.columns = (nn.Parameter(0.02 * torch.randn(side, width)) for _ in range(2))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.next_word, self.next_code = nn.Linear(width, words.shape[1]), nn.Linear(width, codes)
+        for name, weight in self.named_parameters():
+            if name.endswith(("out.weight", "narrow.weight")):
+                nn.init.normal_(weight, std=0.02 / (2 * layers) ** 0.5)
+        nn.init.normal_(self.tokens.weight, std=0.5)
+
+    def read(self, texts: list[str]) -> Tensor:
+        """Texts to (B, context) int64, -1 where there is nothing; longer texts are cut."""
+        rows = torch.full((len(texts), self.context), -1)
+        for row, text in zip(rows, texts, strict=True):
+            tokens = torch.tensor(encode(text)[: self.context], dtype=torch.int64)
+            row[: len(tokens)] = tokens
+        return rows
+
+    def embed(self, text: Tensor, told: Tensor, image: Tensor) -> Tensor:
+        """Text tokens (B, context), what is told of the text's meaning (B, width), and the first n image tokens (B, n)
+        to (B, context + n, width). The last text position is told too: it predicts the first image token."""
+        words = torch.where((text >= 0)[..., None], self.widen(self.words[text.clamp(min=0)]), self.padding)
+        words, told = words + self.positions, told[:, None]
+        return torch.cat([words[:, :-1], words[:, -1:] + told, self.embed_codes(told, image, 0)], 1)
+
+    def embed_codes(self, told: Tensor, image: Tensor, first: int) -> Tensor:
+        """Image tokens (B, n) from the position ``first`` on, to (B, n, width)."""
+        places = (self.rows[:, None] + self.columns).flatten(0, 1)
+        return self.tokens(image) + places[first : first + image.shape[1]] + told
+
+    def forward(self, x: Tensor, caches: list[KVCache] | None = None, looks: list[Tensor] | None = None) -> Tensor:
+        """Embedded positions (B, n, width) to their features; ``looks`` collects the attention of every layer."""
+        for i, block in enumerate(self.blocks):
+            x, attention = block(x, caches and caches[i])
+            if looks is not None:
+                looks.append(attention)
+        return self.norm(x)
+
+    def losses(self, text: Tensor, meaning: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy (nats a token) of the text and of the image, each token given all before it."""
+        x = self.embed(text, self.understand(meaning), image[:, :-1])
+        features = self(x.bfloat16() if torch.is_autocast_enabled(x.device.type) else x)
+        codes = self.next_code(features[:, self.context - 1 :]).float()
+        # A few rows are enough for the words: their softmax is over the whole vocabulary of CLIP.
+        some = max(1, len(text) // 8)
+        words = (self.next_word(features[:some, : self.context - 1]) @ self.words.T.to(features.dtype)).float()
+        return (
+            F.cross_entropy(words.flatten(0, 1), text[:some, 1:].flatten(), ignore_index=-1),
+            F.cross_entropy(codes.flatten(0, 1), image.flatten()),
+        )
+
+    def caches(self, batch: int, like: Tensor) -> list[KVCache]:
+        """Empty ones for every layer."""
+        shape = batch * self.heads, self.context + self.side**2, self.width // self.heads
+        return [KVCache(shape, like) for _ in self.blocks]
+
+
+class EmbeddedPrior:
+    """The embedded transformer as a prior: 256 tokens of the mini dVAE, emoji art in Noto's style and plain scenes."""
+
+    generator, perceptor = "mini-dvae", "mini"
+    temperature, guidance, top_k = 0.7, 1.5, 128
+
+    def __init__(self, name: str = "mini", device: torch.device | str = "cpu"):
+        self.name, self.device = name, torch.device(device)
+        tensors, config = weights.read(WEIGHTS / "prior.safetensors")
+        self.tower = EmbeddedCLIP(device=device).net.text
+        words = self.tower.tokens.weight.detach()
+        net = weights.fitted(partial(Transformer, words), config, tensors, name)
+        net.words = words
+        self.net = net.to(device, dtype(self.device)).eval().requires_grad_(False)
+        self.side, self.codes = net.side, net.codes
+
+    @torch.no_grad()
+    def read(self, text: str) -> tuple[Tensor, Tensor]:
+        """A text's tokens (1, context), and what the net is told of its meaning (1, width)."""
+        tokens = self.net.read([text]).to(self.device)
+        return tokens, self.net.understand(self.tower.features(tokens).to(self.net.words.dtype))
+
+    def start(self, text: str, count: int, guidance: float) -> Stream:
+        return _Stream(self, text, count, guidance)
+
+    @torch.no_grad()
+    def attention(self, text: str, image: Tensor) -> Tensor:
+        """What every position of a picture (side, side) looks at: (layers, heads, positions, positions)."""
+        looks: list[Tensor] = []
+        self.net(self.net.embed(*self.read(text), image.reshape(1, -1).to(self.device)), looks=looks)
+        return torch.stack(looks).float()
+
+
+class _Stream:
+    def __init__(self, prior: EmbeddedPrior, text: str, count: int, guidance: float):
+        self.net, self.guidance = prior.net, guidance
+        texts = [text] if guidance == 1 else [text, ""]
+        tokens, told = (torch.cat(parts).repeat_interleave(count, 0) for parts in zip(*map(prior.read, texts)))
+        start = self.net.embed(tokens, told, tokens[:, :0])
+        self.caches = self.net.caches(len(tokens), start)
+        self.features = self.net(start, self.caches)
+        self.told, self.place = told[:, None], 0
+
+    @torch.no_grad()
+    def __call__(self, previous: Tensor | None) -> Tensor:
+        if previous is not None:
+            both = previous if self.guidance == 1 else previous.repeat(2)
+            self.features = self.net(self.net.embed_codes(self.told, both[:, None], self.place), self.caches)
+            self.place += 1
+        return guided(self.net.next_code(self.features[:, -1]).float(), self.guidance)

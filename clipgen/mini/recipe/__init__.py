@@ -1,0 +1,1 @@
+"""The recipe of the embedded models: its data, and one file for each stage of training."""

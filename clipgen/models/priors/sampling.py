@@ -1,0 +1,196 @@
+"""DALL-E, both stages: a transformer writes a picture's tokens, the decoder paints them, CLIP ranks the results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Literal, TypedDict, cast, overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipgen.device import pick
+from clipgen.errors import ClipgenError
+from clipgen.images import masks
+from clipgen.images.reading import Pictorial, to_image, to_tensor
+from clipgen.images.sheets import contact_sheet, png_bytes
+from clipgen.models.parameterisations.catalogue import load_generator
+from clipgen.models.parameterisations.protocol import Discrete
+from clipgen.models.perceptors.catalogue import embed, load_perceptor
+from clipgen.models.perceptors.protocol import Perceptor
+from clipgen.models.priors.catalogue import load_prior
+from clipgen.models.priors.protocol import Prior, Stream
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+UNDRAWN = 0.93  # the grey of what has no tokens yet
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Pictures of one prompt. Finished ones come best first; a notebook shows them as a contact sheet."""
+
+    prompt: str
+    images: list[Image.Image]
+    scores: list[float]  # CLIP's cosine to the prompt; empty while they are being drawn
+    tokens: Tensor  # (n, side, side) int64
+    generator: str  # whose tokens they are
+    done: float = 1.0  # share of the tokens that are drawn
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def sheet(self, columns: int | None = None) -> Image.Image:
+        """All of them in one picture, with their scores."""
+        labels = [f"{score:.3f}" for score in self.scores] or [""] * len(self)
+        return contact_sheet(self.images, columns or math.ceil(math.sqrt(len(self))), labels)
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self.sheet())
+
+
+class Options(TypedDict, total=False):
+    """The arguments of ``dalle`` that need no overload of their own."""
+
+    model: str
+    image: Pictorial | str | None
+    keep: str
+    temperature: float | None
+    top_k: int | None
+    guidance: float | None
+    seed: int
+    perceptor: str | Perceptor
+    device: str
+
+
+@overload
+def dalle(prompt: str, n: int = 16, *, stream: Literal[False] = False, **options: Unpack[Options]) -> Drawings: ...
+
+
+@overload
+def dalle(prompt: str, n: int = 16, *, stream: Literal[True], **options: Unpack[Options]) -> Iterator[Drawings]: ...
+
+
+def dalle(
+    prompt: str,
+    n: int = 16,
+    *,
+    model: str = "mini",
+    image: Pictorial | str | None = None,
+    keep: str = "top",
+    temperature: float | None = None,
+    top_k: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    perceptor: str | Perceptor = "auto",
+    device: str = "auto",
+    stream: bool = False,
+) -> Drawings | Iterator[Drawings]:
+    """``n`` pictures of a prompt: Drawings, best first. With ``stream`` an iterator of them, a row of tokens at a time.
+
+    model: ``mini`` (embedded), or DALL-E mini's published weights: ``dalle-mini``, ``dalle-mega``.
+    image, keep: complete a picture, of which ``keep`` (top, bottom, left, right or a box, see ``mask``) stays. Tokens
+    are drawn row by row and know only what is above and left of them, so that ``top`` works best.
+    temperature: lower for safer, higher for wilder tokens. top_k: how many of the likeliest tokens may be drawn.
+    guidance: how much the text has to say, 1 or more (classifier-free guidance). All default to what suits the model.
+    seed: same seed, same machine, same pictures. perceptor: the CLIP that ranks, by default ``mini`` for the embedded
+    model and OpenAI's ViT-B/32 for the published. device: auto, cpu, cuda or mps.
+    Raises ClipgenError for what cannot work. After Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation".
+    """
+    if not prompt.strip():
+        raise ClipgenError("prompt='': say what to draw, such as 'a red car in the snow'")
+    for name, value, low, high in (
+        ("n", n, 1, 1024),
+        ("temperature", temperature, 0.01, 100),
+        ("top_k", top_k, 1, 10**6),
+        ("guidance", guidance, 1, 100),
+        ("seed", seed, 0, 2**63 - 1),
+    ):
+        if value is not None and not low <= value <= high:
+            raise ClipgenError(f"{name}={value}: has to be a number from {low} to {high:,}")
+    where = pick(device)
+    prior, generator = _models(model, where)
+    judge = prior.perceptor if perceptor == "auto" else perceptor
+    judge = load_perceptor(judge, where) if isinstance(judge, str) else judge
+    temperature = prior.temperature if temperature is None else temperature
+    top_k = prior.top_k if top_k is None else top_k
+    draw = partial(sample, temperature=temperature, top_k=top_k, rng=torch.Generator().manual_seed(seed))
+    tokens, kept = _canvas(generator, n, prior.side, image, keep)
+    logits = prior.start(prompt, n, prior.guidance if guidance is None else guidance)
+    made = _written(prompt, generator, logits, draw, tokens, kept, stream)
+    return _ranked(made, judge) if stream else next(_ranked(made, judge))
+
+
+@lru_cache(maxsize=2)
+def _models(model: str, device: torch.device) -> tuple[Prior, Discrete]:
+    prior = load_prior(model, device)
+    return prior, cast(Discrete, load_generator(prior.generator, device))
+
+
+@torch.no_grad()
+def _canvas(generator: Discrete, n: int, side: int, image: Pictorial | str | None, keep: str) -> tuple[Tensor, Tensor]:
+    """The tokens (n, side, side) to begin with, and which places (side, side) of them are kept."""
+    tokens, kept = torch.zeros(n, side, side, dtype=torch.int64), torch.zeros(side, side, dtype=torch.bool)
+    if image is not None:
+        pixels = to_tensor(image, (side * generator.stride,) * 2).to(generator.device)
+        tokens[:] = generator.tokens(generator.encode(pixels)).cpu()
+        kept = masks.load(keep, (side, side), {})[0, 0] > 0.5
+    return tokens, kept
+
+
+@torch.no_grad()
+def _written(
+    prompt: str,
+    generator: Discrete,
+    logits: Stream,
+    draw: Callable[[Tensor], Tensor],
+    tokens: Tensor,
+    kept: Tensor,
+    rows: bool,
+) -> Iterator[Drawings]:
+    """Tokens drawn one after another; what there is after each of the ``rows`` if they are wanted, and in the end."""
+    side, flat, previous = len(kept), tokens.view(len(tokens), -1), None
+    for place, known in enumerate(kept.flatten().tolist()):
+        likely = logits(previous)
+        if not known:
+            flat[:, place] = draw(likely.cpu())
+        previous = flat[:, place].to(generator.device)
+        row, rest = divmod(place + 1, side)
+        if rest == 0 and (rows or row == side):
+            images = _paint(generator, tokens, kept, row)
+            yield Drawings(prompt, images, [], tokens.clone(), generator.name, row / side)
+
+
+def _ranked(made: Iterator[Drawings], judge: Perceptor) -> Iterator[Drawings]:
+    """The same, the last ones ranked."""
+    for drawings in made:
+        yield rerank(drawings, judge) if drawings.done == 1 else drawings
+
+
+def sample(logits: Tensor, temperature: float, top_k: int, rng: torch.Generator) -> Tensor:
+    """One token (B,) of each row of logits (B, codes), among the ``top_k`` likeliest."""
+    best, which = logits.topk(min(top_k, logits.shape[1]))
+    drawn = torch.multinomial((best / temperature).softmax(1), 1, generator=rng)
+    return which.gather(1, drawn)[:, 0]
+
+
+def _paint(generator: Discrete, tokens: Tensor, kept: Tensor, rows: int) -> list[Image.Image]:
+    """The pictures after so many rows; what is not drawn yet is grey."""
+    drawn = kept.clone()
+    drawn[:rows] = True
+    seen = drawn.repeat_interleave(generator.stride, 0).repeat_interleave(generator.stride, 1)
+    pictures = generator.image(generator.place(tokens.to(generator.device))).cpu()
+    return [to_image(picture) for picture in torch.where(seen, pictures, UNDRAWN)]
+
+
+@torch.no_grad()
+def rerank(drawings: Drawings, perceptor: Perceptor) -> Drawings:
+    """The same, those that CLIP finds nearest to the prompt first, with its scores."""
+    scores = (perceptor.embed_image(drawings.images) @ embed(perceptor, [drawings.prompt])[0]).tolist()
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    images, scores = [drawings.images[i] for i in order], [scores[i] for i in order]
+    return replace(drawings, images=images, scores=scores, tokens=drawings.tokens[order])

@@ -1,0 +1,58 @@
+"""How a latent moves: its optimiser, the fall of its learning rate, and the average that is shown."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipgen.errors import ClipgenError
+from clipgen.setting import setting
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The optimiser and its schedule. Raises ClipgenError for an optimiser that cannot drive a latent alone."""
+
+    optimizer: str = setting(
+        "Adam", "a class of torch.optim", common=("Adam", "AdamW", "RAdam", "RMSprop", "SGD"), live=False
+    )
+    lr: float = setting(
+        0.15, "learning rate, in the generator's own unit (deviations of its codebook) a step", 1e-12, shown="steer"
+    )
+    schedule: str = setting(
+        "auto",
+        "how the learning rate falls (auto: constant with a camera, else cosine)",
+        choices=("auto", "cosine", "linear", "constant"),
+    )
+    ema: float = setting(
+        0.8, "how much of the average latent each step keeps: the average is what is shown", 0, 0.99999
+    )
+
+    def __post_init__(self) -> None:
+        if not _usable(getattr(torch.optim, self.optimizer, None)):
+            known = sorted(name for name, kind in vars(torch.optim).items() if _usable(kind))
+            raise ClipgenError(f"optimizer={self.optimizer!r}: choose one of: {', '.join(known)}")
+
+    def start(self, latent: Tensor) -> torch.optim.Optimizer:
+        """A fresh optimiser for a latent."""
+        # 0.99: the views change with every step, and a long memory of their gradients lags behind.
+        options: dict[str, Any] = {"betas": (0.9, 0.99)} if self.optimizer in ("Adam", "AdamW") else {}
+        return getattr(torch.optim, self.optimizer)([latent], lr=self.lr, **options)
+
+    def rate(self, progress: float, unit: float, moving: bool) -> float:
+        """The learning rate; ``unit``: what 1 stands for, ``moving``: whether a camera moves through the picture."""
+        # A picture settles; what a camera moves through has to be painted to the end.
+        schedule = ("constant" if moving else "cosine") if self.schedule == "auto" else self.schedule
+        fall = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[schedule]
+        return self.lr * unit * (0.1 + 0.9 * fall)
+
+
+def _usable(kind: Any) -> bool:
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)) or kind is torch.optim.Optimizer:
+        return False
+    # These want a closure, sparse gradients or matrices.
+    return kind.__name__ not in ("LBFGS", "SparseAdam", "Muon")

@@ -1,0 +1,64 @@
+"""Starts that a prior draws: the best of its drawings, as CLIP ranks them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipgen.images.reading import to_tensor
+from clipgen.models.parameterisations.protocol import Discrete
+from clipgen.models.priors.sampling import Drawings, dalle
+from clipgen.optvis.objectives import Goal
+from clipgen.optvis.prompt import Prompt
+from clipgen.optvis.starts import Scene, Start
+
+
+class Dalle(Start):
+    """The embedded transformer's best of 16; the run is held near to it."""
+
+    model = "mini"
+
+    def __init__(self) -> None:
+        self._drawings: dict[str, Drawings] = {}
+
+    def latent(self, scene: Scene) -> Tensor:
+        """The best drawing of the first span's prompts: its very tokens, where the generator has the same."""
+        texts = [prompt for prompt in scene.prompts if prompt.weight > 0 and not prompt.is_image]
+        first = min(prompt.span[0] for prompt in texts)
+        prompts = [prompt for prompt in texts if prompt.span[0] == first]
+        drawings = self._drawn(scene, prompts)
+        side = drawings.tokens.shape[1] * scene.param.stride
+        if drawings.generator == scene.param.name and scene.size == (side, side):
+            return cast(Discrete, scene.param).place(drawings.tokens[:1].to(scene.param.device))
+        return scene.param.encode(self._image(scene, prompts, scene.size))
+
+    def goals(self, scene: Scene) -> list[Goal]:
+        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=12.0)
+
+    def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
+        drawing = to_tensor(self._drawn(scene, prompts).images[0]).to(scene.param.device)
+        return F.interpolate(drawing, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+    def _drawn(self, scene: Scene, prompts: Sequence[Prompt]) -> Drawings:
+        text = " and ".join(prompt.text for prompt in prompts if prompt.weight > 0)
+        if text not in self._drawings:
+            where = str(scene.param.device)
+            self._drawings[text] = dalle(
+                text, model=self.model, seed=scene.seed, perceptor=scene.perceptor, device=where
+            )
+        return self._drawings[text]
+
+
+class DalleMini(Dalle):
+    """The same with DALL-E mini's published weights."""
+
+    model = "dalle-mini"
+
+
+class DalleMega(Dalle):
+    """The same with DALL-E mega's."""
+
+    model = "dalle-mega"

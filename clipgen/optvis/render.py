@@ -1,0 +1,119 @@
+"""One picture in the making: a latent, its optimiser, its average."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipgen.images import masks
+from clipgen.optvis.memory import Memory
+from clipgen.optvis.objectives import Moment, Recipe
+
+
+class Render:
+    """Moves one latent as its ``recipe`` says, which may be replaced between two steps. Knows no files and no threads.
+
+    ``base``: (1, 3, H, W), what stays where a mask does not paint.
+    """
+
+    def __init__(self, recipe: Recipe, latent: Tensor, base: Tensor, rng: torch.Generator, passes: int = 1):
+        self.recipe, self.base, self.rng = recipe, base, rng
+        self.latent, self.average = latent.clone().requires_grad_(), latent.clone()
+        self.optimizer = recipe.descent.start(self.latent)
+        self.memory = Memory(passes)
+        self.step, self.slower, self.trouble = 0, 1.0, 0
+
+    def advance(self) -> dict[str, float]:
+        """Make one step; returns the loss, and the CLIP score of what it looked at."""
+        r, progress = self.recipe, self.step / self.recipe.steps
+        rate = r.descent.rate(progress, r.param.lr, bool(r.camera)) * self.slower
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.zero_grad()
+        image = self._masked(r.param.image(self.latent, progress, self.rng))
+        # Everything that looks at the picture leaves its gradient here; then one pass goes back through the decoder.
+        leaf = image.detach().requires_grad_()
+        moment = Moment(leaf, self.latent, self.step, r, self.rng)
+        loss = self.memory.backward(r.objectives, moment, r.views)
+        if image.requires_grad and leaf.grad is not None:
+            image.backward(leaf.grad)
+        if self._sound(loss):
+            if self.latent.grad is not None:
+                self.optimizer.step()
+            r.param.project_(self.latent)
+            self.average.lerp_(self.latent.detach(), 1 - r.descent.ema)
+        self.step += 1
+        return moment.scores | {"loss": loss}
+
+    @property
+    def stuck(self) -> bool:
+        """Whether three steps in a row came to nothing."""
+        return self.trouble >= 3
+
+    def _sound(self, loss: float) -> bool:
+        """Whether all numbers are finite. If not, the step is skipped and the next ones are slower."""
+        gradient = self.latent.grad
+        if math.isfinite(loss) and (gradient is None or bool(gradient.isfinite().all())):
+            self.trouble = 0
+            return True
+        self.trouble += 1
+        self.slower /= 2
+        if self.stuck:
+            warnings.warn("the loss was not finite three times in a row; stopped at the last good frame", stacklevel=3)
+        else:
+            warnings.warn("the loss is not finite: this step is skipped, and the learning rate halved", stacklevel=3)
+        return False
+
+    # --- what it looks like ---------------------------------------------------------------------------
+
+    @property
+    def shown(self) -> Tensor:
+        """The latent that is shown: the average, but at first where it starts."""
+        return self.average if self.step > 1 else self.latent.detach()
+
+    @torch.no_grad()
+    def picture(self) -> Tensor:
+        """(1, 3, H, W) as it is shown."""
+        return self._masked(self.recipe.param.image(self.shown))
+
+    @torch.no_grad()
+    def packed(self) -> Tensor:
+        """What is kept of the latent that is shown."""
+        return self.recipe.param.pack(self.shown)
+
+    def move_camera(self, picture: Tensor) -> None:
+        """Go on from the picture as the camera sees it after its move, if it moves."""
+        if self.recipe.camera:
+            # Without the residual every move would throw the latent back to what its picture shows.
+            residual = self.recipe.param.residual(self.latent.detach())
+            latent = self.recipe.param.encode(self.recipe.camera.move(picture, self.step)) + residual
+            self.latent.data.copy_(latent)
+            self.average = latent.clone()
+
+    def _masked(self, image: Tensor) -> Tensor:
+        return image if self.recipe.mask is None else masks.blend(image, self.base, self.recipe.mask)
+
+    # --- what it goes on from -------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the next step depends on: tensors, and notes that JSON can say."""
+        state = self.optimizer.state_dict()["state"].get(0, {})
+        tensors = {"latent": self.latent, "shown": self.average, "base": self.base, "rng": self.rng.get_state()}
+        tensors |= {f"optimizer.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+        notes: dict[str, Any] = {"passes": self.memory.passes, "slower": self.slower, "trouble": self.trouble}
+        return tensors, notes | {"optimizer": {k: v for k, v in state.items() if isinstance(v, (int, float))}}
+
+    def restore(self, step: int, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+        """Become what ``state`` described after ``step``."""
+        self.step = step
+        self.rng.set_state(tensors["rng"])
+        self.latent.data.copy_(tensors["latent"])
+        self.average, self.base = (tensors[key].to(self.latent.device) for key in ("shown", "base"))
+        self.memory.passes, self.slower, self.trouble = notes["passes"], notes["slower"], notes["trouble"]
+        named = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith("optimizer.")}
+        state = named | notes["optimizer"]
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": {0: state} if state else {}, "param_groups": groups})

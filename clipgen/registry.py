@@ -1,0 +1,115 @@
+"""Parts by name: where each is, loaded when it is first asked for. Adding one is a line here, or in a catalogue."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+from clipgen.errors import ClipgenError
+
+
+def attribute(place: str) -> Any:
+    """What stands at ``module:attribute``."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+class Registry(Mapping[str, Any]):
+    """The parts of one kind: a name to ``module:attribute``. ``argument`` is what a person calls the kind."""
+
+    def __init__(self, argument: str, places: Mapping[str, str]):
+        self.argument, self._places = argument, dict(places)
+
+    def __getitem__(self, name: str) -> Any:
+        """The part itself. Raises ClipgenError, with the nearest known name, for an unknown one."""
+        self.check(name)
+        return attribute(self._places[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def check(self, name: str) -> None:
+        """Raise ClipgenError for a name that is not known, before anything is loaded."""
+        if name not in self._places:
+            raise unknown(self.argument, name, self._places)
+
+
+def unknown(argument: str, name: str, known: Mapping[str, Any], more: str = "") -> ClipgenError:
+    """The error for a name that is not among the ``known``; ``more``: what else could have been meant."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}? There are" if near else "choose one of:"
+    return ClipgenError(f"{argument}={name!r} is unknown; {hint} {', '.join(known)}{more}")
+
+
+WRITERS = Registry(
+    "suffix",
+    {
+        ".png": "clipgen.export.png:Png",
+        ".gif": "clipgen.export.gif:Gif",
+        ".webp": "clipgen.export.webp:WebP",
+        ".mp4": "clipgen.export.mp4:Mp4",
+        ".html": "clipgen.export.html:Html",
+    },
+)
+
+RELAXATIONS = Registry(
+    "relax",
+    {
+        "straight-through": "clipgen.models.parameterisations.codebook:Codebook",
+        "gumbel": "clipgen.models.parameterisations.codebook:Gumbel",
+        "none": "clipgen.models.parameterisations.codebook:Unsnapped",
+    },
+)
+
+# Asked in turn whether a name is one of theirs.
+PERCEPTORS = Registry(
+    "perceptor",
+    {
+        "mini": "clipgen.mini.clip:EmbeddedCLIP",
+        "open_clip": "clipgen.models.perceptors.openclip:OpenCLIP",
+    },
+)
+
+PRIORS = Registry(
+    "model",
+    {
+        "mini": "clipgen.mini.prior:EmbeddedPrior",
+        "dalle-mini": "clipgen.models.priors.dalle_mini:DalleMini",
+        "dalle-mega": "clipgen.models.priors.dalle_mini:DalleMini",
+    },
+)
+
+STARTS = Registry(
+    "init",
+    {
+        "random": "clipgen.optvis.starts:Random",
+        "noise": "clipgen.optvis.starts:Noise",
+        "perlin": "clipgen.optvis.starts:Perlin",
+        "gradient": "clipgen.optvis.starts:Gradient",
+        "collage": "clipgen.mini.collage:Collage",
+        "dalle": "clipgen.optvis.drawn:Dalle",
+        "dalle-mini": "clipgen.optvis.drawn:DalleMini",
+        "dalle-mega": "clipgen.optvis.drawn:DalleMega",
+    },
+)
+
+# What a picture is asked for beside its prompts: dataclasses whose fields are their settings.
+OBJECTIVES = Registry(
+    "objective",
+    {
+        "tv": "clipgen.optvis.regularisers:TotalVariation",
+        "saturation": "clipgen.optvis.regularisers:Saturation",
+        "symmetry": "clipgen.optvis.regularisers:Symmetry",
+        "sharpness": "clipgen.optvis.regularisers:Sharpness",
+        "palette": "clipgen.optvis.regularisers:Palette",
+        "near": "clipgen.optvis.nearness:Nearness",
+    },
+)

@@ -1,0 +1,104 @@
+"""More than one run: batches of a prompt, and films redrawn frame by frame."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from clipgen.errors import ClipgenError
+from clipgen.runs.inputs import Ask, Value
+from clipgen.runs.journal import Journal
+from clipgen.runs.plan import Losses
+from clipgen.runs.prompts import slug
+from clipgen.runs.run import Run, finish
+
+
+def batch(
+    prompt: Ask,
+    count: int,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    folder: str | Path = "clipgen-runs",
+    losses: Losses = (),
+    **settings: Value,
+) -> list[Run]:
+    """``count`` pictures of one prompt, with seeds from ``seed`` on; ``best`` ranks them.
+
+    An interrupt ends it early, with the runs that were begun.
+    """
+    runs: list[Run] = []
+    while len(runs) < count and (not runs or runs[-1].finished):
+        like = runs[0] if runs else None
+        run = Run(prompt, folder=folder, losses=losses, like=like, seed=seed + len(runs), **settings)
+        runs.append(finish(run, progress))
+    return runs
+
+
+def best(runs: Sequence[Run]) -> list[Run]:
+    """The runs of one prompt, the one whose picture CLIP finds nearest to it first."""
+    perceptor = runs[0].models.perceptors[0][0]
+    prompts = [prompt for prompt in runs[0].prompts if not prompt.is_image]
+    texts = perceptor.embed_text([prompt.text for prompt in prompts])
+    weights = torch.tensor([prompt.weight for prompt in prompts]).to(texts)
+    liked = perceptor.embed_image([run.image for run in runs]) @ texts.T @ weights
+    return [runs[i] for i in liked.argsort(descending=True).tolist()]
+
+
+def restyle(
+    film: str | Path | Sequence[Image.Image],
+    prompt: Ask,
+    *,
+    carry: float = 0.5,
+    steps: int = 30,
+    folder: str | Path = "clipgen-runs",
+    progress: bool = True,
+    losses: Losses = (),
+    **settings: Value,
+) -> Journal:
+    """Every frame of a film (video, GIF, WebP or pictures) redrawn after a prompt, as a run folder of its own.
+
+    Each frame starts from a mix of itself and, by the share ``carry`` in [0, 1], the result before it, so that the
+    style holds still. ``clipgen.export.film.export(journal.frames(), "out.mp4", journal.settings)`` writes it.
+    Interrupted, it keeps the frames that are made. Raises ClipgenError for a film that cannot be read.
+    """
+    if not 0 <= carry <= 1:
+        raise ClipgenError(f"carry={carry}: has to be from 0 (every frame alone) to 1")
+    journal = last = like = None
+    for number, frame in enumerate(tqdm(frames(film), disable=not progress, unit="frame"), 1):
+        picture = frame.convert("RGB")
+        if last is not None:
+            picture = Image.blend(picture, last.resize(picture.size, Image.Resampling.LANCZOS), carry)
+        with tempfile.TemporaryDirectory() as scratch:
+            run = Run(
+                prompt, folder=scratch, losses=losses, like=like, init=picture, steps=steps, every=steps, **settings
+            )
+            like, made = like or run, list(run)[-1]
+            if journal is None:
+                journal = Journal.create(folder, slug(run.settings.prompt), run.journal.settings | {"init": "film"})
+            journal.add(number, made.image, torch.from_numpy(run.journal.latent(made.step)), made.scores)
+        last = made.image
+    if journal is None:
+        raise ClipgenError("film: it has no frames; choose another")
+    return journal
+
+
+def frames(film: str | Path | Sequence[Image.Image]) -> Iterator[Image.Image]:
+    """The frames of a video file, an animated picture or a sequence of pictures."""
+    if not isinstance(film, (str, Path)):
+        yield from film
+        return
+    import imageio.v3 as iio
+
+    try:
+        for frame in iio.imiter(film):
+            yield Image.fromarray(np.asarray(frame)).convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = str(error).splitlines()[0]
+        raise ClipgenError(f"film={str(film)!r}: cannot be read ({reason}); use a video, a GIF or a WebP") from error

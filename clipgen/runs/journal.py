@@ -1,0 +1,233 @@
+"""One folder per run: settings, frames, scores and state, so that a crash loses at most the frame in the making.
+
+``settings.json``; ``frames/00003.png``; ``latents/00003.npy``, what the frame is made of; ``scores.csv``;
+``changes.jsonl``, what was steered; ``inputs/``, the pictures that the settings name; ``state.safetensors``, from which
+the run goes on. Every file is written under another name first and then renamed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from clipgen.errors import ClipgenError
+
+FORMAT = 2
+READABLE = (1, FORMAT)  # until format 2 latents were kept in ``tokens``, and own losses only counted
+
+
+class Journal:
+    """The folder of a run. Its methods raise ClipgenError for a folder that is damaged or no run's."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    @classmethod
+    def create(cls, parent: str | Path, slug: str, settings: dict) -> Journal:
+        """A new ``<parent>/<date>-<slug>-<id>``. Raises ClipgenError where it cannot be written."""
+        folder = Path(parent) / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
+        journal = cls(folder)
+        try:
+            for part in ("frames", "latents", "inputs"):
+                (folder / part).mkdir(parents=True)
+            journal._replace("settings.json", (json.dumps({"format": FORMAT} | settings, indent=2) + "\n").encode())
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ClipgenError(
+                f"folder={str(parent)!r}: {error.strerror}; choose a folder that can be written"
+            ) from error
+        return journal
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Journal:
+        """An existing run folder. Raises ClipgenError if it is none, damaged, or of another version."""
+        journal = cls(folder)
+        if not (journal.folder / "settings.json").is_file():
+            raise ClipgenError(f"{folder}: this is no run folder (it has no settings.json); choose one of clipgen-runs")
+        if (found := journal.settings.get("format")) not in READABLE:
+            raise ClipgenError(
+                f"{folder}: written by another version of clipgen (format {found}, here {FORMAT}); use that one"
+            )
+        return journal
+
+    @property
+    def settings(self) -> dict:
+        try:
+            settings = json.loads((self.folder / "settings.json").read_text())
+            return settings if isinstance(settings, dict) else {}
+        except ValueError as error:
+            raise ClipgenError(f"{self.folder}: settings.json is damaged ({error}); this run cannot be read") from error
+
+    @property
+    def history(self) -> dict:
+        """The settings and what was changed on the way: all that a replay needs beside the pictures."""
+        return self.settings | ({"changes": changes} if (changes := self.changes) else {})
+
+    def _replace(self, name: str, content: bytes) -> None:
+        part = self.folder / f"{name}.part"
+        try:
+            part.write_bytes(content)
+            os.replace(part, self.folder / name)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+    # --- frames ---------------------------------------------------------------------------------------
+
+    def add(self, step: int, image: Image.Image, latent: Tensor, scores: dict[str, float]) -> None:
+        """Keep a frame, what its latent was packed to, and its scores."""
+        picture, numbers = io.BytesIO(), io.BytesIO()
+        image.save(picture, "PNG")
+        # The width of tokens is that of format 1.
+        kept = latent.cpu().numpy()
+        np.save(numbers, kept if latent.is_floating_point() else kept.astype(np.int32), allow_pickle=False)
+        self._replace(self._latent(step), numbers.getvalue())
+        self._replace(f"frames/{step:05d}.png", picture.getvalue())
+        table = self.folder / "scores.csv"
+        new = not table.exists()
+        with table.open("a", newline="") as out:
+            writer = csv.writer(out)
+            if new:
+                writer.writerow(["step", *scores])
+            writer.writerow([step, *(f"{value:.6g}" for value in scores.values())])
+
+    def frame(self, step: int) -> Image.Image:
+        try:
+            with Image.open(self.folder / "frames" / f"{step:05d}.png") as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError) as error:
+            raise ClipgenError(f"{self.folder}: frame {step} is missing or damaged ({error})") from error
+
+    def latent(self, step: int) -> np.ndarray:
+        """What the frame was made of: tokens (h, w) int32, or a latent (1, ...) float16; ``init`` takes both."""
+        try:
+            return np.load(self.folder / self._latent(step), allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ClipgenError(f"{self.folder}: the latent of step {step} is missing or damaged ({error})") from error
+
+    def _latent(self, step: int) -> str:
+        return f"{'tokens' if (self.folder / 'tokens').is_dir() else 'latents'}/{step:05d}.npy"
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps whose frames are kept, in order."""
+        return sorted(int(file.stem) for file in (self.folder / "frames").glob("*.png") if file.stem.isdigit())
+
+    def frames(self) -> Iterator[Image.Image]:
+        """The film so far, read one frame at a time."""
+        return map(self.frame, self.steps)
+
+    @property
+    def scores(self) -> list[dict[str, float]]:
+        """One row per frame: ``step`` and the scores."""
+        table = self.folder / "scores.csv"
+        if not table.exists():
+            return []
+        with table.open(newline="") as rows:
+            # A kill can leave half a row at the end.
+            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(rows) if None not in row.values()]
+
+    def keep_until(self, step: int, wanted: Iterator[int] | range | set[int]) -> None:
+        """Forget frames after ``step``, and those that are not ``wanted``: they will be made again, or were extra."""
+        for number in self.steps:
+            if number > step or number not in wanted:
+                for file in (f"frames/{number:05d}.png", self._latent(number)):
+                    (self.folder / file).unlink(missing_ok=True)
+        rows = [row for row in self.scores if row["step"] in set(self.steps)]
+        if rows:
+            out = io.StringIO(newline="")
+            writer = csv.writer(out)
+            writer.writerow(rows[0])
+            writer.writerows([int(row["step"]), *(f"{v:.6g}" for v in list(row.values())[1:])] for row in rows)
+            self._replace("scores.csv", out.getvalue().encode())
+        else:
+            (self.folder / "scores.csv").unlink(missing_ok=True)
+
+    # --- what the run goes on from --------------------------------------------------------------------
+
+    def save_state(self, step: int, tensors: dict[str, Tensor], notes: dict) -> None:
+        """Replace the state by that after ``step``. ``notes``: anything JSON can say."""
+        stored = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        self._replace("state.safetensors", save(stored, {"state": json.dumps({"step": step} | notes)}))
+
+    def load_state(self) -> tuple[int, dict[str, Tensor], dict] | None:
+        """(step, tensors, notes) of the newest state, None before the first."""
+        file = self.folder / "state.safetensors"
+        if not file.exists():
+            return None
+        try:
+            with safe_open(file, "pt") as stored:
+                notes = json.loads(stored.metadata()["state"])
+                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+            return int(notes.pop("step")), tensors, notes
+        except Exception as error:  # safetensors has errors of its own
+            raise ClipgenError(
+                f"{file}: the state is damaged ({error}); delete this file, and the run starts from its beginning"
+            ) from error
+
+    def change(self, step: int, asked: Mapping[str, Any]) -> None:
+        """Note that settings were changed before ``step``."""
+        lines = [json.dumps(change) + "\n" for change in [*self.changes, {"step": step, **asked}]]
+        self._replace("changes.jsonl", "".join(lines).encode())
+
+    @property
+    def changes(self) -> list[dict]:
+        """What was changed while the run went on, each with its ``step``."""
+        file = self.folder / "changes.jsonl"
+        if not file.exists():
+            return []
+        try:
+            return [json.loads(line) for line in file.read_text().splitlines()]
+        except ValueError as error:
+            raise ClipgenError(f"{file}: this file is damaged ({error}); delete it, or the broken line") from error
+
+    # --- what the settings name -----------------------------------------------------------------------
+
+    def keep_input(self, name: str, value: Image.Image | np.ndarray) -> None:
+        """Keep a picture, or token numbers, that is called ``name`` in the settings."""
+        out, known = io.BytesIO(), self._names()
+        suffix = ".npy" if isinstance(value, np.ndarray) else ".png"
+        known[name] = hashlib.sha256(name.encode()).hexdigest()[:16] + suffix
+        if isinstance(value, np.ndarray):
+            np.save(out, value, allow_pickle=False)
+        else:
+            value.save(out, "PNG")
+        self._replace(f"inputs/{known[name]}", out.getvalue())
+        self._replace("inputs/names.json", json.dumps(known, indent=1).encode())
+
+    def inputs(self) -> dict[str, Image.Image | np.ndarray]:
+        """Everything that was kept with ``keep_input``, by name."""
+        kept: dict[str, Image.Image | np.ndarray] = {}
+        for name, file in self._names().items():
+            path = self.folder / "inputs" / Path(file).name
+            try:
+                if path.suffix == ".npy":
+                    kept[name] = np.load(path, allow_pickle=False)
+                else:
+                    with Image.open(path) as picture:
+                        kept[name] = picture.convert("RGB")
+            except (OSError, SyntaxError, ValueError, EOFError) as error:
+                raise ClipgenError(f"{path}: this copy of {name} is damaged ({error}); the run cannot go on") from error
+        return kept
+
+    def _names(self) -> dict[str, str]:
+        file = self.folder / "inputs" / "names.json"
+        try:
+            return json.loads(file.read_text()) if file.exists() else {}
+        except ValueError as error:
+            raise ClipgenError(f"{file}: this file is damaged ({error}); the run cannot go on") from error

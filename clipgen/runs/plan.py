@@ -1,0 +1,168 @@
+"""A run before it runs: everything checked, nothing loaded."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import clipgen
+from clipgen import device
+from clipgen.errors import ClipgenError
+from clipgen.export.film import settings_of
+from clipgen.models.parameterisations.catalogue import entry_of, load_generator
+from clipgen.models.parameterisations.protocol import Parameterisation
+from clipgen.models.perceptors.catalogue import family, load_perceptor
+from clipgen.models.perceptors.protocol import Perceptor
+from clipgen.optvis.objectives import Loss, Objective, Own
+from clipgen.runs.inputs import Inputs
+from clipgen.runs.journal import Journal
+from clipgen.runs.prompts import weighted
+from clipgen.runs.settings import Settings, build, fixed
+
+Losses = Sequence[Loss | Objective] | Mapping[str, Loss]
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a run loads. Runs that name the same can share it."""
+
+    names: tuple[str, ...]
+    generator: Parameterisation
+    perceptors: list[tuple[Perceptor, float]]  # with their shares, which sum to one
+
+
+class Plan:
+    """Settings that can work, with what they name. Raises ClipgenError for what a person can mend."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        inputs: Inputs,
+        losses: Losses = (),
+        changes: Sequence[Mapping[str, Any]] = (),
+        journal: Journal | None = None,
+    ):
+        self.inputs, self.losses = inputs, objectives(losses)
+        self.changes, self.journal = list(changes), journal
+        self.device = device.pick(settings.device)
+        self.perceptors = shares(settings.perceptor)
+        entry, first = entry_of(settings.generator), family(self.perceptors[0][0])
+        size = settings.size or _size(entry.side, settings.quality, self.device)
+        entry.check(settings.generator, settings.relax, size)
+        init = first.default_start if settings.init == "auto" else settings.init
+        self.settings = replace(settings, size=size, init=init)
+        self.inputs.load(self.settings)
+        self.start = self.inputs.start(self.settings)
+        if init in self.inputs.latents and (tokens := self.inputs.latents[init]).dtype.kind in "iu":
+            entry.check_tokens(settings.generator, tokens, (size[1], size[0]))
+        self.follow(self.settings, self.changes)
+
+    @classmethod
+    def of(cls, prompt: Any, asked: Mapping[str, Any], losses: Losses = (), inputs: Inputs | None = None) -> Plan:
+        """A new run: the arguments of ``clipgen.Run``."""
+        inputs = inputs or Inputs()
+        named = inputs.named({**asked, "prompt": prompt})
+        return cls(build(named.pop("prompt"), named), inputs, losses)
+
+    @classmethod
+    def resumed(cls, folder: str | Path, losses: Losses = ()) -> Plan:
+        """An interrupted run, to go on in its folder."""
+        journal = Journal.open(folder)
+        return cls(_saved(journal.settings, folder, losses), Inputs(journal.inputs()), losses, journal.changes, journal)
+
+    @classmethod
+    def replayed(cls, source: str | Path, losses: Losses = ()) -> Plan:
+        """A run again, from its folder or from a file that it exported; with all that was changed on its way."""
+        journal = Journal.open(source) if Path(source).is_dir() else None
+        saved = journal.history if journal else settings_of(source)
+        changes = saved.get("changes", [])
+        if not isinstance(changes, list) or not all(
+            isinstance(change, dict) and isinstance(change.get("step"), int) for change in changes
+        ):
+            raise ClipgenError(f"{source}: what was changed on the way is damaged; this run cannot be replayed")
+        return cls(_saved(saved, source, losses), Inputs(journal.inputs() if journal else {}), losses, changes)
+
+    def follow(self, settings: Settings, changes: Iterable[Mapping[str, Any]]) -> Settings:
+        """The settings after some changes, one after another, with everything loaded that they name.
+
+        The one rule for what is changed live, waits its turn, is resumed or replayed. Raises ClipgenError for what
+        cannot be changed while a run goes on, and for values that cannot work together.
+        """
+        for change in changes:
+            asked = {name: value for name, value in change.items() if name != "step"}
+            if names := fixed(asked):
+                raise ClipgenError(f"{names[0]}=...: cannot be changed while a run goes on; start another, or branch")
+            wanted = asdict(settings) | self.inputs.named(asked)
+            settings = build(wanted.pop("prompt"), wanted)
+            self.inputs.load(settings)
+        return settings
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What a run folder says of its beginning."""
+        versions = {"clipgen": clipgen.__version__, "torch": torch.__version__, "python": platform.python_version()}
+        machine = {"device": str(self.device), "platform": platform.platform(), "threads": torch.get_num_threads()}
+        names = [loss.name for loss in self.losses]
+        return asdict(self.settings) | {"losses": names, "versions": versions, "machine": machine}
+
+    def load(self, like: Models | None = None) -> Models:
+        """The models; ``like`` itself, if it is what the settings name."""
+        s = self.settings
+        names = s.generator, s.relax, s.perceptor, str(self.device)
+        if like and like.names == names:
+            return like
+        perceptors = [(load_perceptor(name, self.device), share) for name, share in self.perceptors]
+        return Models(names, load_generator(s.generator, self.device, s.relax), perceptors)
+
+
+def shares(names: str) -> list[tuple[str, float]]:
+    """An ensemble, ``mini | ViT-B-32/openai:0.5``: perceptors' names with their shares, which sum to one."""
+    parts = weighted(names)
+    if not parts or min(weight for _, weight in parts) <= 0:
+        raise ClipgenError(f"perceptor={names!r}: name at least one, each with a weight above 0, such as mini:0.5")
+    for name, _ in parts:
+        family(name)
+    total = sum(weight for _, weight in parts)
+    return [(name, weight / total) for name, weight in parts]
+
+
+def objectives(losses: Losses) -> list[Objective]:
+    """Losses of one's own, functions or objectives, with or without names. Raises ClipgenError for anything else."""
+    made: list[Objective] = []
+    for name, loss in losses.items() if isinstance(losses, Mapping) else (("", loss) for loss in losses):
+        if not (isinstance(loss, Objective) or callable(loss)):
+            raise ClipgenError(f"losses: {loss!r} is neither a function (image, latent, step) -> loss nor an Objective")
+        made.append(loss if isinstance(loss, Objective) else Own(loss, name))
+    return made
+
+
+def _size(side: int, quality: str, where: torch.device) -> tuple[int, int]:
+    """What a generator draws best; a draft is smaller where pixels are dear, the best larger where they are cheap."""
+    if quality == "draft" and where.type == "cpu":
+        side //= 2
+    if quality == "best" and where.type != "cpu":
+        side = 3 * side // 2
+    return side, side
+
+
+def _saved(settings: Mapping[str, Any], source: str | Path, losses: Losses) -> Settings:
+    """Settings as a journal or an exported file has them, to be followed with the same losses."""
+    known = {knob.name for knob in fields(Settings)}
+    values = {key: value for key, value in settings.items() if key in known}
+    if "prompt" not in values:
+        raise ClipgenError(f"{source}: its settings are damaged (there is no prompt); this run cannot be read")
+    had, given = settings.get("losses", 0), [loss.name for loss in objectives(losses)]
+    if had != (given if isinstance(had, list) else len(given)):  # before they had names they were counted
+        said = ", ".join(map(str, had)) if isinstance(had, list) else had
+        raise ClipgenError(
+            f"{source}: this run followed {len(had) if isinstance(had, list) else had} losses of its own ({said}), "
+            f"and {len(given)} are given ({', '.join(given)}); pass the same as losses=[...]"
+        )
+    if isinstance(values.get("size"), list):
+        values["size"] = tuple(values["size"])
+    return build(values.pop("prompt"), values)

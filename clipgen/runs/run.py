@@ -1,0 +1,278 @@
+"""A run: a render that a journal keeps, as an iterator of frames."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from clipgen.errors import ClipgenError
+from clipgen.export.film import export
+from clipgen.images.reading import to_image
+from clipgen.images.sheets import png_bytes
+from clipgen.optvis.prompt import Prompt
+from clipgen.optvis.render import Render
+from clipgen.runs.control import Control
+from clipgen.runs.inputs import Ask, Inputs, Value
+from clipgen.runs.journal import Journal
+from clipgen.runs.plan import Losses, Models, Plan
+from clipgen.runs.prompts import parse, slug
+from clipgen.runs.recipes import Recipes
+from clipgen.runs.settings import Settings
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A moment of a run: what ``stream`` yields."""
+
+    step: int
+    image: Image.Image
+    scores: dict[str, float]  # clip: cosine to the prompts; loss
+    seconds: float  # since the loop began, or went on
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self.image)
+
+
+class Run:
+    """One generation, as an iterator of frames that keeps everything it shows in its journal.
+
+    ``Run("a cat:2 | dog:-0.5", steps=200, seed=1)``; the keyword arguments are the fields of Settings, and
+    ``folder`` is where run folders are made. A prompt may also be a picture, or a list of pictures and prompts;
+    ``init`` and ``mask`` may be pictures, and ``init`` what a journal kept of a latent. ``losses``: functions
+    ``(image, latent, step) -> loss`` that are added, in a list or by name, or objectives. ``like``: a run with the same
+    models, which are shared then. Nothing is computed before the first frame is asked for. Raises ClipgenError for what
+    a person can mend.
+    """
+
+    render: Render | None = None  # once it has begun
+
+    def __init__(
+        self,
+        prompt: Ask | Plan,
+        *,
+        folder: str | Path = "clipgen-runs",
+        losses: Losses = (),
+        like: Run | None = None,
+        **settings: Value,
+    ):
+        self.plan = prompt if isinstance(prompt, Plan) else Plan.of(prompt, settings, losses)
+        self.models: Models = self.plan.load(like.models if like else None)
+        self.journal = self.plan.journal or self._recorded(folder)
+        self._state = self.journal.load_state()
+        self.step = self._state[0] if self._state else 0
+        self.control = Control(self.plan, self.journal, self.step)
+        self._newest: Frame | None = None
+        self._frames: Iterator[Frame] | None = None
+        self._unsaved = False
+
+    @classmethod
+    def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None) -> Run:
+        """Go on with an interrupted run from its last saved step; its frames are those that it would have had."""
+        run = cls(Plan.resumed(folder, losses), like=like)
+        steps, every = run.settings.steps, run.settings.every
+        run.journal.keep_until(run.step, {1, steps, *range(every, steps, every)})
+        return run
+
+    @classmethod
+    def replay(
+        cls,
+        source: str | Path,
+        *,
+        folder: str | Path = "clipgen-runs",
+        losses: Losses = (),
+        like: Run | None = None,
+    ) -> Run:
+        """Make a run again, from its folder or from a file that it exported; steering included."""
+        return cls(Plan.replayed(source, losses), folder=folder, like=like)
+
+    def branch(self, step: int, *, folder: str | Path = "clipgen-runs", **settings: Value) -> Run:
+        """A new run that starts from the frame of ``step``, with these settings instead of those that this one has."""
+        if step not in self.journal.steps:
+            raise ClipgenError(f"step={step}: there is no such frame; there are {self.journal.steps}")
+        asked = asdict(self.settings) | {"near": 0.0} | settings
+        same = all(asked[name] == getattr(self.settings, name) for name in ("generator", "relax"))
+        asked["init"] = self.journal.latent(step) if same else self.journal.frame(step)  # another's latent means nothing
+        plan = Plan.of(asked.pop("prompt"), asked, self.plan.losses, Inputs(self.plan.inputs.all))
+        return Run(plan, folder=folder, like=self)
+
+    def _recorded(self, folder: str | Path) -> Journal:
+        """The folder of a new run, with all that it needs to be made again."""
+        journal = Journal.create(folder, slug(self.plan.settings.prompt), self.plan.notes)
+        for name, value in self.plan.inputs.all.items():
+            journal.keep_input(name, value)
+        for change in self.plan.changes:
+            journal.change(change["step"], {name: value for name, value in change.items() if name != "step"})
+        return journal
+
+    # --- control, from any thread ---------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Hold before the next step."""
+        self.control.pause()
+
+    def unpause(self) -> None:
+        """Go on after ``pause``."""
+        self.control.unpause()
+
+    def stop(self) -> None:
+        """End after the current step; everything made so far is kept, and ``Run.resume`` goes on from it."""
+        self.control.stop()
+
+    def change(self, **settings: Value | Ask) -> None:
+        """Change settings from the next step on: the prompt, lr, near, mask, cutouts...
+
+        Each change is in the journal, so that a replay gives the same film. Raises ClipgenError for what cannot be
+        changed, and for values that cannot work, alone or with changes that wait; the run goes on as it was.
+        """
+        self.control.change(settings)
+
+    # --- results --------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """The settings as they are now."""
+        return self.control.settings
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompts as they are now."""
+        return parse(self.settings.prompt)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step was made."""
+        return self.step >= self.settings.steps
+
+    @property
+    def image(self) -> Image.Image:
+        """The newest frame."""
+        if self._newest:
+            return self._newest.image
+        if not self.journal.steps:
+            raise ClipgenError("this run has no frames yet: iterate over it, or use clipgen.generate")
+        return self.journal.frame(self.journal.steps[-1])
+
+    @property
+    def score(self) -> float:
+        """The CLIP score of the newest frame."""
+        return self._newest.scores["clip"] if self._newest else self.journal.scores[-1]["clip"]
+
+    def export(self, file: str | Path, **options: Any) -> Path:
+        """Write the film, or the picture, by suffix: .gif .mp4 .webp .png .html. See ``clipgen.export.film.export``."""
+        return export(self.journal.frames(), file, self.journal.history, scores=self.journal.scores, **options)
+
+    def _repr_png_(self) -> bytes | None:
+        return png_bytes(self.image) if self._newest or self.journal.steps else None
+
+    # --- the loop -------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._frames is None:
+            self._frames = self._loop()
+        return self._frames
+
+    def _loop(self) -> Iterator[Frame]:
+        recipes = Recipes(self.plan, self.models)
+        self.render = render = recipes.begin(self.settings)
+        if self._state:
+            render.restore(*self._state)
+        began = time.monotonic()
+        while not (self.finished or self.control.stopped):
+            self.control.wait()
+            if self.control.due(self.step):
+                render.recipe = recipes.of(self.settings)
+            scores = render.advance()
+            self.step = render.step
+            if render.stuck:
+                self.stop()
+            last = self.finished or self.control.stopped
+            if last or self.step == 1 or self.step % self.settings.every == 0:
+                picture, latent = render.picture(), render.packed()
+                self._newest = frame = Frame(self.step, to_image(picture[0]), scores, time.monotonic() - began)
+                if not self.finished:
+                    render.move_camera(picture)
+                self._keep(frame, latent, render)
+                yield frame
+
+    def _keep(self, frame: Frame, latent: Any, render: Render) -> None:
+        try:
+            self.journal.add(frame.step, frame.image, latent, frame.scores)
+            self.journal.save_state(frame.step, *render.state())
+        except OSError as error:
+            if not self._unsaved:
+                warnings.warn(
+                    f"{self.journal.folder}: frames cannot be saved any more ({error.strerror}); the run goes on, and "
+                    "its last picture is in run.image",
+                    stacklevel=3,
+                )
+            self._unsaved = True
+
+
+def stream(
+    prompt: Ask,
+    *,
+    folder: str | Path = "clipgen-runs",
+    losses: Losses = (),
+    like: Run | None = None,
+    **settings: Value,
+) -> Iterator[Frame]:
+    """Frames of a new run, as they are made. Arguments as for Run."""
+    return iter(Run(prompt, folder=folder, losses=losses, like=like, **settings))
+
+
+def generate(
+    prompt: Ask,
+    *,
+    progress: bool = True,
+    folder: str | Path = "clipgen-runs",
+    losses: Losses = (),
+    like: Run | None = None,
+    **settings: Value,
+) -> Run:
+    """Make a picture with a progress bar; returns the Run. Arguments as for Run, and those of ``finish``."""
+    return finish(Run(prompt, folder=folder, losses=losses, like=like, **settings), progress)
+
+
+def finish(run: Run, progress: bool = True) -> Run:
+    """Let a run go on to its end, with a progress bar.
+
+    An interrupt (Ctrl-C, a notebook's stop button) ends it after the current step, with everything kept: ``finished``
+    is False then, and ``Run.resume(run.journal.folder)`` goes on. A second one stops at once.
+    """
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=run.settings.steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
+    with bar, _interruptible(run):
+        for frame in run:
+            bar.update(frame.step - bar.n)
+            bar.set_postfix(clip=f"{frame.scores['clip']:.3f}")
+    return run
+
+
+@contextmanager
+def _interruptible(run: Run) -> Iterator[None]:
+    """The first interrupt asks the run to stop, a second one is an ordinary KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def asked(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        run.stop()
+
+    before = signal.signal(signal.SIGINT, asked)
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.stop()
+    finally:
+        signal.signal(signal.SIGINT, before)

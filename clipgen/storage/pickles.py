@@ -1,0 +1,241 @@
+"""Torch checkpoints as data: ``torch.save`` files, old and new, pickled modules, Lightning and TorchScript archives.
+
+A pickle can name any function and have it called. Here it can reach nothing but what this file defines: tensors
+become descriptions of where their numbers lie, classes of known packages become ``_Inert``, any other name is
+refused. Nothing of the packages that wrote a file is needed, or imported, to read it. Formats: PyTorch's notes on
+serialization semantics, and ``torch/serialization.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+_DTYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+# What published checkpoints mention beside their tensors: module classes, callbacks, settings, TorchScript's types.
+# The settings of 2020 are OmegaConf's, which name the plain types of what they hold, and argparse's.
+_PACKAGES = (
+    "__torch__",
+    "dall_e",
+    "lightning",
+    "numpy",
+    "omegaconf",
+    "pytorch_lightning",
+    "taming",
+    "torch.jit._pickle",
+    "torch.nn.modules",
+    "torch.optim",
+    "typing",
+)
+_TYPES = "bool", "bytes", "dict", "float", "frozenset", "int", "list", "long", "object", "set", "str", "tuple", "unicode"
+_NAMES = {
+    "argparse.Namespace",
+    "torch.device",
+    "torch.Size",
+    "torch.float32",
+    "torch.float16",
+    "torch.int64",
+    "collections.defaultdict",
+    "_codecs.encode",
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _TYPES),  # the latter is Python 2's
+}
+
+
+class _Sealed:
+    """What a pickle may use and not change: ``BUILD``, which sets attributes, is refused."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("it tries to change what it may only name")
+
+
+@dataclass(frozen=True)
+class LazyTensor(_Sealed):
+    """A tensor of a checkpoint whose numbers have not been read yet."""
+
+    dtype: torch.dtype
+    key: str
+    count: int  # numbers in its storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def load(self, storage: Callable[[str, int], bytes]) -> Tensor:
+        """The tensor itself; ``storage`` gives the bytes of a storage by its key and length."""
+        if not all(isinstance(n, int) and n >= 0 for n in (self.count, self.offset, *self.shape, *self.stride)):
+            raise ValueError(f"impossible shape {self.shape}")
+        if self.offset + math.prod(self.shape) > self.count:  # also keeps a small file from asking for much memory
+            raise ValueError(f"a tensor of {self.shape} does not fit into {self.count} numbers")
+        if not math.prod(self.shape):
+            return torch.empty(self.shape, dtype=self.dtype)
+        size = self.dtype.itemsize
+        end = self.offset + 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        view = memoryview(storage(self.key, self.count * size))[self.offset * size : end * size]
+        return torch.frombuffer(bytearray(view), dtype=self.dtype).as_strided(self.shape, self.stride).contiguous()
+
+
+class _Inert:
+    """Stands for something that is not imported: takes what it is given, keeps its attributes, does nothing."""
+
+    def __new__(cls, *args: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        """Attributes are kept for the tensors among them; none can take the place of a method."""
+        for attributes in state if isinstance(state, tuple) else (state,):
+            if isinstance(attributes, dict):
+                vars(self).update((k, v) for k, v in dict.items(attributes) if not hasattr(_Inert, str(k)))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+    extend = add = append
+
+
+class _Tensor(_Sealed):
+    def __call__(self, storage: Any, offset: int, shape: Any, stride: Any, *rest: Any) -> LazyTensor:
+        dtype, key, count = storage
+        return LazyTensor(dtype, key, count, offset, tuple(shape), tuple(stride))
+
+
+class _Parameter(_Sealed):
+    def __call__(self, data: Any, *rest: Any) -> Any:
+        return data
+
+
+_KNOWN: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor": _Tensor(),
+    "torch._utils._rebuild_tensor_v2": _Tensor(),
+    "torch._utils._rebuild_parameter": _Parameter(),
+    **{f"torch.{name}": dtype for name, dtype in _DTYPES.items()},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """The standard unpickler in a closed room."""
+
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self.widths: dict[str, int] = {}  # bytes per number of every storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full in _KNOWN:
+            return _KNOWN[full]
+        if full in _NAMES or any(module == known or module.startswith(f"{known}.") for known in _PACKAGES):
+            return type(name, (_Inert,), {})
+        raise pickle.UnpicklingError(f"it asks for {full}, which no model needs")
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, *rest = pid
+        if kind == "module":  # old pickled modules bring their source code along
+            return rest[0]
+        dtype, key, _, count, *view = rest
+        if kind != "storage" or any(view):
+            raise pickle.UnpicklingError(f"it refers to a {kind}, which is not known")
+        self.widths[key] = dtype.itemsize
+        return dtype, key, count
+
+
+def tensors(file: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+    """The tensors of a checkpoint whose dotted names are ``wanted``. Raises whatever a broken file leads to."""
+    with file.open("rb") as stream:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(stream) as archive:
+                return _from_zip(archive, file.stat().st_size, wanted)
+        return _from_legacy(stream, file.stat().st_size, wanted)
+
+
+def _from_zip(archive: zipfile.ZipFile, size: int, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError("it holds no data.pkl")
+    folder = pickles[0].removesuffix("data.pkl")
+    read = [entry for entry in archive.infolist() if entry.filename.startswith((pickles[0], f"{folder}data/"))]
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in read):
+        raise ValueError("its numbers are compressed, which no checkpoint's are")
+    if sum(entry.file_size for entry in read) > size:
+        raise ValueError("it claims to hold more than its own size")
+    with archive.open(pickles[0]) as stream:
+        tree = _Unpickler(stream).load()
+
+    @lru_cache(maxsize=1)  # a model's layers can be slices of one storage, and then follow one another
+    def storage(key: str, length: int) -> bytes:
+        data = archive.read(f"{folder}data/{key}")
+        if len(data) < length:
+            raise ValueError(f"storage {key} is cut off")
+        return data
+
+    return {name: lazy.load(storage) for name, lazy in _named(tree) if wanted(name)}
+
+
+def _from_legacy(stream: BinaryIO, size: int, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Before torch 1.6: a magic number, a version, the system, the data, the storages' keys, the storages."""
+    reader = _Unpickler(stream)
+    if reader.load() != 0x1950A86A20F9469CFC6C:
+        raise ValueError("it is no file of torch.save")
+    reader.load(), reader.load()
+    reader = _Unpickler(stream)
+    tree = reader.load()
+    widths = reader.widths
+    places: dict[str, int] = {}
+    for key in _Unpickler(stream).load():
+        (count,) = struct.unpack("<q", stream.read(8))
+        places[key] = stream.tell()
+        stream.seek(count * widths[key], 1)
+
+    def storage(key: str, length: int) -> bytes:
+        if places[key] + length > size:
+            raise ValueError("it is cut off")
+        stream.seek(places[key])
+        return stream.read(length)
+
+    return {name: lazy.load(storage) for name, lazy in _named(tree) if wanted(name)}
+
+
+def _named(tree: Any) -> Iterator[tuple[str, LazyTensor]]:
+    """Every tensor by its dotted name. Wrappers around a state dict (Lightning's, LlamaGen's) do not count."""
+    for key in ("state_dict", "model"):
+        if isinstance(tree, dict) and isinstance(inner := dict.get(tree, key), dict):
+            tree = inner
+    yield from _flatten(tree, "")
+
+
+def _flatten(tree: Any, prefix: str) -> Iterator[tuple[str, LazyTensor]]:
+    if isinstance(tree, LazyTensor):
+        yield prefix[:-1], tree
+        return
+    branches = tree if isinstance(tree, dict) else vars(tree) if isinstance(tree, _Inert) else {}
+    for key, value in dict.items(branches):  # not branches.items(), which a file could have put there
+        if key in ("_parameters", "_buffers", "_modules"):  # how a pickled module keeps its parts
+            yield from _flatten(value, prefix)
+        elif isinstance(key, str):
+            yield from _flatten(value, f"{prefix}{key}.")

@@ -1,0 +1,188 @@
+"""Model files: our own safetensors, and a safetensors copy of whatever else was published."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from clipgen.errors import ClipgenError
+from clipgen.storage import pickles
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def cache() -> Path:
+    """Where downloads and converted files are kept: ``CLIPGEN_CACHE``, or ``clipgen`` in the user's cache folder."""
+    if folder := os.environ.get("CLIPGEN_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clipgen"
+
+
+# --- our own format -----------------------------------------------------------------------------------
+
+
+def read(file: Path) -> tuple[dict[str, Tensor], dict]:
+    """(float32 tensors by name, configuration). A safetensors file holds numbers and cannot run code."""
+    try:
+        with safe_open(file, "pt") as stored:
+            config = json.loads((stored.metadata() or {}).get("config", "{}"))
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise ClipgenError(f"{file}: this is no safetensors file ({error}); delete it and load it again") from error
+    scales = {key.removesuffix(".scale"): tensors.pop(key) for key in list(tensors) if key.endswith(".scale")}
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() or key in scales:
+            tensors[key] = tensor.float() * scales[key].float() if key in scales else tensor.float()
+    return tensors, config
+
+
+def write(file: Path, tensors: dict[str, Tensor], config: dict, eight_bit: tuple[str, ...] = ()) -> None:
+    """Store in 16 bits; the matrices named in ``eight_bit`` in 8 bits with one scale a row."""
+    stored = {}
+    for key, tensor in tensors.items():
+        if key in eight_bit:
+            scale = tensor.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
+            stored[key], stored[f"{key}.scale"] = (tensor / scale).round().to(torch.int8), scale
+        else:
+            # Vectors stay as they are: the variances of batch norms overflow in 16 bits.
+            stored[key] = tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
+    stored = {key: tensor.detach().contiguous() for key, tensor in stored.items()}
+    save_file(stored, file, {"config": json.dumps(config)})
+
+
+def fit(net: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Put ``tensors`` into ``net``, all or none. Raises ClipgenError that names what is missing or misshapen."""
+    wanted = net.state_dict()
+    wrong = [f"{key} is missing" for key in wanted if key not in tensors]
+    wrong += [f"{key} is not part of the model" for key in tensors if key not in wanted]
+    wrong += [
+        f"{key} is {tuple(tensors[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ClipgenError(
+            f"{source}: these weights do not fit the model: {'; '.join(wrong[:4])}{more}; "
+            "choose the generator that they belong to, or the file that belongs to it"
+        )
+    net.load_state_dict(tensors, assign=True)
+
+
+def fitted(kind: Callable[..., Net], config: Mapping[str, Any], tensors: dict[str, Tensor], source: str) -> Net:
+    """A net of a class, with these weights in it; no time is spent on others first. Raises ClipgenError as ``fit``."""
+    with torch.device("meta"):
+        net = kind(**config)
+    fit(net, tensors, source)
+    return net
+
+
+# --- published formats --------------------------------------------------------------------------------
+
+
+# Numbers that OpenAI's CLIP archives keep among the weights.
+_NOTES = ("input_resolution", "context_length", "vocab_size")
+
+
+def converted(name: str) -> Path:
+    """Where the safetensors copy of a download is kept, whose name in the cache folder this is."""
+    return cache() / "converted" / f"{name}.safetensors"
+
+
+def converted_from(file: Path) -> Path:
+    """Where the safetensors copy of any other file is kept: it goes by that file's path."""
+    return converted(f"{file.stem}-{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}")
+
+
+def origin(copy: Path) -> dict[str, str]:
+    """Of what a copy was made: ``file``, ``version`` of the file, ``wanted`` (a digest); empty where it is unknown."""
+    try:
+        with safe_open(copy, "pt") as stored:
+            return json.loads((stored.metadata() or {}).get("origin", "{}"))
+    except Exception:  # no safetensors file, or cut off
+        return {}
+
+
+def version(file: Path) -> str:
+    """Changes when a file does: its size and its time."""
+    return f"{file.stat().st_size} {file.stat().st_mtime_ns}"
+
+
+def as_safetensors(file: str | Path, wanted: Collection[str] = (), name: str = "") -> Path:
+    """A safetensors file with the weights of a checkpoint: itself, or a copy that is kept in the cache.
+
+    Reads safetensors, ``torch.save`` files of state dicts, of Lightning checkpoints and of pickled modules, and
+    TorchScript archives, without running anything in them. ``wanted``: the tensors that are taken, by name; without
+    it all are but a VQGAN's discriminator and LPIPS (``loss.*``). ``name``: a download's; its copy then serves when
+    the download is deleted. Raises ClipgenError for a file that is none of these, broken, not harmless, or without
+    any of what is wanted.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise ClipgenError(f"{file}: there is no such file; check the path")
+    if file.suffix == ".safetensors":
+        return file
+    names = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()[:12]
+    source = {"file": str(file.resolve()), "version": version(file), "wanted": names}
+    copy = converted(name) if name else converted_from(file)
+    if origin(copy) == source:
+        return copy
+    try:
+        tensors = pickles.tensors(file, frozenset(wanted).__contains__ if wanted else _is_weight)
+    except Exception as error:  # a broken or hostile file can fail anywhere
+        raise ClipgenError(
+            f"{file}: this file was not loaded, because it cannot be read as plain weights "
+            f"({str(error) or type(error).__name__}); it may be cut off, of another kind, or unsafe: "
+            "get it again from its publisher"
+        ) from error
+    if not tensors and wanted:
+        raise ClipgenError(
+            f"{file}: these weights are of another model, {next(iter(wanted))} and all the rest is missing; "
+            "choose the generator that they belong to, or the file that belongs to it"
+        )
+    if not tensors:
+        raise ClipgenError(f"{file}: there are no weights in this file; get it again from its publisher")
+    with atomic(copy) as part:
+        save_file(tensors, part, {"origin": json.dumps(source)})
+    if name and file.is_relative_to(cache()):
+        size, kept = file.stat().st_size / 1e6, copy.stat().st_size / 1e6
+        note = f"{file} ({size:.0f} MB) can be deleted: what is needed of it is kept ({kept:.0f} MB)"
+        tqdm.write(f"{note}; `python -m clipgen cache --prune` does it", file=sys.stderr)
+    return copy
+
+
+def _is_weight(name: str) -> bool:
+    return not name.startswith("loss.") and name not in _NOTES
+
+
+@contextmanager
+def atomic(file: Path) -> Iterator[Path]:
+    """A name to write to, which becomes ``file`` only when all went well."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def is_torchscript(file: str | Path) -> bool:
+    """Whether a file is a TorchScript archive, as OpenAI published CLIP."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -1,0 +1,26 @@
+import open_clip
+import pytest
+
+from clipgen.models.perceptors.tokenizer import encode, vocabulary
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red apple",
+        "it's 3am &amp; cats",
+        "l'été naïve 東京 ☃",
+        "don't  STOP\n\tnow",
+        "x" * 60,
+        "😀👍🏽",
+        "sÃ£o paulo",
+        "",
+    ],
+)
+def test_equal_to_open_clip(text):
+    reference = open_clip.SimpleTokenizer()(text)[0].tolist()
+    assert encode(text)[:75] == reference[1 : reference.index(49407)]
+
+
+def test_vocabulary_order():
+    assert vocabulary()[:-2] == list(open_clip.SimpleTokenizer().encoder)[:-2]

@@ -1,0 +1,159 @@
+"""The second stage: a transformer over text and image tokens, and what is made with it."""
+
+import pytest
+import torch
+from PIL import Image
+
+import clipgen
+from clipgen.cli import main
+from clipgen.images.reading import to_image, to_tensor
+from clipgen.mini import WEIGHTS
+from clipgen.mini.evaluate import held_out
+from clipgen.models.priors.catalogue import load_prior
+from clipgen.models.priors.sampling import UNDRAWN, sample
+
+
+@pytest.fixture(scope="module")
+def stage():
+    """In full precision, whatever the hardware prefers."""
+    stage = load_prior("mini")
+    stage.net.float()
+    return stage
+
+
+@pytest.fixture
+def rng():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """A drawing that no model was trained on."""
+    return to_image(held_out()[0][0])
+
+
+def test_size(stage):
+    assert sum(p.numel() for p in stage.net.parameters()) <= 8e6
+    assert (WEIGHTS / "prior.safetensors").stat().st_size <= 16e6
+
+
+def test_stream_is_the_whole_net_step_by_step(stage, rng):
+    tokens = torch.randint(stage.codes, (2, stage.side**2), generator=rng)
+    stream, logits, previous = stage.start("a red car", 2, 1.0), [], None
+    for place in range(20):
+        logits.append(stream(previous))
+        previous = tokens[:, place]
+    net = stage.net
+    with torch.no_grad():
+        text, told = (part.expand(2, -1) for part in stage.read("a red car"))
+        features = net(net.embed(text, told, tokens[:, :19]))
+        whole = net.next_code(features[:, net.context - 1 :])
+    torch.testing.assert_close(torch.stack(logits, 1), whole, atol=1e-3, rtol=1e-3)
+
+
+def test_guidance_moves_away_from_no_text(stage):
+    told, untold, guided = (stage.start(text, 1, g)(None) for text, g in (("a cat", 1.0), ("", 1.0), ("a cat", 3.0)))
+    torch.testing.assert_close(guided, untold + 3 * (told - untold), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(told, untold, atol=0.01)
+
+
+def test_it_listens(stage):
+    """The picture's own words make its tokens likelier than another's."""
+    pictures = {text: clipgen.dalle(text, 2).tokens for text in ("a red car", "a tree in the snow")}
+    for text, other in zip(pictures, reversed(pictures)):
+        net, image = stage.net, pictures[text].flatten(1)
+        read = [net.read([words] * 2) for words in (text, other)]
+        with torch.no_grad():
+            right, wrong = (net.losses(tokens, stage.tower.features(tokens), image)[1] for tokens in read)
+        assert right < wrong
+
+
+def test_attention_is_causal_and_sums_to_one(stage, rng):
+    net = stage.net
+    image = torch.randint(stage.codes, (stage.side, stage.side), generator=rng)
+    looks = stage.attention("a cat", image)
+    count = net.context + stage.side**2
+    assert looks.shape == (len(net.blocks), net.heads, count, count)
+    torch.testing.assert_close(looks.sum(-1), torch.ones_like(looks[..., 0]))
+    assert looks.triu(1).max() == 0
+
+
+def test_sampling_keeps_to_the_likeliest(rng):
+    logits = torch.tensor([[0.0, 5.0, 1.0, 4.9], [9.0, 0.0, 0.0, 8.9]]).repeat(200, 1)
+    drawn = sample(logits, 1.0, 2, rng)
+    assert set(drawn[::2].tolist()) == {1, 3} and set(drawn[1::2].tolist()) == {0, 3}
+    assert sample(logits, 0.01, 4, rng).tolist() == [1, 0] * 200
+
+
+def test_best_first_and_the_same_again():
+    drawings = clipgen.dalle("a red apple", 4, seed=3)
+    assert len(drawings) == 4 and drawings.images[0].size == (128, 128)
+    assert drawings.scores == sorted(drawings.scores, reverse=True)
+    shown = clipgen.rank(drawings.images, ["a red apple", "a blue car"])
+    assert shown.shape == (4, 2)
+    again = clipgen.dalle("a red apple", 4, seed=3)
+    assert torch.equal(again.tokens, drawings.tokens) and again.scores == drawings.scores
+    assert not torch.equal(clipgen.dalle("a red apple", 4, seed=4).tokens, drawings.tokens)
+    dvae = clipgen.load_generator("mini-dvae")
+    painted = dvae.image(dvae.place(drawings.tokens))
+    assert torch.allclose(painted[0], to_tensor(drawings.images[0]), atol=0.02)
+    assert drawings._repr_png_().startswith(b"\x89PNG")
+
+
+def test_stream_yields_row_by_row():
+    frames = list(clipgen.dalle("a cat", 2, stream=True))
+    assert [frame.done for frame in frames] == [row / 16 for row in range(1, 17)]
+    first, last = to_tensor(frames[3].images[0]), to_tensor(frames[-1].images[0])
+    assert torch.allclose(first[..., 32:, :], torch.tensor(UNDRAWN), atol=0.01)
+    assert first[..., :24, :].sub(UNDRAWN).abs().max() > 0.03
+    assert not torch.allclose(last[..., 32:, :], torch.tensor(UNDRAWN), atol=0.01)
+    assert len(frames[-1].scores) == 2 and not frames[3].scores
+
+
+def test_completion_keeps_the_top(picture):
+    generator = clipgen.load_generator("mini-dvae")
+    known = generator.tokens(generator.encode(to_tensor(picture, (128, 128))))[0]
+    drawings = clipgen.dalle("a house", 2, image=picture, keep="top")
+    assert torch.equal(drawings.tokens[:, :8], known[:8].repeat(2, 1, 1))
+    assert not torch.equal(drawings.tokens[0, 8:], drawings.tokens[1, 8:])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"n": 0}, "n=0"), ({"temperature": 0}, "temperature=0"), ({"guidance": 0.5}, "guidance=0.5"),
+        ({"model": "dall-e-3"}, "choose one of"), ({"image": "nowhere.png"}, "nowhere.png"),
+        ({"image": Image.new("RGB", (8, 8)), "keep": "middle"}, "middle"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_said(options, said):
+    with pytest.raises(clipgen.ClipgenError, match=said):
+        clipgen.dalle("a cat", **({"n": 1} | options))
+
+
+def test_no_prompt_is_said():
+    with pytest.raises(clipgen.ClipgenError, match="say what to draw"):
+        clipgen.dalle("  ")
+
+
+def test_command(tmp_path, monkeypatch, capsys, picture):
+    monkeypatch.chdir(tmp_path)
+    assert main(["dalle", "a red car in the snow", "-n", "4", "-o", "car.png", "--quiet"]) == 0
+    assert Image.open("car.png").width > 2 * 128
+    picture.save("cat.png")
+    assert main(["dalle", "a cat", "-n", "2", "--image", "cat.png", "--keep", "top", "-o", "drawn.gif", "--quiet"]) == 0
+    assert Image.open("drawn.gif").n_frames == 9  # the known half, then eight rows
+    assert main(["dalle", "a cat", "-n", "0"]) == 2 and "n=0" in capsys.readouterr().err
+
+
+def test_the_bridge(tmp_path):
+    """A run that starts from the best drawing, and follows it when the prompt changes."""
+    run = clipgen.Run("a red apple", init="dalle", steps=6, folder=tmp_path)
+    frames = iter(run)
+    first = next(frames).image
+    best = clipgen.dalle("a red apple", 16).images[0]
+    assert (to_tensor(first) - to_tensor(best)).abs().mean() < 0.08
+    run.change(prompt="a tree")
+    assert [frame.step for frame in frames] == [3, 6]
+    again = clipgen.finish(clipgen.Run.replay(run.journal.folder, folder=tmp_path), progress=False)
+    assert again.image.tobytes() == run.image.tobytes()

@@ -1,0 +1,125 @@
+import threading
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+import clipgen
+from clipgen.runs.journal import Journal
+
+
+def scores(run):
+    return [row["clip"] for row in run.journal.scores]
+
+
+def test_a_run_keeps_all_it_shows(run):
+    assert run.finished and run.step == run.settings.steps
+    journal = Journal(run.journal.folder)
+    assert len(journal.steps) == len(journal.scores) > 20
+    assert journal.steps[-1] == run.settings.steps
+    assert journal.settings["prompt"] == "a red apple" and journal.settings["versions"]["torch"] == torch.__version__
+    assert run.image.size == (128, 128)
+    assert run._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("generator", ["mini-vqgan", "mini-dvae"])
+@pytest.mark.parametrize("init", ["random", "collage"])
+def test_the_score_rises(generator, init, tmp_path):
+    run = clipgen.generate(
+        "a sunflower", generator=generator, init=init, steps=40, size=(64, 64), progress=False, folder=tmp_path
+    )
+    first, *_, last = scores(run)
+    assert last > first + 0.1
+
+
+def test_a_start_picture_stays(tmp_path):
+    start = Image.new("RGB", (64, 64), (30, 60, 200))
+    start.save(tmp_path / "blue.png")
+    run = clipgen.generate(
+        "the sea", init=str(tmp_path / "blue.png"), near=5.0, steps=40, size=(64, 64), progress=False, folder=tmp_path
+    )
+    red, _, blue = run.image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    assert blue > red + 60
+
+
+def test_same_seed_same_picture(tmp_path):
+    made = [
+        clipgen.generate("a cat | a dog:-0.3", seed=seed, steps=6, size=(96, 64), init="perlin", progress=False, folder=tmp_path)
+        for seed in (1, 1, 2)
+    ]
+    same, again, other = (run.image.tobytes() for run in made)
+    assert same == again != other
+    assert made[0].image.size == (96, 64)
+
+
+def test_stream_pause_and_stop(tmp_path):
+    run = clipgen.Run("pizza", steps=500, every=1, size=(64, 64), init="perlin", folder=tmp_path)
+    frames = iter(run)
+    assert next(frames).step == 1
+    run.pause()
+    got = []
+    thread = threading.Thread(target=lambda: got.extend(frames))
+    thread.start()
+    time.sleep(0.5)
+    assert not got, "a paused run makes no frames"
+    run.unpause()
+    time.sleep(0.5)
+    run.stop()
+    thread.join(30)
+    assert not thread.is_alive() and got and not run.finished
+    assert run.journal.steps == list(range(1, got[-1].step + 1))
+    assert run.export(tmp_path / "half.gif").exists()
+
+
+def test_an_interrupt_keeps_what_was_made(tmp_path, monkeypatch):
+    add = Journal.add
+
+    def interrupted(journal, step, *rest):
+        add(journal, step, *rest)
+        if step == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "add", interrupted)
+    run = clipgen.generate("a cat", steps=50, size=(64, 64), init="perlin", progress=False, folder=tmp_path)
+    assert not run.finished and run.journal.steps == [1, 3, 6]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "says"),
+    [
+        ({"prompt": " "}, "nothing to draw"),
+        ({"steps": 0}, "a number from 1"),
+        ({"size": (500, 500)}, r"nearest is \(496, 496\)"),
+        ({"size": (8, 8)}, r"nearest is \(32, 32\)"),
+        ({"size": (10**6, 128)}, r"nearest is \(4096, 128\)"),
+        ({"generator": "vqgam"}, "mini-vqgan"),
+        ({"perceptor": "clop"}, "choose one of: mini"),
+        ({"init": "nowhere.png"}, "no such file"),
+        ({"lr": 0.0}, "lr=0.0: has to be a number from 1e-12 up"),
+        ({"near": float("nan")}, "near=nan: has to be a number from 0 up"),
+        ({"ema": 1.0}, "from 0 to 0.99999"),
+        ({"stepz": 3}, "no such setting; did you mean steps"),
+        ({"steps": 3.5}, "has to be a int"),
+        ({"quality": "great"}, "choose one of: draft, normal, best"),
+        ({"optimizer": "LBFGS"}, "choose one of: .*Adam"),
+        ({"cut_min": 2.0}, "above cut_max"),
+        ({"palette": "reddish"}, "palette="),
+        ({"prompt": "a cat@9-3"}, "ends after it begins"),
+        ({"prompt": "a cat:nan"}, "finite weight"),
+        ({"prompt": "missing.png:2 | a cat"}, r"missing\.png"),
+        ({"relax": "gumbel"}, "no token logits"),
+        ({"device": "tpu9"}, "device='tpu9'"),
+    ],
+)
+def test_bad_input_writes_nothing(knobs, says, tmp_path):
+    with pytest.raises(clipgen.ClipgenError, match=says):
+        clipgen.Run(**({"prompt": "a cat"} | knobs), folder=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_branch_keeps_the_pictures_of_its_prompts(tmp_path):
+    run = clipgen.generate([Image.new("RGB", (64, 64), "red"), "a cat"], steps=2, folder=tmp_path, progress=False)
+    branch = clipgen.finish(run.branch(2, steps=2, folder=tmp_path), progress=False)
+    assert branch.finished and branch.settings.prompt == run.settings.prompt
+    assert clipgen.Run.resume(branch.journal.folder, like=run).models is run.models

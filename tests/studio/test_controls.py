@@ -1,0 +1,175 @@
+"""The settings of a run as widgets, made from what each setting declares."""
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import ipywidgets as widgets
+import pytest
+from PIL import Image
+from studio_hands import COLABS, SMALL, below, blue, click, named, parts, png, put, upload
+
+import clipgen
+from clipgen.optvis.prompt import Prompt
+from clipgen.runs.prompts import parse
+from clipgen.runs.settings import Settings
+from clipgen.studio.controls import Controls
+from clipgen.studio.parts import Brush, Fold, Webcam
+from clipgen.studio.pictures import Picker, to_url
+
+HEADINGS = {
+    "steer": "Steer while it runs",
+    "settle": "Settle before it runs",
+    "start": "Start picture and mask",
+    "advanced": "Advanced settings",
+}
+KNOBS = fields(Settings)[1:]
+
+
+def groups(controls):
+    """The widgets of a Studio's settings below each heading."""
+    found, heading = {}, ""
+    for part in controls.children:
+        if isinstance(part, widgets.HTML):
+            heading = part.value.removeprefix("<b>").removesuffix("</b>")
+        elif isinstance(part, Fold):
+            found[part.button.description] = part
+        else:
+            found[heading] = part
+    return found
+
+
+@pytest.mark.parametrize("knob", KNOBS, ids=lambda knob: knob.name)
+def test_every_setting_has_its_widget_its_help_and_its_place(knob):
+    controls = Controls(Settings("a red heart"), Path(), lambda call: call, print)
+    (widget,) = named(groups(controls)[HEADINGS[knob.metadata["shown"]]], knob.name)
+    assert named(controls, knob.name) == [widget]
+    assert getattr(widget, "description_tooltip" if COLABS else "tooltip") == knob.metadata["help"]
+    assert (knob.name in controls.changeable) == knob.metadata["live"]
+    assert controls.asked[knob.name] == knob.default
+    if knob.metadata["choices"]:
+        assert widget.options == knob.metadata["choices"]
+    elif common := knob.metadata["common"]:
+        assert tuple(widget.options) == tuple(common() if callable(common) else common)
+
+
+def test_what_is_asked_is_what_was_said(studio):
+    assert Settings(**studio.controls.asked) == Settings("a red heart", steps=8, **SMALL)
+    assert studio.controls.changeable.keys() < studio.controls.asked.keys()
+
+
+GLOW = """
+from dataclasses import dataclass
+from clipgen.optvis.regularisers import Regulariser
+from clipgen.setting import setting
+
+@dataclass(frozen=True, repr=False)
+class Glow(Regulariser):
+    name = "glow"
+    glow: float = setting(0.0, "weight of more light", 0, shown="steer")
+    lamp: str = setting("sun", "where it comes from", common=lambda: ["sun", "moon"])
+    upwards: bool = setting(False, "from below", live=False, shown="start")
+
+    def of(self, images):
+        return -images.mean() if self.lamp == "moon" and self.upwards else images.new_tensor(0.0)
+"""
+SCRIPT = """
+from clipgen.registry import OBJECTIVES
+OBJECTIVES._places["glow"] = "glow:Glow"  # the line that a newcomer adds
+import clipgen
+from studio_hands import SMALL, named, put
+from test_controls import groups
+
+studio = clipgen.Studio("a star", steps=6, **SMALL)
+places = groups(studio.controls)
+(glow,), (lamp,) = named(places["Steer while it runs"], "glow"), named(places["Advanced settings"], "lamp")
+assert glow.min == 0 and tuple(lamp.options) == ("sun", "moon")
+assert {"glow", "lamp"} < studio.controls.changeable.keys() and "upwards" not in studio.controls.changeable
+light = []
+for weight in (0.0, 50.0):
+    put(studio, glow=weight, lamp="moon", upwards=True)
+    studio.generate()
+    settings = studio.wait().settings
+    assert (settings.glow, settings.lamp, settings.upwards) == (weight, "moon", True), settings
+    light.append(sum(studio.job.run.image.convert("L").tobytes()))
+assert light[1] > light[0], light
+"""
+
+
+@pytest.mark.slow
+def test_a_setting_that_a_part_brings_along_has_its_widget(tmp_path):
+    """A file and a line for a new objective, and nothing in the Studio."""
+    (tmp_path / "glow.py").write_text(GLOW)
+    paths = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(Path(__file__).parent)!r}]\n"
+    done = subprocess.run([sys.executable, "-c", paths + SCRIPT], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("heading", ["Start picture and mask", "Advanced settings"])
+def test_groups_fold(heading, studio):
+    (button,) = named(studio, heading)
+    box = groups(studio.controls)[heading].children[1]
+    assert isinstance(button, widgets.ToggleButton)
+    for shown in (False, True, False):
+        button.value = shown
+        assert box.layout.display == ("" if shown else "none")
+        assert button.icon == ("caret-down" if shown else "caret-right")
+        assert button.tooltip.startswith("Open" if shown else "Closed")
+
+
+def test_colab_can_draw_it_all(studio):
+    """Neither of these is drawn there once anywidgets are: googlecolab/colabtools#3571, #3105."""
+    assert not parts(studio, (widgets.Accordion, widgets.Tab))
+    assert len(list(below(studio))) > 100
+
+
+@pytest.mark.parametrize("quality, steps, cutouts", [("draft", 60, 8), ("best", 300, 32)])
+def test_quality_sets_what_it_stands_for(quality, steps, cutouts, studio):
+    put(studio, lr=0.3, quality=quality)
+    asked = studio.controls.asked
+    assert (asked["steps"], asked["cutouts"], asked["lr"]) == (steps, cutouts, 0.3), "what it says nothing about stays"
+    put(studio, quality="normal")
+    assert (studio.controls.asked["steps"], studio.controls.asked["cutouts"]) == (120, 16)
+
+
+def test_the_dice_change_the_seed(studio):
+    seeds = set()
+    for _ in range(5):
+        click(studio, "Dice")
+        seeds.add(studio.controls.asked["seed"])
+    assert len(seeds) > 1
+
+
+def test_large_numbers_stay_as_they_are(tmp_path):
+    assert clipgen.Studio(folder=tmp_path, seed=2**53 - 1).controls.asked["seed"] == 2**53 - 1
+
+
+def test_a_picture_as_a_prompt(studio, tmp_path):
+    (picker,) = parts(studio.controls.rows, Picker)
+    upload(picker, "my photo:1.png", blue())
+    (prompt,) = parse(studio.controls.rows.line)
+    assert prompt.is_image and Path(prompt.text).parent == tmp_path / "uploads" and prompt.weight == 1
+    assert picker._thumbnail.value
+    named(studio, "Weight 1")[0].value = 3.0
+    click(studio, "Generate")
+    assert studio.wait().prompts == [Prompt(prompt.text, 3.0, is_image=True)]
+    upload(picker, "words.png", b"no picture")
+    assert "cannot be read as a picture" in studio.preview.error.value
+
+
+def test_a_start_from_the_webcam_and_a_painted_mask(studio):
+    (webcam,), (brush,) = parts(studio, Webcam), parts(studio, Brush)
+    webcam.picture = to_url(blue(), "image/png")  # as webcam.js sets it
+    put(studio, steps=2)
+    click(studio, "Generate")
+    run = studio.wait()
+    assert Path(run.settings.init).name.startswith("webcam-")
+    assert run.journal.inputs()[run.settings.init].getpixel((5, 5)) == (20, 60, 220)
+
+    named(studio, "Paint a mask")[0].value = True
+    assert brush.ground.startswith("data:image/webp;base64,") and brush.layout.display == ""
+    brush.mask = to_url(png(Image.new("L", (64, 64), 255)), "image/png")
+    assert Path(studio.controls.asked["mask"]).name.startswith("mask-")
+    brush.mask = ""
+    assert studio.controls.asked["mask"] == ""

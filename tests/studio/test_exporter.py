@@ -1,0 +1,58 @@
+"""Files of the shown film, as links."""
+
+import base64
+import io
+import re
+
+import pytest
+from PIL import Image
+from studio_hands import click, named
+
+from clipgen.export import settings_of
+from clipgen.images.sheets import enlarge
+from clipgen.registry import WRITERS
+
+
+def linked(studio, suffix):
+    """What the link of an export brings, its mime type and its name."""
+    named(studio, "Format")[0].value = suffix
+    click(studio, "Export")
+    ((name, mime, data),) = re.findall(
+        r'<a download="([^"]+)" href="data:([^;]+);base64,([^"]+)">', studio.exporter.link.value
+    )
+    return base64.b64decode(data), mime, name
+
+
+def test_the_formats_are_those_that_have_a_writer(studio):
+    (formats,) = named(studio, "Format")
+    assert sorted(suffix for _, suffix in formats.options) == sorted(WRITERS)
+    assert [name for name, _ in formats.options] == ["GIF", "WEBP", "MP4", "HTML", "PNG"], "films first"
+    assert formats.label == "GIF"
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_every_format_gets_a_link(suffix, studio):
+    click(studio, "Generate")
+    run = studio.wait()
+    data, mime, name = linked(studio, suffix)
+    assert (name, mime) == (f"a-red-heart{suffix}", WRITERS[suffix].mime)
+    file = run.journal.folder / name
+    assert data == file.read_bytes()
+    if suffix != ".mp4":
+        assert settings_of(file)["prompt"] == "a red heart"
+
+
+def test_a_page_shows_the_scores(studio):
+    click(studio, "Generate")
+    run = studio.wait()
+    page = linked(studio, ".html")[0].decode()
+    assert all(f"CLIP score {row['clip']:.3f}" in page for row in run.journal.scores)
+    assert len(re.findall('<img src="data:image/webp;base64,', page)) == 8
+
+
+def test_a_picture_is_of_the_shown_frame(studio):
+    click(studio, "Generate")
+    run = studio.wait()
+    studio.preview.timeline.value = 3
+    with Image.open(io.BytesIO(linked(studio, ".png")[0])) as picture:
+        assert picture.tobytes() == enlarge(run.journal.frame(3)).tobytes() != enlarge(run.image).tobytes()

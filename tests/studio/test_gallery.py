@@ -1,0 +1,61 @@
+"""Earlier runs, opened, resumed and made again."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from studio_hands import SMALL, blue, click, named, put
+
+import clipgen
+from clipgen.optvis.prompt import Prompt
+from clipgen.runs.prompts import parse
+
+
+def test_earlier_runs_are_opened_and_replayed(tmp_path):
+    picture = Image.open(io.BytesIO(blue()))
+    old = clipgen.generate([picture, "a fish:-0.5"], steps=3, folder=tmp_path, progress=False, **SMALL)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "settings.json").write_text("{")
+    studio = clipgen.Studio(folder=tmp_path, **SMALL)
+    assert len(named(studio.gallery, "Open")) == 1
+    click(studio.gallery, "Open")
+    assert studio.preview.timeline.max == 3 and "step 3/3" in studio.preview.status.value
+    shown, fish = parse(studio.controls.rows.line)
+    assert Path(shown.text).is_file() and fish == Prompt("a fish", -0.5), "the picture has a file of its own now"
+    assert named(studio, "Weight 2")[0].value == -0.5
+    click(studio.gallery, "Replay")
+    again = studio.wait()
+    assert again.journal.folder != old.journal.folder and again.image.tobytes() == old.image.tobytes()
+
+
+@pytest.fixture
+def of_format_1(tmp_path):
+    """A run folder as the first version of clipgen wrote it, stopped on its way."""
+    run = clipgen.Run("a star", steps=8, seed=3, folder=tmp_path, **SMALL)
+    for frame in run:
+        if frame.step == 4:
+            run.stop()
+    folder = run.journal.folder
+    (folder / "latents").rename(folder / "tokens")
+    settings = run.journal.settings | {"format": 1, "losses": 0}
+    for name in ("noise", "shift"):
+        del settings[name]
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return run.journal
+
+
+def test_runs_of_the_first_format_are_read(of_format_1, tmp_path):
+    studio = clipgen.Studio(folder=tmp_path, noise=0.5, **SMALL)
+    made = of_format_1.steps[-1]
+    click(studio.gallery, "Open")
+    assert studio.preview.timeline.max == made >= 4
+    assert (studio.controls.asked["noise"], studio.controls.asked["seed"]) == (0.03, 3), "as it was when it had no name"
+    put(studio, steps=2)
+    click(studio, "Branch from here")
+    (tokens,) = studio.wait().journal.inputs().values()
+    assert (tokens == of_format_1.latent(made)).all()
+    click(studio.gallery.children[1].children[-1], "Resume")
+    resumed = studio.wait()
+    assert resumed.finished and resumed.journal.folder == of_format_1.folder

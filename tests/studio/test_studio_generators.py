@@ -1,0 +1,102 @@
+"""Another generator in the Studio: whatever it optimises, everything is done in the same way."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from studio_hands import click, named, parts, png, put, running, until
+
+import clipgen
+from clipgen.runs.settings import suited
+from clipgen.studio.parts import Brush
+from clipgen.studio.pictures import to_url
+
+PIXELS = ["pixels", "fft", "stack"]
+
+
+@pytest.mark.parametrize("generator", PIXELS)
+def test_it_brings_what_suits_it_and_takes_it_away_again(generator, tmp_path):
+    studio = clipgen.Studio("a red heart", folder=tmp_path)
+    put(studio, symmetry=0.5)
+    before = studio.controls.asked
+    put(studio, generator=generator)
+    suits = suited("normal", generator)
+    assert suits.keys() > {"steps", "cutouts"}, "of its own"
+    assert studio.controls.asked == before | {"generator": generator} | suits
+    put(studio, quality="draft")
+    assert studio.controls.asked == before | {"generator": generator, "quality": "draft"} | suited("draft", generator)
+    put(studio, quality="normal", generator="mini-vqgan")
+    assert studio.controls.asked == before
+
+
+def test_what_is_asked_for_comes_before_what_suits(tmp_path):
+    studio = clipgen.Studio("a red heart", folder=tmp_path, generator="stack", lr=0.7, cutouts=5)
+    assert (studio.controls.asked["lr"], studio.controls.asked["cutouts"]) == (0.7, 5)
+
+
+def test_a_checkpoint_of_an_earlier_run_is_offered(studio):
+    studio.controls.put({"generator": "models/mine.ckpt", "lr": 0.2})
+    assert (studio.controls.asked["generator"], studio.controls.asked["lr"]) == ("models/mine.ckpt", 0.2)
+    put(studio, generator="mini-dvae")
+    assert "models/mine.ckpt" in named(studio.controls, "generator")[0].options
+    click(studio, "Generate")
+    assert studio.wait().finished
+
+
+@pytest.fixture(params=["mini-dvae", *PIXELS])
+def other(request, studio):
+    """A Studio where another generator was chosen."""
+    put(studio, generator=request.param)
+    put(studio, steps=8, cutouts=4, init="random")
+    yield studio
+    assert not studio.preview.error.value
+    assert studio.job.run.models.generator.name == request.param
+
+
+def test_a_branch_starts_from_the_latent(other):
+    click(other, "Generate")
+    first = other.wait()
+    assert first.finished and first.journal.steps == list(range(1, 9))
+    other.preview.timeline.value = 3
+    click(other, "Branch from here")
+    branch = other.wait()
+    assert branch.finished and branch.models is first.models
+    (latent,) = branch.journal.inputs().values()
+    assert latent.dtype == first.journal.latent(3).dtype and np.array_equal(latent, first.journal.latent(3))
+
+
+def test_a_mask_is_painted(other):
+    click(other, "Generate")
+    first = other.wait()
+    named(other, "Paint a mask")[0].value = True
+    half = Image.new("L", (64, 64))
+    half.paste(255, (0, 0, 32, 64))
+    (brush,) = parts(other, Brush)
+    brush.mask = to_url(png(half), "image/png")  # as brush.js sets it
+    named(other, "Prompt 1")[0].value = "a green tree"
+    put(other, lr=1.0)
+    click(other, "Branch from here")
+    change = np.abs(np.subtract(other.wait().image, first.image, dtype=int, casting="unsafe")).max(-1)
+    assert change[:, :32].mean() > 8 and change[:, 34:].max() <= 4, "at its edge it blends"
+
+
+def test_it_is_stopped_steered_and_resumed(other):
+    run = running(other)
+    put(other, lr=0.03)
+    until(lambda: run.settings.lr == 0.03, "the change")
+    click(other, "Stop")
+    other.wait()
+    stopped = run.journal.steps[-1]
+    click(other.gallery, "Resume")
+    until(lambda: other.job.run and other.job.run.step > stopped, "the resumed run")
+    assert other.job.run.journal.folder == run.journal.folder and other.job.run.settings.lr == 0.03
+
+
+def test_a_branch_to_another_generator_starts_from_the_picture(studio):
+    click(studio, "Generate")
+    first = studio.wait()
+    put(studio, generator="mini-dvae", steps=2)
+    studio.preview.timeline.value = 5
+    click(studio, "Branch from here")
+    branch = studio.wait()
+    (picture,) = branch.journal.inputs().values()
+    assert picture.tobytes() == first.journal.frame(5).tobytes() and branch.models.generator.name == "mini-dvae"
