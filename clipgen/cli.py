@@ -172,7 +172,7 @@ def _cache(words: list[str]) -> int:
         print(f"{item.megabytes:10.1f} MB {'*' if item.spare else ' '} {item.file}  ({item.kind})")
     spare = [item for item in found if item.spare]
     total, less = (sum(item.megabytes for item in some) for some in (found, spare))
-    print(f"{total:10.1f} MB in all; {less:.1f} MB of it (*) are not needed any more" + (";" if asked else ": --prune"))
+    print(f"{total:10.1f} MB; not needed any more (*, what --prune deletes): {less:.1f} MB")
     if asked and spare and (not sys.stdin.isatty() or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
         print(f"deleted: {len(cache.prune())} files")
     return 0

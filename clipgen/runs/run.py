@@ -100,7 +100,9 @@ class Run:
             raise ClipgenError(f"step={step}: there is no such frame; there are {self.journal.steps}")
         asked = asdict(self.settings) | {"near": 0.0} | settings
         same = all(asked[name] == getattr(self.settings, name) for name in ("generator", "relax"))
-        asked["init"] = self.journal.latent(step) if same else self.journal.frame(step)  # another's latent means nothing
+        asked["init"] = (
+            self.journal.latent(step) if same else self.journal.frame(step)
+        )  # another's latent means nothing
         plan = Plan.of(asked.pop("prompt"), asked, self.plan.losses, Inputs(self.plan.inputs.all))
         return Run(plan, folder=folder, like=self)
 

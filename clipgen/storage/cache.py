@@ -74,4 +74,4 @@ def _stands_for(copy: Path, file: Path) -> bool:
 def _serves(copy: Path) -> bool:
     """Whether a copy that goes by a file's path is that of this file as it is now."""
     file = Path(origin(copy).get("file", ""))
-    return file.is_file() and converted_from(file) == copy and _stands_for(copy, file)
+    return file.is_file() and converted_from(file) == copy

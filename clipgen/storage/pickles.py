@@ -49,7 +49,7 @@ _PACKAGES = (
     "torch.optim",
     "typing",
 )
-_TYPES = "bool", "bytes", "dict", "float", "frozenset", "int", "list", "long", "object", "set", "str", "tuple", "unicode"
+_TYPES = ["bool", "bytes", "dict", "float", "int", "list", "long", "object", "set", "str", "tuple", "unicode"]
 _NAMES = {
     "argparse.Namespace",
     "torch.device",

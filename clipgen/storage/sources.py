@@ -59,10 +59,10 @@ class Source:
 
 
 def check_format(file: Path, name: str) -> None:
-    """Raise Wrong for a file whose first bytes are not those of weights, or of the json or text that ``name`` ends with.
+    """Raise Wrong for a file whose first bytes are not those of weights (or json, or text, as ``name`` ends).
 
-    Weights: a zip archive or a pickle of at least protocol 2 (both of ``torch.save``), or safetensors, which begin
-    with the length of a json header.
+    Weights are a zip archive or a pickle of at least protocol 2 (both of ``torch.save``), or safetensors, which
+    begin with the length of a json header.
     """
     with file.open("rb") as stream:
         start = stream.read(64)

@@ -103,8 +103,9 @@ def converted(name: str) -> Path:
 
 
 def converted_from(file: Path) -> Path:
-    """Where the safetensors copy of any other file is kept: it goes by that file's path."""
-    return converted(f"{file.stem}-{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}")
+    """Where the safetensors copy of any other file is kept: it goes by that file's path, size and time."""
+    mark = hashlib.sha256(f"{file.resolve()} {version(file)}".encode()).hexdigest()[:12]
+    return converted(f"{file.stem}-{mark}")
 
 
 def origin(copy: Path) -> dict[str, str]:

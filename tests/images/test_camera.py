@@ -48,8 +48,18 @@ def test_camera_keyframes_and_mistakes():
     )
     assert not Camera.parse("")
     for wrong in (
-        "zoom", "zoom=9", "tilt=1", "x=0.9", "y=-0.6", "angle=nan", "zoom=1..2", "zoom=1@5", "angle=100",
-        "x=0.1@9-9", "x=0.1@90-10", "x=0.1@0-" + "9" * 5000,
-    ):  # fmt: skip
+        "zoom",
+        "zoom=9",
+        "tilt=1",
+        "x=0.9",
+        "y=-0.6",
+        "angle=nan",
+        "zoom=1..2",
+        "zoom=1@5",
+        "angle=100",
+        "x=0.1@9-9",
+        "x=0.1@90-10",
+        "x=0.1@0-" + "9" * 5000,
+    ):
         with pytest.raises(ClipgenError, match=r"camera=.*write 'zoom=1\.02"):
             Camera.parse(wrong)

@@ -8,11 +8,21 @@ from clipgen.errors import ClipgenError
 from clipgen.images import masks
 
 
-@pytest.mark.parametrize(("spec", "share", "inside"), [
-    ("all", 1, (5, 5)), ("top", 1 / 2, (1, 20)), ("bottom", 1 / 2, (38, 20)), ("left", 1 / 2, (20, 1)),
-    ("right", 1 / 2, (20, 58)), ("centre", 1 / 4, (20, 30)), ("0,0,0.5,25%", 1 / 8, (1, 1)),
-    ("not top", 1 / 2, (38, 20)), ("not not left", 1 / 2, (20, 1)), ("disc.png", None, (20, 30)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "share", "inside"),
+    [
+        ("all", 1, (5, 5)),
+        ("top", 1 / 2, (1, 20)),
+        ("bottom", 1 / 2, (38, 20)),
+        ("left", 1 / 2, (20, 1)),
+        ("right", 1 / 2, (20, 58)),
+        ("centre", 1 / 4, (20, 30)),
+        ("0,0,0.5,25%", 1 / 8, (1, 1)),
+        ("not top", 1 / 2, (38, 20)),
+        ("not not left", 1 / 2, (20, 1)),
+        ("disc.png", None, (20, 30)),
+    ],
+)
 def test_masks(spec, share, inside):
     picture = Image.new("L", (120, 80))
     picture.paste(255, (40, 20, 80, 60))
@@ -31,9 +41,14 @@ def test_masks_name_their_file():
 def test_masks_that_cannot_be():
     picture = Image.new("L", (100, 100), 255)
     for spec, says in (
-        ("middle", "use all, top"), ("0,0,2,1", "use all"), ("not all", "nothing to paint"), ("1,2,3", "use all"),
-        ("square.png", "same proportions"), ("not square.png", "same proportions"), ("", "use all"),
-    ):  # fmt: skip
+        ("middle", "use all, top"),
+        ("0,0,2,1", "use all"),
+        ("not all", "nothing to paint"),
+        ("1,2,3", "use all"),
+        ("square.png", "same proportions"),
+        ("not square.png", "same proportions"),
+        ("", "use all"),
+    ):
         with pytest.raises(ClipgenError, match=says):
             masks.load(spec, (40, 60), {"square.png": picture})
 

@@ -35,8 +35,9 @@ def test_every_mode(mode):
     if mode == "LAB":
         from PIL import ImageCms
 
-        picture = ImageCms.profileToProfile(picture, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"),
-                                            outputMode="LAB")  # fmt: skip
+        picture = ImageCms.profileToProfile(
+            picture, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
     elif mode in ("I;16", "I", "F"):
         values = {"I;16": (np.uint16, 65535), "I": (np.int32, 65535), "F": (np.float32, 1.0)}[mode]
         picture = Image.fromarray(np.full((10, 20), values[1], values[0]))
@@ -78,10 +79,13 @@ def test_arrays_and_tensors():
     for one in (tensor, tensor[None]):
         assert (to_tensor(one) - tensor).abs().max() < 1 / 255
     for bad, says in (
-        (np.zeros((2, 2, 2)), "no picture"), (np.zeros(5), "no picture"), (torch.zeros(2, 5, 5), "no picture"),
-        (np.zeros((0, 3)), "no picture"), (np.full((2, 2), np.nan), "from 0 to 1"),
+        (np.zeros((2, 2, 2)), "no picture"),
+        (np.zeros(5), "no picture"),
+        (torch.zeros(2, 5, 5), "no picture"),
+        (np.zeros((0, 3)), "no picture"),
+        (np.full((2, 2), np.nan), "from 0 to 1"),
         (np.full((2, 2), 3.0), "from 0 to 1"),
-    ):  # fmt: skip
+    ):
         refused(bad, says)
 
 
@@ -121,8 +125,12 @@ FILES = {kind: encoded(kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kind=st.sampled_from(sorted(FILES)), suffix=st.sampled_from([".png", ".jpg", ".gif", ".tif", ".txt", ""]),
-       cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=6))  # fmt: skip
+@given(
+    kind=st.sampled_from(sorted(FILES)),
+    suffix=st.sampled_from([".png", ".jpg", ".gif", ".tif", ".txt", ""]),
+    cut=st.floats(0, 1),
+    flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=6),
+)
 def test_any_file_is_a_picture_or_refused(tmp_path, kind, suffix, cut, flips):
     data = bytearray(FILES[kind][: max(1, round(cut * len(FILES[kind])))])
     for place, mask in flips:
@@ -135,8 +143,20 @@ def test_any_file_is_a_picture_or_refused(tmp_path, kind, suffix, cut, flips):
         assert str(file) in str(error) and "\n" not in str(error)
 
 
-HOSTS = ["127.0.0.1", "localhost", "10.0.0.1", "192.168.1.1", "172.16.0.9", "169.254.169.254", "[::1]",
-         "[::ffff:127.0.0.1]", "[fe80::1]", "0.0.0.0", "2130706433", "224.0.0.1"]  # fmt: skip
+HOSTS = [
+    "127.0.0.1",
+    "localhost",
+    "10.0.0.1",
+    "192.168.1.1",
+    "172.16.0.9",
+    "169.254.169.254",
+    "[::1]",
+    "[::ffff:127.0.0.1]",
+    "[fe80::1]",
+    "0.0.0.0",
+    "2130706433",
+    "224.0.0.1",
+]
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -153,9 +173,13 @@ def test_public_addresses():
 @pytest.fixture
 def site(monkeypatch):
     """A server on loopback, which only here counts as public - except by the name that it is redirected to."""
-    pages = {"/x.png": ("image/png", FILES["PNG"]), "/raw": ("application/octet-stream", FILES["JPEG"]),
-             "/page": ("text/html", b"<html>"), "/large.png": ("image/png", b"\0" * 3_000_000),
-             "/broken.png": ("image/png", b"\x89PNG broken")}  # fmt: skip
+    pages = {
+        "/x.png": ("image/png", FILES["PNG"]),
+        "/raw": ("application/octet-stream", FILES["JPEG"]),
+        "/page": ("text/html", b"<html>"),
+        "/large.png": ("image/png", b"\0" * 3_000_000),
+        "/broken.png": ("image/png", b"\x89PNG broken"),
+    }
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *args):
@@ -187,10 +211,13 @@ def site(monkeypatch):
 def test_addresses(site):
     assert to_picture(f"{site}/x.png").size == to_picture(f"{site}/raw").size == (16, 12)
     for path, says in (
-        ("/missing.png", "HTTP 404"), ("/page", "text/html, not an image"), ("/large.png", "more than 1 MB"),
-        ("/broken.png", "cannot be read as a picture"), ("/in", "10.0.0.1 is this machine or a private network"),
+        ("/missing.png", "HTTP 404"),
+        ("/page", "text/html, not an image"),
+        ("/large.png", "more than 1 MB"),
+        ("/broken.png", "cannot be read as a picture"),
+        ("/in", "10.0.0.1 is this machine or a private network"),
         ("/loop", "redirect"),
-    ):  # fmt: skip
+    ):
         refused(site + path, says)
     refused("http://127.0.0.1:9/x.png", "refused")
     refused("https://no-such-host.invalid/x.png", "image=")

@@ -47,8 +47,22 @@ def test_command_line(generator, published, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPGEN_CACHE", str(published))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code = f"import sys; from clipgen.cli import main; code = main(); {PEAK}; sys.exit(code)"
-    command = ["a cat", "--generator", generator, "--perceptor", f"ViT-B-32/{published / 'ViT-B-32.pt'}",
-               "--size", "256x256", "--steps", "3", "--every", "1", "--lr", "20", "--quiet"]  # fmt: skip
+    command = [
+        "a cat",
+        "--generator",
+        generator,
+        "--perceptor",
+        f"ViT-B-32/{published / 'ViT-B-32.pt'}",
+        "--size",
+        "256x256",
+        "--steps",
+        "3",
+        "--every",
+        "1",
+        "--lr",
+        "20",
+        "--quiet",
+    ]
     done = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "a-cat.gif") as film:

@@ -20,7 +20,7 @@ def test_the_table_knows_everything_and_what_is_here(cache):
     assert {f"{architecture}/{tag}" for architecture, tag in open_clip.list_pretrained()} <= rows.keys()
     for part in ("377 MB", "f8", "8192", "MIT"):
         assert part in rows["vqgan_openimages_f8_8192"]
-    assert " - " in f'{rows["dvae"]} ' and rows["mini-vqgan"].endswith("embedded") and "no weights" in rows["stack"]
+    assert " - " in f"{rows['dvae']} " and rows["mini-vqgan"].endswith("embedded") and "no weights" in rows["stack"]
     for file in ("dvae/encoder.pkl", "dvae/decoder.pkl"):
         (cache / file).parent.mkdir(parents=True, exist_ok=True)
         (cache / file).write_bytes(b"x")

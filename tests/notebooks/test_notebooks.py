@@ -118,6 +118,7 @@ def test_runs_and_shows_what_it_makes(file, executed):
 
 def test_lies_in_the_repository_with_its_pictures(file, stored):
     assert file.stat().st_size < 3_000_000
+    assert file.read_text(encoding="utf-8") == nbformat.writes(stored) + "\n"  # a line of a cell is a line of the file
     assert pictures(stored)
     assert [cell.execution_count for cell in code(stored)] == list(range(1, len(code(stored)) + 1))
     assert not [output for output in outputs(stored) if output.output_type == "error"]

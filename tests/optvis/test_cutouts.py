@@ -71,8 +71,6 @@ def test_erased_views_have_a_grey_hole():
     assert 0.03 < share.mean() < 0.2 and (share > 0).all()
 
 
-
-
 def test_shifted_views_show_the_edge_and_grain_differs_from_view_to_view():
     image = torch.zeros(1, 3, 64, 64)
     image[..., 24:40, 24:40] = 1

@@ -47,8 +47,12 @@ def test_regularisers_lead_where_they_say(name):
     def detail(x):
         return (x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)).abs().mean()
 
-    more = {"tv": lambda x: -x.diff(dim=-1).abs().mean(), "saturation": colour, "sharpness": detail,
-            "symmetry": lambda x: -(x - x.flip(-1)).abs().mean()}[name]  # fmt: skip
+    more = {
+        "tv": lambda x: -x.diff(dim=-1).abs().mean(),
+        "saturation": colour,
+        "sharpness": detail,
+        "symmetry": lambda x: -(x - x.flip(-1)).abs().mean(),
+    }[name]
     image = smooth().requires_grad_()
     before = more(image.detach())
     optimiser = torch.optim.Adam([image], lr=0.001)
@@ -81,8 +85,6 @@ def test_a_stop_ends_the_pull():
         loss = prompt_distance(seen, target, one, stops=torch.tensor([stop]))
         (gradient,) = torch.autograd.grad(loss, seen)
         assert bool(gradient.abs().sum() > 0) == pulls
-
-
 
 
 def moment(image):

@@ -82,8 +82,20 @@ def test_command(line, desk, monkeypatch, capsys):
 def test_there_are_lines_for_everything():
     assert len(PYTHON) > 22 and len(COMMANDS) > 20
     text = " ".join(CELLS)
-    silent = {"prompt", "seed", "size", "generator", "perceptor", "relax", "device", "every", "steps", "palette_weight",
-              "cut_max", "near_fade"}  # fmt: skip
+    silent = {
+        "prompt",
+        "seed",
+        "size",
+        "generator",
+        "perceptor",
+        "relax",
+        "device",
+        "every",
+        "steps",
+        "palette_weight",
+        "cut_max",
+        "near_fade",
+    }
     names = {knob for knob in clipgen.Settings.__dataclass_fields__ if knob not in silent}
     assert not {name for name in names if not re.search(rf"\b{name}\b", text)}, "every setting has a line"
 
@@ -157,8 +169,9 @@ def test_short_memory_is_met_with_passes(tmp_path, monkeypatch):
     assert np.abs(np.asarray(run.image, float) - np.asarray(plenty.image, float)).mean() < 1
 
     run = clipgen.Run("a bee", folder=tmp_path, steps=6, **QUICK)
-    monkeypatch.setattr(run.models.perceptors[0][0], "encode_image",
-                        lambda images: small_memory(images.repeat(9, 1, 1, 1)))  # fmt: skip
+    monkeypatch.setattr(
+        run.models.perceptors[0][0], "encode_image", lambda images: small_memory(images.repeat(9, 1, 1, 1))
+    )
     with pytest.warns(UserWarning), pytest.raises(clipgen.ClipgenError, match="one cutout at a time; lower size"):
         list(run)
 

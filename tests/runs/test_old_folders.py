@@ -24,7 +24,9 @@ def folder(tmp_path):
 def test_it_is_read(folder, tmp_path):
     journal = Journal.open(folder)
     assert journal.steps == [1, 2, 4] and journal.latent(4).shape == (4, 4) and journal.frame(2).size == (32, 32)
-    assert [row["step"] for row in journal.scores] == [1, 2, 4] and journal.changes == [{"step": 2, "lr": 0.1, "tv": 0.2}]
+    assert [row["step"] for row in journal.scores] == [1, 2, 4] and journal.changes == [
+        {"step": 2, "lr": 0.1, "tv": 0.2}
+    ]
     assert settings_of(journal, tmp_path)["tv"] == 0.2
 
 

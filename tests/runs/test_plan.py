@@ -19,7 +19,10 @@ SMALL = {"steps": 6, "every": 1, "cutouts": 2, "size": (64, 64), "init": "perlin
     [
         ({"init": "nowhere.png"}, "no such file"),
         ({"init": "no such word"}, "no such start"),
-        ({"init": torch.zeros(3, 3, dtype=torch.int64)}, r"tokens of shape \(3, 3\).*needs \(16, 16\), from 0 to 16383"),
+        (
+            {"init": torch.zeros(3, 3, dtype=torch.int64)},
+            r"tokens of shape \(3, 3\).*needs \(16, 16\), from 0 to 16383",
+        ),
         ({"mask": "nowhere"}, "mask='nowhere': use all"),
         ({"mask": "not all"}, "nothing to paint"),
         ({"size": (100, 100)}, r"nearest is \(96, 96\)"),

@@ -45,7 +45,9 @@ def test_a_start_picture_stays(tmp_path):
 
 def test_same_seed_same_picture(tmp_path):
     made = [
-        clipgen.generate("a cat | a dog:-0.3", seed=seed, steps=6, size=(96, 64), init="perlin", progress=False, folder=tmp_path)
+        clipgen.generate(
+            "a cat | a dog:-0.3", seed=seed, steps=6, size=(96, 64), init="perlin", progress=False, folder=tmp_path
+        )
         for seed in (1, 1, 2)
     ]
     same, again, other = (run.image.tobytes() for run in made)

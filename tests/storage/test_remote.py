@@ -1,98 +1,16 @@
 """Downloads from a real server on loopback: every case ends in the right file or in no file."""
 
-import hashlib
-import http.server
 import os
-import re
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
+from loopback import CONTENT, DIGEST, ZIP
 
-import clipgen.storage.remote
 from clipgen.errors import ClipgenError
+from clipgen.storage import download
 from clipgen.storage.remote import Remote, fetch
-
-CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves ``files``; ``mood`` is asked before each answer and may return how to misbehave."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.log, self.mood = {"/model.ckpt": CONTENT}, [], lambda number: {}
-        self.address = f"http://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, request, client_address):
-        """A client that hangs up is part of the game."""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *args):
-        pass
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        server = self.server
-        server.log.append((self.path, self.headers.get("Range")))
-        mood = server.mood(len(server.log))
-        if "redirect" in mood:
-            self.send_response(302)
-            self.send_header("Location", mood["redirect"])
-            return self.end_headers()
-        content = server.files.get(self.path)
-        if content is None or "status" in mood:
-            return self.send_error(mood.get("status", 404))
-        tag, start = f'"{hashlib.sha256(content).hexdigest()[:16]}"', 0
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if wanted and self.headers.get("If-Range", tag) == tag and not mood.get("no_ranges"):
-            start = int(wanted[1])
-            if start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                return self.end_headers()
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        else:
-            self.send_response(200)
-        if not mood.get("no_length"):
-            self.send_header("Content-Length", str(len(content) - start))
-        self.send_header("ETag", tag)
-        self.send_header("X-Repo-Commit", "0" * 40)  # what the Hugging Face hub says
-        self.end_headers()
-        if self.command == "HEAD":
-            return None
-        body = content[start:]
-        self.wfile.write(body[: mood.get("cut", len(body))])
-        self.wfile.flush()
-        time.sleep(mood.get("stall", 0))
-        if "stall" in mood:
-            self.wfile.write(body[mood["cut"] :])
-        return None
-
-
-@pytest.fixture
-def server():
-    server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch, cache):
-    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 1.5)))
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
 def remote(server, *more, path="/model.ckpt", **knobs):
@@ -127,8 +45,8 @@ def test_a_file_that_changed_meanwhile_starts_again(server, cache):
     with pytest.warns(UserWarning), pytest.raises(ClipgenError):
         fetch(remote(server))
     server.mood = lambda number: {}
-    server.files["/model.ckpt"] = CONTENT[::-1]
-    assert fetch(remote(server)).read_bytes() == CONTENT[::-1]
+    server.files["/model.ckpt"] = changed = ZIP + CONTENT[:3:-1]
+    assert fetch(remote(server)).read_bytes() == changed
 
 
 def test_wrong_checksum_then_mirror(server, cache):
@@ -140,7 +58,7 @@ def test_wrong_checksum_then_mirror(server, cache):
 
 def test_a_file_may_not_change_behind_its_name(server, cache):
     fetch(remote(server)).unlink()
-    server.files["/model.ckpt"] = b"something else"
+    server.files["/model.ckpt"] = ZIP + b"something else"
     with pytest.warns(UserWarning), pytest.raises(ClipgenError, match="SHA-256"):
         fetch(remote(server))
     assert left(cache) == ["checksums.json"]
@@ -165,7 +83,7 @@ def test_a_server_that_stumbles(server, cache):
 
 
 def test_slow_server(server, cache, monkeypatch):
-    monkeypatch.setattr(clipgen.storage.remote, "TIMEOUT", 0.4)
+    monkeypatch.setattr(download, "TIMEOUT", 0.4)
     server.mood = lambda number: {"cut": 5000, "stall": 1.2} if number < 3 else {}
     assert fetch(remote(server, sha256=DIGEST)).read_bytes() == CONTENT
     assert server.log[1][1] == "bytes=5000-"
@@ -179,7 +97,7 @@ def test_redirect(server, cache):
 
 @pytest.mark.parametrize("no_length", [True, False])
 def test_more_than_declared(no_length, server, cache):
-    server.files["/model.ckpt"] = b"\0" * 3_000_000
+    server.files["/model.ckpt"] = ZIP + b"\0" * 3_000_000
     server.mood = lambda number: {"no_length": no_length}
     with pytest.warns(UserWarning), pytest.raises(ClipgenError, match="0 MB"):
         fetch(remote(server, megabytes=0.3))
@@ -192,7 +110,7 @@ def test_offline_and_by_hand(server, cache, monkeypatch):
         fetch(remote(server))
     file = cache / "some" / "model.ckpt"
     file.parent.mkdir(parents=True)
-    file.write_bytes(b"mine")
+    file.write_bytes(ZIP + b"mine")
     assert fetch(remote(server)) == file and server.log == []
 
 

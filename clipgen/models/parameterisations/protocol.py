@@ -87,7 +87,7 @@ def check_tokens(name: str, tokens: Any, size: tuple[int, int], stride: int, cod
 
 
 def unpacked(name: str, saved: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A latent that was kept in 16 bits, as float32. Raises ClipgenError for another shape, or for what is no number."""
+    """A latent that was kept in 16 bits, as float32. Raises ClipgenError for another shape, or what is no number."""
     if tuple(saved.shape) != shape or not saved.isfinite().all():
         raise ClipgenError(
             f"init: a latent of shape {tuple(saved.shape)} was given; {name} at this size needs {shape}, finite numbers"

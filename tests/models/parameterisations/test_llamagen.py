@@ -10,14 +10,20 @@ from clipgen.models.parameterisations.taming import from_llamagen
 from clipgen.models.parameterisations.vqgan import VQModel
 from clipgen.storage import weights
 
-NAMES = [(r"(down|up)\.(\d+)", r"conv_blocks.\2"), (r"\.block\.", ".res."), (r"mid\.block_1", "mid.0"),
-         (r"mid\.attn_1", "mid.1"), (r"mid\.block_2", "mid.2")]  # fmt: skip
+NAMES = [
+    (r"(down|up)\.(\d+)", r"conv_blocks.\2"),
+    (r"\.block\.", ".res."),
+    (r"mid\.block_1", "mid.0"),
+    (r"mid\.attn_1", "mid.1"),
+    (r"mid\.block_2", "mid.2"),
+]
 
 
 @torch.no_grad()
 def test_equal_to_the_reference(tmp_path):
-    config = JanusVQVAEConfig(base_channels=32, channel_multiplier=[1, 2, 4], latent_channels=32, num_embeddings=64,
-                              num_patches=16)  # fmt: skip
+    config = JanusVQVAEConfig(
+        base_channels=32, channel_multiplier=[1, 2, 4], latent_channels=32, num_embeddings=64, num_patches=16
+    )
     reference = JanusVQVAE(config).eval()
     for p in reference.parameters():
         p.data += 0.03 * torch.randn_like(p)
@@ -28,8 +34,9 @@ def test_equal_to_the_reference(tmp_path):
         state[key] = value
     torch.save({"model": state | {"quantize.codebook_used": torch.zeros(8)}, "steps": 3}, tmp_path / "vq_ds16_c2i.pt")
 
-    net = VQModel(n_embed=64, embed_dim=8, z_channels=32, ch=32, ch_mult=(1, 2, 4), num_res_blocks=2,
-                  attn_resolutions=(64,))  # fmt: skip
+    net = VQModel(
+        n_embed=64, embed_dim=8, z_channels=32, ch=32, ch_mult=(1, 2, 4), num_res_blocks=2, attn_resolutions=(64,)
+    )
     tensors = weights.read(weights.as_safetensors(tmp_path / "vq_ds16_c2i.pt"))[0]
     weights.fit(net, from_llamagen(tensors), "llamagen")
     generator = Codebook("llamagen", net, 256)

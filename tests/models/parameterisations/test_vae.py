@@ -16,8 +16,14 @@ from clipgen.models.parameterisations.catalogue import Entry
 from clipgen.storage.remote import Remote
 
 CPU = torch.device("cpu")
-KL = {"block_out_channels": (32, 32, 64), "down_block_types": ("DownEncoderBlock2D",) * 3, "sample_size": 32,
-      "up_block_types": ("UpDecoderBlock2D",) * 3, "scaling_factor": 0.36, "shift_factor": 0.12}  # fmt: skip
+KL = {
+    "block_out_channels": (32, 32, 64),
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "sample_size": 32,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "scaling_factor": 0.36,
+    "shift_factor": 0.12,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -123,8 +129,11 @@ def test_what_the_hub_has_not_or_should_not_have_is_refused(tmp_path, monkeypatc
     for name in ("hf-hub:org", "hf-hub:/model", "hf-hub:org/"):
         with pytest.raises(ClipgenError, match="write hf-hub:org/name"):
             from_hub(name)
-    small = {"block_out_channels": (32, 32), "down_block_types": ("DownBlock2D",) * 2,
-             "up_block_types": ("UpBlock2D",) * 2}  # fmt: skip
+    small = {
+        "block_out_channels": (32, 32),
+        "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2,
+    }
     on_hub(UNet2DModel(sample_size=8, **small), tmp_path, "unet")
     with pytest.raises(ClipgenError, match="is UNet2DModel; clipgen takes AutoencoderKL and AutoencoderTiny"):
         from_hub("hf-hub:org/model/unet")

@@ -12,8 +12,18 @@ import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.models.parameterisations.codebook import Gumbel
 
-DDCONFIG = {"double_z": False, "z_channels": 32, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32,
-            "ch_mult": [1, 1, 2], "num_res_blocks": 2, "attn_resolutions": [16], "dropout": 0.0}  # fmt: skip
+DDCONFIG = {
+    "double_z": False,
+    "z_channels": 32,
+    "resolution": 64,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 1, 2],
+    "num_res_blocks": 2,
+    "attn_resolutions": [16],
+    "dropout": 0.0,
+}
 
 
 class Reference(nn.Module):
@@ -38,15 +48,25 @@ def save(reference, folder, prefix="", target="taming.models.vqgan.VQModel"):
         state["transformer.tok_emb.weight"] = torch.randn(16, 8)
     torch.save(
         {
-            "epoch": 3, "global_step": 12, "pytorch-lightning_version": "1.0.8", "state_dict": state,
+            "epoch": 3,
+            "global_step": 12,
+            "pytorch-lightning_version": "1.0.8",
+            "state_dict": state,
             "callbacks": {ModelCheckpoint: {"best_model_score": torch.tensor(0.5), "dirpath": "logs"}},
             "optimizer_states": [{"state": {0: {"exp_avg": torch.randn(4)}}, "param_groups": [{"lr": 1e-4}]}],
             "lr_schedulers": [],
         },
         folder / "model.ckpt",
-    )  # fmt: skip
-    model = {"target": target, "params": {"embed_dim": 32, "n_embed": 64, "ddconfig": DDCONFIG,
-                                          "lossconfig": {"target": "taming.modules.losses.DummyLoss"}}}  # fmt: skip
+    )
+    model = {
+        "target": target,
+        "params": {
+            "embed_dim": 32,
+            "n_embed": 64,
+            "ddconfig": DDCONFIG,
+            "lossconfig": {"target": "taming.modules.losses.DummyLoss"},
+        },
+    }
     if prefix:
         model = {"target": "taming.models.cond_transformer.Net2NetTransformer", "params": {"first_stage_config": model}}
     OmegaConf.save(OmegaConf.create({"model": model, "data": {"target": "main.DataModule"}}), folder / "model.yaml")

@@ -13,8 +13,16 @@ from clipgen.errors import ClipgenError
 from clipgen.models.perceptors.catalogue import embed
 from clipgen.models.perceptors.openclip import OpenCLIP
 
-TEXTS = ["a photo of a cat", "", "A  Red\tApple!!", "cafÃ© au lait", "fish &amp; chips &lt;3", "naïve 東京 🐈",
-         "it's the dog's 3.14159 tails", "a" * 60]  # fmt: skip
+TEXTS = [
+    "a photo of a cat",
+    "",
+    "A  Red\tApple!!",
+    "cafÃ© au lait",
+    "fish &amp; chips &lt;3",
+    "naïve 東京 🐈",
+    "it's the dog's 3.14159 tails",
+    "a" * 60,
+]
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
 VISION = {
     "tiny-vit": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 32},
@@ -99,8 +107,15 @@ def test_paper_names_and_ensembles(openai_clip, tmp_path, monkeypatch):
     monkeypatch.undo()
     *_, vit = reference(openai_clip, "tiny-vit", tmp_path, True)
     *_, resnet = reference(openai_clip, "tiny-resnet", tmp_path, True)
-    run = clipgen.generate("a cat", perceptor=f"tiny-vit/{vit} | tiny-resnet/{resnet}:3 | mini:0.5", steps=4, every=1,
-                           size=(64, 64), progress=False, folder=tmp_path / "runs")  # fmt: skip
+    run = clipgen.generate(
+        "a cat",
+        perceptor=f"tiny-vit/{vit} | tiny-resnet/{resnet}:3 | mini:0.5",
+        steps=4,
+        every=1,
+        size=(64, 64),
+        progress=False,
+        folder=tmp_path / "runs",
+    )
     assert [share for _, share in run.models.perceptors] == pytest.approx([1 / 4.5, 3 / 4.5, 0.5 / 4.5])
     assert run.finished and run.settings.init == "random"
     rows = run.journal.scores

@@ -21,11 +21,25 @@ def folder(tmp_path):
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
     fast.save_pretrained(tmp_path)
-    text = {"context_length": 8, "vocab_size": len(words), "width": 64, "heads": 1, "layers": 1, "pool_type": "last",
-            "no_causal_mask": True, "hf_tokenizer_name": "local"}  # fmt: skip
+    text = {
+        "context_length": 8,
+        "vocab_size": len(words),
+        "width": 64,
+        "heads": 1,
+        "layers": 1,
+        "pool_type": "last",
+        "no_causal_mask": True,
+        "hf_tokenizer_name": "local",
+    }
     vision = {"image_size": 48, "layers": 1, "width": 64, "patch_size": 16}
-    model = {"embed_dim": 16, "init_logit_bias": -10, "init_logit_scale": 2.3, "custom_text": True,
-             "vision_cfg": vision, "text_cfg": text}  # fmt: skip
+    model = {
+        "embed_dim": 16,
+        "init_logit_bias": -10,
+        "init_logit_scale": 2.3,
+        "custom_text": True,
+        "vision_cfg": vision,
+        "text_cfg": text,
+    }
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": preprocess}))
     net = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False)
@@ -46,6 +60,7 @@ def test_sigmoid_tokenizer_and_sizes_are_the_models(folder):
 
     with pytest.warns(UserWarning, match="this is dropped: 'the red apple'"):
         embed(perceptor, ["a photo of the cat on a the red apple"])
-    run = clipgen.generate("a red apple", perceptor=f"local-dir:{folder}", steps=3, size=(64, 64), progress=False,
-                           folder=folder / "runs")  # fmt: skip
+    run = clipgen.generate(
+        "a red apple", perceptor=f"local-dir:{folder}", steps=3, size=(64, 64), progress=False, folder=folder / "runs"
+    )
     assert run.finished

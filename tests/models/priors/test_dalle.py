@@ -121,11 +121,14 @@ def test_completion_keeps_the_top(picture):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"n": 0}, "n=0"), ({"temperature": 0}, "temperature=0"), ({"guidance": 0.5}, "guidance=0.5"),
-        ({"model": "dall-e-3"}, "choose one of"), ({"image": "nowhere.png"}, "nowhere.png"),
+        ({"n": 0}, "n=0"),
+        ({"temperature": 0}, "temperature=0"),
+        ({"guidance": 0.5}, "guidance=0.5"),
+        ({"model": "dall-e-3"}, "choose one of"),
+        ({"image": "nowhere.png"}, "nowhere.png"),
         ({"image": Image.new("RGB", (8, 8)), "keep": "middle"}, "middle"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_work_is_said(options, said):
     with pytest.raises(clipgen.ClipgenError, match=said):
         clipgen.dalle("a cat", **({"n": 1} | options))

@@ -25,10 +25,23 @@ SMALL = {"layers": 3, "width": 64, "heads": 4, "inner": 86}
 SHARED = {"layer_count": 3, "embed_count": 64, "attention_head_count": 4, "glu_embed_count": 86, "device": "cpu"}
 WORDS = 300
 WITHOUT_SCALE = tuple(f"{norm}.weight" for norm in dalle_mini._SHIFT_ONLY)
-PUBLISHED = {"min-dalle/encoder_mini.pt": 405_201_458, "min-dalle/decoder_mini.pt": 470_515_674,
-             "min-dalle/encoder.pt": 2_220_079_602, "min-dalle/decoder.pt": 2_955_054_938}  # fmt: skip
-PROMPTS = ["", "a red car", "A Red CAR on the Snow!", "naïve café, 20°C", "  two   spaces ", "supercalifragilistic",
-           "it's 3 o'clock; (really?)", "a-b_c/d \\ #hash @you 100% ~tilde~", "the cat and the dog " * 20]  # fmt: skip
+PUBLISHED = {
+    "min-dalle/encoder_mini.pt": 405_201_458,
+    "min-dalle/decoder_mini.pt": 470_515_674,
+    "min-dalle/encoder.pt": 2_220_079_602,
+    "min-dalle/decoder.pt": 2_955_054_938,
+}
+PROMPTS = [
+    "",
+    "a red car",
+    "A Red CAR on the Snow!",
+    "naïve café, 20°C",
+    "  two   spaces ",
+    "supercalifragilistic",
+    "it's 3 o'clock; (really?)",
+    "a-b_c/d \\ #hash @you 100% ~tilde~",
+    "the cat and the dog " * 20,
+]
 
 
 @pytest.fixture(params=["dalle-mini", "dalle-mega"])
@@ -86,9 +99,12 @@ def test_equal_to_the_reference(published):
     state, tokens = torch.zeros(3, 4 * count, 256, 64), torch.full((count,), 16384)
     for place in range(8):
         logits, state = decoder(
-            said.flip(0)[rows].ne(dalle_mini.PADDING)[:, None, None], features[rows], state, tokens[:, None],
+            said.flip(0)[rows].ne(dalle_mini.PADDING)[:, None, None],
+            features[rows],
+            state,
+            tokens[:, None],
             torch.tensor([place]),
-        )  # fmt: skip
+        )
         untold, told = logits[:, -1, :CODES].chunk(2)
         mixed = untold * (1 - guidance) + told * guidance
         ours = stream(tokens if place else None)

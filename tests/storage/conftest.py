@@ -1,0 +1,22 @@
+"""The server of ``loopback``, and downloads that do not wait."""
+
+import threading
+import time
+
+import pytest
+from loopback import Server
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch, cache):
+    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 1.5)))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
