@@ -45,8 +45,8 @@ class Registry(Mapping[str, Any]):
 def unknown(argument: str, name: str, known: Mapping[str, Any], more: str = "") -> ClipgenError:
     """The error for a name that is not among the ``known``; ``more``: what else could have been meant."""
     near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}? There are" if near else "choose one of:"
-    return ClipgenError(f"{argument}={name!r} is unknown; {hint} {', '.join(known)}{more}")
+    hint = f"did you mean {near[0]}? " if near else ""
+    return ClipgenError(f"{argument}={name!r} is unknown; {hint}choose one of: {', '.join(known)}{more}")
 
 
 WRITERS = Registry(

@@ -128,17 +128,17 @@ def _taesd(name: str, channels: int, megabytes: float) -> Entry:
     return Entry(f"{_HERE}.vae:load", (remote,), {"channels": channels}, side=512, stride=8, defaults=_STILL)
 
 
-# Without a decoder that knows pictures, views of every strength of noise keep a CLIP from reading grain as form.
-_BARE: dict[str, Any] = {"augment": "flip,shift,grain", "noise": 0.1, "cut_min": 0.9, "cut_max": 1.0, "steps": 100}
+# Without a decoder that knows pictures: views of every strength of noise keep a CLIP from reading grain as form.
+_BARE: dict[str, Any] = {"augment": "flip,affine,grain", "noise": 0.2, "ema": 0.9}
 _STILL: dict[str, Any] = {"lr": 0.05}
 _MINI = {"licence": "see model card", "side": 128, "stride": 8, "codes": 1024}
 
 GENERATORS: dict[str, Entry] = {
     "mini-vqgan": Entry("clipgen.mini.autoencoders:load_vqgan", **_MINI),  # type: ignore[arg-type]
     "mini-dvae": Entry("clipgen.mini.autoencoders:load_dvae", logits=True, **_MINI),  # type: ignore[arg-type]
-    "pixels": Entry(f"{_HERE}.pixels:load", licence="-", side=128, stride=1, defaults=_BARE),
-    "fft": Entry(f"{_HERE}.fft:load", licence="-", side=128, stride=1, defaults=_BARE),
-    "stack": Entry(f"{_HERE}.stack:load", licence="-", side=128, stride=1, defaults=_BARE),
+    "pixels": Entry(f"{_HERE}.pixels:load", licence="-", side=128, stride=1, defaults=_BARE | {"lr": 0.3}),
+    "fft": Entry(f"{_HERE}.fft:load", licence="-", side=128, stride=1, defaults=_BARE | {"lr": 0.3, "noise": 0.3}),
+    "stack": Entry(f"{_HERE}.stack:load", licence="-", side=128, stride=1, defaults=_BARE | {"lr": 0.08}),
     "taesd": _taesd("taesd", 4, 9.8),
     "taesdxl": _taesd("taesdxl", 4, 9.8),
     "taef1": _taesd("taef1", 16, 9.9),

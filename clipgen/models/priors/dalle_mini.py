@@ -63,7 +63,7 @@ MODELS: dict[str, Entry] = {
 }
 
 
-_EMOJI = re.compile("[\u2600-\u27bf\U0001f000-\U0001faff]")
+_EMOJI = re.compile("[\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
 
 
 def spell_out(text: str) -> str:
@@ -75,7 +75,7 @@ def spell_out(text: str) -> str:
     try:
         from emoji import demojize
     except ImportError:
-        return _EMOJI.sub(lambda found: unicodedata.name(found[0], "").replace(" ", "_"), text)
+        return _EMOJI.sub(lambda found: unicodedata.name(found[0], "").lower().replace(" ", "_"), text)
     return demojize(text, delimiters=("", ""))
 
 

@@ -1,5 +1,10 @@
 """Our VQGAN against taming-transformers, through Lightning checkpoints as they were published."""
 
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -10,7 +15,11 @@ from torch import nn
 
 import clipgen
 from clipgen.errors import ClipgenError
+from clipgen.models.parameterisations.catalogue import GENERATORS
 from clipgen.models.parameterisations.codebook import Gumbel
+from clipgen.models.parameterisations.vqgan import VQModel
+from clipgen.storage import cache
+from clipgen.storage.weights import converted
 
 DDCONFIG = {
     "double_z": False,
@@ -40,9 +49,10 @@ class Reference(nn.Module):
         (self.quantize.embed if gumbel else self.quantize.embedding).weight.data.normal_()
 
 
-def save(reference, folder, prefix="", target="taming.models.vqgan.VQModel"):
+def save(reference, folder, prefix="", target="taming.models.vqgan.VQModel", without=(), more=()):
     """A Lightning checkpoint with all that is not the model, and the yaml beside it."""
-    state = {prefix + key: value for key, value in reference.state_dict().items()}
+    state = {prefix + key: value for key, value in reference.state_dict().items() if key not in without}
+    state |= {key: torch.zeros(2, 2) for key in more}
     state |= {f"{prefix}loss.discriminator.main.0.weight": torch.randn(8, 3, 4, 4), "loss.logvar": torch.zeros(())}
     if prefix:
         state["transformer.tok_emb.weight"] = torch.randn(16, 8)
@@ -55,6 +65,8 @@ def save(reference, folder, prefix="", target="taming.models.vqgan.VQModel"):
             "callbacks": {ModelCheckpoint: {"best_model_score": torch.tensor(0.5), "dirpath": "logs"}},
             "optimizer_states": [{"state": {0: {"exp_avg": torch.randn(4)}}, "param_groups": [{"lr": 1e-4}]}],
             "lr_schedulers": [],
+            "hyper_parameters": OmegaConf.create({"ddconfig": DDCONFIG, "lr": 4.5e-6, "ckpt_path": None}),
+            "hparams": argparse.Namespace(base=["configs/custom_vqgan.yaml"], train=True),
         },
         folder / "model.ckpt",
     )
@@ -139,3 +151,61 @@ def test_what_does_not_fit_is_named(tmp_path):
     yaml.unlink()
     with pytest.raises(ClipgenError, match="yaml is needed"):
         clipgen.load_generator(file)
+
+
+MORE = ["discriminator.main.0.weight", "perceptual_loss.lin0.model.1.weight", "quantize.embed_old.weight", "colorize"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prefix", ["", "first_stage_model."])
+def test_a_checkpoint_may_bring_more_but_not_less(prefix, tmp_path):
+    reference = Reference(gumbel=False)
+    plain = clipgen.load_generator(save(reference, tmp_path, prefix))
+    more = [*MORE, *(prefix + key for key in MORE), "cond_stage_model.encoder.conv_in.weight"]
+    generator = clipgen.load_generator(save(reference, tmp_path, prefix, more=more))
+    assert all(torch.equal(a, b) for a, b in zip(generator.net.parameters(), plain.net.parameters(), strict=True))
+    for missing in ("encoder.conv_in.bias", "decoder.mid.attn_1.proj_out.weight"):
+        file = save(reference, tmp_path, prefix, without=[missing], more=more)
+        with pytest.raises(ClipgenError, match=rf"do not fit the model: {re.escape(missing)} is missing;"):
+            clipgen.load_generator(file)
+
+
+@torch.no_grad()
+def test_the_first_stage_outlives_a_transformers_checkpoint(tmp_path, monkeypatch):
+    config = {key: value for key, value in DDCONFIG.items() if key in GENERATORS["sflckr"].config}
+    entry = dataclasses.replace(GENERATORS["sflckr"], config=config | {"n_embed": 64, "embed_dim": 32}, stride=4)
+    monkeypatch.setitem(GENERATORS, "sflckr", entry)
+    reference, remote = Reference(gumbel=False), entry.files[0]
+    file = cache.cache() / remote.name
+    file.parent.mkdir(parents=True)
+    made = save(reference, tmp_path, "first_stage_model.", more=[f"transformer.blocks.{i}.weight" for i in range(9)])
+    file.write_bytes(Path(made).read_bytes())
+    before = clipgen.load_generator("sflckr")
+    assert [item.file for item in cache.prune()] == [file] and converted(remote.name).exists()
+    after = clipgen.load_generator("sflckr")
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(after.image(after.encode(images)), before.image(before.encode(images)))
+
+
+@pytest.mark.parametrize("name", [name for name, entry in GENERATORS.items() if ".taming:" in entry.place])
+def test_every_source_is_large_enough_for_the_net(name):
+    """A copy of 289 MB under the name of 16,384 codes, which take 304, was once among the sources."""
+    with torch.device("meta"):
+        net = VQModel(**GENERATORS[name].config)
+    (file,) = GENERATORS[name].files
+    needed = 4 * sum(value.numel() for value in net.state_dict().values()) / 1e6
+    for source in file.places:
+        assert needed <= source.megabytes + 0.5, source.where
+        assert source.hub or source.where.startswith("https://"), source.where
+    assert file.bulky == (file.megabytes > 10 * needed)
+
+
+def test_published_checksums_and_revisions():
+    wikiart, faces = (GENERATORS[name].files[0].places for name in ("wikiart_f16_16384", "faceshq"))
+    assert {source.sha256[:8] for source in wikiart} == {"bd08bb46"} and {s.sha256[:8] for s in faces} == {"3274bba5"}
+    hub = faces[0].hub
+    assert hub.repo == "Somnai/pytti-vqgan-checkpoints" and hub.path == "faceshq/faceshq.ckpt"
+    assert re.fullmatch("[0-9a-f]{40}", hub.revision)
+    digests = [s.sha256 for e in GENERATORS.values() for f in e.files for s in f.places if s.sha256]
+    assert len(digests) > 10 and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
+    assert GENERATORS["wikiart_f16_1024"].codes == 1024 and GENERATORS["llamagen_vq16_t2i"].stride == 16

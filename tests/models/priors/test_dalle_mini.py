@@ -3,6 +3,7 @@ bits, whose layers are slices of one storage, and without the scales that min-da
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ PROMPTS = [
     "supercalifragilistic",
     "it's 3 o'clock; (really?)",
     "a-b_c/d \\ #hash @you 100% ~tilde~",
+    "a 🐱 with a slice of 🍕",
+    "😀😀ok 👍🏽 ❤️ ☃ 🇫🇷 👩‍🚀 → © ½",
     "the cat and the dog " * 20,
 ]
 
@@ -137,6 +140,13 @@ def test_reads_the_same_tokens(prompt, tmp_path):
     assert ("~" in prompt) == (ours.unknown in wanted)
 
 
+def test_emoji_are_words_without_the_package_too(monkeypatch):
+    assert dalle_mini.spell_out("a 🐱, 20°C") == "a cat_face, 20°C"
+    monkeypatch.setitem(sys.modules, "emoji", None)  # what Python does with a package that is not there
+    assert dalle_mini.spell_out("a 🐱, 20°C → 東京") == "a cat_face, 20°C → 東京"
+    assert dalle_mini.spell_out("☃️🦊") == "snowman\ufe0ffox_face"
+
+
 def test_texts_are_padded_and_cut(published):
     model = DalleMini(published[0])
     short, long, empty = model.read([PROMPTS[1], PROMPTS[-1], ""]).tolist()
@@ -149,7 +159,7 @@ def test_says_what_it_cannot_use(published):
     name, *_ = published
     entry, cache = MODELS[name], weights.cache()
     with pytest.raises(ClipgenError, match="plain letters"):
-        DalleMini(name).start("🐱", 1, 3.0)
+        DalleMini(name).start("猫", 1, 3.0)
     torch.save({"lm_head.weight": torch.zeros(4, 4)}, cache / entry.decoder.name)
     with pytest.raises(ClipgenError, match=r"decoder.*embed_tokens\.weight is missing"):
         DalleMini(name)
