@@ -30,9 +30,7 @@ FAMILIES = {
     "ViT-L-14/datacomp_xl_s13b_b90k": (224, 768),
     FARE: (224, 768),
     "ViT-L-14-CLIPA/datacomp1b": (224, 768),
-    "ViT-B-16-SigLIP/webli": (224, 768),
     "ViT-B-16-SigLIP2/webli": (224, 768),
-    "MobileCLIP-S1/datacompdr": (256, 512),
     "MobileCLIP2-S0/dfndr2b": (256, 512),
     "EVA02-B-16/merged2b_s8b_b131k": (224, 512),
     "ViTamin-S/datacomp1b": (224, 384),
@@ -52,7 +50,7 @@ TOWERS = {  # the published sizes of the text towers that transformers builds
         "vocab_size": 256206,
         "d_model": 1024,
         "encoder_layers": 12,
-        "decoder_layers": 12,
+        "decoder_layers": 0,  # published with 12, which open_clip leaves out
         "encoder_ffn_dim": 4096,
         "decoder_ffn_dim": 4096,
         "encoder_attention_heads": 16,
@@ -87,7 +85,7 @@ def save_tokenizer(folder):
     fast.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
-    marks = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "cls_token": "<s>"}
+    marks = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>"}
     PreTrainedTokenizerFast(tokenizer_object=fast, **marks).save_pretrained(folder)
 
 
