@@ -1,19 +1,18 @@
 """One model of each family that open_clip lists, by name, at its real size, with random weights and without network.
 
-Weights and tokenizers lie where the hub's library or clipgen would have put them. A family whose text tower is a model
-of transformers reads its configuration from the hub as well; it is given the published sizes. What cannot be run here:
-the published weights and vocabularies (words are told apart by a small one), and what has no member below 700 million
-parameters: EVA01 and the worldwide MetaCLIP 2.
+Weights and tokenizers lie where the hub's library or clipgen would have put them. A family whose text tower is built by
+transformers has its configuration on the hub as well; it is given the published sizes. What cannot be run here: the
+published weights and vocabularies (a small one tells the words apart), and the worldwide MetaCLIP 2, of which none has
+less than a billion parameters.
 """
 
 import json
-from pathlib import Path
+import re
 
 import huggingface_hub.constants
 import open_clip
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -41,10 +40,17 @@ FAMILIES = {
     "xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k": (224, 512),
     "nllb-clip-base/v1": (224, 512),
 }
-BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 514}
+ROBERTA = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+}
 TOWERS = {  # the published sizes of the text towers that transformers builds
-    "roberta-base": BASE | {"model_type": "roberta", "vocab_size": 50265, "type_vocab_size": 1, "pad_token_id": 1},
-    "xlm-roberta-base": BASE | {"model_type": "xlm-roberta", "vocab_size": 250002, "type_vocab_size": 1, "pad_token_id": 1},
+    "roberta-base": ROBERTA | {"model_type": "roberta", "vocab_size": 50265},
+    "xlm-roberta-base": ROBERTA | {"model_type": "xlm-roberta", "vocab_size": 250002},
     "facebook/nllb-200-distilled-600M": {
         "model_type": "m2m_100",
         "vocab_size": 256206,
@@ -82,9 +88,7 @@ def hub(tmp_path, monkeypatch):
 def save_tokenizer(folder):
     fast = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "<unk>"))
     fast.normalizer, fast.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    fast.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
+    fast.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     marks = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>"}
     PreTrainedTokenizerFast(tokenizer_object=fast, **marks).save_pretrained(folder)
 
@@ -95,6 +99,21 @@ def save_random(architecture, file):
     file.parent.mkdir(parents=True, exist_ok=True)
     (torch.save if file.suffix == ".pt" else save_file)(net.state_dict(), file)
     return sum(value.numel() for value in net.parameters())
+
+
+def family(architecture):
+    special = re.search("SigLIP|CLIPA|worldwide", architecture) or re.match("[A-Za-z]+", architecture)
+    return special[0]
+
+
+def test_no_family_is_forgotten():
+    listed = {family(architecture) for architecture, _ in open_clip.list_pretrained()}
+    assert listed - {family(name) for name in FAMILIES if name != FARE} == {"worldwide"}
+
+
+def test_a_tag_in_short_is_answered_with_those_that_there_are():
+    with pytest.raises(ClipgenError, match=r"'datacomp_xl' is neither .* of ViT-L-14 \(.*datacomp_xl_s13b_b90k"):
+        clipgen.load_perceptor("ViT-L-14/datacomp_xl")
 
 
 @pytest.mark.slow
