@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from clipgen.models.parameterisations.codebook import clamp
 from clipgen.models.parameterisations.pixels import Pixels
 
 if TYPE_CHECKING:
@@ -28,10 +29,22 @@ class FFT(Pixels):
 
     They are Hartley's, real part less imaginary part: the same waves as Fourier's, but as many real numbers as there
     are pixels, so that a latent tells its picture's size, odd or even, and none of its numbers is without effect.
+
+    Around mid-grey, with a clamp that lets the gradient through: a number here moves every pixel at once, and those
+    that others' steps throw far beyond white would stay there as white specks, where a sigmoid has no slope.
     """
 
     limit = 1e3
-    lr = 0.4
+    lr = 0.1
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] of any size, exactly."""
+        return self.analysis(image - 0.5)
+
+    def image(self, latent: Tensor, progress: float = 1.0, rng: torch.Generator | None = None) -> Tensor:
+        """A latent to (B, 3, H, W) in [0, 1]."""
+        return clamp(0.5 + self.synthesis(latent))
 
     def synthesis(self, latent: Tensor) -> Tensor:
         waves = hartley(latent * _scale(latent.shape[-2:]).to(latent.device))

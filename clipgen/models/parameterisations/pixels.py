@@ -1,7 +1,6 @@
-"""The picture itself as the latent, and what every family shares that needs no net: linear maps before a sigmoid.
+"""The picture itself as the latent, and what every family shares that needs no net: a linear map, then a sigmoid.
 
-A sigmoid rather than a clamp: its slope never ends, so that no pixel is lost beyond black or white, and Adam's even
-steps become smaller as a colour gets pure.
+A sigmoid rather than a clamp, because Adam's even steps become smaller as a colour gets pure.
 """
 
 from __future__ import annotations
