@@ -16,13 +16,13 @@ def test_the_recipe_end_to_end(cache):
 
     def recipe(*options: str) -> str:
         command = [sys.executable, "-m", "clipgen.mini.recipe", *options, "--cache", cache, "--out", out]
-        return subprocess.run(command, check=True, timeout=400, stdout=subprocess.PIPE, text=True).stdout
+        return subprocess.run(command, check=True, timeout=1500, stdout=subprocess.PIPE, text=True).stdout
 
     told = recipe("all", "--minutes", "0.03", "--captions", "500").splitlines()
     assert [line.split(":")[0] for line in told if " minutes on " in line] == [*STAGES], "where each stage computes"
     made = {file.name for file in (out / "weights").iterdir()}
     assert made == {f"{name}.safetensors" for name in PACKED} | {"heldout.webp", "heldout.json"}
     before = torch.load(out / "dvae.pt", weights_only=True)
-    recipe("dvae", "--minutes", "0.08")
+    recipe("dvae", "--minutes", str(before["spent"] / 60 + 0.01))  # a step more, however long one takes
     after = torch.load(out / "dvae.pt", weights_only=True)
     assert after["steps"] > before["steps"], "training goes on from its checkpoint"
