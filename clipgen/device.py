@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Set
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+
 import torch
 
 from clipgen.errors import ClipgenError
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def pick(name: str = "auto") -> torch.device:
@@ -20,16 +27,56 @@ def pick(name: str = "auto") -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it (about 4 times faster on such a CPU), float32 elsewhere."""
-    if device.type == "cpu":
-        # Emulated bf16 is slower than fp32, and torch has no public question for this.
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    else:
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+def suited(kind: str, capability: tuple[int, ...] = (), flags: Set[str] = frozenset()) -> str:
+    """The precision in which a device is fast and right: one of PRECISIONS.
+
+    ``kind``: torch's type of it. ``capability``: of CUDA the compute capability, of MPS the version of macOS.
+    ``flags``: what a CPU multiplies natively; of MPS ``mixed_norms``, if this torch has norms that take both widths.
+
+    - CUDA has tensor cores for fp16 from 7.0 on, for bf16 from 8.0 on; 7.5 emulates bf16, several times slower. TF32
+      came with 8.0 as well, so that before 7.0 there is only fp32.
+    - A CPU without AVX512-BF16 or AMX emulates bf16, slower than fp32.
+    - On MPS a norm that meets two widths ended the process until torch 2.13 (pytorch/pytorch issue 154887), and so did
+      some convolutions in fp16 before macOS 14 (issue 119108).
+    """
+    if kind == "cuda":
+        return "bf16" if capability >= (8, 0) else "fp16" if capability >= (7, 0) else "fp32"
+    if kind == "mps":
+        return "fp16" if capability >= (14, 0) and "mixed_norms" in flags else "fp32"
+    return "bf16" if kind == "cpu" and flags & {"avx512_bf16", "amx_bf16"} else "fp32"
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Computes in ``dtype`` what can bear it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype(device) is torch.bfloat16)
+def precision(device: torch.device, asked: str = "auto") -> str:
+    """``asked``, one of PRECISIONS, or what suits the device. Raises ClipgenError for one that cannot be had there."""
+    if asked == "auto":
+        return suited(device.type, *_facts(device))
+    if asked not in PRECISIONS:
+        raise ClipgenError(f"precision={asked!r}: choose one of: auto, {', '.join(PRECISIONS)}")
+    if asked != "fp32" and not torch.amp.is_autocast_available(device.type):
+        raise ClipgenError(f"precision={asked!r}: torch computes on {device.type} in fp32 only; use auto or fp32")
+    return asked
+
+
+def full_range(device: torch.device) -> str:
+    """bf16 where that suits the device, else fp32: for what fp16's range is too small for, such as training."""
+    return "bf16" if precision(device) == "bf16" else "fp32"
+
+
+def autocast(device: torch.device, asked: str = "auto") -> AbstractContextManager:
+    """Computes in a precision what can bear it, and leaves norms, softmax and losses to torch's own choice, fp32."""
+    name = precision(device, asked)
+    return nullcontext() if name == "fp32" else torch.autocast(device.type, PRECISIONS[name])
+
+
+@lru_cache
+def _facts(device: torch.device) -> tuple[tuple[int, ...], frozenset[str]]:
+    """The capability and the flags of a device that is here, as ``suited`` asks for them."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device), frozenset()
+    if device.type == "mps":
+        mixed = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+        version = tuple(int(part) for part in platform.mac_ver()[0].split(".")[:2])
+        return version, frozenset({"mixed_norms"} if mixed else ())
+    # torch has no public question that all its versions answer; whatever has AMX's tiles multiplies bf16 with them.
+    asked = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    return (), frozenset(flag for flag, name in asked.items() if getattr(torch.cpu, name, lambda: False)())

@@ -5,22 +5,24 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import inspect
 import json
 import os
 import shutil
 import time
 import urllib.error
-import urllib.request
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
 import clipgen
+from clipgen.progress import listened, tell
+from clipgen.storage.network import Unreachable, ask, check_reachable
 from clipgen.storage.sources import Source, Wrong, check_format, sha256
 from clipgen.storage.weights import atomic, cache
 
 _TRIES = 5
-TIMEOUT = 30.0  # seconds without a byte
 
 
 def disk_full(error: BaseException) -> bool:
@@ -37,9 +39,13 @@ def partial(source: Source, name: str, suffix: str) -> Path:
 
 
 def from_address(source: Source, name: str) -> Path:
-    """Download with a progress bar; a cut connection goes on where it stopped, in a later session too."""
+    """Download with a progress bar; a cut connection goes on where it stopped, in a later session too.
+
+    Raises Unreachable at once where nobody answers, unless something came from there just now.
+    """
     part, validator = partial(source, name, ".part"), partial(source, name, ".etag")
     part.parent.mkdir(parents=True, exist_ok=True)
+    had = _size(part)
     try:
         for attempt in range(_TRIES):
             try:
@@ -47,6 +53,7 @@ def from_address(source: Source, name: str) -> Path:
                 break
             except (OSError, http.client.HTTPException) as error:
                 final = isinstance(error, Wrong) or disk_full(error) or attempt == _TRIES - 1
+                final |= isinstance(error, Unreachable) and _size(part) == had
                 if final or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
                     raise error if isinstance(error, OSError) else OSError(str(error)) from error
                 time.sleep(attempt / 2)
@@ -64,14 +71,18 @@ def from_address(source: Source, name: str) -> Path:
     return cache() / name
 
 
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
 def _append(source: Source, name: str, part: Path, validator: Path) -> None:
     """Get what ``part`` lacks. Only what the server calls the same version is added to."""
-    have = part.stat().st_size if part.exists() and validator.exists() else 0
+    have = _size(part) if validator.exists() else 0
     headers = {"User-Agent": f"clipgen/{clipgen.__version__}"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator.read_text()}
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(source.where, headers=headers), timeout=TIMEOUT)
+        answer = ask(source.where, headers)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:
             if error.headers.get("Content-Range", "") == f"bytes */{have}":
@@ -87,13 +98,15 @@ def _append(source: Source, name: str, part: Path, validator: Path) -> None:
         total = start + int(length) if length else None
         if total is not None:
             source.check_size(total)
+        tell(name, start, total)
         if not start and (version := answer.headers.get("ETag") or answer.headers.get("Last-Modified")):
             validator.write_text(version)
         with (
             part.open("ab" if start else "wb") as out,
-            tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name) as bar,
+            tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=listened()) as bar,
         ):
             while block := answer.read1(1 << 18):  # what has come, so that a stall loses nothing
+                tell(name, out.tell() + len(block), total)
                 out.write(block)
                 bar.update(len(block))
                 if out.tell() > source.limit:
@@ -128,15 +141,45 @@ def check_hub_cache(file: Path, source: Source, name: str) -> Path:
     return file
 
 
+def _telling(name: str) -> type[tqdm]:
+    """In place of the hub's progress bar: it tells who waits for ``name``."""
+
+    class Telling(tqdm):
+        def __init__(self, *args: Any, **options: Any):
+            options.pop("name", None)  # of a group of bars, in the hub's own kind
+            # One of the two bars of a Xet download counts the same bytes once more.
+            self._counted = None if "reconstruct" in options.get("desc", "") else options.get("initial", 0)
+            super().__init__(*args, **options | {"disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if self._counted is not None:
+                self._counted += n or 0
+                tell(name, int(self._counted), self.total and int(self.total))
+            return super().update(n)
+
+    return Telling
+
+
+def check_hub(source: Source) -> None:
+    """Raise Unreachable if a file of the hub is not here, and the hub is not either: its library would ask for long."""
+    from huggingface_hub import constants
+
+    if not (constants.HF_HUB_OFFLINE or in_hub_cache(source)):
+        check_reachable(constants.ENDPOINT)
+
+
 def from_hub(source: Source, name: str, own: bool) -> Path:
-    """Download with the hub's library, into its cache, or with ``own`` into clipgen's."""
+    """Download with the hub's library, into its cache, or with ``own`` into clipgen's. Raises Unreachable at once."""
     from huggingface_hub import hf_hub_download
 
     hub = source.hub
     assert hub
+    check_hub(source)
     folder = partial(source, name, ".hub") if own else None
     try:
-        file = Path(hf_hub_download(hub.repo, hub.path, revision=hub.revision, local_dir=folder))
+        asked = "tqdm_class" in inspect.signature(hf_hub_download).parameters  # not of libraries before 1.10
+        bar: Any = {"tqdm_class": _telling(name)} if asked and listened() else {}
+        file = Path(hf_hub_download(hub.repo, hub.path, revision=hub.revision, local_dir=folder, **bar))
     except OSError:
         raise
     except Exception as error:  # the hub's own errors differ between its versions

@@ -6,13 +6,16 @@ import os
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
+from clipgen.progress import awaited
 from clipgen.storage import weights
 from clipgen.storage.download import check_hub_cache, disk_full, from_address, from_hub, in_hub_cache
+from clipgen.storage.network import Unreachable
 from clipgen.storage.sources import Source, Wrong, check_format
 from clipgen.storage.weights import cache
 
@@ -66,7 +69,7 @@ def fetch(remote: Remote) -> Path:
         except Wrong as error:
             raise ClipgenError(f"{found}: {error}; delete it, and it is downloaded again") from error
         return found
-    tried = []
+    tried, silent = [], set[str]()
     for source in sorted(remote.places, key=lambda source: in_hub_cache(source) is None):  # what is here comes first
         try:
             if found := in_hub_cache(source):
@@ -74,7 +77,12 @@ def fetch(remote: Remote) -> Path:
             if offline():
                 tried.append(f"{source.where}: HF_HUB_OFFLINE is set")
                 continue
-            return from_hub(source, remote.name, remote.bulky) if source.hub else from_address(source, remote.name)
+            if source.host in silent:
+                tried.append(f"{source.where}: nobody answers there either")
+                continue
+            if source.hub:
+                return awaited(partial(from_hub, source, remote.name, remote.bulky))
+            return awaited(partial(from_address, source, remote.name))
         except OSError as error:
             if disk_full(error):
                 raise ClipgenError(
@@ -82,7 +90,11 @@ def fetch(remote: Remote) -> Path:
                 ) from error
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             tried.append(f"{source.where}: {reason}")
+            if isinstance(error, Unreachable):
+                silent.add(source.host)
             warnings.warn(f"{source.where} cannot be had ({reason}); trying the next source", stacklevel=2)
+    if silent == {source.host for source in remote.places}:
+        tried.append("no server answers: is there a network here? What ships with clipgen (mini) needs none")
     raise ClipgenError(
         f"{remote.name} could not be downloaded. Tried:\n  " + "\n  ".join(tried) + "\n"
         f"If you have the file, put it here: {cache() / remote.name}"

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 _HUB = re.compile(r"hf:(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<path>.+)")
 
@@ -44,6 +44,11 @@ class Source:
         """Where on the Hugging Face hub; None for an address."""
         found = _HUB.fullmatch(self.where)
         return Hub(**found.groupdict()) if found else None
+
+    @property
+    def host(self) -> str:
+        """Who is asked: the part of an address before its path; "hub"."""
+        return "hub" if self.hub else urlsplit(self.where).netloc
 
     @property
     def limit(self) -> float:

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
@@ -84,10 +85,24 @@ def fit(net: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
 
 def fitted(kind: Callable[..., Net], config: Mapping[str, Any], tensors: dict[str, Tensor], source: str) -> Net:
     """A net of a class, with these weights in it; no time is spent on others first. Raises ClipgenError as ``fit``."""
-    with torch.device("meta"):
-        net = kind(**config)
+    net = empty(kind, config)
     fit(net, tensors, source)
     return net
+
+
+def empty(kind: Callable[..., Net], config: Mapping[str, Any]) -> Net:
+    """A net of a class that knows the shapes of its weights only."""
+    with torch.device("meta"), _Uninitialised():
+        return kind(**config)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Nothing is drawn at random: where there is no memory to fill, torch would import its compiler to do so."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
 
 
 # --- published formats --------------------------------------------------------------------------------

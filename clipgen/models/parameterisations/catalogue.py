@@ -8,54 +8,22 @@ revision given here) and ``pxlpshr/pytti-models`` with; where both know a file, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from clipgen import device as devices
 from clipgen.errors import ClipgenError
-from clipgen.models.parameterisations import protocol
+from clipgen.models.parameterisations import defaults
+from clipgen.models.parameterisations.entry import Entry, relaxation
 from clipgen.models.parameterisations.protocol import Parameterisation
 from clipgen.registry import RELAXATIONS, attribute, unknown
 from clipgen.storage.remote import Remote
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HERE = "clipgen.models.parameterisations"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A generator by name: where its loader is, and all that must be known before anything is loaded."""
-
-    place: str  # "module:function", called with (name, entry, device)
-    files: tuple[Remote, ...] = ()  # none for what ships with clipgen, or needs no weights
-    config: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # of its net
-    licence: str = "MIT"
-    side: int = 256  # pixels of a side that it draws best
-    stride: int = 16
-    codes: int = 0  # 0: its latent is continuous
-    logits: bool = False  # whether its encoder gives every token a logit
-    defaults: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # settings that suit it
-
-    @property
-    def megabytes(self) -> float:
-        return sum(file.megabytes or 0 for file in self.files)
-
-    def check(self, name: str, relax: str, size: tuple[int, int]) -> None:
-        """Raise ClipgenError for a (width, height) or a relaxation that it cannot have."""
-        protocol.check_size(name, self.stride, size)
-        RELAXATIONS.check(relax)
-        if relax == "gumbel" and not self.logits:
-            raise ClipgenError(f"relax='gumbel': {name} has no token logits; use relax='straight-through'")
-
-    def check_tokens(self, name: str, tokens: Any, size: tuple[int, int]) -> None:
-        """Raise ClipgenError unless whole numbers (h, w) are its tokens of a picture of (H, W) pixels."""
-        if not self.codes:
-            raise ClipgenError(f"init: tokens were given, and {name} has none; start from a picture")
-        protocol.check_tokens(name, tokens, size, self.stride, self.codes)
+MOST = 4096  # marks of a drawing
 
 
 _F16: dict[str, Any] = {
@@ -98,13 +66,16 @@ def _taming(
         stride=stride,
         codes=codes,
         logits=config.get("gumbel", False),
+        defaults=defaults.VQGAN,
     )
 
 
 def _llamagen(file: str, repo: str, config: dict[str, Any]) -> Entry:
     remote = Remote(f"llamagen/{file}", (f"hf:{repo}/{file}",), 300)
     stride = 2 ** (len(config["ch_mult"]) - 1)
-    return Entry(f"{_HERE}.taming:load_llamagen", (remote,), config, stride=stride, codes=16384)
+    return Entry(
+        f"{_HERE}.taming:load_llamagen", (remote,), config, stride=stride, codes=16384, defaults=defaults.VQGAN
+    )
 
 
 _OPENAI, _PYTTI = "https://cdn.openai.com/dall-e", "hf:pxlpshr/pytti-models/vqgan"
@@ -125,20 +96,23 @@ _IMAGENET_16384 = _taming(
 def _taesd(name: str, channels: int, megabytes: float) -> Entry:
     file = "diffusion_pytorch_model.safetensors"
     remote = Remote(f"{name}/{file}", (f"hf:madebyollin/{name}/{file}",), megabytes)
-    return Entry(f"{_HERE}.vae:load", (remote,), {"channels": channels}, side=512, stride=8, defaults=_STILL)
+    return Entry(
+        f"{_HERE}.vae:load", (remote,), {"channels": channels}, side=512, stride=8, defaults=defaults.CONTINUOUS
+    )
 
 
-# Without a decoder that knows pictures: views of every strength of noise keep a CLIP from reading grain as form.
-_BARE: dict[str, Any] = {"augment": "flip,affine,grain", "noise": 0.2, "ema": 0.9}
-_STILL: dict[str, Any] = {"lr": 0.05}
+_DRAWN = {"licence": "-", "side": 128, "stride": 1}
 _MINI = {"licence": "see model card", "side": 128, "stride": 8, "codes": 1024}
 
 GENERATORS: dict[str, Entry] = {
-    "mini-vqgan": Entry("clipgen.mini.autoencoders:load_vqgan", **_MINI),  # type: ignore[arg-type]
+    "mini-vqgan": Entry("clipgen.mini.autoencoders:load_vqgan", wide=True, **_MINI),  # type: ignore[arg-type]
     "mini-dvae": Entry("clipgen.mini.autoencoders:load_dvae", logits=True, **_MINI),  # type: ignore[arg-type]
-    "pixels": Entry(f"{_HERE}.pixels:load", licence="-", side=128, stride=1, defaults=_BARE | {"lr": 0.3}),
-    "fft": Entry(f"{_HERE}.fft:load", licence="-", side=128, stride=1, defaults=_BARE | {"lr": 0.3, "noise": 0.3}),
-    "stack": Entry(f"{_HERE}.stack:load", licence="-", side=128, stride=1, defaults=_BARE | {"lr": 0.08}),
+    "pixels": Entry(f"{_HERE}.pixels:load", licence="-", side=128, stride=1, defaults=defaults.BARE | {"lr": 0.3}),
+    "fft": Entry(f"{_HERE}.fft:load", licence="-", side=128, stride=1, defaults=defaults.FFT),
+    "stack": Entry(f"{_HERE}.stack:load", licence="-", side=128, stride=1, defaults=defaults.BARE | {"lr": 0.08}),
+    "strokes": Entry(f"{_HERE}.strokes:load", config={"marks": 128}, defaults=defaults.STROKES, **_DRAWN),  # type: ignore[arg-type]
+    "shapes": Entry(f"{_HERE}.shapes:load", config={"marks": 96}, defaults=defaults.STROKES, **_DRAWN),  # type: ignore[arg-type]
+    "pen": Entry(f"{_HERE}.strokes:load_pen", config={"marks": 192}, defaults=defaults.STROKES, **_DRAWN),  # type: ignore[arg-type]
     "taesd": _taesd("taesd", 4, 9.8),
     "taesdxl": _taesd("taesdxl", 4, 9.8),
     "taef1": _taesd("taef1", 16, 9.9),
@@ -152,6 +126,7 @@ GENERATORS: dict[str, Entry] = {
         stride=8,
         codes=8192,
         logits=True,
+        defaults=defaults.DVAE,
     ),
     "vqgan_imagenet_f16_1024": _taming(
         "vqgan_imagenet_f16_1024",
@@ -239,28 +214,42 @@ def entry_of(name: str) -> Entry:
     """
     if name in GENERATORS:
         return GENERATORS[name]
+    kind, _, number = name.partition(":")
+    if kind in GENERATORS and GENERATORS[kind].vectors:
+        if not number.isdecimal() or not 1 <= int(number) <= MOST:
+            raise ClipgenError(f"generator={name!r}: behind {kind}: stands how many there are, from 1 to {MOST}")
+        return replace(GENERATORS[kind], config={"marks": int(number)})
     if Path(name).is_file():
         config = attribute(f"{_HERE}.taming:config_beside")(Path(name))
         stride = 2 ** (len(config["ch_mult"]) - 1)
         place = f"{_HERE}.taming:load_file"
-        return Entry(place, (), config, "yours", stride=stride, codes=config["n_embed"], logits=config["gumbel"])
+        codes, logits = config["n_embed"], config["gumbel"]
+        return Entry(place, (), config, "yours", stride=stride, codes=codes, logits=logits, defaults=defaults.VQGAN)
     if name.startswith("hf-hub:"):
         config = attribute(f"{_HERE}.vae:hub_config")(name)
         place = f"{_HERE}.vae:load_hub"
-        return Entry(place, (), config, "see hub page", side=512, stride=config["stride"], defaults=_STILL)
+        return Entry(place, (), config, "see hub page", side=512, stride=config["stride"], defaults=defaults.CONTINUOUS)
     raise unknown("generator", name, GENERATORS, ", hf-hub:org/name (an autoencoder), or the path of a checkpoint")
 
 
 def load_generator(
-    name: str = "mini-vqgan", device: torch.device | str = "cpu", relax: str = "straight-through"
+    name: str = "mini-vqgan",
+    device: torch.device | str = "cpu",
+    relax: str = "straight-through",
+    precision: str = "auto",
 ) -> Parameterisation:
     """A generator by its name in the catalogue or by its checkpoint's path, ready on ``device``.
 
     A path: a VQGAN's checkpoint with its yaml beside it (``model.ckpt`` and ``model.yaml``). ``relax``, of one with a
-    codebook: straight-through, gumbel where the encoder gives token logits, or none. Published weights are downloaded
-    at the first use. Raises ClipgenError for an unknown name, and for weights that cannot be had, read or fitted.
+    codebook: straight-through, none, and where the encoder gives token logits gumbel or sample. ``precision``: what its
+    net computes in, bf16, fp16 or fp32; auto: what suits the device. Published weights are downloaded at the first
+    use. Raises ClipgenError for an unknown name, and for weights that cannot be had, read or fitted.
     """
     entry = entry_of(name)
     entry.check(name, relax, (entry.side, entry.side))
-    made = attribute(entry.place)(name, entry, torch.device(device))
-    return RELAXATIONS[relax](name, made.net, made.side) if entry.codes else made
+    device, (kind, number) = torch.device(device), relaxation(relax)
+    precision = devices.precision(device, precision)
+    made = attribute(entry.place)(name, entry, device)
+    model = RELAXATIONS[kind](name, made.net, made.side, **number) if entry.codes else made
+    model.precision = "fp32" if entry.wide and precision == "fp16" else precision
+    return model

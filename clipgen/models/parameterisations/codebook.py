@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from clipgen.device import autocast
 from clipgen.errors import ClipgenError
-from clipgen.models.parameterisations.protocol import check_size, check_tokens, unpacked
+from clipgen.models.computing import Computing
+from clipgen.models.parameterisations.protocol import Randomness, check_size, check_tokens, unpacked
 
 
 class Codes(nn.Module):
@@ -46,7 +47,7 @@ class Codes(nn.Module):
         return F.embedding(tokens, self.codebook).permute(0, 3, 1, 2)
 
 
-class Codebook:
+class Codebook(Computing):
     """A frozen autoencoder whose latent (B, dim, H/stride, W/stride) is snapped to the codebook straight through.
 
     The families share it, because their nets are all ``Codes``; what differs stays in their files.
@@ -56,7 +57,7 @@ class Codebook:
         self.name, self.side, self.stride = name, side, net.stride
         self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.low, self.high = self.codebook.amin(0)[:, None, None], self.codebook.amax(0)[:, None, None]
-        self.deviation = float(self.codebook.std())
+        self.deviation = float(live(self.codebook).std())
         self.lr = self.deviation
 
     @property
@@ -81,22 +82,21 @@ class Codebook:
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], H and W multiples of ``stride``, to a latent, snapped to the codebook."""
         check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        with autocast(image.device):
-            tokens = self.net.tokens(self.net.encode(image))
-        return self.net.lookup(tokens)
+        points = self.compute(self.net.encode, image)
+        with autocast(image.device, self.precision):
+            return self.net.lookup(self.net.tokens(points))
 
     @torch.no_grad()
     def tokens(self, latent: Tensor) -> Tensor:
         """(B, h, w) int64: the code of every place."""
         return self.net.tokens(latent)
 
-    def image(self, latent: Tensor, progress: float = 1.0, rng: torch.Generator | None = None) -> Tensor:
+    def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         """A latent to (B, 3, H, W) in [0, 1]; the gradient passes the snapping unchanged."""
         return self._decode(straight_through(self.net.lookup(self.tokens(latent)), latent))
 
     def _decode(self, latent: Tensor) -> Tensor:
-        with autocast(latent.device):
-            return self.net.decode(latent).float()
+        return self.compute(self.net.decode, latent)
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
         """Mean squared difference, in variances of the codebook."""
@@ -122,16 +122,31 @@ class Codebook:
 
 
 class Unsnapped(Codebook):
-    """The same without the snapping: more freedom, and pictures that no tokens stand for (Murdoch 2021)."""
+    """The same without the snapping: more freedom, and pictures that no tokens stand for (Murdoch 2021).
 
-    def image(self, latent: Tensor, progress: float = 1.0, rng: torch.Generator | None = None) -> Tensor:
+    ``limit``: how far its numbers go, instead of the codebook's range; it then starts as Murdoch's notebook does, with
+    normal numbers of deviation 0.5 whose extremes are drawn out.
+    """
+
+    def __init__(self, name: str, net: Codes, side: int, limit: float | None = None):
+        super().__init__(name, net, side)
+        self.limit = limit
+        if limit is not None:
+            self.low, self.high = torch.full_like(self.low, -limit), torch.full_like(self.high, limit)
+
+    def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+        if self.limit is None:
+            return super().start(size, rng)
+        shape = 1, self.codebook.shape[1], size[0] // self.stride, size[1] // self.stride
+        return (1.9 * (0.5 * torch.randn(shape, generator=rng)).arcsinh()).sinh().to(self.device)
+
+    def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         return self._decode(latent)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        with autocast(image.device):
-            return self.net.encode(image).float()
+        return self.compute(self.net.encode, image)
 
     def residual(self, latent: Tensor) -> Tensor:
         return torch.zeros_like(latent)
@@ -151,14 +166,15 @@ class Gumbel(Codebook):
     """Token logits (B, codes, h, w) for a latent, relaxed as DALL-E's dVAE was trained.
 
     The decoder sees a softmax over the whole codebook, with Gumbel noise and a temperature that falls from 1 to
-    1/16 (Ramesh et al. 2021; Jang et al. 2017). It takes codes/dim times the memory of a latent on the codebook.
+    1/16 (Ramesh et al. 2021; Jang et al. 2017), or stays at ``temperature``. It takes codes/dim times the memory of a
+    latent on the codebook.
     """
 
-    def __init__(self, name: str, net: Codes, side: int):
+    def __init__(self, name: str, net: Codes, side: int, temperature: float | None = None):
         super().__init__(name, net, side)
         if not net.has_logits:
             raise ClipgenError(f"relax='gumbel': {name} has no token logits; use relax='straight-through'")
-        self.lr = 1.0
+        self.lr, self.temperature = 1.0, temperature
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Normal logits."""
@@ -172,19 +188,18 @@ class Gumbel(Codebook):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        with autocast(image.device):
-            return self.net.logits(image).float()
+        return self.compute(self.net.logits, image)
 
     @torch.no_grad()
     def tokens(self, latent: Tensor) -> Tensor:
         return latent.argmax(1)
 
-    def image(self, latent: Tensor, progress: float = 1.0, rng: torch.Generator | None = None) -> Tensor:
+    def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         """With ``rng``, the relaxation for gradients; without, the picture of the likeliest tokens."""
         if rng is None:
             return self._decode(self.net.lookup(self.tokens(latent)))
-        noise = torch.rand(latent.shape, generator=rng).clamp(min=1e-20).log().neg().log().neg()
-        return self._decode(self._mix((latent + noise.to(latent.device)) * 16**progress))
+        temperature = self.temperature or 16**-progress
+        return self._decode(self._mix((latent + _gumbel(latent, rng)) / temperature))
 
     def _mix(self, logits: Tensor) -> Tensor:
         """(B, dim, h, w): where on the codebook logits stand."""
@@ -200,11 +215,55 @@ class Gumbel(Codebook):
         """Logits may be anything."""
 
 
+class Sampled(Gumbel):
+    """Token logits of which one token a place is drawn; the gradient is the softmax's (Crowson 2021, dVAE+CLIP)."""
+
+    def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
+        """With ``rng``, the picture of tokens that are drawn; without, of the likeliest."""
+        if rng is None:
+            return super().image(latent)
+        drawn = self.tokens(latent.detach() + _gumbel(latent, rng))  # the largest with Gumbel noise is such a draw
+        return self._decode(straight_through(self.net.lookup(drawn), self._mix(latent)))
+
+
+def _gumbel(latent: Tensor, rng: Randomness) -> Tensor:
+    """Gumbel noise in the shape of a latent."""
+    if isinstance(rng, torch.Generator):
+        uniform = torch.rand(latent.shape, generator=rng)
+    else:
+        uniform = torch.stack([torch.rand(latent.shape[1:], generator=one) for one in rng])
+    return uniform.clamp(min=1e-20).log().neg().log().neg().to(latent.device)
+
+
+def live(codebook: Tensor) -> Tensor:
+    """The codes (k, dim) of a codebook (K, dim) that a decoder uses.
+
+    Published codebooks are mostly codes that were never chosen in training and lie where they began, near zero: of
+    f16-16384 a few percent live (CompVis/taming-transformers issue 67). Those within a tenth of the longest, the
+    longest hundredth left aside, are dead.
+    """
+    lengths = codebook.float().norm(dim=1)
+    return codebook[lengths >= 0.1 * lengths.quantile(0.99)]
+
+
 def straight_through(value: Tensor, gradient_to: Tensor) -> Tensor:
     """``value`` on the way forward; the gradient goes to ``gradient_to`` unchanged (Bengio et al. 2013)."""
     return gradient_to + (value - gradient_to).detach()
 
 
+class _Clamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images: Tensor) -> Tensor:  # type: ignore[override]
+        clamped = images.clamp(0, 1)
+        ctx.save_for_backward(images - clamped)
+        return clamped
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (beyond,) = ctx.saved_tensors
+        return gradient * (gradient * beyond >= 0)
+
+
 def clamp(images: Tensor) -> Tensor:
-    """To [0, 1], with a gradient that still brings back what lies outside."""
-    return straight_through(images.clamp(0, 1), images)
+    """To [0, 1]. A gradient passes unless it would push what lies outside further out (Crowson 2021)."""
+    return _Clamp.apply(images)

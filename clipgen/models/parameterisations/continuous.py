@@ -16,6 +16,7 @@ class Continuous:
     stride: int
     lr: float
     device: torch.device
+    precision = "fp32"
     limit: float  # the largest number in a latent: beyond it nothing changes in the picture, or no picture is
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipgen.models.computing import Block
 from clipgen.models.parameterisations.catalogue import Entry
 from clipgen.models.parameterisations.codebook import Codebook, Codes, clamp
 from clipgen.storage import remote, weights
@@ -21,16 +22,22 @@ EPSILON = 0.1  # how far the logit-Laplace distribution keeps pixels from 0 and 
 class Conv2d(nn.Module):
     """A "same" convolution with OpenAI's parameter names ``w`` and ``b``."""
 
+    padding_mode = "zeros"  # or circular, as of torch's own
+
     def __init__(self, inner: int, outer: int, size: int):
         super().__init__()
-        self.w = nn.Parameter(torch.randn(outer, inner, size, size) * (inner * size * size) ** -0.5)
+        w = torch.empty(outer, inner, size, size)
+        self.w = nn.Parameter(nn.init.normal_(w, std=(inner * size * size) ** -0.5))
         self.b = nn.Parameter(torch.zeros(outer))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.w, self.b, padding=self.w.shape[-1] // 2)
+        around = self.w.shape[-1] // 2
+        if self.padding_mode == "circular":
+            return F.conv2d(F.pad(x, (around,) * 4, "circular"), self.w, self.b)
+        return F.conv2d(x, self.w, self.b, padding=around)
 
 
-class Block(nn.Module):
+class ResBlock(Block):
     """Four convolutions on a quarter of the channels, added to the input with a small gain."""
 
     def __init__(self, inner: int, outer: int, sizes: tuple[int, int, int, int], gain: float):
@@ -56,7 +63,7 @@ def _groups(widths: list[int], blocks: int, sizes: tuple[int, int, int, int], re
     for g in range(4):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i in range(blocks):
-            layers[f"block_{i + 1}"] = Block(widths[g] if i == 0 else widths[g + 1], widths[g + 1], sizes, gain)
+            layers[f"block_{i + 1}"] = ResBlock(widths[g] if i == 0 else widths[g + 1], widths[g + 1], sizes, gain)
         if g < 3:
             layers["pool" if isinstance(resample, nn.MaxPool2d) else "upsample"] = resample
         groups[f"group_{g + 1}"] = nn.Sequential(layers)

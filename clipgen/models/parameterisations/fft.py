@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clipgen.models.parameterisations.codebook import clamp
 from clipgen.models.parameterisations.pixels import Pixels
+from clipgen.models.parameterisations.protocol import Randomness
 
 if TYPE_CHECKING:
     from clipgen.models.parameterisations.catalogue import Entry
@@ -42,7 +43,7 @@ class FFT(Pixels):
         """(B, 3, H, W) in [0, 1] of any size, exactly."""
         return self.analysis(image - 0.5)
 
-    def image(self, latent: Tensor, progress: float = 1.0, rng: torch.Generator | None = None) -> Tensor:
+    def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         """A latent to (B, 3, H, W) in [0, 1]."""
         return clamp(0.5 + self.synthesis(latent))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clipgen.models.parameterisations.continuous import Continuous
+from clipgen.models.parameterisations.protocol import Randomness
 
 if TYPE_CHECKING:
     from clipgen.models.parameterisations.catalogue import Entry
@@ -54,7 +55,7 @@ class Pixels(Continuous):
         """(B, 3, H, W) in [0, 1] of any size, exactly but for what is purer than ``EDGE``."""
         return self.analysis(image.clamp(EDGE, 1 - EDGE).logit())
 
-    def image(self, latent: Tensor, progress: float = 1.0, rng: torch.Generator | None = None) -> Tensor:
+    def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         """A latent to (B, 3, H, W) in (0, 1)."""
         return self.synthesis(latent).sigmoid()
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
+from clipgen.images.drawing import Drawing
+
+Randomness = torch.Generator | Sequence[torch.Generator]  # one for all pictures, or one for each
 
 
 class Parameterisation(Protocol):
@@ -22,6 +26,7 @@ class Parameterisation(Protocol):
     stride: int  # height and width of a picture are multiples of it
     lr: float  # the step in the latent's own units that a learning rate of 1 stands for
     device: torch.device
+    precision: str  # what its net computes in, see ``clipgen.device``; set by whoever loads it
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Where it begins by itself: a latent for one picture of (H, W), drawn with ``rng`` on the CPU."""
@@ -29,11 +34,11 @@ class Parameterisation(Protocol):
     def encode(self, image: Tensor) -> Tensor:
         """The latent whose picture is nearest to an image, without a gradient."""
 
-    def image(self, latent: Tensor, progress: float = 1.0, rng: torch.Generator | None = None) -> Tensor:
+    def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         """The picture of a latent, with a gradient.
 
         A relaxation may draw noise with ``rng`` and harden with ``progress`` in [0, 1]; without ``rng`` it is what is
-        shown.
+        shown. Pictures drawn together with a generator each are those that they are alone, to rounding.
         """
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
@@ -50,6 +55,13 @@ class Parameterisation(Protocol):
 
     def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
         """The latent of a picture of (H, W) from what ``pack`` kept. Raises ClipgenError for what does not fit."""
+
+
+class Vector(Parameterisation, Protocol):
+    """One whose pictures are drawings: what is written as vectors."""
+
+    def drawing(self, latent: Tensor) -> Drawing:
+        """The marks of a latent of one picture."""
 
 
 class Discrete(Parameterisation, Protocol):

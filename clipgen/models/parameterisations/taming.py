@@ -46,8 +46,7 @@ def _from_taming(
 
     Checkpoints bring more than the net: a transformer, a discriminator under any name, matrices of other versions.
     """
-    with torch.device("meta"):
-        net = VQModel(**entry.config)
+    net = weights.empty(VQModel, entry.config)
     names = list(net.state_dict())
     tensors = read(names + [_FIRST_STAGE + key for key in names])
     prefix = _FIRST_STAGE if any(key.startswith(_FIRST_STAGE) for key in tensors) else ""

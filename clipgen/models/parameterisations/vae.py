@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from clipgen.device import autocast
 from clipgen.errors import ClipgenError
+from clipgen.models.computing import Computing
 from clipgen.models.parameterisations.codebook import clamp
 from clipgen.models.parameterisations.continuous import Continuous
 from clipgen.models.parameterisations.pixels import GROUND
-from clipgen.models.parameterisations.protocol import check_size
+from clipgen.models.parameterisations.protocol import Randomness, check_size
 from clipgen.storage import weights
+from clipgen.storage.download import check_hub
 from clipgen.storage.remote import fetch
+from clipgen.storage.sources import Source
 
 if TYPE_CHECKING:
     from clipgen.models.parameterisations.catalogue import Entry
@@ -87,7 +89,7 @@ class Diffusers(nn.Module):
         return (self.net.decode(latent / self.scale + self.shift).sample + 1) / 2
 
 
-class VAE(Continuous):
+class VAE(Computing, Continuous):
     """A frozen autoencoder with a latent (B, channels, H/stride, W/stride) that is not snapped to anything."""
 
     lr = 1.0
@@ -109,13 +111,11 @@ class VAE(Continuous):
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], H and W multiples of ``stride``, to a latent."""
         check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        with autocast(image.device):
-            return self.net.encode(image).float()
+        return self.compute(self.net.encode, image)
 
-    def image(self, latent: Tensor, progress: float = 1.0, rng: torch.Generator | None = None) -> Tensor:
+    def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         """A latent to (B, 3, H, W) in [0, 1]."""
-        with autocast(latent.device):
-            return clamp(self.net.decode(latent).float())
+        return clamp(self.compute(self.net.decode, latent))
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
         """Mean squared difference, in that of two unrelated latents."""
@@ -124,9 +124,7 @@ class VAE(Continuous):
 
 def load(name: str, entry: Entry, device: torch.device) -> VAE:
     """TAESD and its sisters; ``entry.config`` may give ``channels``."""
-    with torch.device("meta"):
-        net = TAESD(**entry.config)
-    weights.fit(net, weights.read(weights.as_safetensors(fetch(entry.files[0])))[0], name)
+    net = weights.fitted(TAESD, entry.config, weights.read(weights.as_safetensors(fetch(entry.files[0])))[0], name)
     return VAE(name, net, entry.side, device)
 
 
@@ -149,6 +147,7 @@ def hub_config(name: str) -> dict[str, Any]:
 
     repo, folder = _parts(name)
     try:
+        check_hub(Source(f"hf:{repo}/{f'{folder}/' if folder else ''}config.json"))
         config = json.loads(Path(hf_hub_download(repo, "config.json", subfolder=folder)).read_text())
     except Exception as error:  # the hub's errors differ between its versions
         raise _unreadable(name, error) from error

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipgen.models.computing import Block
 from clipgen.models.parameterisations.codebook import Codes, clamp
 
 
@@ -18,7 +19,7 @@ def norm(channels: int, kind: str) -> nn.Module:
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(32, channels, eps=1e-6)
 
 
-class ResnetBlock(nn.Module):
+class ResnetBlock(Block):
     def __init__(self, inner: int, outer: int, kind: str):
         super().__init__()
         self.norm1, self.conv1 = norm(inner, kind), nn.Conv2d(inner, outer, 3, 1, 1)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipgen.device import pick
+from clipgen import device as devices
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
 from clipgen.models.perceptors.protocol import Perceptor
@@ -24,20 +24,27 @@ def family(name: str) -> type[Perceptor]:
             kind.check(name)
             return kind
     raise ClipgenError(
-        f"perceptor={name!r} is unknown; choose one of: mini, ViT-B-32/openai or another architecture/tag of open_clip "
-        "(python -m clipgen models), hf-hub:org/name"
+        f"perceptor={name!r} is unknown; choose one of: mini, evaluator, ViT-B-32/openai or another architecture/tag "
+        "of open_clip (python -m clipgen models), hf-hub:org/name"
     )
 
 
-def load_perceptor(name: str = "mini", device: torch.device | str = "cpu") -> Perceptor:
+def load_perceptor(name: str = "mini", device: torch.device | str = "cpu", precision: str = "auto") -> Perceptor:
     """A perceptor by name, ready on ``device``.
 
-    ``mini`` ships with clipgen. ``architecture/tag`` is any pair that open_clip lists (``ViT-B-32/openai``,
-    ``ViT-B-16-SigLIP2/webli``), ``architecture/file`` one with weights of your own, ``hf-hub:org/name`` a model on
+    ``mini`` ships with clipgen, and ``evaluator``, which is built and trained otherwise and meant to judge what the
+    first one guides. ``architecture/tag`` is any pair that open_clip lists (``ViT-B-32/openai``,
+    ``ViT-B-16-SigLIP2/webli``; a tag's beginning will do where there is one such tag only, ``ViT-L-14/datacomp_xl``,
+    ``ViT-B-16-SigLIP2``), ``architecture/file`` one with weights of your own, ``hf-hub:org/name`` a model on
     the Hugging Face hub; the CLIP paper's ``ViT-B/32``, ``RN50x4``, ``ViT-L/14@336px`` are OpenAI's weights.
-    Raises ClipgenError for an unknown name and for weights that cannot be had, read or fitted.
+    ``precision``: what it looks at pictures in, bf16, fp16 or fp32; auto: what suits the device. Raises ClipgenError
+    for an unknown name and for weights that cannot be had, read or fitted.
     """
-    return family(name)(name, torch.device(device))  # type: ignore[call-arg]
+    kind, device = family(name), torch.device(device)
+    precision = devices.precision(device, precision)
+    model = kind(name, device)  # type: ignore[call-arg]
+    model.precision = precision
+    return model
 
 
 def embed(perceptor: Perceptor, texts: list[str]) -> Tensor:
@@ -68,6 +75,6 @@ def rank(
     words = [texts] if isinstance(texts, str) else list(texts)
     if not several or not words:
         raise ClipgenError("rank needs at least one picture and one text")
-    model = load_perceptor(perceptor, pick(device)) if isinstance(perceptor, str) else perceptor
+    model = load_perceptor(perceptor, devices.pick(device)) if isinstance(perceptor, str) else perceptor
     logits = model.scale * model.embed_image([to_picture(image) for image in several]) @ embed(model, words).T
     return (logits.softmax(1) if model.bias is None else (logits + model.bias).sigmoid()).cpu()

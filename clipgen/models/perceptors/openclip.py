@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipgen.device import autocast
 from clipgen.errors import ClipgenError
+from clipgen.models.computing import Computing
+from clipgen.models.perceptors import attention, patches
 from clipgen.storage import weights
+from clipgen.storage.download import check_hub
 from clipgen.storage.remote import Remote, fetch
+from clipgen.storage.sources import Source
 
 _SCHEMAS = ("hf-hub:", "local-dir:")
 
@@ -49,20 +52,33 @@ def remote(architecture: str, tag: str) -> Remote:
     return Remote(f"clip/{architecture}-{tag}{suffix}", tuple(sources), sha256=digest)
 
 
-class OpenCLIP:
+class OpenCLIP(Computing):
     """A perceptor made of an open_clip model. Raises ClipgenError when there is no such model or no weights."""
 
     default_start = "random"
 
     @classmethod
     def knows(cls, name: str) -> bool:
-        """``architecture/tag-or-file``, ``hf-hub:org/name``, or a name of the CLIP paper."""
-        return name.startswith(_SCHEMAS) or "/" in name or name in _paper_names()
+        """``architecture/tag-or-file``, an architecture alone, ``hf-hub:org/name``, or a name of the CLIP paper."""
+        if name.startswith(_SCHEMAS) or "/" in name or name in _paper_names():
+            return True
+        import open_clip
+
+        return name in open_clip.list_models()
 
     @classmethod
     def check(cls, name: str) -> None:
         if not name.startswith(_SCHEMAS):
-            _parted(name)
+            parted(name)
+
+    @classmethod
+    def drops(cls, name: str) -> bool:
+        import open_clip
+
+        if name.startswith("hf-hub:"):
+            _check_hub(name)
+        place = name if name.startswith(_SCHEMAS) else parted(name)[0]
+        return patches.droppable(open_clip.get_model_config(place)["vision_cfg"])
 
     def __init__(self, name: str, device: torch.device | str = "cpu"):
         import open_clip
@@ -82,12 +98,26 @@ class OpenCLIP:
             reason = " ".join(str(error).split())[:300]
             raise ClipgenError(f"perceptor={name!r} cannot be loaded: {reason}") from error
         self.net = self.net.to(self.device).eval().requires_grad_(False)
+        attention.fuse(self.net.visual)
+        self.patches = patches.fit(self.net.visual)
         self.tokenizer, self.context = tokenizer, tokenizer.context_length
         config = open_clip.get_model_preprocess_cfg(self.net)
         size = config["size"]
         self.size = size if isinstance(size, int) else size[0]
         self.preprocess: Any = image_transform_v2(PreprocessCfg(**config), is_train=False)
         self.mean, self.std = (torch.tensor(config[k], device=self.device)[:, None, None] for k in ("mean", "std"))
+
+    @property
+    def maps(self) -> list[nn.Module]:
+        """The last two stages of a convolutional tower; what each block of a ViT reads, and what the last makes."""
+        visual = self.net.visual
+        trunk = getattr(visual, "trunk", visual)  # timm's, or open_clip's own
+        if hasattr(trunk, "attnpool"):
+            return [trunk.layer3, trunk.layer4]
+        if hasattr(trunk, "stages"):
+            return [*trunk.stages[-2:]]
+        blocks = trunk.blocks if hasattr(trunk, "blocks") else trunk.transformer.resblocks
+        return [*(block.ln_1 if hasattr(block, "ln_1") else block.norm1 for block in blocks), blocks[-1]]
 
     @property
     def scale(self) -> float:
@@ -107,9 +137,9 @@ class OpenCLIP:
     def embed_text(self, texts: list[str]) -> Tensor:
         return F.normalize(self.net.encode_text(self.tokenizer(texts).to(self.device)).float(), dim=-1)
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        with autocast(images.device):
-            return F.normalize(self.net.encode_image((images - self.mean) / self.std).float(), dim=-1)
+    def encode_image(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        with patches.only(kept):
+            return F.normalize(self.compute(self.net.encode_image, (images - self.mean) / self.std), dim=-1)
 
     @torch.no_grad()
     def embed_image(self, pictures: list[Image.Image]) -> Tensor:
@@ -122,8 +152,10 @@ def _load(name: str) -> tuple[Any, Any]:
     import open_clip
 
     if name.startswith(_SCHEMAS):
+        if name.startswith("hf-hub:"):
+            _check_hub(name)
         return open_clip.create_model(name, require_pretrained=True, weights_only=True), open_clip.get_tokenizer(name)
-    architecture, tag = _parted(name)
+    architecture, tag = parted(name)
     preprocess: dict[str, Any] = {}
     if published := open_clip.get_pretrained_cfg(architecture, tag):
         file = fetch(remote(architecture, tag))
@@ -143,8 +175,15 @@ def _load(name: str) -> tuple[Any, Any]:
     return model, open_clip.get_tokenizer(architecture)
 
 
-def _parted(name: str) -> tuple[str, str]:
-    """(architecture, tag or file). Raises ClipgenError for an architecture or a tag that open_clip does not have."""
+def _check_hub(name: str) -> None:
+    check_hub(Source(f"hf:{name.removeprefix('hf-hub:')}/open_clip_config.json"))
+
+
+def parted(name: str) -> tuple[str, str]:
+    """(architecture, tag or file). Of a tag its beginning will do where that is of one only, or nothing of a lone one.
+
+    Raises ClipgenError for an architecture or a tag that open_clip does not have.
+    """
     import open_clip
 
     names = _paper_names()
@@ -154,7 +193,12 @@ def _parted(name: str) -> tuple[str, str]:
             f"perceptor={name!r}: open_clip has no architecture {architecture!r}; "
             "`python -m clipgen models` lists what there is"
         )
-    if not open_clip.get_pretrained_cfg(architecture, tag) and not Path(tag).is_file():
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
-        raise ClipgenError(f"perceptor={name!r}: {tag!r} is neither a file nor a tag of {architecture} ({tags})")
-    return architecture, tag
+    if open_clip.get_pretrained_cfg(architecture, tag) or Path(tag).is_file():
+        return architecture, tag
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if len(meant := [known for known in tags if known.startswith(tag)]) == 1:
+        return architecture, meant[0]
+    raise ClipgenError(
+        f"perceptor={name!r}: {tag!r} is neither a file nor a tag of {architecture} nor the beginning of one only "
+        f"({', '.join(tags) or 'none'})"
+    )

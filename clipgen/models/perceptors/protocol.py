@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Perceptor(Protocol):
@@ -15,6 +15,8 @@ class Perceptor(Protocol):
     name: str
     size: int  # side of the square it looks at, in pixels
     device: torch.device
+    precision: str  # what it looks at pictures in, see ``clipgen.device``; set by whoever loads it
+    patches: int  # that a picture is cut into, if some can be left out; else 0
     default_start: str  # the start from which it draws best
 
     @classmethod
@@ -24,6 +26,17 @@ class Perceptor(Protocol):
     @classmethod
     def check(cls, name: str) -> None:
         """Raise ClipgenError for a model that does not exist, before anything is downloaded."""
+
+    @classmethod
+    def drops(cls, name: str) -> bool:
+        """Whether a model has patches that can be left out, before its weights are loaded."""
+
+    @property
+    def maps(self) -> list[nn.Module]:
+        """The parts of the image tower whose outputs ``clipgen.explain`` reads, laid out as a picture.
+
+        Maps (B, C, h, w) of the last two stages, or tokens (B, N, C) of all blocks, one a patch behind any others.
+        """
 
     @property
     def scale(self) -> float:
@@ -42,5 +55,8 @@ class Perceptor(Protocol):
     def embed_image(self, pictures: list[Image.Image]) -> Tensor:
         """(N, d) unit-norm float32, each picture resized as the model was trained."""
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """(B, 3, size, size) in [0, 1] to (B, d) unit-norm float32, with a gradient."""
+    def encode_image(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        """(B, 3, size, size) in [0, 1] to (B, d) unit-norm float32, with a gradient.
+
+        ``kept`` (B, n): the numbers of the patches that are looked at; None: all of them.
+        """

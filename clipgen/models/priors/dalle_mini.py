@@ -9,8 +9,6 @@ the hub repositories dalle-mini/dalle-mini and dalle-mini/dalle-mega. Layers are
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from emoji import demojize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,19 +62,8 @@ MODELS: dict[str, Entry] = {
 }
 
 
-_EMOJI = re.compile("[\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
-
-
 def spell_out(text: str) -> str:
-    """A text with its emoji in words, as min-dalle gives it to its tokenizer: ``cat_face`` for the face of a cat.
-
-    The names are those of the package emoji, which min-dalle asks for it. Where that is not installed they are
-    Unicode's, which say the same of most and more of some (``slice_of_pizza`` for ``pizza``).
-    """
-    try:
-        from emoji import demojize
-    except ImportError:
-        return _EMOJI.sub(lambda found: unicodedata.name(found[0], "").lower().replace(" ", "_"), text)
+    """A text with its emoji in words, as min-dalle gives it to its tokenizer: ``cat_face`` for the face of a cat."""
     return demojize(text, delimiters=("", ""))
 
 
@@ -237,8 +225,8 @@ class DalleMini:
         self.name, entry = name, MODELS[name]
         self.device = torch.device(device)
         self.tokenizer = Tokenizer(remote.fetch(entry.vocabulary), remote.fetch(entry.merges))
-        with torch.device("meta"):
-            encoder, decoder = Encoder(entry.words, **entry.config), Decoder(entry.codes, **entry.config)
+        encoder = weights.empty(Encoder, {"words": entry.words, **entry.config})
+        decoder = weights.empty(Decoder, {"codes": entry.codes, **entry.config})
         # One after the other: as they are read, in float32, mega's take 4 and 6 GB.
         self.encoder = _load(encoder, entry.encoder, self.device)
         self.decoder = _load(decoder, entry.decoder, self.device)

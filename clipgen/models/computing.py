@@ -1,0 +1,51 @@
+"""How finely a model's net is computed, and what is done where that turns out to be too coarse."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from clipgen import device as devices
+
+
+class Block(nn.Module):
+    """A part of a net that can forget what the backward pass needs of it, and compute that again (Chen et al. 2016)."""
+
+    sparing = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        once = super().__call__
+        return checkpoint(once, x, use_reentrant=False) if self.sparing and x.requires_grad else once(x)
+
+
+class Computing:
+    """A model whose net computes in ``precision``, which whoever loads it sets: see ``clipgen.device``."""
+
+    name: str
+    net: Any
+    precision = "auto"
+
+    def spare(self) -> bool:
+        """Keep less for the backward pass, and take longer; returns whether anything is left to spare."""
+        blocks = [block for block in self.net.modules() if isinstance(block, Block) and not block.sparing]
+        for block in blocks:
+            block.sparing = True
+        return bool(blocks)
+
+    def compute(self, net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What a part of the net makes of ``x``, as float32.
+
+        fp16 ends at 65,504. Where activations go beyond, as some published weights' do, nothing finite comes out: the
+        net is computed in fp32 then, now and from then on, with a warning.
+        """
+        with devices.autocast(x.device, self.precision):
+            made = net(x).float()
+        if devices.precision(x.device, self.precision) == "fp16" and x.isfinite().all() and not made.isfinite().all():
+            warnings.warn(f"{self.name} leaves the range of fp16: it is computed in fp32 from now on", stacklevel=3)
+            self.precision = "fp32"
+            return self.compute(net, x)
+        return made

@@ -1,0 +1,23 @@
+"""The settings that suit each family, where they are not those of everybody: what is asked for wins over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Without a decoder that knows pictures: views of every strength of noise keep a CLIP from reading grain as form.
+BARE: dict[str, Any] = {"augment": "flip, affine, grain=0.2", "ema": 0.9}
+FFT = BARE | {"lr": 0.3, "augment": "flip, affine, grain=0.3"}
+STROKES: dict[str, Any] = {"augment": "flip, affine, grain=0.2", "near_space": "pixels", "lr": 0.2}
+CONTINUOUS: dict[str, Any] = {"lr": 0.05}
+# What the notebooks of 2021 settled on for decoders of photographs, with OpenAI's CLIP: see ``clipgen.runs.presets``.
+_PHOTOGRAPHS: dict[str, Any] = {
+    "steps": 300,
+    "cutouts": 32,
+    "cut_min": 0.0,
+    "cut_max": 1.0,
+    "augment": "flip, affine=15:0.7, shift=0.1:0.7, perspective=0.5:0.7, colour:0.7, erase:0.7, grain",
+    "beta2": 0.999,
+    "lr_unit": "absolute",
+}
+VQGAN = _PHOTOGRAPHS | {"lr": 0.1, "init": "perlin"}
+DVAE = _PHOTOGRAPHS | {"lr": 0.05, "optimizer": "AdamW", "relax": "sample", "init": "random"}

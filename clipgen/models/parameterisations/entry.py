@@ -1,0 +1,77 @@
+"""What is known of a generator before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from clipgen.errors import ClipgenError
+from clipgen.models.parameterisations import protocol
+from clipgen.registry import RELAXATIONS
+from clipgen.storage.remote import Remote
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A generator by name: where its loader is, and all that must be known before anything is loaded."""
+
+    place: str  # "module:function", called with (name, entry, device)
+    files: tuple[Remote, ...] = ()  # none for what ships with clipgen, or needs no weights
+    config: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # of its net
+    licence: str = "MIT"
+    side: int = 256  # pixels of a side that it draws best
+    stride: int = 16
+    codes: int = 0  # 0: its latent is continuous
+    logits: bool = False  # whether its encoder gives every token a logit
+    wide: bool = False  # whether its activations leave fp16's range, so that it is computed in fp32 instead
+    defaults: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # settings that suit it
+
+    @property
+    def vectors(self) -> bool:
+        """Whether it draws with marks, which can be written as vectors."""
+        return "marks" in self.config
+
+    @property
+    def tiles(self) -> bool:
+        """Whether its pictures can repeat without a seam: not what is interpolated or drawn up to an edge."""
+        return not (self.vectors or self.place.endswith(".stack:load"))
+
+    @property
+    def megabytes(self) -> float:
+        return sum(file.megabytes or 0 for file in self.files)
+
+    def check(self, name: str, relax: str, size: tuple[int, int]) -> None:
+        """Raise ClipgenError for a (width, height) or a relaxation that it cannot have."""
+        protocol.check_size(name, self.stride, size)
+        kind, _ = relaxation(relax)
+        if kind in ("gumbel", "sample") and not self.logits:
+            raise ClipgenError(f"relax={kind!r}: {name} has no token logits; use relax='straight-through'")
+
+    def check_tokens(self, name: str, tokens: Any, size: tuple[int, int]) -> None:
+        """Raise ClipgenError unless whole numbers (h, w) are its tokens of a picture of (H, W) pixels."""
+        if not self.codes:
+            raise ClipgenError(f"init: tokens were given, and {name} has none; start from a picture")
+        protocol.check_tokens(name, tokens, size, self.stride, self.codes)
+
+
+def relaxation(relax: str) -> tuple[str, dict[str, float]]:
+    """A relaxation's name, and what stands behind it: the temperature in gumbel:1.873, the limit in none:6.
+
+    Raises ClipgenError for an unknown name, and for a number that it cannot have.
+    """
+    name, _, number = relax.partition(":")
+    RELAXATIONS.check(name)
+    if not number:
+        return name, {}
+    argument = {"gumbel": "temperature", "none": "limit"}.get(name)
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if not argument or not 0 < value < 1e6:
+        raise ClipgenError(f"relax={relax!r}: only gumbel and none have a number above 0, as gumbel:1.873 or none:6")
+    return name, {argument: value}
