@@ -2,45 +2,208 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
+from clipgen.optvis import warps
 from clipgen.setting import setting
 
-AUGMENTATIONS = ("flip", "affine", "perspective", "colour", "noise", "erase", "blur", "shift", "grain")
+
+class Augmentation(NamedTuple):
+    """How strong one is, and the share of the views that have it."""
+
+    strength: float
+    share: float
+
+
+# What one has if only its name is said. Sizes are shares of the view's side, areas of its area.
+AUGMENTATIONS = {
+    "flip": Augmentation(1, 0.5),  # left and right change places
+    "affine": Augmentation(6.8755, 1),  # turned by up to so many degrees
+    "shear": Augmentation(5, 1),  # by up to so many degrees
+    "stretch": Augmentation(1.2, 1),  # wider or taller by up to this factor
+    "shift": Augmentation(0.17, 1),  # moved by up to so much
+    "perspective": Augmentation(0.5, 1),  # corners drawn in by up to so much of half the side
+    "colour": Augmentation(0.1, 1),  # brightness, contrast, saturation by so much; hue by so much of a full turn
+    "grey": Augmentation(1, 0.2),  # so much of the colour is lost
+    "noise": Augmentation(0.03, 1),  # of this deviation
+    "grain": Augmentation(0.1, 1),  # noise whose deviation is each view's own, up to this
+    "erase": Augmentation(0.4, 1),  # a black box of a tenth to so much of the area
+    "blur": Augmentation(1, 0.5),  # by a mean of 3 x 3 pixels
+}
+_NUMBER = r"(\d*\.?\d+)"
+_ITEM = re.compile(rf"^([a-z]+)(?:\s*=\s*{_NUMBER})?(?:\s*:\s*{_NUMBER})?$")
+PADDINGS = {"border": "border", "reflection": "reflection", "black": "zeros", "grey": "zeros", "wrap": "wrap"}
+
+
+def augmentations(text: str) -> dict[str, Augmentation]:
+    """``flip, affine=15:0.7``: names, each with its strength behind ``=`` and its share of the views behind ``:``.
+
+    Raises ClipgenError for what is no augmentation, and for a share above 1.
+    """
+    found = {}
+    for item in filter(None, map(str.strip, text.split(","))):
+        match = _ITEM.match(item)
+        if not match or match[1] not in AUGMENTATIONS:
+            raise ClipgenError(f"augment={item!r}: choose among {', '.join(AUGMENTATIONS)}, as affine=15:0.7")
+        usual = AUGMENTATIONS[match[1]]
+        strength, share = (float(got) if got else had for got, had in zip(match.groups()[1:], usual, strict=True))
+        if share > 1:
+            raise ClipgenError(f"augment={item!r}: what follows the colon is a share of the views, at most 1")
+        found[match[1]] = Augmentation(strength, share)
+    return found
 
 
 @dataclass(frozen=True)
 class Cutouts:
     """How a picture is shown. Raises ClipgenError for an augmentation that does not exist."""
 
-    cutouts: int = setting(16, "views that CLIP is shown at every step", 1, 10**4, shown="steer")
-    cut_min: float = setting(0.65, "smallest side of a view, as a share of the shorter side", 0.05, 2)
-    cut_max: float = setting(1.05, "largest side of a view", 0.05, 2)
-    augment: str = setting("flip,affine,noise", f"of {', '.join(AUGMENTATIONS)}")
-    noise: float = setting(0.03, "deviation of the noise on the views; of grain, the most that a view can have", 0, 1)
-    shift: float = setting(0.17, "with shift: how far a view is moved, as a share of the side", 0, 1)
+    cutouts: int = setting(16, "views that CLIP is shown at every step", 1, 10**4)
+    cut_min: float = setting(
+        0.65, "smallest side of a view, as a share of the picture's shorter side; 0: CLIP's own size", 0, 4
+    )
+    cut_max: float = setting(1.05, "largest side of a view", 0.05, 4)
+    cut_sizes: str = setting(
+        "uniform",
+        "how sizes spread: uniform; area: as areas are; normal: about the middle, a fifth of the range",
+        choices=("uniform", "area", "normal"),
+    )
+    cut_pad: float = setting(0.0, "how far views may lie beyond the picture, as a share of its side", 0, 2)
+    padding: str = setting(
+        "border",
+        "what is seen beyond the picture (grey: another level at every step; wrap: its other side)",
+        choices=tuple(PADDINGS),
+    )
+    overview: float = setting(0.0, "share of the views that see all of the picture", 0, 1)
+    overview_size: float = setting(1.05, "the side of those views, as a share of the picture's longer side", 0.05, 4)
+    augment: str = setting(
+        "flip, affine, noise",
+        f"what happens to views, as 'affine=15:0.7' (name=strength:share of views); of {', '.join(AUGMENTATIONS)}",
+    )
+    patch_dropout: float = setting(
+        0.0, "share of its patches that a ViT is not shown of each view: less to compute", 0, 0.9
+    )
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.names if name not in AUGMENTATIONS]:
-            raise ClipgenError(f"augment={unknown[0]!r}: choose among {', '.join(AUGMENTATIONS)}")
         if self.cut_min > self.cut_max:
             raise ClipgenError(f"cut_min={self.cut_min}: is above cut_max={self.cut_max}; swap them")
+        _ = self.augmentations
 
-    @property
-    def names(self) -> tuple[str, ...]:
+    @cached_property
+    def augmentations(self) -> dict[str, Augmentation]:
         """The augmentations that are asked for."""
-        return tuple(name.strip() for name in self.augment.split(",") if name.strip())
+        return augmentations(self.augment)
 
-    def draw(self, shape: Sequence[int], size: int, rng: torch.Generator) -> Views:
-        """Views of (size, size) of every picture of ``shape`` (B, 3, H, W)."""
-        bounds = {"smallest": self.cut_min, "largest": self.cut_max, "noise": self.noise, "shift": self.shift}
-        return plan(shape, self.cutouts, size, rng, augment=self.names, **bounds)
+    def draw(self, shape: Sequence[int], size: int, rng: torch.Generator, patches: int = 0) -> Views:
+        """Views of (size, size) of every picture of ``shape`` (B, 3, H, W).
+
+        ``patches``: how many a perceptor cuts a view into, where it can do without some. The random numbers are drawn
+        on the CPU, so that a seed gives the same views on every device.
+        """
+        b, _, height, width = shape
+        n, short = b * self.cutouts, min(height, width)
+
+        def rand(low: float, high: float, *more: int) -> Tensor:
+            return low + (high - low) * torch.rand(n, *more, generator=rng)
+
+        def having(name: str) -> tuple[float, Tensor]:
+            """The strength of an augmentation, and which views have it, as 0 or 1 (n,)."""
+            strength, share = self.augmentations.get(name, (0.0, 0.0))
+            chosen = torch.ones(n) if share == 1 else (rand(0, 1) < share).float() if share else torch.zeros(n)
+            return strength, chosen
+
+        def signed(name: str) -> Tensor:
+            """(n,) numbers from minus to plus its strength; 0 for views that do not have it."""
+            strength, chosen = having(name)
+            return chosen * rand(-strength, strength) if name in self.augmentations else chosen
+
+        scale = self._sizes(n, size / short, rng)
+        if wide := round(self.overview * self.cutouts):
+            scale.view(-1, self.cutouts)[:, -wide:] = self.overview_size * max(height, width) / short
+        turn, mirror = signed("affine"), 1 - 2 * having("flip")[1]
+        stretch = self.augmentations["stretch"].strength if "stretch" in self.augmentations else 1.0
+        wider = torch.exp(0.5 * math.log(stretch) * rand(-1, 1) * having("stretch")[1]) if stretch != 1 else 1.0
+        across, down = scale * wider * short / width, scale / wider * short / height
+        room = 1 + 2 * self.cut_pad
+        move = torch.stack([rand(-1, 1) * (room - across).abs(), rand(-1, 1) * (room - down).abs()], 1)
+        if self.padding == "wrap":  # no place is nearer to an edge than another
+            move = rand(-1, 1, 2)
+        if "shift" in self.augmentations:
+            strength, chosen = having("shift")
+            move = move + chosen[:, None] * rand(-2 * strength, 2 * strength, 2)
+        warp = warps.affine(across, down, mirror, turn, signed("shear"), move)
+        if "perspective" in self.augmentations:
+            strength, chosen = having("perspective")
+            warp = warp @ warps.perspective(chosen[:, None, None] * rand(0, strength, 4, 2))
+        return Views(
+            self.cutouts,
+            size,
+            warp,
+            PADDINGS[self.padding],
+            float(torch.rand((), generator=rng)) if self.padding == "grey" else 0.0,
+            self._tint(rand, having),
+            self._noise(n, size, having, rng),
+            self._holes(rand, having),
+            having("blur")[1] if "blur" in self.augmentations else None,
+            self._kept(n, patches, rng),
+        )
+
+    def _sizes(self, n: int, own: float, rng: torch.Generator) -> Tensor:
+        """(n,) sides as shares of the shorter side; ``own``: CLIP's."""
+        low, high = self.cut_min or min(own, self.cut_max), self.cut_max
+        if self.cut_sizes == "normal":
+            middle, deviation = (low + high) / 2, (high - low) / 5
+            scale = (middle + deviation * torch.randn(n, generator=rng)).clamp(low, high)
+        elif self.cut_sizes == "area":
+            scale = (low**2 + (high**2 - low**2) * torch.rand(n, generator=rng)).sqrt()
+        else:
+            scale = low + (high - low) * torch.rand(n, generator=rng)
+        return scale
+
+    def _tint(self, rand, having) -> Tensor | None:
+        """(n, 3, 4): what becomes of a colour."""
+        if not self.augmentations.keys() & {"colour", "grey"}:
+            return None
+        strength, coloured = having("colour")
+        light, contrast, colour, hue = (coloured * rand(-strength, strength) for _ in range(4))
+        lost, chosen = having("grey")
+        return warps.tint(light, 1 + contrast, (1 + colour) * (1 - lost * chosen), hue)
+
+    def _noise(self, n: int, size: int, having, rng: torch.Generator) -> Tensor | None:
+        """(n, 3, size, size)"""
+        deviations = torch.zeros(n)
+        for name in ("noise", "grain"):
+            strength, chosen = having(name)
+            if strength:
+                own = torch.rand(n, generator=rng) if name == "grain" else 1.0
+                deviations = (deviations.square() + (strength * chosen * own) ** 2).sqrt()
+        if not deviations.any():
+            return None
+        return deviations[:, None, None, None] * torch.randn(n, 3, size, size, generator=rng)
+
+    def _holes(self, rand, having) -> Tensor | None:
+        """(n, 4): left, top, width and height of a box, as shares."""
+        if "erase" not in self.augmentations:
+            return None
+        strength, chosen = having("erase")
+        area, aspect = chosen * rand(min(0.1, strength), strength), rand(-1.2, 1.2).exp()  # from 0.3 to 3.3
+        sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)
+        return torch.cat([rand(0, 1, 2) * (1 - sides), sides], 1)
+
+    def _kept(self, n: int, patches: int, rng: torch.Generator) -> Tensor | None:
+        """(n, k): the patches that are shown."""
+        if not (self.patch_dropout and patches):
+            return None
+        return torch.rand(n, patches, generator=rng).argsort(1)[:, : max(1, round((1 - self.patch_dropout) * patches))]
 
 
 @dataclass(frozen=True)
@@ -52,12 +215,14 @@ class Views:
 
     count: int
     size: int
-    theta: Tensor  # (B·count, 2, 3) affine maps
+    warp: Tensor  # (B·count, 3, 3) from places in the view to places in the picture
+    padding: str = "border"  # of grid_sample, or wrap
+    level: float = 0.0  # of grey, where ``padding`` is zeros
+    tint: Tensor | None = None  # (B·count, 3, 4) from colour to colour
     noise: Tensor | None = None  # (B·count, 3, size, size)
-    tilt: Tensor | None = None  # (B·count, 2) perspective
-    tint: Tensor | None = None  # (B·count, 3) brightness, contrast, saturation
     hole: Tensor | None = None  # (B·count, 4) x, y, width, height as shares
     blur: Tensor | None = None  # (B·count,) 0 or 1
+    kept: Tensor | None = None  # (B·count, k): the numbers of the patches that a ViT is shown; None: all
 
     def render(self, images: Tensor, part: slice = slice(None)) -> Tensor:
         """Views ``part`` of each picture (B, 3, H, W) in [0, 1], in one differentiable resampling.
@@ -66,23 +231,19 @@ class Views:
         """
         while min(images.shape[-2:]) >= 3 * self.size:  # bilinear sampling skips pixels beyond a factor of two
             images = F.avg_pool2d(images, 2)
-        b = len(images)
 
         def some(numbers: Tensor) -> Tensor:
-            return numbers.unflatten(0, (b, self.count))[:, part].flatten(0, 1).to(images.device)
+            return self._sent(numbers, part, images.device)
 
-        theta = some(self.theta)
-        grid = F.affine_grid(theta, [len(theta), 3, self.size, self.size], align_corners=False)
-        if self.tilt is not None:
-            # A plane that leans away: what is further is smaller.
-            depth = 1 + (grid * some(self.tilt)[:, None, None]).sum(-1, keepdim=True)
-            grid = grid / depth
-        views = images.repeat_interleave(len(theta) // b, 0)
-        views = F.grid_sample(views, grid, padding_mode="border", align_corners=False)
+        grid = warps.grid(some(self.warp), self.size)
+        views = images.repeat_interleave(len(grid) // len(images), 0)
+        if self.padding == "wrap":
+            views, grid = warps.wrapped(views, grid)
+        padding = "border" if self.padding == "wrap" else self.padding
+        views = F.grid_sample(views - self.level, grid, padding_mode=padding, align_corners=False) + self.level
         if self.tint is not None:
-            light, contrast, colour = (some(self.tint)[:, i, None, None, None] for i in range(3))
-            views = views.mean(1, keepdim=True).lerp(views, colour)
-            views = (views - 0.5) * contrast + 0.5 + light
+            tint = some(self.tint)
+            views = torch.einsum("nij,njhw->nihw", tint[:, :, :3], views) + tint[:, :, 3, None, None]
         if self.blur is not None:
             soft = F.avg_pool2d(views, 3, 1, 1, count_include_pad=False)
             views = views.lerp(soft, some(self.blur)[:, None, None, None])
@@ -90,65 +251,20 @@ class Views:
             place = torch.linspace(0, 1, self.size, device=images.device)
             x, y, w, h = (some(self.hole)[:, i, None] for i in range(4))
             inside = ((place >= y) & (place < y + h))[:, :, None] & ((place >= x) & (place < x + w))[:, None]
-            views = views.masked_fill(inside[:, None], 0.5)
+            views = views.masked_fill(inside[:, None], 0.0)
         return views if self.noise is None else views + some(self.noise)
 
+    def patches(self, part: slice, device: torch.device) -> Tensor | None:
+        """What is shown of views ``part``, as ``Perceptor.encode_image`` takes it."""
+        return None if self.kept is None else self._sent(self.kept, part, device)
 
-def plan(
-    shape: Sequence[int],
-    count: int,
-    size: int,
-    rng: torch.Generator,
-    smallest: float = 0.65,
-    largest: float = 1.05,
-    augment: Sequence[str] = ("flip", "affine", "noise"),
-    turn: float = 0.12,
-    noise: float = 0.03,
-    shift: float = 0.17,
-) -> Views:
-    """Draw ``count`` views of every picture of ``shape`` (B, 3, H, W).
-
-    ``smallest`` and ``largest`` are the side of a view as a share of the shorter side of the picture, ``turn``
-    radians to either side, ``noise`` the deviation of Gaussian noise (with ``grain`` each view has its own, up to that)
-    and ``shift`` how far a view is moved, as a share of the picture. The random numbers are drawn on the CPU, so that a
-    seed gives the same views on every device.
-    """
-    b, _, height, width = shape
-    total = b * count
-
-    def rand(low: float, high: float, *more: int) -> Tensor:
-        return low + (high - low) * torch.rand(total, *more, generator=rng)
-
-    scale, angle, flip = rand(smallest, largest), rand(-turn, turn), rand(-1, 1).sign()
-    angle = angle if "affine" in augment else torch.zeros(total)
-    flip = flip if "flip" in augment else torch.ones(total)
-    short = min(height, width)
-    across, down = scale * short / width, scale * short / height
-    theta = torch.zeros(total, 2, 3)
-    theta[:, 0, 0] = across * angle.cos() * flip
-    theta[:, 0, 1] = -across * angle.sin()
-    theta[:, 1, 0] = down * angle.sin() * flip
-    theta[:, 1, 1] = down * angle.cos()
-    theta[:, 0, 2] = rand(-1, 1) * (1 - across).abs()
-    theta[:, 1, 2] = rand(-1, 1) * (1 - down).abs()
-    views = Views(
-        count,
-        size,
-        theta,
-        noise=noise * torch.randn(total, 3, size, size, generator=rng) if "noise" in augment else None,
-        tilt=rand(-0.25, 0.25, 2) if "perspective" in augment else None,
-        tint=torch.stack([rand(-0.1, 0.1), rand(0.7, 1.3), rand(0.5, 1.5)], 1) if "colour" in augment else None,
-        hole=torch.cat([rand(0, 0.8, 2), rand(0.1, 0.4, 2)], 1) if "erase" in augment else None,
-        blur=(rand(0, 1) < 0.5).float() if "blur" in augment else None,
-    )
-    if "shift" in augment:
-        theta[:, :, 2] += rand(-2 * shift, 2 * shift, 2)
-    if "grain" in augment:
-        grain = rand(0, noise)[:, None, None, None] * torch.randn(total, 3, size, size, generator=rng)
-        views = replace(views, noise=grain if views.noise is None else views.noise + grain)
-    return views
+    def _sent(self, numbers: Tensor, part: slice, device: torch.device) -> Tensor:
+        chosen = numbers.unflatten(0, (-1, self.count))[:, part].flatten(0, 1)
+        if device.type == "cuda":
+            chosen = chosen.pin_memory()  # sent without waiting for what the device does
+        return chosen.to(device, non_blocking=True)
 
 
-def cutouts(images: Tensor, count: int, size: int, rng: torch.Generator, **knobs) -> Tensor:
-    """``count`` views of every picture (B, 3, H, W) in [0, 1] as (B·count, 3, size, size); knobs as for ``plan``."""
-    return plan(images.shape, count, size, rng, **knobs).render(images)
+def cutouts(images: Tensor, count: int, size: int, rng: torch.Generator, **settings) -> Tensor:
+    """``count`` views of every picture (B, 3, H, W) in [0, 1] as (B·count, 3, size, size); settings as of Cutouts."""
+    return Cutouts(cutouts=count, **settings).draw(images.shape, size, rng).render(images)

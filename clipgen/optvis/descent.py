@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,16 @@ class Descent:
     optimizer: str = setting(
         "Adam", "a class of torch.optim", common=("Adam", "AdamW", "RAdam", "RMSprop", "SGD"), live=False
     )
-    lr: float = setting(
-        0.15, "learning rate, in the generator's own unit (deviations of its codebook) a step", 1e-12, shown="steer"
+    lr: float = setting(0.15, "learning rate, in what lr_unit says, a step", 1e-12)
+    lr_unit: str = setting(
+        "own",
+        "what lr counts in: own (the generator's unit, such as deviations of its codebook), absolute (the latent's)",
+        choices=("own", "absolute"),
     )
+    beta2: float = setting(
+        0.99, "of Adam and AdamW: how long gradients' squares are remembered", 0, 0.99999, live=False
+    )
+    weight_decay: float = setting(0.0, "how much of the latent each step takes away, times lr", 0, 1, live=False)
     schedule: str = setting(
         "auto",
         "how the learning rate falls (auto: constant with a camera, else cosine)",
@@ -39,16 +47,17 @@ class Descent:
 
     def start(self, latent: Tensor) -> torch.optim.Optimizer:
         """A fresh optimiser for a latent."""
-        # 0.99: the views change with every step, and a long memory of their gradients lags behind.
-        options: dict[str, Any] = {"betas": (0.9, 0.99)} if self.optimizer in ("Adam", "AdamW") else {}
+        options: dict[str, Any] = {"betas": (0.9, self.beta2)} if self.optimizer in ("Adam", "AdamW") else {}
+        if "weight_decay" in inspect.signature(getattr(torch.optim, self.optimizer)).parameters:
+            options["weight_decay"] = self.weight_decay
         return getattr(torch.optim, self.optimizer)([latent], lr=self.lr, **options)
 
     def rate(self, progress: float, unit: float, moving: bool) -> float:
-        """The learning rate; ``unit``: what 1 stands for, ``moving``: whether a camera moves through the picture."""
+        """The learning rate; ``unit``: the generator's own, ``moving``: whether a camera moves through the picture."""
         # A picture settles; what a camera moves through has to be painted to the end.
         schedule = ("constant" if moving else "cosine") if self.schedule == "auto" else self.schedule
         fall = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[schedule]
-        return self.lr * unit * (0.1 + 0.9 * fall)
+        return self.lr * (unit if self.lr_unit == "own" else 1.0) * (0.1 + 0.9 * fall)
 
 
 def _usable(kind: Any) -> bool:

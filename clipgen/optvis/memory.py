@@ -1,52 +1,131 @@
-"""Gradients in as many passes as the memory asks for."""
+"""A step in as many parts as the memory asks for: planned before the first one, and split further where that fails."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from clipgen.errors import ClipgenError
-from clipgen.optvis.objectives import Moment, Objective
+from clipgen.optvis.objectives import Moment, Recipe
+
+SMALL = 8  # places of a latent's side on which its decoder is measured
+MARGIN = 1.3  # what is computed beside what is kept, such as the widest layer's gradient
 
 
 class Memory:
-    """Backward passes that survive running out of memory: the same views then go through CLIP in more parts."""
+    """How a step is parted: ``passes`` of views through CLIP, and whether the decoder keeps less and computes more."""
 
     def __init__(self, passes: int):
         self.passes = self.asked = passes
 
-    def backward(self, objectives: Sequence[Objective], moment: Moment, most: int) -> float:
-        """Collect the gradients of all objectives on the moment's image and latent; returns the loss.
+    def plan(self, recipe: Recipe, latent: Tensor) -> None:
+        """Part a step so that it fits into the memory that is free, with a warning where it does not.
 
-        ``most``: so many passes at most, one for each view. Raises ClipgenError when that is not enough.
+        What a decoder and a perceptor keep for the backward pass is measured on a small latent and one view of each.
+        Nothing is planned for a generator that has nothing to spare, and where nobody says what is free.
         """
-        numbers = moment.rng.get_state()
-        while True:
-            moment.passes, moment.scores = self.passes, {}
-            try:
-                loss = 0.0
-                for objective in objectives:
-                    for term in objective.terms(moment):
-                        term.backward()
-                        loss += float(term.detach())
-                return loss
-            except RuntimeError as error:
-                self._split(error, moment, most)
-            moment.rng.set_state(numbers)  # the same views again
-            moment.image.grad = moment.latent.grad = None
+        spare, room = getattr(recipe.param, "spare", None), free(latent.device)
+        if spare is None or room is None:
+            return
+        try:
+            decoder, views = _decoder(recipe, latent), _views(recipe)
+        except RuntimeError as error:
+            if not scarce(error):
+                raise
+            return  # not even this fits: the step will tell
 
-    def _split(self, error: RuntimeError, moment: Moment, most: int) -> None:
-        """Make more of the passes, or raise what cannot be helped."""
-        if not (isinstance(error, torch.cuda.OutOfMemoryError) or "alloc" in str(error).lower()):
+        def needed() -> float:
+            return MARGIN * (decoder + views / self.passes)
+
+        whole = needed()
+        while needed() > room and self.passes < recipe.views and views / self.passes > decoder / 4:
+            self.passes = min(2 * self.passes, recipe.views)
+        if needed() > room and spare():
+            decoder = _decoder(recipe, latent)
+        said = (
+            f"{_size(recipe, latent)} with {recipe.views} views needs about {whole / 1e9:.1f} GB, {room / 1e9:.1f} are"
+        )
+        if needed() > room:
+            warnings.warn(f"{said} free: it may not fit; lower size, or choose a smaller perceptor", stacklevel=4)
+        elif whole > room:
+            warnings.warn(f"{said} free: passes={self.passes}, and the step takes longer", stacklevel=4)
+
+    def backward(self, moment: Moment, factor: float) -> Tensor:
+        """Collect the gradients of all objectives on the moment's image and latent, times ``factor``; their loss."""
+        loss = torch.zeros((), device=moment.image.device)
+        for objective in moment.recipe.objectives:
+            for term in objective.terms(moment):
+                term.backward(torch.full_like(term, factor))
+                loss = loss + term.detach().reshape(())
+        return loss
+
+    def relieve(self, error: RuntimeError, recipe: Recipe) -> None:
+        """Take less memory from now on. Raises the error if it is another, ClipgenError where nothing is left to do."""
+        if not scarce(error):
             raise error
-        if self.passes >= most:
+        if self.passes < recipe.views:
+            if self.passes == self.asked:
+                warnings.warn("memory is short: the cutouts go through CLIP in several passes now", stacklevel=4)
+            self.passes = min(2 * self.passes, recipe.views)
+        elif not getattr(recipe.param, "spare", bool)():
             raise ClipgenError(
                 "out of memory with one cutout at a time; lower size, or choose a smaller perceptor"
             ) from error
-        if moment.image.device.type == "cuda":
+        if recipe.param.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self.passes == self.asked:
-            warnings.warn("memory is short: the cutouts go through CLIP in several passes now", stacklevel=4)
-        self.passes = min(2 * self.passes, most)
+
+
+def scarce(error: RuntimeError) -> bool:
+    """Whether memory ran out: CUDA has an error of its own for that, a CPU only words."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "alloc" in str(error).lower()
+
+
+def free(device: torch.device) -> int | None:
+    """Bytes that can still be had on a device; None where nobody says."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    try:
+        with open("/proc/meminfo") as lines:
+            found = {name: int(rest.split()[0]) * 1024 for name, rest in (line.split(":", 1) for line in lines)}
+        return found["MemAvailable"] if device.type == "cpu" else None
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def kept(compute: Callable[[], Tensor]) -> int:
+    """Bytes that a computation keeps for its backward pass, without the weights."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if not tensor.is_leaf:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        made = compute()
+    return sum(storages.values()) + made.numel() * made.element_size()
+
+
+def _decoder(recipe: Recipe, latent: Tensor) -> float:
+    """Bytes that a picture of this latent keeps."""
+    small = latent.detach()[..., :SMALL, :SMALL].clone().requires_grad_()
+    share = latent.shape[-2] * latent.shape[-1] / (small.shape[-2] * small.shape[-1])
+    return share * kept(lambda: recipe.param.image(small, 0.0, torch.Generator().manual_seed(0)))
+
+
+def _views(recipe: Recipe) -> float:
+    """Bytes that all views of the hungriest perceptor keep; they go through one after another."""
+    most = 0
+    for perceptor, _ in recipe.perceptors:
+        view = torch.zeros(1, 3, perceptor.size, perceptor.size, device=recipe.param.device, requires_grad=True)
+        most = max(most, kept(lambda: perceptor.encode_image(view)))  # noqa: B023
+    return recipe.views * most
+
+
+def _size(recipe: Recipe, latent: Tensor) -> str:
+    height, width = (n * recipe.param.stride for n in latent.shape[-2:])
+    return f"{width}x{height}"

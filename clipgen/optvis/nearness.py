@@ -23,7 +23,7 @@ class Nearness(Objective):
 
     name = "near"
     near: float = setting(
-        1.0, "how strongly the picture is drawn to the collage, drawing or image it started from", 0, shown="start"
+        1.0, "how strongly the picture is drawn to the collage, drawing or image it started from", 0, shown="steer"
     )
     near_space: str = setting(
         "latent", "where nearness is measured", choices=("latent", "pixels", "clip"), shown="start"

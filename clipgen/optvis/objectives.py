@@ -44,6 +44,7 @@ class Recipe:
     mask: Tensor | None  # (1, 1, H, W), 1 where it is painted
     steps: int
     views: int  # of a step: in so many passes it can be made
+    precision: str = "fp32"  # what its models compute in; fp16 asks for a scaled loss
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Moment:
     recipe: Recipe
     rng: torch.Generator
     passes: int = 1  # so many parts at least, where memory is short
-    scores: dict[str, float] = field(default_factory=dict)  # what an objective has to tell beside its loss
+    scores: dict[str, Tensor] = field(default_factory=dict)  # scalars that an objective has to tell beside its loss
 
     @property
     def progress(self) -> float:

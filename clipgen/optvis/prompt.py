@@ -20,17 +20,20 @@ class Prompt:
 
 
 def strengths(prompts: Sequence[Prompt], step: int) -> list[float]:
-    """The weight of each prompt at a step; where one span runs into the next, the two are faded linearly."""
+    """The weight of each prompt at a step, faded where spans overlap."""
+    shares = fading([prompt.span for prompt in prompts], step)
+    return [prompt.weight * share for prompt, share in zip(prompts, shares, strict=True)]
+
+
+def fading(spans: Sequence[tuple[int, float]], step: int) -> list[float]:
+    """How much each of some spans holds at a step: 1 within it, and a linear fade where one runs into the next."""
     faded = []
-    for prompt in prompts:
-        (start, end), strength = prompt.span, prompt.weight
-        if not start <= step < end:
-            strength = 0.0
-        for other in prompts:
-            first, last = other.span
+    for start, end in spans:
+        share = 1.0 if start <= step < end else 0.0
+        for first, last in spans:
             if first < start < last < end and step < last:  # it follows the other
-                strength *= (step - start + 0.5) / (last - start)
+                share *= (step - start + 0.5) / (last - start)
             elif start < first < end < last and first <= step:  # the other follows it
-                strength *= 1 - (step - first + 0.5) / (end - first)
-        faded.append(strength)
+                share *= 1 - (step - first + 0.5) / (end - first)
+        faded.append(share)
     return faded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from clipgen.images import masks
 from clipgen.optvis.memory import Memory
 from clipgen.optvis.objectives import Moment, Recipe
+from clipgen.optvis.scaling import Scaling
 
 
 class Render:
@@ -24,22 +24,32 @@ class Render:
         self.recipe, self.base, self.rng = recipe, base, rng
         self.latent, self.average = latent.clone().requires_grad_(), latent.clone()
         self.optimizer = recipe.descent.start(self.latent)
-        self.memory = Memory(passes)
+        self.memory, self.scaling = Memory(passes), Scaling(recipe.precision)
+        self.memory.plan(recipe, self.latent)
         self.step, self.slower, self.trouble = 0, 1.0, 0
 
-    def advance(self) -> dict[str, float]:
-        """Make one step; returns the loss, and the CLIP score of what it looked at."""
-        r, progress = self.recipe, self.step / self.recipe.steps
+    def advance(self) -> dict[str, Tensor]:
+        """Make one step; returns the loss, and the CLIP score of what it looked at, as scalars on the device.
+
+        The device is waited for once, when the step is known to be sound.
+        """
+        r, progress, numbers = self.recipe, self.step / self.recipe.steps, self.rng.get_state()
         rate = r.descent.rate(progress, r.param.lr, bool(r.camera)) * self.slower
         self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.zero_grad()
-        image = self._masked(r.param.image(self.latent, progress, self.rng))
-        # Everything that looks at the picture leaves its gradient here; then one pass goes back through the decoder.
-        leaf = image.detach().requires_grad_()
-        moment = Moment(leaf, self.latent, self.step, r, self.rng)
-        loss = self.memory.backward(r.objectives, moment, r.views)
-        if image.requires_grad and leaf.grad is not None:
-            image.backward(leaf.grad)
+        while True:
+            self.optimizer.zero_grad()
+            try:
+                image = self._masked(r.param.image(self.latent, progress, self.rng))
+                # All that looks at the picture leaves its gradient here; then one pass goes back through the decoder.
+                leaf = image.detach().requires_grad_()
+                moment = Moment(leaf, self.latent, self.step, r, self.rng, self.memory.passes)
+                loss = self.memory.backward(moment, self.scaling.factor)
+                if image.requires_grad and leaf.grad is not None:
+                    image.backward(leaf.grad)
+                break
+            except RuntimeError as error:
+                self.memory.relieve(error, r)
+            self.rng.set_state(numbers)  # the same views again
         if self._sound(loss):
             if self.latent.grad is not None:
                 self.optimizer.step()
@@ -53,10 +63,16 @@ class Render:
         """Whether three steps in a row came to nothing."""
         return self.trouble >= 3
 
-    def _sound(self, loss: float) -> bool:
+    def _sound(self, loss: Tensor) -> bool:
         """Whether all numbers are finite. If not, the step is skipped and the next ones are slower."""
-        gradient = self.latent.grad
-        if math.isfinite(loss) and (gradient is None or bool(gradient.isfinite().all())):
+        asked = [loss.isfinite()]
+        if self.latent.grad is not None:
+            self.scaling.unscale_(self.latent.grad)
+            asked.append(self.latent.grad.isfinite().all())
+        fine = torch.stack(asked).tolist()
+        if fine[0] and len(fine) == 2 and self.scaling.too_large(fine[1]):
+            return False
+        if all(fine):
             self.trouble = 0
             return True
         self.trouble += 1
@@ -104,6 +120,7 @@ class Render:
         tensors = {"latent": self.latent, "shown": self.average, "base": self.base, "rng": self.rng.get_state()}
         tensors |= {f"optimizer.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
         notes: dict[str, Any] = {"passes": self.memory.passes, "slower": self.slower, "trouble": self.trouble}
+        notes["scaling"] = self.scaling.state
         return tensors, notes | {"optimizer": {k: v for k, v in state.items() if isinstance(v, (int, float))}}
 
     def restore(self, step: int, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
@@ -113,6 +130,7 @@ class Render:
         self.latent.data.copy_(tensors["latent"])
         self.average, self.base = (tensors[key].to(self.latent.device) for key in ("shown", "base"))
         self.memory.passes, self.slower, self.trouble = notes["passes"], notes["slower"], notes["trouble"]
+        self.scaling.restore(notes.get("scaling", ()))
         named = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith("optimizer.")}
         state = named | notes["optimizer"]
         groups = self.optimizer.state_dict()["param_groups"]
