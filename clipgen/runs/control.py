@@ -21,8 +21,8 @@ class Control:
     def __init__(self, plan: Plan, journal: Journal, step: int):
         self._plan, self._journal = plan, journal
         self._lock = threading.Lock()
-        past = [change for change in plan.changes if change["step"] < step]
-        self.settings: Settings = plan.follow(plan.settings, past)  # as they are now
+        self.past = [change for change in plan.changes if change["step"] < step]  # what holds already
+        self.settings: Settings = plan.follow(plan.settings, self.past)  # as they are now
         self._planned = [change for change in plan.changes if change["step"] >= step]
         self._asked: list[Mapping[str, Any]] = []
         self._stopped, self._going = threading.Event(), threading.Event()
@@ -58,15 +58,15 @@ class Control:
                 self._journal.keep_input(name, inputs.all[name])
             self._asked.append(asked)
 
-    def due(self, step: int) -> bool:
-        """Take up what is due at a step; returns whether that is anything."""
+    def due(self, step: int) -> None:
+        """Take up what is due at a step."""
         with self._lock:
             changes = [change for change in self._planned if change["step"] == step]
             self._planned = [change for change in self._planned if change["step"] > step]
             for asked in self._asked:
                 with suppress(OSError):  # a full disk: said once, when frames cannot be kept
                     self._journal.change(step, asked)
-            changes += self._asked
+            changes += [{"step": step, **asked} for asked in self._asked]
             self._asked = []
             self.settings = self._plan.follow(self.settings, changes)
-            return bool(changes)
+            self.past += changes

@@ -16,7 +16,8 @@ from clipgen.runs.inputs import Ask, Value
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import Losses
 from clipgen.runs.prompts import slug
-from clipgen.runs.run import Run, finish
+from clipgen.runs.run import Run
+from clipgen.runs.together import finish_together
 
 
 def batch(
@@ -24,6 +25,7 @@ def batch(
     count: int,
     *,
     seed: int = 0,
+    batch: int = 1,
     progress: bool = True,
     folder: str | Path = "clipgen-runs",
     losses: Losses = (),
@@ -31,19 +33,25 @@ def batch(
 ) -> list[Run]:
     """``count`` pictures of one prompt, with seeds from ``seed`` on; ``best`` ranks them.
 
-    An interrupt ends it early, with the runs that were begun.
+    ``batch``: so many are made in one tensor, which is faster where the device has room; their pictures are those that
+    they would be alone, to rounding. An interrupt ends it early, with the runs that were begun. Raises ClipgenError for
+    a batch below 1.
     """
+    if batch < 1:
+        raise ClipgenError(f"batch={batch}: has to be a whole number of at least 1")
     runs: list[Run] = []
     while len(runs) < count and (not runs or runs[-1].finished):
-        like = runs[0] if runs else None
-        run = Run(prompt, folder=folder, losses=losses, like=like, seed=seed + len(runs), **settings)
-        runs.append(finish(run, progress))
+        some: list[Run] = []
+        for number in range(len(runs), min(count, len(runs) + batch)):
+            like = (runs + some)[0] if runs or some else None
+            some.append(Run(prompt, folder=folder, losses=losses, like=like, seed=seed + number, **settings))
+        runs += finish_together(some, progress)
     return runs
 
 
 def best(runs: Sequence[Run]) -> list[Run]:
-    """The runs of one prompt, the one whose picture CLIP finds nearest to it first."""
-    perceptor = runs[0].models.perceptors[0][0]
+    """The runs of one prompt, the one first whose picture the judge, or without one CLIP, finds nearest to it."""
+    perceptor = runs[0].models.judge or runs[0].models.perceptors[0][0]
     prompts = [prompt for prompt in runs[0].prompts if not prompt.is_image]
     texts = perceptor.embed_text([prompt.text for prompt in prompts])
     weights = torch.tensor([prompt.weight for prompt in prompts]).to(texts)

@@ -32,8 +32,10 @@ class Models:
     """What a run loads. Runs that name the same can share it."""
 
     names: tuple[str, ...]
+    precision: str
     generator: Parameterisation
     perceptors: list[tuple[Perceptor, float]]  # with their shares, which sum to one
+    judge: Perceptor | None = None  # who guides nothing
 
 
 class Plan:
@@ -50,12 +52,17 @@ class Plan:
         self.inputs, self.losses = inputs, objectives(losses)
         self.changes, self.journal = list(changes), journal
         self.device = device.pick(settings.device)
+        self.precision = device.precision(self.device, settings.precision)
         self.perceptors = shares(settings.perceptor)
+        _check_judge(settings.judge, self.perceptors)
         entry, first = entry_of(settings.generator), family(self.perceptors[0][0])
         size = settings.size or _size(entry.side, settings.quality, self.device)
         entry.check(settings.generator, settings.relax, size)
+        if settings.tile and not entry.tiles:
+            raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
         init = first.default_start if settings.init == "auto" else settings.init
         self.settings = replace(settings, size=size, init=init)
+        self._check_patches(self.settings)
         self.inputs.load(self.settings)
         self.start = self.inputs.start(self.settings)
         if init in self.inputs.latents and (tokens := self.inputs.latents[init]).dtype.kind in "iu":
@@ -73,7 +80,8 @@ class Plan:
     def resumed(cls, folder: str | Path, losses: Losses = ()) -> Plan:
         """An interrupted run, to go on in its folder."""
         journal = Journal.open(folder)
-        return cls(_saved(journal.settings, folder, losses), Inputs(journal.inputs()), losses, journal.changes, journal)
+        changes = [named_today(change, journal.settings) for change in journal.changes]
+        return cls(_saved(journal.settings, folder, losses), Inputs(journal.inputs()), losses, changes, journal)
 
     @classmethod
     def replayed(cls, source: str | Path, losses: Losses = ()) -> Plan:
@@ -85,6 +93,7 @@ class Plan:
             isinstance(change, dict) and isinstance(change.get("step"), int) for change in changes
         ):
             raise ClipgenError(f"{source}: what was changed on the way is damaged; this run cannot be replayed")
+        changes = [named_today(change, saved) for change in changes]
         return cls(_saved(saved, source, losses), Inputs(journal.inputs() if journal else {}), losses, changes)
 
     def follow(self, settings: Settings, changes: Iterable[Mapping[str, Any]]) -> Settings:
@@ -99,25 +108,39 @@ class Plan:
                 raise ClipgenError(f"{names[0]}=...: cannot be changed while a run goes on; start another, or branch")
             wanted = asdict(settings) | self.inputs.named(asked)
             settings = build(wanted.pop("prompt"), wanted)
+            self._check_patches(settings)
             self.inputs.load(settings)
         return settings
+
+    def _check_patches(self, settings: Settings) -> None:
+        """Raise ClipgenError for a perceptor that has no patches to leave out."""
+        for name, _ in self.perceptors if settings.patch_dropout else ():
+            if not family(name).drops(name):
+                raise ClipgenError(
+                    f"patch_dropout={settings.patch_dropout}: {name} looks at all of a view at once, in no patches; "
+                    "choose a ViT such as ViT-B-32/openai, or patch_dropout=0"
+                )
 
     @property
     def notes(self) -> dict[str, Any]:
         """What a run folder says of its beginning."""
         versions = {"clipgen": clipgen.__version__, "torch": torch.__version__, "python": platform.python_version()}
-        machine = {"device": str(self.device), "platform": platform.platform(), "threads": torch.get_num_threads()}
+        place = {"device": str(self.device), "precision": self.precision}
+        machine = place | {"platform": platform.platform(), "threads": torch.get_num_threads()}
         names = [loss.name for loss in self.losses]
         return asdict(self.settings) | {"losses": names, "versions": versions, "machine": machine}
 
     def load(self, like: Models | None = None) -> Models:
-        """The models; ``like`` itself, if it is what the settings name."""
+        """The models; those of ``like``, if they are what the settings name."""
         s = self.settings
-        names = s.generator, s.relax, s.perceptor, str(self.device)
-        if like and like.names == names:
+        names = s.generator, s.relax, s.perceptor, str(self.device), self.precision
+        if not (like and like.names == names):
+            perceptors = [(load_perceptor(name, self.device, self.precision), share) for name, share in self.perceptors]
+            generator = load_generator(s.generator, self.device, s.relax, self.precision)
+            like = Models(names, self.precision, generator, perceptors)
+        if s.judge == (like.judge.name if like.judge else ""):
             return like
-        perceptors = [(load_perceptor(name, self.device), share) for name, share in self.perceptors]
-        return Models(names, load_generator(s.generator, self.device, s.relax), perceptors)
+        return replace(like, judge=load_perceptor(s.judge, self.device, self.precision) if s.judge else None)
 
 
 def shares(names: str) -> list[tuple[str, float]]:
@@ -129,6 +152,17 @@ def shares(names: str) -> list[tuple[str, float]]:
         family(name)
     total = sum(weight for _, weight in parts)
     return [(name, weight / total) for name, weight in parts]
+
+
+def _check_judge(judge: str, guides: Sequence[tuple[str, float]]) -> None:
+    """Raise ClipgenError for a judge that does not exist, or guides."""
+    if judge in dict(guides):
+        raise ClipgenError(f"judge={judge!r}: it guides this run, so that it cannot judge it; choose another")
+    try:
+        if judge:
+            family(judge)
+    except ClipgenError as error:
+        raise ClipgenError(str(error).replace("perceptor=", "judge=", 1)) from error
 
 
 def objectives(losses: Losses) -> list[Objective]:
@@ -150,11 +184,24 @@ def _size(side: int, quality: str, where: torch.device) -> tuple[int, int]:
     return side, side
 
 
+def named_today(settings: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run folder under their names of today: up to 0.2 noise and shift had settings of their own."""
+    values, both = dict(settings), {**before, **settings}
+    if not settings.keys() & {"noise", "shift"}:
+        return values
+    strengths = {name: both.get(key) for name, key in (("noise", "noise"), ("grain", "noise"), ("shift", "shift"))}
+    names = [name.strip() for name in both.get("augment", "").split(",") if name.strip()]
+    said = (f"{name}={strengths[name]}" if strengths.get(name) is not None else name for name in names)
+    return {key: value for key, value in values.items() if key not in ("noise", "shift")} | {"augment": ", ".join(said)}
+
+
 def _saved(settings: Mapping[str, Any], source: str | Path, losses: Losses) -> Settings:
     """Settings as a journal or an exported file has them, to be followed with the same losses."""
-    known = {knob.name for knob in fields(Settings)}
-    values = {key: value for key, value in settings.items() if key in known}
-    if "prompt" not in values:
+    usual: dict[str, Any] = {
+        knob.name: knob.default for knob in fields(Settings)
+    }  # what a setting was before there was one
+    values = usual | {key: value for key, value in named_today(settings, settings).items() if key in usual}
+    if "prompt" not in settings:
         raise ClipgenError(f"{source}: its settings are damaged (there is no prompt); this run cannot be read")
     had, given = settings.get("losses", 0), [loss.name for loss in objectives(losses)]
     if had != (given if isinstance(had, list) else len(given)):  # before they had names they were counted

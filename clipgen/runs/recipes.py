@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from clipgen.images import masks
 from clipgen.images.camera import Camera
+from clipgen.models.parameterisations.protocol import Parameterisation
+from clipgen.models.parameterisations.seamless import Seamless
 from clipgen.optvis.cutouts import Cutouts
 from clipgen.optvis.descent import Descent
+from clipgen.optvis.judging import Judging
 from clipgen.optvis.objectives import Goal, Objective, Recipe, Sum
 from clipgen.optvis.prompt import Prompt
 from clipgen.optvis.prompt_loss import DISTANCES, PromptLoss, embedded, spots
@@ -28,7 +31,8 @@ class Recipes:
     """The recipes of one run. What a change of the settings leaves as it was is not made again."""
 
     def __init__(self, plan: Plan, models: Models):
-        s, param, perceptor = plan.settings, models.generator, models.perceptors[0][0]
+        s, perceptor = plan.settings, models.perceptors[0][0]
+        param = cast(Parameterisation, Seamless(models.generator)) if s.tile else models.generator
         assert s.size is not None
         self._plan, self._models, self._made = plan, models, dict[str, tuple[Any, Any]]()
         size, rng = (s.size[1], s.size[0]), torch.Generator().manual_seed(s.seed)
@@ -43,14 +47,14 @@ class Recipes:
         return Render(self.of(settings), self._latent, self._scene.base, self._scene.rng, settings.passes)
 
     def of(self, settings: Settings) -> Recipe:
-        """The recipe for these settings."""
+        """The recipe for these settings, schedules resolved."""
         s, models = settings, self._models
         prompts = self._once("prompts", s.prompt, lambda: parse(s.prompt))
         mask = self._once("mask", s.mask, lambda: self._mask(s.mask) if s.mask else None)
-        cutouts = s.part(Cutouts)
+        cutouts = replace(s.part(Cutouts), padding="wrap") if s.tile else s.part(Cutouts)
         extras: list[Objective] = [s.part(kind) for kind in OBJECTIVES.values()]
         return Recipe(
-            param=models.generator,
+            param=self._scene.param,
             perceptors=models.perceptors,
             prompts=prompts,
             objectives=[self._prompt_loss(s, prompts, cutouts), Sum([*extras, *self._plan.losses])],
@@ -60,7 +64,17 @@ class Recipes:
             mask=mask,
             steps=s.steps,
             views=s.cutouts,
+            precision=models.precision,
         )
+
+    def judging(self, settings: Settings) -> Judging | None:
+        """Who scores the frames, and by what, if somebody does."""
+        s, judge = settings, self._models.judge
+        if judge is None:
+            return None
+        prompts = self._once("prompts", s.prompt, lambda: parse(s.prompt))
+        targets = self._once("judged", s.prompt, lambda: embedded(judge, prompts, self._plan.inputs.pictures))
+        return Judging(judge, prompts, targets, self._once("spots", s.prompt, lambda: spots(prompts, self._mask)))
 
     def _prompt_loss(self, s: Settings, prompts: list[Prompt], cutouts: Cutouts) -> PromptLoss:
         perceptors, pictures = self._models.perceptors, self._plan.inputs.pictures
@@ -68,7 +82,8 @@ class Recipes:
             "targets", s.prompt, lambda: [embedded(perceptor, prompts, pictures) for perceptor, _ in perceptors]
         )
         places = self._once("spots", s.prompt, lambda: spots(prompts, self._mask))
-        return PromptLoss(prompts, perceptors, targets, places, cutouts, DISTANCES[s.distance])
+        ways = DISTANCES[s.distance], s.averaged, s.combine == "embeddings"
+        return PromptLoss(prompts, perceptors, targets, places, cutouts, *ways)
 
     def _goals(self, prompts: list[Prompt], mask: Tensor | None, near: float) -> list[Goal]:
         return self._plan.start.goals(replace(self._scene, prompts=prompts, mask=mask)) if near else []

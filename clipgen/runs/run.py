@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from clipgen.errors import ClipgenError
-from clipgen.export.film import export
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import png_bytes
 from clipgen.optvis.prompt import Prompt
 from clipgen.optvis.render import Render
+from clipgen.optvis.seeing import Seen
 from clipgen.runs.control import Control
+from clipgen.runs.course import Course, Frame, write
 from clipgen.runs.inputs import Ask, Inputs, Value
+from clipgen.runs.interrupts import interrupts
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import Losses, Models, Plan
 from clipgen.runs.prompts import parse, slug
 from clipgen.runs.recipes import Recipes
+from clipgen.runs.rerun import Rerun
 from clipgen.runs.settings import Settings
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A moment of a run: what ``stream`` yields."""
-
-    step: int
-    image: Image.Image
-    scores: dict[str, float]  # clip: cosine to the prompts; loss
-    seconds: float  # since the loop began, or went on
-
-    def _repr_png_(self) -> bytes:
-        return png_bytes(self.image)
+from clipgen.seeing.describe import Words, describe
 
 
 class Run:
@@ -70,7 +60,8 @@ class Run:
         self._state = self.journal.load_state()
         self.step = self._state[0] if self._state else 0
         self.control = Control(self.plan, self.journal, self.step)
-        self._newest: Frame | None = None
+        self._course = Course(self.journal, self.step, self.control.past)
+        self._rerun = Rerun(self.plan, self.models, self.journal, self.control.past)
         self._frames: Iterator[Frame] | None = None
         self._unsaved = False
 
@@ -80,6 +71,7 @@ class Run:
         run = cls(Plan.resumed(folder, losses), like=like)
         steps, every = run.settings.steps, run.settings.every
         run.journal.keep_until(run.step, {1, steps, *range(every, steps, every)})
+        run._course = Course(run.journal, run.step, run.control.past)
         return run
 
     @classmethod
@@ -151,56 +143,104 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether every step was made."""
-        return self.step >= self.settings.steps
+        """Whether every step was made, or ``patience`` is at its end."""
+        return self.step >= self.settings.steps or self._course.spent(self.settings.patience)
+
+    @property
+    def best(self) -> Frame:
+        """The frame that the judge likes best; without a judge, the one with the highest CLIP score.
+
+        Of those since the prompts were changed last, or one of their spans began or ended.
+        """
+        return self._course.best
 
     @property
     def image(self) -> Image.Image:
-        """The newest frame."""
-        if self._newest:
-            return self._newest.image
-        if not self.journal.steps:
-            raise ClipgenError("this run has no frames yet: iterate over it, or use clipgen.generate")
-        return self.journal.frame(self.journal.steps[-1])
+        """The newest frame, or with ``keep="best"`` the best."""
+        return self._shown.image
 
     @property
     def score(self) -> float:
-        """The CLIP score of the newest frame."""
-        return self._newest.scores["clip"] if self._newest else self.journal.scores[-1]["clip"]
+        """The CLIP score of ``image``."""
+        return self._shown.scores["clip"]
 
-    def export(self, file: str | Path, **options: Any) -> Path:
-        """Write the film, or the picture, by suffix: .gif .mp4 .webp .png .html. See ``clipgen.export.film.export``."""
-        return export(self.journal.frames(), file, self.journal.history, scores=self.journal.scores, **options)
+    @property
+    def _shown(self) -> Frame:
+        return self.best if self.settings.keep == "best" else self._course.newest
+
+    def views(self, step: int, *, progress: bool = True) -> Seen:
+        """What CLIP was shown in a step, counted from 1: every cutout, what it scored, and how it pulled.
+
+        The steps before are made again, from the seed and what was changed: nothing is kept for it while the run goes
+        on. Raises ClipgenError for a step that is not made yet.
+        """
+        if not 1 <= step <= self.step:
+            raise ClipgenError(f"step={step}: there are views of the steps that are made, 1 to {self.step}")
+        return self._rerun.look(step, progress)
+
+    def words(self, step: int | None = None, **options: Any) -> Words:
+        """What a frame shows, the newest or that of ``step``, as the run's own perceptor sees it: see ``describe``."""
+        picture = self.image if step is None else self.journal.frame(step)
+        return describe(picture, **{"perceptor": self.models.perceptors[0][0]} | options)
+
+    def export(self, file: str | Path, *, keep: str = "", what: str = "picture", **options: Any) -> Path:
+        """Write the film, or the picture, by suffix: .gif .mp4 .webp .png .html .svg.
+
+        ``keep``: as the setting, whose value it has by default; with "best" the film ends with the best frame, and the
+        picture is that one. ``what``: "picture"; with "views" the cutouts that CLIP was shown stand beside it. Other
+        options as of ``clipgen.export.film.export``.
+        """
+        if what not in ("picture", "views"):
+            raise ClipgenError(f"what={what!r}: choose one of: picture, views")
+        seen = (lambda step: self.views(step, progress=False).beside()) if what == "views" else None
+        return write(self.journal, file, keep, seen, **options)
 
     def _repr_png_(self) -> bytes | None:
-        return png_bytes(self.image) if self._newest or self.journal.steps else None
+        return png_bytes(self.image) if self._course else None
 
     # --- the loop -------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Frame]:
         if self._frames is None:
-            self._frames = self._loop()
+            self._frames = self._alone()
         return self._frames
 
-    def _loop(self) -> Iterator[Frame]:
+    def _alone(self) -> Iterator[Frame]:
+        scores, going = None, self.going()
+        with suppress(StopIteration):
+            while True:
+                if isinstance(said := going.send(scores), Frame):
+                    yield said
+                scores = None if isinstance(said, Frame) else said.advance()
+
+    def going(self) -> Generator[Frame | Render, dict[str, Tensor] | None, None]:
+        """The frames, and before every step the render: whoever sends its scores has made the step."""
         recipes = Recipes(self.plan, self.models)
-        self.render = render = recipes.begin(self.settings)
+        now = self.settings.at(self.step)
+        self.render = render = recipes.begin(now)
+        judging = recipes.judging(now)
         if self._state:
             render.restore(*self._state)
         began = time.monotonic()
         while not (self.finished or self.control.stopped):
             self.control.wait()
-            if self.control.due(self.step):
-                render.recipe = recipes.of(self.settings)
-            scores = render.advance()
+            self.control.due(self.step)
+            if (then := self.settings.at(self.step)) != now:
+                now, render.recipe, judging = then, recipes.of(then), recipes.judging(then)
+            scores = (yield render) or {}
             self.step = render.step
             if render.stuck:
                 self.stop()
             last = self.finished or self.control.stopped
-            if last or self.step == 1 or self.step % self.settings.every == 0:
+            due = self.settings.shows(self.step)
+            if due or last:
                 picture, latent = render.picture(), render.packed()
-                self._newest = frame = Frame(self.step, to_image(picture[0]), scores, time.monotonic() - began)
-                if not self.finished:
+                image, told = to_image(picture[0]), {name: float(score) for name, score in scores.items()}
+                if judging:
+                    told["judge"] = judging.score(image, self.step - 1)
+                frame = Frame(self.step, image, told, time.monotonic() - began)
+                self._course.add(frame)
+                if due and not self.finished:
                     render.move_camera(picture)
                 self._keep(frame, latent, render)
                 yield frame
@@ -253,28 +293,8 @@ def finish(run: Run, progress: bool = True) -> Run:
     from tqdm.auto import tqdm
 
     bar = tqdm(total=run.settings.steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
-    with bar, _interruptible(run):
+    with bar, interrupts(run.stop):
         for frame in run:
             bar.update(frame.step - bar.n)
-            bar.set_postfix(clip=f"{frame.scores['clip']:.3f}")
+            bar.set_postfix({name: f"{frame.scores[name]:.3f}" for name in ("clip", "judge") if name in frame.scores})
     return run
-
-
-@contextmanager
-def _interruptible(run: Run) -> Iterator[None]:
-    """The first interrupt asks the run to stop, a second one is an ordinary KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def asked(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, before)
-        run.stop()
-
-    before = signal.signal(signal.SIGINT, asked)
-    try:
-        yield
-    except KeyboardInterrupt:
-        run.stop()
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clipgen.device import PRECISIONS
 from clipgen.errors import ClipgenError
 from clipgen.images.camera import Camera
 from clipgen.images.reading import FITS
@@ -19,10 +20,14 @@ from clipgen.optvis.cutouts import Cutouts
 from clipgen.optvis.descent import Descent
 from clipgen.optvis.prompt_loss import DISTANCES
 from clipgen.registry import OBJECTIVES, RELAXATIONS, STARTS
+from clipgen.runs.course import KEPT
+from clipgen.runs.presets import PRESETS
 from clipgen.runs.prompts import parse
+from clipgen.runs.schedules import Schedule, schedule
 from clipgen.setting import check, setting
 
 Part = TypeVar("Part")
+Own = TypeVar("Own", bound="_Own")
 QUALITIES: Mapping[str, Mapping[str, float]] = {
     "draft": {"steps": 0.5, "cutouts": 0.5},
     "normal": {},
@@ -49,6 +54,9 @@ class _Own:
         live=False,
         shown="settle",
     )
+    tile: bool = setting(
+        False, "a picture that repeats without a seam: views and decoder see it wrapped", live=False, shown="settle"
+    )
     generator: str = setting(
         "mini-vqgan",
         "what is optimised: the latent of a decoder, or pixels",
@@ -63,10 +71,25 @@ class _Own:
         live=False,
         shown="settle",
     )
+    judge: str = setting(
+        "",
+        "a second CLIP, which guides nothing and scores every frame, such as evaluator or ViT-L-14/openai",
+        common=("evaluator", "ViT-B-16/openai", "ViT-L-14/openai"),
+        live=False,
+        shown="settle",
+    )
+    recipe: str = setting(
+        "",
+        "the settings of a famous notebook, by name; what else is asked for wins",
+        choices=("", *PRESETS),
+        live=False,
+        shown="settle",
+    )
     relax: str = setting(
         "straight-through",
-        "how tokens get a gradient: straight-through, gumbel (dVAE, GumbelVQ), or none (a latent that is not snapped)",
-        choices=tuple(RELAXATIONS),
+        "how tokens get a gradient: straight-through; gumbel (of token logits; gumbel:1.9 at one temperature); sample "
+        "(a token is drawn); none (a latent that is not snapped; none:6 within 6)",
+        common=tuple(RELAXATIONS),
         live=False,
     )
     init: str = setting(
@@ -86,17 +109,69 @@ class _Own:
         shown="start",
     )
     distance: str = setting("spherical", "how CLIP's embeddings are compared", choices=tuple(DISTANCES))
+    combine: str = setting(
+        "losses",
+        "how prompts come together: losses (each pulls), embeddings (one target, their weighted sum)",
+        choices=("losses", "embeddings"),
+    )
+    averaged: float = setting(
+        0.0, "how much the distance of all views' mean embedding counts, beside the mean of their distances", 0, 1
+    )
     passes: int = setting(1, "cutouts go through CLIP in so many parts: less memory, same picture", 1, 10**4)
     camera: str = setting("", "moves from frame to frame: 'zoom=1.02, x=0.01, angle=1@50-100'")
     every: int = setting(3, "steps from frame to frame", 1, 10**6, live=False)
+    patience: int = setting(
+        0,
+        "ends when for so many steps no frame was better, says the judge (or CLIP); 0: never",
+        0,
+        10**6,
+        live=False,
+    )
+    keep: str = setting(
+        "last", "the picture that is shown and exported: the last frame, or the one the judge likes best", choices=KEPT
+    )
     device: str = setting("auto", "auto, cpu, cuda or mps", live=False)
+    precision: str = setting(
+        "auto",
+        "what the models compute in: auto (what the device is fast and right in), bf16, fp16, fp32",
+        choices=("auto", *PRECISIONS),
+        live=False,
+    )
 
     def part(self, kind: type[Part]) -> Part:
         """A part of the run, made from the settings that it declares. Raises ClipgenError for what it refuses."""
         return kind(**{knob.name: getattr(self, knob.name) for knob in fields(kind)})  # type: ignore[arg-type]
 
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """The numbers that change over the steps."""
+        return {
+            knob.name: schedule(knob.name, value)
+            for knob in fields(self)
+            if isinstance(value := getattr(self, knob.name), str) and scheduled(knob)
+        }
+
+    def at(self: Own, step: int) -> Own:
+        """The settings at a step, every schedule a number."""
+        if not (found := self.schedules):
+            return self
+        kinds = {knob.name: type(knob.default) for knob in fields(self)}
+        return replace(self, **{name: _rounded(kinds[name], plan.at(step)) for name, plan in found.items()})
+
+    def shows(self, step: int) -> bool:
+        """Whether a frame is made of a step, counted from 1."""
+        return step in (1, self.steps) or step % self.every == 0
+
     def check(self) -> None:
-        """Raise ClipgenError for the first value that cannot work, whatever the models."""
+        """Raise ClipgenError for the first value that cannot work, whatever the models and the step."""
+        edges = {
+            0,
+            *(int(edge) for plan in self.schedules.values() for span in plan.spans for edge in span if edge < 1e9),
+        }
+        for edge in sorted(edges):
+            self.at(edge)._check()
+
+    def _check(self) -> None:
         for knob in fields(self):
             check(knob, getattr(self, knob.name))
         if self.size is not None and not (len(self.size) == 2 and all(isinstance(side, int) for side in self.size)):
@@ -105,6 +180,15 @@ class _Own:
         Camera.parse(self.camera)
         for kind in _PARTS:
             self.part(kind)
+
+
+def scheduled(knob: Field) -> bool:
+    """Whether a setting is a number that can change over the steps."""
+    return type(knob.default) in (int, float) and knob.metadata.get("live", True)
+
+
+def _rounded(kind: type, number: float) -> Any:
+    return round(number) if kind is int else number
 
 
 _PARTS: tuple[type, ...] = (Descent, Cutouts, *OBJECTIVES.values())
@@ -128,9 +212,13 @@ else:
     Settings.__module__ = __name__
 
 
-def suited(quality: str, generator: str) -> dict[str, Any]:
-    """The settings that suit a generator at a quality. Raises ClipgenError for an unknown generator."""
-    values = {"steps": 120, "cutouts": 16} | dict(entry_of(generator).defaults)
+def suited(quality: str, generator: str, recipe: str = "") -> dict[str, Any]:
+    """The settings of a recipe, or those that suit a generator, at a quality.
+
+    Raises ClipgenError for an unknown generator.
+    """
+    own = PRESETS[recipe].settings if recipe in PRESETS else entry_of(generator).defaults
+    values = {"steps": 120, "cutouts": 16} | dict(own)
     return values | {name: round(values[name] * factor) for name, factor in QUALITIES.get(quality, {}).items()}
 
 
@@ -145,8 +233,9 @@ def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[1:])}"
             raise ClipgenError(f"{name}=...: there is no such setting; {hint}")
+    recipe = str(asked.get("recipe", ""))
     generator = str(asked.get("generator", _Own.generator))
-    settings = Settings(prompt, **(suited(str(asked.get("quality", "normal")), generator) | dict(asked)))
+    settings = Settings(prompt, **(suited(str(asked.get("quality", "normal")), generator, recipe) | dict(asked)))
     settings.check()
     return settings
 

@@ -1,0 +1,135 @@
+"""How a run went: its frames, which of them is best, and since when none has been better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from clipgen.errors import ClipgenError
+from clipgen.export.film import check_suffix, export
+from clipgen.images.sheets import png_bytes
+from clipgen.registry import WRITERS
+from clipgen.runs.drawings import frames
+from clipgen.runs.journal import Journal
+from clipgen.runs.prompts import parse
+
+KEPT = ("last", "best")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A moment of a run: what ``stream`` yields."""
+
+    step: int
+    image: Image.Image
+    scores: dict[str, float]  # clip: cosine of the views to the prompts; loss; judge: of the frame, if there is one
+    seconds: float = math.nan  # since the loop began, or went on; of a frame from the journal it is not known
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self.image)
+
+
+class Course:
+    """The frames of a run so far, in its journal or at hand; ``until``: those of later steps do not count.
+
+    Frames compete while the same is asked for: when the prompts are changed, or one of their spans begins or ends, what
+    was best before is no measure any more. ``changes``: of a run that goes on, and so may grow; else the journal's.
+    """
+
+    def __init__(self, journal: Journal, until: float = math.inf, changes: Sequence[Mapping[str, Any]] | None = None):
+        self._journal, self._changes = journal, journal.changes if changes is None else changes
+        self._prompt = journal.settings["prompt"]
+        self._last: Mapping[str, float] | None = None  # the rows of the newest frame and of the best one
+        self._best: Mapping[str, float] | None = None
+        self._at_hand: list[Frame] = []  # these two, as far as they were made here
+        for row in journal.scores:
+            if row["step"] <= until:
+                self._count(row)
+
+    def add(self, frame: Frame) -> None:
+        """A frame more."""
+        self._count({"step": frame.step} | frame.scores)
+        self._at_hand = [one for one in (*self._at_hand, frame) if one.step in (frame.step, self.best_step)]
+
+    def _count(self, row: Mapping[str, float]) -> None:
+        # Numbers as the journal has them, so that a resumed run decides the same.
+        self._last = {name: float(f"{value:.6g}") for name, value in row.items()}
+        past = self._best is None or self._best["step"] <= self._since(int(row["step"]) - 1)
+        if past or liked(self._last) > liked(self._best or {}):
+            self._best = self._last
+
+    def _since(self, step: int) -> int:
+        """The step before which something else was asked for than at ``step``."""
+        said = [(change["step"], change["prompt"]) for change in self._changes if "prompt" in change]
+        begun, prompt = [(0, self._prompt), *((at, prompt) for at, prompt in said if at <= step)][-1]
+        edges = [int(edge) for one in parse(prompt) for edge in one.span if edge <= step]
+        return max([begun, *edges])
+
+    def __bool__(self) -> bool:
+        """Whether there are frames."""
+        return self._last is not None
+
+    @property
+    def newest(self) -> Frame:
+        """The newest frame. Raises ClipgenError before the first."""
+        return self._frame(self._last)
+
+    @property
+    def best(self) -> Frame:
+        """The frame that the judge likes best, or without one CLIP, since what is asked for is the same.
+
+        Raises ClipgenError before the first.
+        """
+        return self._frame(self._best)
+
+    @property
+    def best_step(self) -> float:
+        """Its step; none is beyond it before the first."""
+        return self._best["step"] if self._best else math.inf
+
+    def spent(self, patience: int) -> bool:
+        """Whether no frame of so many steps was better than the best before; never with a patience of 0."""
+        return bool(patience and self._last and self._last["step"] - self.best_step >= patience)
+
+    def _frame(self, row: Mapping[str, float] | None) -> Frame:
+        if row is None:
+            raise ClipgenError("this run has no frames yet: iterate over it, or use clipgen.generate")
+        step, scores = int(row["step"]), {name: value for name, value in row.items() if name != "step"}
+        kept = (frame for frame in self._at_hand if frame.step == step)
+        return next(kept, None) or Frame(step, self._journal.frame(step), scores)
+
+
+def liked(row: Mapping[str, float]) -> float:
+    """How much a frame is liked: by the judge, or without one by CLIP; least, what is no number."""
+    score = row.get("judge", row["clip"])
+    return -math.inf if math.isnan(score) else score
+
+
+def write(
+    journal: Journal,
+    file: str | Path,
+    keep: str = "",
+    picture: Callable[[int], Image.Image] | None = None,
+    **options: Any,
+) -> Path:
+    """Write the film of a run, or its picture; ``options``: of ``clipgen.export.film.export``.
+
+    ``keep``: all frames ("last"), or those up to the "best"; by default as the run has it. ``picture``: what is shown
+    of a step, by default its frame. Raises ClipgenError for another ``keep``.
+    """
+    asked = [change["keep"] for change in (journal.settings, *journal.changes) if "keep" in change]
+    keep = keep or ["last", *asked][-1]
+    if keep not in KEPT:
+        raise ClipgenError(f"keep={keep!r}: choose one of: {', '.join(KEPT)}")
+    last = Course(journal).best_step if keep == "best" else math.inf
+    rows, steps = {row["step"]: row for row in journal.scores}, [step for step in journal.steps if step <= last]
+    if not (WRITERS[check_suffix(file)].film or options.get("animate")):
+        steps = steps[-1:]
+    scores = [rows.get(step, {}) for step in steps]
+    made = map(picture, steps) if picture else frames(journal, file, steps)
+    return export(made, file, journal.history, scores=scores, **options)

@@ -1,0 +1,146 @@
+"""The famous notebooks as settings, and what clipgen does otherwise.
+
+Every number is the source's own, read there. ``recipe="crowson"`` sets all of them, and what else is asked for wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A notebook: what it is, where its numbers were read, what is not the same here, and its settings."""
+
+    about: str
+    source: str
+    otherwise: str
+    settings: Mapping[str, Any]
+
+
+# Nothing is averaged over the steps, and the learning rate stays as it is.
+_PLAIN = {
+    "perceptor": "ViT-B-32/openai",
+    "init": "random",
+    "steps": 500,
+    "ema": 0.0,
+    "schedule": "constant",
+    "beta2": 0.999,
+    "lr_unit": "absolute",
+}
+# Half a side of black around the picture, views about 1.2 of the side, and three of 32 that see all.
+_MURDOCH = _PLAIN | {
+    "size": (512, 512),
+    "cutouts": 32,
+    "cut_min": 0.43,
+    "cut_max": 1.9,
+    "cut_sizes": "normal",
+    "cut_pad": 0.5,
+    "padding": "black",
+    "overview": 3 / 32,
+    "overview_size": 1.4,
+    "augment": "flip, affine=24, shift=0.2, grain=0.11",
+    "distance": "cosine",
+    "combine": "embeddings",
+    "optimizer": "AdamW",
+    "lr": 0.015,
+}
+_SIMON = "github.com/simonsanvil/DALL-E-Explained (DALL_E_CLIP_VAE_Explained.ipynb, after Ryan Murdoch's notebooks)"
+
+PRESETS: dict[str, Preset] = {
+    "murdoch-dalle": Preset(
+        "a softmax with Gumbel noise over 8,192 tokens; views of half to nearly twice the picture, on black",
+        _SIMON,
+        "It flips, turns and moves the picture once a step, clipgen each view. Its softmax goes over a reshaping of "
+        "the logits that mixes places, clipgen's over the tokens of a place. It starts from one-hot logits, clipgen "
+        "from normal ones. Its weight decay of 0.1 begins where an output passes 5, which a softmax never does. Its "
+        "text to remove is a prompt of weight -0.5 here.",
+        _MURDOCH | {"generator": "dvae", "relax": "gumbel:1.873"},
+    ),
+    "murdoch-vqgan": Preset(
+        "the same with VQGAN: a latent that is not snapped to the codebook, within 6 of zero",
+        _SIMON,
+        "Views as above. It clips in the forward pass, so that a number beyond 6 gets no gradient; clipgen brings it "
+        "back. Its weight decay of 0.1 begins where a number passes 5.",
+        _MURDOCH | {"generator": "vqgan_imagenet_f16_16384", "relax": "none:6"},
+    ),
+    "crowson": Preset(
+        "VQGAN+CLIP, z+quantize: 64 plain views, from CLIP's own size to the whole picture",
+        "github.com/EleutherAI/vqgan-clip (notebooks/VQGAN+CLIP_(z+quantize_method).ipynb, Katherine Crowson)",
+        "It runs until it is stopped, resizes views by Lanczos (clipgen bilinearly, after halving), and adds up the "
+        "distances of its prompts, where clipgen takes their weighted mean; Adam does not see that.",
+        _PLAIN
+        | {
+            "generator": "vqgan_imagenet_f16_1024",
+            "size": (480, 480),
+            "cutouts": 64,
+            "cut_min": 0.0,
+            "cut_max": 1.0,
+            "augment": "",
+            "lr": 0.05,
+        },
+    ),
+    "nerdyrodent": Preset(
+        "the whole picture in 32 views, turned, leaned, coloured and partly erased",
+        "github.com/nerdyrodent/VQGAN-CLIP (generate.py, its defaults for 8 GB and more)",
+        "It brings the picture to CLIP's size by the mean of average and largest, clipgen samples it bilinearly. Its "
+        "affine map turns, moves and shears the same 70% of the views, clipgen draws each for itself. It erases the "
+        "same box in all views of a step.",
+        _PLAIN
+        | {
+            "generator": "vqgan_imagenet_f16_16384",
+            "size": (512, 512),
+            "cutouts": 32,
+            "cut_min": 1.0,
+            "cut_max": 1.0,
+            "padding": "black",
+            "augment": "affine=15:0.7, shift=0.1:0.7, shear=5:0.7, perspective=0.7:0.7, colour=0.1:0.7, erase=0.4:0.7, "
+            "grain=0.1",
+            "lr": 0.1,
+        },
+    ),
+    "pixray": Preset(
+        "close views (60%), and views of the whole on changing greys (40%), for two CLIPs; a rate that drops late",
+        "github.com/pixray/pixray (pixray.py, vqgan.py: quality normal, aspect square)",
+        "It leans views of the whole half as much, mirrors or stretches the border beyond close ones, and shows both "
+        "CLIPs the same views. Its colour changes hue and saturation only.",
+        _PLAIN
+        | {
+            "generator": "vqgan_imagenet_f16_16384",
+            "perceptor": "ViT-B-32/openai | ViT-B-16/openai",
+            "init": "noise",
+            "size": (288, 288),
+            "steps": 250,
+            "cutouts": 30,
+            "cut_min": 0.5,
+            "cut_max": 0.975,
+            "cut_sizes": "area",
+            "overview": 0.4,
+            "overview_size": 1 / 0.95,
+            "padding": "grey",
+            "augment": "stretch=1.2, perspective=0.4:0.7, colour=0.1:0.8, grain=0.1",
+            "lr": "0.2@0-187, 0.02@187-",
+        },
+    ),
+    "das": Preset(
+        "no decoder: a sum of pictures at many resolutions, in shifted and noisy views",
+        "Direct Ascent Synthesis, Fort and Whitaker 2025, arXiv 2502.07753",
+        "It adds up every resolution from 1 to 224, clipgen ten of them. Rate, schedule and average are those that "
+        "suit clipgen's stack; noise is normal, of a deviation that is each view's own.",
+        {
+            "generator": "stack",
+            "perceptor": "ViT-B-32/openai",
+            "init": "random",
+            "size": (224, 224),
+            "steps": 400,
+            "cutouts": 64,
+            "cut_min": 1.0,
+            "cut_max": 1.0,
+            "augment": "shift=0.1667, grain=0.2",
+            "lr": 0.08,
+            "ema": 0.9,
+        },
+    ),
+}
