@@ -1,0 +1,63 @@
+"""``clipgen study study.yaml``: a study as a file that can be kept, sent and started again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import clipgen
+from clipgen.errors import ClipgenError
+from clipgen.registry import ENGINES
+from clipgen.studies.asked import load_yaml, told
+from clipgen.studies.page import check
+
+
+def command(about: str, words: list[str]) -> int:
+    """Exit status: 0 done, 2 where rows failed, 130 interrupted. Raises ClipgenError for what a person can mend."""
+    parser = argparse.ArgumentParser("clipgen study", description=about, argument_default=argparse.SUPPRESS)
+    parser.add_argument(
+        "source", type=Path, metavar="study.yaml", help="the arguments of clipgen.study, and the template as prompt"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="so many rows at a time")
+    parser.add_argument("--batch", type=int, metavar="N", help="so many rows in one tensor (default: 1)")
+    parser.add_argument("--engine", help=" or ".join(ENGINES))
+    parser.add_argument("--folder", help="where the runs are kept (default: clipgen-runs/study-<prompt>)")
+    files = ".html: a page; .png: the sheet; .csv: the table; repeatable (default: study.html, after study.yaml)"
+    parser.add_argument("-o", "--output", action="append", type=Path, metavar="FILE", help=files)
+    parser.add_argument("--quiet", action="store_true", default=False, help="no progress bar")
+    options = vars(parser.parse_args(words))
+    source, quiet = options.pop("source"), options.pop("quiet")
+    outputs = options.pop("output", None) or [Path(f"{source.stem}.html")]
+    for file in outputs:
+        check(file)
+    study = clipgen.study(**_arguments(source) | options, progress=not quiet)
+    states = [row.state for row in study.rows]
+    if any(row.image for row in study.rows):
+        made = " and ".join(str(study.export(file)) for file in outputs)
+        best = study.best()
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in best.scores.items() if name != "loss")
+        print(f"{made} ({'done' if study.finished else 'so far'}); the runs are kept in {study.folder}")
+        print(f"best: {best.label} ({scores})")
+    for row, state in zip(study.rows, states):
+        if state.error:
+            print(f"clipgen: {row.label}: {state.error}", file=sys.stderr)
+    if study.finished:
+        return 0
+    if all(state.done or state.error for state in states):
+        return 2
+    print(f"interrupted; go on with: clipgen study {source}", file=sys.stderr)
+    return 130
+
+
+def _arguments(source: Path) -> dict[str, Any]:
+    asked = load_yaml(source)
+    if not isinstance(asked, Mapping) or not all(isinstance(name, str) for name in asked):
+        raise ClipgenError(f"{source}: has to be names with values, such as 'prompt: a {{thing}}', 'thing: [cat, dog]'")
+    arguments = {name: value for name, value in asked.items() if name != "progress"}
+    for name in ("folder", "engine"):
+        if name in arguments:
+            arguments[name] = told(arguments[name])
+    return {"template": arguments.pop("prompt", None)} | arguments

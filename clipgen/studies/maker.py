@@ -1,0 +1,93 @@
+"""What a worker of a study does, whatever started it: it makes rows, one after another, with the same models."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from clipgen.errors import ClipgenError
+from clipgen.runs.run import Run
+from clipgen.runs.together import together
+from clipgen.studies.row import State
+
+
+class Maker:
+    """Makes rows in this process. Computes with so many ``threads`` on a CPU."""
+
+    def __init__(self, threads: int):
+        torch.set_num_threads(threads)
+        self._like: Run | None = None
+
+    def make(self, folders: Sequence[Path]) -> None:
+        """Go on with the runs in some folders to their ends, in one tensor; what becomes of them is in the folders.
+
+        Where one fails, each goes on by itself, so that the error is told where it belongs.
+        """
+        try:
+            self._make(folders)
+        except Exception as error:  # a row that fails is a row; the others go on
+            traceback.print_exc(file=sys.stderr)
+            self._like = None  # a device that ran out of memory needs it back
+            said = str(error) if isinstance(error, ClipgenError) else f"{type(error).__name__}: {error}"
+            del error
+            if len(folders) == 1:
+                with suppress(OSError):
+                    replace(State.read(folders[0]), done=False, error=said).write(folders[0])
+            for folder in folders if len(folders) > 1 else ():
+                self.make([folder])
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _make(self, folders: Sequence[Path]) -> None:
+        runs: list[Run] = []
+        for folder in folders:
+            runs.append(Run.resume(folder, like=runs[-1] if runs else self._like))
+        # A run that was killed between a frame and its state is a frame back.
+        states = [replace(State.read(run.journal.folder), step=run.step, error="", done=False) for run in runs]
+        began, on_gpu = time.monotonic(), runs[0].plan.device.type == "cuda"
+        _forget_peak(on_gpu)
+
+        def note(run: Run, **more) -> None:
+            before = states[runs.index(run)]
+            seconds, memory = before.seconds + (time.monotonic() - began) / len(runs), max(before.memory, _peak(on_gpu))
+            State(run.step, seconds, memory, **more).write(run.journal.folder)
+
+        for run, _ in together(runs):
+            note(run)
+        for run in runs:
+            stuck = "" if run.finished else f"the loss was not finite; stopped at the last good frame, step {run.step}"
+            note(run, done=run.finished, error=stuck)
+            run.render = None
+        self._like = runs[0]
+
+
+def _forget_peak(on_gpu: bool) -> None:
+    """Begin to look for the most memory from now on, where the system can."""
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(on_gpu: bool) -> float:
+    """MB that were taken at most: of the GPU by tensors, or of the machine by this process."""
+    if on_gpu:
+        return torch.cuda.max_memory_allocated() / 1e6
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1.024e-3
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:  # Windows
+        return 0.0
+    return getrusage(RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,0 +1,255 @@
+"""A study: many prompts, seeds and settings as runs of one folder, made by an engine, seen as a table and a sheet."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from clipgen.errors import ClipgenError
+from clipgen.images.sheets import contact_sheet, grid, png_bytes
+from clipgen.registry import ENGINES
+from clipgen.runs.prompts import slug
+from clipgen.runs.together import alike
+from clipgen.studies import page
+from clipgen.studies.asked import Table, expand, told
+from clipgen.studies.live import watching
+from clipgen.studies.protocol import Engine, work
+from clipgen.studies.row import DRAFT, Row
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class Study:
+    """The rows of a study, made or not. In a notebook it shows itself as its sheet.
+
+    ``rows``: every run, in the order of what was asked for; ``varied``: the names of what differs between them.
+    """
+
+    def __init__(self, rows: Sequence[Row], folder: Path, template: str = ""):
+        self.rows, self.folder, self.template = list(rows), folder, template
+        self.varied = list(dict.fromkeys(name for row in rows for name in row.varied))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row was made to its end."""
+        return all(row.state.done for row in self.rows)
+
+    @property
+    def table(self) -> Any:
+        """A line for each row: prompt, what varies, scores of its last frame, seconds, memory in MB, folder, error.
+
+        A pandas DataFrame where pandas is installed, else a list of dictionaries.
+        """
+        lines = [row.record for row in self.rows]
+        try:
+            import pandas
+        except ImportError:
+            return lines
+        return pandas.DataFrame(lines)
+
+    def best(self, by: str = "") -> Row:
+        """The row whose last frame has the highest score: ``by`` its name, or the judge's if there is one, or CLIP's.
+
+        Scores of different perceptors or prompts do not compare; a judge's do. Raises ClipgenError where there is no
+        such score.
+        """
+        scored = [(row.scores, row) for row in self.rows]
+        names = {name for scores, _ in scored for name in scores}
+        by = by or ("judge" if "judge" in names else "clip")
+        known = [(scores[by], row) for scores, row in scored if math.isfinite(scores.get(by, math.nan))]
+        if not known:
+            raise ClipgenError(f"by={by!r}: no row has this score; there are {', '.join(sorted(names)) or 'none yet'}")
+        return max(known, key=lambda pair: pair[0])[1]
+
+    def sheet(self, across: str = "", down: str = "") -> Image.Image:
+        """The last frames with labelled axes: ``across`` and ``down`` name what varies along them.
+
+        Without names the last one that varies goes across and the others go down. Where rows share a place the one
+        with the best score is there. Raises ClipgenError for a name that does not vary, and before the first frame.
+        """
+        for name in filter(None, (across, down)):
+            if name not in self.varied:
+                raise ClipgenError(f"{name!r} does not vary in this study; there is {', '.join(self.varied) or 'none'}")
+        across = across or next((name for name in reversed(self.varied) if name != down), "")
+        rest = [down] if down else [name for name in self.varied if name != across]
+        columns = list(dict.fromkeys(_axis(row, [across]) for row in self.rows))
+        lines = list(dict.fromkeys(_axis(row, rest) for row in self.rows))
+        if len(columns) * len(lines) > 2 * len(self.rows):  # side by side, or a table: most places would be empty
+            made = [row for row in self.rows if row.image]
+            labels = [row.label for row in made]
+            return contact_sheet([row.image for row in made if row.image], min(4, len(made)), labels)
+        places: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            if row.image:
+                places.setdefault((_axis(row, rest), _axis(row, [across])), []).append(row)
+
+        def shown(line: str, column: str) -> Image.Image | None:
+            here = places.get((line, column))
+            return Study(here, self.folder).best().image if here else None
+
+        return grid([[shown(line, column) for column in columns] for line in lines], columns, lines)
+
+    def export(self, file: str | Path) -> Path:
+        """Write the study to look at, hand in or publish, whole or not at all; returns the path.
+
+        .html: one page, a grid to filter, each row opening its film, settings and curve; .png: the sheet; .csv: the
+        table. Raises ClipgenError for another suffix, and for a place that cannot be written.
+        """
+        file = page.check(file)
+        part = file.with_name(f".{secrets.token_hex(4)}.part{file.suffix.lower()}")
+        try:
+            if part.suffix == ".html":
+                page.write(self.rows, self.varied, self.template, part)
+            elif part.suffix == ".png":
+                self.sheet().save(part)
+            else:
+                _write_csv([row.record for row in self.rows], part)
+            os.replace(part, file)
+        except OSError as error:
+            raise ClipgenError(f"output={str(file)!r}: {error.strerror}; choose a place that has room") from error
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+        return file
+
+    def _repr_png_(self) -> bytes | None:
+        return png_bytes(self.sheet()) if any(row.image for row in self.rows) else None
+
+    def __repr__(self) -> str:
+        states = [row.state for row in self.rows]
+        failed = sum(bool(state.error) for state in states)
+        return f"<Study of {len(states)} rows in {self.folder}: {sum(s.done for s in states)} made, {failed} failed>"
+
+
+def _write_csv(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(dict.fromkeys(name for line in lines for name in line)))
+        writer.writeheader()
+        writer.writerows([{name: told(value) for name, value in line.items()} for line in lines])
+
+
+def _axis(row: Row, names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={told(row.varied[name])}" for name in names if name in row.varied)
+
+
+def study(
+    template: Any = None,
+    *,
+    table: Table | None = None,
+    zip: bool = False,
+    folder: str | Path | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    batch: int = 1,
+    progress: bool = True,
+    **settings: Any,
+) -> Study:
+    """Many runs at once: ``study("a {thing}", thing=["cat", "dog"], seed=range(4), cutouts=[16, 32], steps=60)``.
+
+    Every list is varied, of settings and of what fills the template's ``{placeholders}``; what is no list holds for all
+    rows. ``zip``: the lists go side by side instead of each with each. ``table``: a .csv, a .yaml, dictionaries or a
+    DataFrame, whose lines set several names at once; a column "prompt" is a template of its own. ``size``: two numbers
+    are one size.
+
+    Each row is an ordinary run in ``folder`` (by default named after the template). The study started again makes
+    only what is missing and goes on where rows were interrupted, to the same frames. A row that fails says so in the
+    table, and the others go on. ``engine``: "local", processes on this machine, one for each GPU, or ``workers`` that
+    share the cores; "ray", or the address of its cluster, "ray://head:10001", for which ``folder`` has to be one that
+    all nodes see. ``batch``: a worker makes so many rows in one tensor, of those that share models, size and number of
+    steps; their pictures are those made singly, to rounding. An interrupt ends it early, with everything kept.
+
+    Raises ClipgenError for what a person can mend, in any row, before a model is loaded.
+    """
+    name, _, _ = engine.partition(":")
+    ENGINES.check(name)
+    if batch < 1:
+        raise ClipgenError(f"batch={batch}: has to be a whole number of at least 1")
+    asked = expand(template, settings, table, zip)
+    title = template if isinstance(template, str) else told(asked[0].prompt)
+    place = Path(folder) if folder is not None else Path("clipgen-runs") / f"study-{slug(title)}"
+    rows = list({row.folder: row for row in (Row(one, place) for one in asked)}.values())
+    made = Study(rows, place, title)
+    if not (left := sorted((row for row in rows if not row.state.done), key=_alike)):
+        return made
+    batches = [
+        [row.folder for row in some[at : at + batch]]
+        for some in (list(group) for _, group in groupby(left, _alike))
+        for at in range(0, len(some), batch)
+    ]
+    doer: Engine = ENGINES[name](workers, len(batches), _gpus(rows), engine)
+    try:
+        with _alone(place), suppress(KeyboardInterrupt):  # like a run's: what was made is kept
+            _begin(left, doer.threads)
+            with watching(rows, progress) as look:
+                for _ in work(doer, batches):
+                    look()
+    finally:
+        doer.close()
+    return made
+
+
+def _alike(row: Row) -> str:
+    """Rows with the same models stand together, so that a worker loads them once; and then those for one tensor."""
+    return repr(alike(row.plan))
+
+
+def _gpus(rows: Sequence[Row]) -> list[str]:
+    """The GPUs that workers can be spread over, as CUDA_VISIBLE_DEVICES names them; none if a row names its own."""
+    if {row.plan.device.type for row in rows} != {"cuda"} or any(":" in row.plan.settings.device for row in rows):
+        return []
+    import torch
+
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return visible or [str(number) for number in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a folder, which is made, to this study, where the system can; half rows of a killed one are cleared away.
+
+    Raises ClipgenError for a folder that cannot be written, or that another process fills at this moment.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        here = os.open(folder, os.O_RDONLY) if fcntl else -1
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        if fcntl:
+            fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for draft in folder.glob(f"{DRAFT}*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        yield
+    except BlockingIOError as error:
+        raise ClipgenError(
+            f"folder={str(folder)!r}: another process makes this study; wait for it, or choose another folder"
+        ) from error
+    finally:
+        if fcntl:
+            os.close(here)
+
+
+def _begin(rows: Sequence[Row], threads: int) -> None:
+    """Make the folders of rows."""
+    try:
+        for row in rows:
+            row.begin(threads)
+    except OSError as error:
+        raise _unwritable(rows[0].folder.parent, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> ClipgenError:
+    return ClipgenError(f"folder={str(folder)!r}: {error.strerror}; choose a folder that can be written")
