@@ -16,9 +16,12 @@ from PIL import Image
 
 from clipgen.errors import ClipgenError
 from clipgen.export.protocol import NOTES, Film, Shot, Writer
+from clipgen.images.drawing import Drawing
 from clipgen.images.sheets import enlarge
 from clipgen.registry import WRITERS
 
+_TAKES = {False: "pictures: of a run, run.export does", True: "drawings: generate with strokes, and use run.export"}
+UPSCALES = 1, 2, 4
 FEWEST, SMALLEST = 16, 64  # frames, and pixels of the shorter side, that a size limit leaves
 
 
@@ -31,13 +34,15 @@ def check_suffix(file: str | Path) -> str:
 
 
 def export(
-    frames: Iterable[Image.Image],
+    frames: Iterable[Image.Image | Drawing],
     file: str | Path,
     settings: dict | None = None,
     fps: float = 15,
     hold: float = 2.0,
     boomerang: bool = False,
     loop: bool = True,
+    animate: bool = False,
+    upscale: int | str | Path = 1,
     megabytes: float | None = None,
     scores: Iterable[Mapping[str, float]] = (),
 ) -> Path:
@@ -45,10 +50,12 @@ def export(
 
     ``fps``: frames a second, up to 60 (a GIF plays at most 50); the last frame is shown for ``hold`` seconds. With
     ``boomerang`` the film runs forwards, holds, and runs back. ``loop``: it begins again; of an MP4 the player
-    decides. ``megabytes`` (of 10^6 bytes): at most so large, with fewer frames over the same time and then smaller
-    ones if need be. ``settings`` go along as JSON, see ``settings_of``. ``scores``: a row for each frame, with "step",
-    "clip" and others, as ``Journal.scores`` has them; a page (.html) shows them. An MP4 and a page are written frame
-    by frame; other films, and those that run back or have a limit, are held in memory.
+    decides. ``animate``: a drawing (.svg) as the film of its making. ``upscale``: 2 or 4 times as wide and as high
+    (Lanczos), or a file with the weights of a published upscaler, see ``images.upscaler``. ``megabytes`` (of 10^6
+    bytes): at most so large, with fewer frames over the same time and then smaller ones if need be. ``settings`` go
+    along as JSON, see ``settings_of``. ``scores``: a row for each frame, with "step", "clip" and others, as
+    ``Journal.scores`` has them; a page (.html) shows them. An MP4 and a page are written frame by frame; other films,
+    and those that run back or have a limit, are held in memory.
 
     The file appears only when it is complete. Raises ClipgenError for an unknown suffix, for no frames, for numbers
     that cannot work, for a limit that cannot be met and for a place that cannot be written.
@@ -59,6 +66,13 @@ def export(
         raise ClipgenError(f"fps={fps}, hold={hold}: fps from above 0 to 60, hold from 0 to 60 seconds")
     if megabytes is not None and not megabytes > 0:
         raise ClipgenError(f"megabytes={megabytes}: has to be above 0; leave it out for no limit")
+    if upscale != 1 and writer.vectors:
+        raise ClipgenError(f"upscale={upscale}: vectors are sharp at any size; leave it out")
+    weights, upscale = (upscale, 1) if isinstance(upscale, str | Path) else (None, upscale)
+    if upscale not in UPSCALES:
+        raise ClipgenError(f"upscale={upscale}: choose one of {UPSCALES}, or a file with an upscaler's weights")
+    if animate and not writer.vectors:
+        raise ClipgenError(f"animate=True: is for .svg; {suffix} is {'a film anyway' if writer.film else 'no film'}")
     notes = json.dumps(settings) if settings else ""
     each, loop = 1 / min(fps, writer.fastest), loop and writer.loops
     # A loop shows the first frame again by itself.
@@ -73,11 +87,20 @@ def export(
         part.touch(exist_ok=False)  # a place that cannot be written shows before the work
         rows = enumerate(zip(frames, chain(scores, repeat({}))))
         shots: Iterator[Shot] = (Shot(picture, each, number, row) for number, (picture, row) in rows)
-        if not writer.film:
+        if not (writer.film or animate):
             shots = iter(deque(shots, maxlen=1))
+        if weights:  # read when all else is known to do
+            from clipgen.images.upscaler import load_upscaler
+
+            larger = load_upscaler(weights)
+            shots = (shot._replace(picture=larger(shot.picture)) for shot in shots)
         if (first := next(shots, None)) is None:
             raise ClipgenError(f"output={str(file)!r}: this run has no frames yet; let it make at least one")
-        shots, size = chain([first], shots), enlarge(first.picture).size
+        if isinstance(first.picture, Drawing) != writer.vectors:
+            raise ClipgenError(f"output={str(file)!r}: {suffix} is written of {_TAKES[writer.vectors]}")
+        size = first.picture.size if isinstance(first.picture, Drawing) else enlarge(first.picture).size
+        size = size[0] * int(upscale), size[1] * int(upscale)
+        shots = chain([first], shots)
         if writer.streams and not boomerang and megabytes is None:
             write(_held(shots, hold), size)
         else:
@@ -147,7 +170,7 @@ def settings_of(file: str | Path) -> dict:
         settings = None
     if not isinstance(settings, dict) or not settings:
         raise ClipgenError(
-            f"{file}: carries no settings; choose a PNG, GIF, WebP or HTML that clipgen wrote, or a run folder"
+            f"{file}: carries no settings; choose a PNG, GIF, WebP, HTML or SVG that clipgen wrote, or a run folder"
         )
     return settings
 

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from clipgen.export.parting import parted
 from clipgen.export.protocol import NOTES, Film, Writer
 
 PAGE, CSS, JS = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
@@ -35,13 +36,13 @@ class Html(Writer):
         for shot, milliseconds in film.ticks(1000):
             play.append((shot.number, milliseconds))
             if shot.number not in pictures:
-                pictures[shot.number], rows[shot.number] = _data_url(film.sized(shot.picture)), shot.scores
+                pictures[shot.number], rows[shot.number] = data_url(film.sized(shot.picture)), shot.scores
         places = {number: place for place, number in enumerate(pictures)}
         labels = {number: _label(number, row) for number, row in rows.items()}
         (spots, curve), last = _curve(rows, labels), max(rows)
         settings = json.loads(notes) if notes else {}
         page = Template(PAGE).substitute(
-            allowed=f"script-src '{_hash(JS)}'; style-src '{_hash(CSS)}'",
+            allowed=f"script-src '{hashed(JS)}'; style-src '{hashed(CSS)}'",
             notes=notes.replace("<", "\\u003c"),  # no end tag, no comment
             title=escape(str(settings.get("prompt") or "A film by clipgen")),
             css=CSS,
@@ -86,12 +87,13 @@ class _Notes(HTMLParser):
         self.found += data * self._inside
 
 
-def _hash(source: str) -> str:
+def hashed(source: str) -> str:
     """How a Content-Security-Policy names a script or a style."""
     return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
 
 
-def _data_url(picture: Image.Image) -> str:
+def data_url(picture: Image.Image) -> str:
+    """A picture as an address that holds it."""
     out = io.BytesIO()
     picture.save(out, "WEBP", quality=85, method=4)
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
@@ -107,7 +109,8 @@ def _label(number: int, row: Mapping[str, float]) -> str:
 def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -> tuple[dict[int, str], str]:
     """Where each frame is on the curve of CLIP scores over steps, as attributes; and the figure, its last one marked.
 
-    There is none of fewer than two scores.
+    There is none of fewer than two scores. A judge's curve is dashed, and has a scale of its own; where CLIP's score
+    rises and the judge's falls it is shaded.
     """
     known = {
         n: (row.get("step", n), row["clip"]) for n, row in rows.items() if math.isfinite(row.get("clip", math.nan))
@@ -118,18 +121,34 @@ def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -
     wide, tall = (WIDTH - 2 * EDGE) / (last - first or 1), (HEIGHT - 2 * EDGE) / (high - low or 1)
     spots = [(EDGE + wide * (step - first), HEIGHT - EDGE - tall * (score - low)) for step, score in known.values()]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+    judge, said = _judge([rows[n] for n in known], [x for x, _ in spots])
     begin, *_, end = (labels[number].partition(" · ")[0] for number in known)
     right, top = spots[-1]
     told = f"CLIP score {low:.3f} to {high:.3f}"
     figure = f"""<figure>
 <svg id="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{told}, from {begin} to {end}">
-<polygon points="{EDGE},{HEIGHT} {line} {WIDTH - EDGE},{HEIGHT}"/>
+{judge}<polygon points="{EDGE},{HEIGHT} {line} {WIDTH - EDGE},{HEIGHT}"/>
 <polyline points="{line}"/>
 <g id="mark" transform="translate({right:.1f} 0)"><line y2="{HEIGHT}"/><circle cy="{top:.1f}" r="8"/></g>
 </svg>
-<figcaption><span>{begin}</span> <span>{told}</span> <span>{end}</span></figcaption>
+<figcaption><span>{begin}</span> <span>{told}</span> <span>{end}</span>{said}</figcaption>
 </figure>"""
     return {number: f' data-x="{x:.1f}" data-y="{y:.1f}"' for number, (x, y) in zip(known, spots)}, figure
+
+
+def _judge(rows: Sequence[Mapping[str, float]], places: Sequence[float]) -> tuple[str, str]:
+    """The judge's curve over these places, with the stretches in which it parts from CLIP's; and what is said of it."""
+    scores = [row.get("judge", math.nan) for row in rows]
+    if not all(map(math.isfinite, scores)):
+        return "", ""
+    low, high = min(scores), max(scores)
+    tall = (HEIGHT - 2 * EDGE) / (high - low or 1)
+    line = " ".join(f"{x:.1f},{HEIGHT - EDGE - tall * (score - low):.1f}" for x, score in zip(places, scores))
+    apart = [(places[a], places[b] - places[a]) for a, b in parted(rows)]
+    shades = "".join(f'<rect x="{x:.1f}" width="{wide:.1f}" height="{HEIGHT}"/>\n' for x, wide in apart)
+    told = f"dashed: the judge, {low:.3f} to {high:.3f}"
+    told += "; shaded: CLIP likes it more and more, the judge less and less" if apart else ""
+    return f'{shades}<polyline class="judge" points="{line}"/>\n', f" <span>{told}</span>"
 
 
 def _table(settings: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""A picture, with the settings in a text chunk."""
+"""A picture, with the settings in a text chunk, and its scores in another."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from PIL import Image
@@ -19,6 +20,8 @@ class Png(Writer):
         if notes:
             chunk.add_itxt("clipgen", notes)
         for shot in film.shots:
+            if shot.scores:
+                chunk.add_itxt("clipgen scores", json.dumps(dict(shot.scores)))
             film.sized(shot.picture).save(file, pnginfo=chunk)
 
     def notes(self, file: Path) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
@@ -15,7 +15,7 @@ NOTES = 1_000_000  # characters of settings that are read from a file
 class Shot(NamedTuple):
     """A frame while it is shown."""
 
-    picture: Image.Image
+    picture: Any  # a PIL image; where the writer takes vectors a ``Drawing``
     seconds: float
     number: int  # of the frame, from 0; a film that runs back shows a frame twice
     scores: Mapping[str, float]  # "step", "clip", "loss" and others; empty where they are not known
@@ -48,6 +48,7 @@ class Writer(Protocol):
 
     mime: str
     film: bool = True  # False: of a film it keeps the last frame
+    vectors: bool = False  # True: it takes drawings instead of pictures
     loops: bool = True  # False: whether it begins again is up to the player
     streams: bool = False  # True: it takes each shot once, so that a long film need not be held in memory
     fastest: float = 60  # frames a second that players keep up with

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 
 from PIL import Image
@@ -19,6 +20,14 @@ def enlarge(image: Image.Image, shortest: int = SHOWN) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
 
 
+def repeated(image: Image.Image, times: int = 3) -> Image.Image:
+    """The picture beside and below itself, so many times each way: a seamless one shows no edge."""
+    wide = Image.new(image.mode, (times * image.width, times * image.height))
+    for place in range(times * times):
+        wide.paste(image, (place % times * image.width, place // times * image.height))
+    return wide
+
+
 def png_bytes(image: Image.Image) -> bytes:
     """What a notebook shows: the picture as a PNG, enlarged if it is tiny."""
     out = io.BytesIO()
@@ -26,9 +35,11 @@ def png_bytes(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def contact_sheet(images: list[Image.Image], columns: int, labels: list[str] | None = None) -> Image.Image:
-    """Pictures in rows, each with its label below."""
-    images = [enlarge(image) for image in images]
+def contact_sheet(
+    images: list[Image.Image], columns: int, labels: list[str] | None = None, shortest: int = SHOWN
+) -> Image.Image:
+    """Pictures in rows, each with its label below, and its shorter side at ``shortest`` pixels or more."""
+    images = [enlarge(image, shortest) for image in images]
     return _lay_out(images, [max(image.width for image in images)] * columns, labels)
 
 
@@ -44,6 +55,41 @@ def strip(pictures: Sequence[Image.Image], labels: Sequence[str] | None = None) 
     widths = [max(1, round(picture.width * height / picture.height)) for picture in large]
     same = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture, width in zip(large, widths)]
     return _lay_out(same, widths, labels)
+
+
+def grid(cells: Sequence[Sequence[Image.Image | None]], across: Sequence[str], down: Sequence[str]) -> Image.Image:
+    """Pictures in rows and columns, with a label above each column and beside each row; None is an empty place.
+
+    Raises ClipgenError where there is no picture at all.
+    """
+    from PIL import ImageDraw, ImageFont
+
+    pictures = [[cell and enlarge(cell.convert("RGB")) for cell in row] for row in cells]
+    if not (made := [picture for row in pictures for picture in row if picture]):
+        raise ClipgenError("grid needs at least one picture")
+    wide, high = max(picture.width for picture in made), max(picture.height for picture in made)
+    gap, font = 8, ImageFont.load_default(16)
+    above, beside = ([textwrap.fill(label, 28, max_lines=5) for label in labels] for labels in (across, down))
+    lengths = [font.getlength(line) for label in beside for line in label.splitlines()]
+    margin, crown = (
+        math.ceil(max(lengths, default=0)) + 2 * gap,
+        20 * max(label.count("\n") + 1 for label in above) + gap,
+    )
+    sheet = Image.new("RGB", (margin + len(across) * (wide + gap), crown + len(down) * (high + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, label in enumerate(above):
+        middle = margin + column * (wide + gap) + wide / 2
+        draw.text((middle, crown - gap), label, "black", font, anchor="md", align="center")
+    for row, label in enumerate(beside):
+        y = crown + row * (high + gap)
+        draw.text((margin - gap, y + high / 2), label, "black", font, anchor="rm", align="right")
+        for column, picture in enumerate(pictures[row]):
+            x = margin + column * (wide + gap)
+            if picture:
+                sheet.paste(picture, (x + (wide - picture.width) // 2, y + (high - picture.height) // 2))
+            else:
+                draw.rectangle((x, y, x + wide - 1, y + high - 1), "#eeeeee")
+    return sheet
 
 
 def _lay_out(images: list[Image.Image], widths: list[int], labels: Sequence[str] | None) -> Image.Image:

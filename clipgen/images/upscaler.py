@@ -1,0 +1,51 @@
+"""Published upscalers, read by spandrel: larger pictures with detail that Lanczos cannot know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from clipgen.device import pick
+from clipgen.errors import ClipgenError
+from clipgen.images.reading import to_image, to_tensor
+from clipgen.storage.weights import as_safetensors, read
+
+_WRAPPED = ("params_ema.", "params.")  # where the files of Real-ESRGAN and its kin keep the weights; the better first
+
+
+def load_upscaler(file: str | Path) -> Callable[[Image.Image], Image.Image]:
+    """What makes a picture larger by as much as the weights in ``file`` were trained for, such as 4 times.
+
+    ``file``: a .safetensors or .pth of an architecture that spandrel knows (ESRGAN and many others), for RGB pictures.
+    Weights are read as data, whatever the file: nothing in it is run. Raises ClipgenError where spandrel is missing,
+    and for a file that is not there, holds no weights, or those of something that makes no picture larger.
+    """
+    if not find_spec("spandrel"):
+        raise ClipgenError(f'upscale={str(file)!r} is read by spandrel, which is missing; pip install ".[upscale]"')
+    from spandrel import ImageModelDescriptor, ModelLoader
+
+    tensors, _ = read(as_safetensors(file))
+    for prefix in _WRAPPED:
+        if inner := {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}:
+            tensors = inner
+            break
+    try:
+        model = ModelLoader(pick()).load_from_state_dict(tensors)
+    except Exception as error:  # an architecture that is not known, or weights that are not all there
+        raise ClipgenError(
+            f"upscale={str(file)!r}: spandrel does not know these weights ({str(error) or type(error).__name__}); "
+            "choose an upscaler that it lists, or upscale=4"
+        ) from error
+    if not isinstance(model, ImageModelDescriptor) or model.scale < 2 or model.input_channels != 3:
+        raise ClipgenError(f"upscale={str(file)!r}: these weights make no RGB picture larger; choose an upscaler's")
+    model.eval()
+
+    @torch.inference_mode()
+    def upscaled(picture: Image.Image) -> Image.Image:
+        return to_image(model(to_tensor(picture).to(model.device))[0].float().clamp(0, 1).cpu())
+
+    return upscaled
