@@ -18,8 +18,11 @@ from clipgen.runs.settings import build
 from clipgen.studio.controls import Controls
 from clipgen.studio.film import Exporter, Painter
 from clipgen.studio.gallery import Gallery, settings_of
+from clipgen.studio.parts import Access
 from clipgen.studio.preview import Preview, progress
+from clipgen.studio.seeing import Seeing
 from clipgen.studio.steering import Steering
+from clipgen.studio.words import InWords
 from clipgen.studio.worker import Job
 
 
@@ -54,8 +57,11 @@ class Studio(widgets.VBox):
         self._stop = self._button("Stop", self.stop, "stop")
         tooltip = "A new run from the shown frame, with these settings"
         self._branch = self._button("Branch from here", self.branch, "code-fork", tooltip=tooltip)
+        self._best = self._button("Best frame", self.preview.rewind, "star-o")
         self.exporter = Exporter(self.preview, guard)
+        self.seeing = Seeing(self.preview, lambda: Studio._latest.run if Studio._latest else None, guard)
         mask = self.controls.mask
+        self.words = InWords(self.preview, lambda: self.job.run if self.job else None, guard)
         self.painter = Painter(self.preview, mask.put, lambda: self.controls.put({"mask": ""}), guard)
         super().__init__(self._laid_out())
         self.add_class("clipgen-studio")
@@ -109,9 +115,9 @@ class Studio(widgets.VBox):
         with self._lock:
             self.job = None
             self.preview.say(None)
-            points = [(int(row["step"]), row["clip"]) for row in journal.scores]
-            self.preview.show(journal, points)
-            self.preview.tell("An earlier run", f"step {points[-1][0] if points else 0}/{settings['steps']}")
+            rows = journal.scores
+            self.preview.show(journal, rows)
+            self.preview.tell("An earlier run", f"step {rows[-1]['step'] if rows else 0:.0f}/{settings['steps']}")
             self._enable()
 
     def resume(self, folder: Path) -> None:
@@ -146,12 +152,14 @@ class Studio(widgets.VBox):
 
     def _follow(self, job: Job) -> None:
         """Show the newest of a run; in the thread of the job."""
-        run, points, newest = job.film
+        run, rows, newest = job.film
         with self._lock:
             if job is self.job:  # else another has taken its place
-                if run and points:
-                    self.preview.show(run.journal, points, newest)
-                self.preview.tell(job.phase, progress(job))
+                if run and rows:
+                    self.preview.show(run.journal, rows, newest, more=job.alive and not job.paused)
+                loading = job.download
+                share = loading.done / loading.total if loading and loading.total else None
+                self.preview.tell(job.phase, progress(job), share)
                 if job.error:
                     self.preview.say(job.error)
                 self._enable()
@@ -188,20 +196,20 @@ class Studio(widgets.VBox):
         self._pause.disabled = not (going and self.job and self.job.run)
         paused = bool(going and self.job and self.job.paused)
         self._pause.description, self._pause.icon = ("Resume", "play") if paused else ("Pause", "pause")
-        for button in (self._branch, self.exporter.button, self.painter.button):
-            button.disabled = self.preview.journal is None
+        for button in (self._branch, self._best, self.exporter.button, self.painter.button, self.seeing.look):
+            button.disabled = self.preview.journal is None or (button is self.seeing.look and self.seeing.busy)
 
     def _laid_out(self) -> list[widgets.Widget]:
         style = widgets.HTML(f"<style>{(Path(__file__).parent / 'studio.css').read_text()}</style>")
         buttons = widgets.HBox([self._generate, self._pause, self._stop])
-        from_here = widgets.HBox([self._branch, self.painter.button])
+        from_here = widgets.HBox([self._branch, self._best, self.painter.button]).add_class("clipgen-wrapped")
         parts = {
-            "ask": [self.controls.rows, buttons],
-            "see": [self.preview, from_here, self.exporter],
+            "ask": [self.controls.models, self.controls.rows, buttons],
+            "see": [self.preview, from_here, self.exporter, self.words, self.seeing],
             "set": [self.controls],
         }
         columns = [widgets.VBox(children).add_class(f"clipgen-{name}") for name, children in parts.items()]
-        return [style, widgets.Box(columns).add_class("clipgen-columns"), self.gallery]
+        return [style, widgets.Box(columns).add_class("clipgen-columns"), self.gallery, Access()]
 
 
 @atexit.register

@@ -15,14 +15,20 @@ import ipywidgets as widgets
 import traitlets
 
 from clipgen.errors import ClipgenError
-from clipgen.runs.settings import Settings, suited
-from clipgen.studio.parts import Fold, Webcam
-from clipgen.studio.pictures import Picker, from_url, hint
+from clipgen.runs.settings import Settings, scheduled, suited
+from clipgen.studio.models import Models
+from clipgen.studio.parts import Dial, Fold, Webcam, hint
+from clipgen.studio.pictures import Picker, from_url
 from clipgen.studio.rows import Rows
 
 KNOBS = {knob.name: knob for knob in fields(Settings) if knob.default is not MISSING}  # the prompt has rows of its own
 DEFAULTS = {name: knob.default for name, knob in KNOBS.items()}
-SUITING = "quality", "generator"  # a change of these asks for others
+SUITING = "recipe", "quality", "generator"  # a change of these asks for others
+# What people steer, in words: the name on its dial, how far that goes, and what it does.
+STEERED = {
+    "near": ("Nearness", 4.0, "0: free of the collage, drawing or photograph it started from; more: true to it"),
+    "tv": ("Smoothness", 2.0, "more: calm areas and few lines"),
+}
 MOST = 2.0**53 - 1  # of a number without a bound: a browser knows no infinity, and no whole number above it
 
 
@@ -34,57 +40,59 @@ class Controls(widgets.VBox):
     def __init__(self, settings: Settings, folder: Path, guard: Callable, on_enter: Callable[[], None]):
         self.rows = Rows(settings.prompt, folder, guard, on_enter)
         self._knobs = {name: _control(knob) for name, knob in KNOBS.items()}
+        self.models = Models(self._knobs["generator"], self._knobs["perceptor"])
+        self._suiting = False
         self.put(asdict(settings))
         for name in SUITING:
             self._knobs[name].observe(self._suit, "value")
         dice = widgets.Button(description="Dice", icon="random", tooltip="Another seed")
         dice.on_click(lambda _: self.put({"seed": random.randrange(10**6)}))
-        webcam = Webcam()
+        webcam = Webcam().add_class("clipgen-webcam")
         start = Picker(self._knobs["init"], folder, guard, "Start picture")
         self.mask = Picker(self._knobs["mask"], folder, guard, "Mask picture")
         webcam.observe(guard(lambda change: start.put("webcam.png", from_url(change["new"]))), "picture")
         self._beside = {"seed": [dice], "init": [start, webcam], "mask": [self.mask]}
         super().__init__(
             [
-                *self._at_hand("Steer while it runs", "steer"),
-                *self._at_hand("Settle before it runs", "settle"),
-                self._folded("Start picture and mask", "start"),
-                self._folded("Advanced settings", "advanced"),
+                _heading("Steer while it runs", "The prompts above and their weights (below 0 they push away), and:"),
+                *self._explained("steer"),
+                _heading("Settle before it runs"),
+                widgets.Box([self._cell(name) for name in _placed("settle")]).add_class("clipgen-grid"),
+                Fold("Start picture and mask", self._explained("start")),
+                Fold("Advanced settings", self._explained("advanced")),
             ]
         )
-        self.usual = _usual(settings.quality, settings.generator)
+        self.usual = _usual(*(getattr(settings, name) for name in SUITING))
 
-    def _at_hand(self, heading: str, place: str) -> list[widgets.Widget]:
-        """The settings of a place side by side, below a heading."""
-        cells = [
-            widgets.HBox([self._knobs[name], *self._beside[name]]) if name in self._beside else self._knobs[name]
-            for name in _shown(place)
-        ]
-        return [widgets.HTML(f"<b>{heading}</b>"), widgets.Box(cells).add_class("clipgen-grid")]
+    def _cell(self, name: str) -> widgets.Widget:
+        """A setting with what belongs to it, and with what it does below it."""
+        return widgets.VBox([widgets.HBox([self._knobs[name], *self._beside.get(name, [])]), _help(name)])
 
-    def _folded(self, heading: str, place: str) -> Fold:
-        """The settings of a place one below the other, each with its help, behind a button."""
+    def _explained(self, place: str) -> list[widgets.Widget]:
+        """The settings of a place one below the other, each with what it does, and with what belongs to it below it."""
         parts = []
-        for name in _shown(place):
-            parts += [self._knobs[name], _small(KNOBS[name].metadata["help"]), *self._beside.get(name, [])]
-        return Fold(heading, parts)
+        for name in _placed(place):
+            parts += [self._knobs[name], _help(name), *self._beside.get(name, [])]
+        return parts
 
     def _suit(self, _: Any) -> None:
-        """Put what another quality or generator asks for instead of what suited before; the rest stays as it was."""
+        """Put what another recipe, quality or generator asks for instead of what suited before; the rest stays."""
+        if self._suiting:
+            return
+        self._suiting = True
         with suppress(ClipgenError):  # a checkpoint that is gone: said when it is used
-            before, usual = self.usual, _usual(*(self._knobs[name].value for name in SUITING))
-            self.put({name: value for name, value in usual.items() if value != before[name]})
-            self.usual = usual
+            while (usual := _usual(*(self._knobs[name].value for name in SUITING))) != self.usual:
+                before, self.usual = self.usual, usual
+                self.put({name: value for name, value in usual.items() if value != before[name]})
+        self._suiting = False
 
     def put(self, settings: Mapping[str, Any]) -> None:
         """Show these settings."""
         if "prompt" in settings:
             self.rows.line = settings["prompt"]
-        for name in sorted(KNOBS, key=lambda name: name not in SUITING):  # these first
+        for name in [*SUITING, *(name for name in KNOBS if name not in SUITING)]:
             if name in settings:
-                widget, value = self._knobs[name], settings[name]
-                if name == "size":
-                    value = f"{value[0]}x{value[1]}" if value else ""
+                widget, value = self._knobs[name], _said(KNOBS[name], settings[name])
                 if isinstance(widget, widgets.Dropdown) and value not in widget.options:
                     widget.options = [*widget.options, value]
                 widget.value = value
@@ -92,14 +100,17 @@ class Controls(widgets.VBox):
     @property
     def changeable(self) -> dict[str, Any]:
         """What a run can be asked for while it goes on. Raises ClipgenError for a prompt that cannot be meant."""
-        live = {name: self._knobs[name].value for name, knob in KNOBS.items() if knob.metadata["live"]}
+        live = {name: self._meant(name) for name, knob in KNOBS.items() if knob.metadata["live"]}
         return {"prompt": self.rows.line} | live
 
     @property
     def asked(self) -> dict[str, Any]:
         """The arguments of a Run. Raises ClipgenError for a size or prompt that cannot be meant."""
-        values = {name: widget.value for name, widget in self._knobs.items()}
-        return {"prompt": self.rows.line} | values | {"size": _size(values["size"])}
+        return {"prompt": self.rows.line} | {name: self._meant(name) for name in KNOBS}
+
+    def _meant(self, name: str) -> Any:
+        """The value of a setting."""
+        return _meant(KNOBS[name], self._knobs[name].value)
 
 
 def _control(knob: Field) -> widgets.Widget:
@@ -107,31 +118,63 @@ def _control(knob: Field) -> widgets.Widget:
     facts, kind = knob.metadata, type(knob.default)
     low, high = max(facts["low"], -MOST), min(facts["high"], MOST)
     common = tuple(facts["common"]() if callable(facts["common"]) else facts["common"])
-    widget: Any
+
+    def made(kind: Any, **options: Any) -> widgets.Widget:
+        return hint(kind(description=knob.name, **options), facts["help"])
+
     # Browsers offer only those of a Combobox that begin like what stands in it: no way to look at all generators.
     if choices := facts["choices"] or (common if knob.name == "generator" else ()):
-        widget = widgets.Dropdown(options=choices)
-    elif kind is bool:
-        widget = widgets.Checkbox(indent=False)
-    elif kind is int:
-        widget = widgets.BoundedIntText(min=math.ceil(low), max=int(high))
-    elif kind is float:
-        widget = widgets.BoundedFloatText(min=low, max=high, step=0.05)
-    elif common:
-        widget = widgets.Combobox(options=common, continuous_update=False)
-    else:
-        widget = widgets.Text(continuous_update=False)
-    widget.description = knob.name
-    return hint(widget, facts["help"])
+        return made(widgets.Dropdown, options=choices)
+    if kind is bool:
+        return made(widgets.Checkbox, indent=False)
+    if _steered(knob):
+        word, top, _ = STEERED.get(knob.name, (knob.name, 4.0, ""))
+        return Dial(word, facts["help"], max(low, -top), top)
+    if scheduled(knob):
+        return made(widgets.Text, continuous_update=False)
+    if kind is int:
+        return made(widgets.BoundedIntText, min=math.ceil(low), max=int(high))
+    if kind is float:
+        return made(widgets.BoundedFloatText, min=low, max=high, step=0.05)
+    if common:
+        return made(widgets.Combobox, options=common, continuous_update=False)
+    return made(widgets.Text, continuous_update=False)
 
 
-def _usual(quality: str, generator: str) -> dict[str, Any]:
-    """Every setting as a generator has it at a quality, if nothing else is asked for."""
-    return DEFAULTS | suited(quality, generator)
+def _steered(knob: Field) -> bool:
+    """Whether a setting is a number that people turn while they look."""
+    return scheduled(knob) and knob.metadata["shown"] == "steer"
 
 
-def _shown(place: str) -> list[str]:
-    return [name for name, knob in KNOBS.items() if knob.metadata["shown"] == place]
+def _said(knob: Field, value: Any) -> Any:
+    """A value of a setting as its widget shows it."""
+    if knob.name == "size":
+        return f"{value[0]}x{value[1]}" if value else ""
+    if scheduled(knob):
+        return float(value) if _steered(knob) and not isinstance(value, str) else str(value)
+    return value
+
+
+def _meant(knob: Field, shown: Any) -> Any:
+    """What is meant by what a widget shows. Raises ClipgenError for a size that cannot be meant."""
+    if knob.name == "size":
+        return _size(shown)
+    kind: Any = type(knob.default)
+    if scheduled(knob) and isinstance(shown, str):
+        with suppress(ValueError):  # else a schedule over the steps
+            return kind(shown)
+    return shown
+
+
+def _usual(recipe: str, quality: str, generator: str) -> dict[str, Any]:
+    """Every setting as a recipe, or a generator, has it at a quality, if nothing else is asked for."""
+    return DEFAULTS | suited(quality, generator, recipe)
+
+
+def _placed(place: str) -> list[str]:
+    """The settings of a place; first what people steer."""
+    names = [name for name, knob in KNOBS.items() if knob.metadata["shown"] == place]
+    return [name for name in STEERED if name in names] + [name for name in names if name not in STEERED]
 
 
 def _size(text: str) -> tuple[int, int] | None:
@@ -142,5 +185,12 @@ def _size(text: str) -> tuple[int, int] | None:
         raise ClipgenError(f"size={text!r}: write width x height, such as 128x96; empty for the best") from None
 
 
-def _small(text: str) -> widgets.HTML:
+def _heading(words: str, more: str = "") -> widgets.HTML:
+    return widgets.HTML(f"<b>{words}</b><br><small>{more}</small>" if more else f"<b>{words}</b>").add_class(
+        "clipgen-heading"
+    )
+
+
+def _help(name: str) -> widgets.HTML:
+    text = STEERED[name][-1] if name in STEERED else KNOBS[name].metadata["help"]
     return widgets.HTML(f"<small>{html.escape(text)}</small>").add_class("clipgen-help")

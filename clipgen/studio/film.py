@@ -11,6 +11,8 @@ import ipywidgets as widgets
 
 from clipgen.export.film import export
 from clipgen.registry import WRITERS
+from clipgen.runs.course import write
+from clipgen.runs.drawings import frames
 from clipgen.runs.prompts import slug
 from clipgen.studio.parts import Brush
 from clipgen.studio.pictures import encode, from_url, to_url
@@ -33,11 +35,14 @@ class Exporter(widgets.VBox):
         super().__init__([widgets.HBox([self._format, self.button]), self.link])
 
     def _export(self, _: Any) -> None:
-        journal, _ = self._preview.shown
+        journal, step = self._preview.shown
         writer = WRITERS[self._format.value]
         name = slug(journal.settings["prompt"]) + self._format.value
-        frames, scores = (journal.frames(), journal.scores) if writer.film else ([self._preview.picture], ())
-        file = export(frames, journal.folder / name, journal.history, scores=scores)
+        if writer.film:
+            file = write(journal, journal.folder / name)
+        else:
+            made = frames(journal, name, [step]) if writer.vectors else [self._preview.picture]
+            file = export(made, journal.folder / name, journal.history, scores=[self._preview.row])
         where = f"<small>{html.escape(file.as_posix())}</small>"
         if file.stat().st_size > LINKED:
             self.link.value = f"{where} is written; it is too large for a link"
@@ -67,7 +72,7 @@ class Painter:
 
     def _toggle(self, change: Any) -> None:
         if change["new"]:
-            self.brush.ground = to_url(encode(self._preview.picture, 512), "image/webp")
+            self.brush.ground = to_url(encode(self._preview.picture, 512), "image/jpeg")
         self.brush.layout.display = "" if change["new"] else "none"
         self._preview.image.layout.display = "none" if change["new"] else ""
 

@@ -12,7 +12,9 @@ import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
 from clipgen.optvis.prompt import Prompt
+from clipgen.runs.course import Course
 from clipgen.runs.journal import Journal
+from clipgen.runs.plan import named_today
 from clipgen.studio.controls import DEFAULTS
 from clipgen.studio.pictures import encode, keep
 from clipgen.studio.rows import written
@@ -55,12 +57,12 @@ class Gallery(widgets.VBox):
             settings = journal.settings
             asked = [settings, *journal.changes]
             prompt = next((str(change["prompt"]) for change in reversed(asked) if "prompt" in change), "")
-            done = step >= settings.get("steps", 0)
+            done = step >= settings.get("steps", 0) or Course(journal).spent(settings.get("patience", 0))
             picture = encode(journal.frame(step), 128) if step else b""
             names = [name for name in self._actions if not (name == "Resume" and done)]
             buttons = [self._button(name, folder, prompt) for name in names]
             text = html.escape(prompt) + ("" if done else f" <i>(step {step})</i>")
-            thumbnail = widgets.Image(value=picture, format="webp", layout={"display": "" if picture else "none"})
+            thumbnail = widgets.Image(value=picture, format="jpeg", layout={"display": "" if picture else "none"})
             card = widgets.VBox([thumbnail, widgets.HTML(text), widgets.HBox(buttons)]).add_class("clipgen-card")
             self._cards[folder, step] = card
         return self._cards[folder, step]
@@ -76,9 +78,9 @@ def settings_of(journal: Journal, folder: Path, changed: bool = True) -> dict[st
 
     What only the run's own folder knows (pictures and latents that came without a file) is written below ``folder``.
     """
-    settings = DEFAULTS | journal.settings  # an old run knows fewer
+    settings: dict[str, Any] = DEFAULTS | named_today(journal.settings, journal.settings)  # an old run knows fewer
     for change in journal.changes if changed else []:
-        settings |= change
+        settings |= named_today(change, journal.settings)
     for name, value in journal.inputs().items():
         if not name.startswith(("http://", "https://")) and not Path(name).exists():
             path = keep(folder, name, value)

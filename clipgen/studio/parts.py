@@ -1,8 +1,9 @@
-"""The parts of the page that ipywidgets does not have: a webcam, a brush for masks, and what can be folded."""
+"""What ipywidgets does not have, or not as Colab draws it: uploads, a webcam, a brush, a dial, names, what folds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,27 @@ import ipywidgets as widgets
 import traitlets
 
 _HERE = Path(__file__).parent
+
+
+def hint(widget: Any, help: str) -> Any:
+    """The widget with a tooltip. Colab draws few of them: what must be known stands on the page."""
+    setattr(widget, "tooltip" if widget.has_trait("tooltip") else "description_tooltip", help)  # ipywidgets 8, 7
+    return widget
+
+
+class Upload(anywidget.AnyWidget):
+    """A button to choose a picture with; ``take(name, address)`` is given its file's name and itself as a data: URL.
+
+    No FileUpload: Colab's front end sends another version's message, which ipywidgets 7 drops without a word.
+    """
+
+    _esm = _HERE / "upload.js"
+    label = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, label: str, take: Callable[[str, str], None]):
+        super().__init__(label=label)
+        self.on_msg(lambda _, content, __: take(content["name"], content["picture"]))
+        self.add_class("clipgen-upload")
 
 
 class Webcam(anywidget.AnyWidget):
@@ -26,6 +48,12 @@ class Brush(anywidget.AnyWidget):
     _esm = _HERE / "brush.js"
     ground = traitlets.Unicode().tag(sync=True)
     mask = traitlets.Unicode().tag(sync=True)
+
+
+class Access(anywidget.AnyWidget):
+    """Nothing to see: gives sliders and pictures of the Studio that it stands in their names, for screen readers."""
+
+    _esm = _HERE / "access.js"
 
 
 class Fold(widgets.VBox):
@@ -47,3 +75,33 @@ class Fold(widgets.VBox):
         self.button.icon = "caret-down" if shown else "caret-right"
         self.button.tooltip = "Open; press to close" if shown else "Closed; press to open"
         self._box.layout.display = "" if shown else "none"
+
+
+class Dial(widgets.HBox):
+    """A number on a slider, or in its place a field for what is no number: a schedule over the steps."""
+
+    value = traitlets.Union([traitlets.Float(), traitlets.Unicode()])
+
+    def __init__(self, description: str, help: str, low: float, high: float):
+        self.slider = hint(widgets.FloatSlider(low, min=low, max=high, step=0.05, description=description), help)
+        self.field = hint(widgets.Text(description=description, continuous_update=False), help)
+        super().__init__([self.slider, self.field])
+        for part in self.children:
+            part.observe(self._moved, "value")
+        self.observe(self._look, "value")
+        self.value = low
+        self._look()
+
+    def _moved(self, change: Any) -> None:
+        with suppress(ValueError):
+            change = {"new": float(change["new"])}
+        self.value = change["new"]
+
+    def _look(self, _: Any = None) -> None:
+        number = isinstance(self.value, float)
+        if number:
+            self.slider.max = max(self.slider.max, self.value)
+            self.slider.min = min(self.slider.min, self.value)
+        (self.slider if number else self.field).value = self.value
+        self.slider.layout.display = "" if number else "none"
+        self.field.layout.display = "none" if number else ""

@@ -14,7 +14,8 @@ import ipywidgets as widgets
 from clipgen.errors import ClipgenError
 from clipgen.optvis.prompt import Prompt
 from clipgen.runs.prompts import parse
-from clipgen.studio.pictures import Picker, hint
+from clipgen.studio.parts import hint
+from clipgen.studio.pictures import Picker
 
 HEAVIEST = 5.0
 
