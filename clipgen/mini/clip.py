@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from clipgen.device import autocast
 from clipgen.images.reading import to_tensor
 from clipgen.mini import WEIGHTS
+from clipgen.models.computing import Computing
 from clipgen.models.perceptors.tokenizer import VOCABULARY, encode
 from clipgen.storage import weights
 
@@ -39,7 +39,7 @@ class TextTower(nn.Module):
         self.context = context
         self.tokens = nn.Embedding(VOCABULARY, embed)
         self.widen = nn.Linear(embed, width)
-        self.positions = nn.Parameter(0.01 * torch.randn(context, width))
+        self.positions = nn.Parameter(nn.init.normal_(torch.empty(context, width), std=0.01))
         self.blocks = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -97,9 +97,18 @@ class ResBlock(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """Images (B, 3, S, S), any S that is a multiple of 16, to (B, dim)."""
+    """Images (B, 3, S, S), any S that is a multiple of 16, to (B, dim).
 
-    def __init__(self, dim: int, widths: tuple[int, ...] = (32, 64, 128, 256), depths: tuple[int, ...] = (1, 2, 2, 2)):
+    ``layout``: so many numbers are read from where things are on the last map, beside its mean; with 0, none.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        widths: tuple[int, ...] = (32, 64, 128, 256),
+        depths: tuple[int, ...] = (1, 2, 2, 2),
+        layout: int = 0,
+    ):
         super().__init__()
         self.stem = nn.Conv2d(3, widths[0], 4, 2, 1)
         stages, inner = [], widths[0]
@@ -109,6 +118,13 @@ class ImageTower(nn.Module):
             inner = width
         self.stages = nn.ModuleList(stages)
         self.project = nn.Linear(inner, dim, bias=False)
+        self.layout = nn.Sequential()
+        if layout:
+            narrow = [nn.AdaptiveAvgPool2d(4), nn.Conv2d(inner, inner // 4, 1), nn.SiLU(), nn.Flatten()]
+            last = nn.Linear(layout, inner)
+            for start in last.parameters():
+                nn.init.zeros_(start)  # as the mean alone
+            self.layout = nn.Sequential(*narrow, nn.Linear(4 * inner, layout), nn.SiLU(), last)
 
     def fuse(self) -> None:
         """Fold the norms into the convolutions, for use: training is over."""
@@ -127,7 +143,9 @@ class ImageTower(nn.Module):
         return maps
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.project(self.features(images)[-1].mean((2, 3)))
+        last = self.features(images)[-1]
+        pooled = last.mean((2, 3))
+        return self.project(pooled + self.layout(last) if len(self.layout) else pooled)
 
 
 class MiniCLIP(nn.Module):
@@ -149,10 +167,10 @@ class MiniCLIP(nn.Module):
         return F.normalize(self.image(images).float(), dim=-1)
 
 
-class EmbeddedCLIP:
+class EmbeddedCLIP(Computing):
     """mini CLIP as a perceptor: 64 x 64 pixels, emoji art and plain scenes."""
 
-    size, bias = 64, None
+    size, bias, patches = 64, None, 0
     default_start = "collage"  # left to itself, a CLIP this small is soon fooled
 
     def __init__(self, name: str = "mini", device: torch.device | str = "cpu"):
@@ -172,6 +190,14 @@ class EmbeddedCLIP:
     def check(cls, name: str) -> None:
         """It is always there."""
 
+    @classmethod
+    def drops(cls, name: str) -> bool:
+        return False
+
+    @property
+    def maps(self) -> list[nn.Module]:
+        return [*self.net.image.stages[-2:]]
+
     def fits(self, text: str) -> bool:
         return self.net.text.fits(text)
 
@@ -179,9 +205,8 @@ class EmbeddedCLIP:
     def embed_text(self, texts: list[str]) -> Tensor:
         return self.net.embed_text(texts)
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        with autocast(images.device):
-            return self.net.encode_image(images.contiguous(memory_format=torch.channels_last))
+    def encode_image(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        return self.compute(self.net.encode_image, images.contiguous(memory_format=torch.channels_last))
 
     @torch.no_grad()
     def embed_image(self, pictures: list[Image.Image]) -> Tensor:

@@ -31,12 +31,22 @@ _MASK = 32  # side of a drawing's outline
 
 @dataclass(frozen=True)
 class Library:
-    """``tokens`` (N, 16, 16) and ``masks`` (N, 1, 32, 32) of drawings, ``thing`` (N,) into ``names``."""
+    """``tokens`` (N, 16, 16) and ``masks`` (N, 1, 32, 32) of drawings, ``thing`` (N,) into ``names``.
+
+    ``embedded``: the names (K, dim) as mini CLIP understands them, because a thousand texts take their time.
+    """
 
     tokens: Tensor
     masks: Tensor
     thing: Tensor
     names: tuple[str, ...]
+    embedded: Tensor
+
+    def said(self, perceptor: Perceptor) -> Tensor:
+        """The names (K, dim) as a perceptor understands them."""
+        if perceptor.name == "mini":
+            return self.embedded.to(perceptor.device)
+        return perceptor.embed_text([called(name) for name in self.names])
 
 
 @cache
@@ -45,13 +55,19 @@ def library() -> Library:
     tensors, config = weights.read(WEIGHTS / "memory.safetensors")
     bits = tensors["masks"][..., None].bitwise_right_shift(torch.arange(8, dtype=torch.uint8)) & 1
     masks = bits.reshape(-1, 1, _MASK, _MASK).float()
-    return Library(tensors["tokens"].long(), masks, tensors["thing"].long(), tuple(config["names"]))
+    names = tuple(config["names"])
+    return Library(tensors["tokens"].long(), masks, tensors["thing"].long(), names, tensors["embedded"])
 
 
 def pack_mask(alpha: Tensor) -> Tensor:
     """(N, 1, H, W) opacity in [0, 1] to (N, 128) uint8 outlines, a bit a cell."""
     bits = (F.adaptive_avg_pool2d(alpha, _MASK) > 0.5).reshape(len(alpha), -1, 8).to(torch.uint8)
     return (bits << torch.arange(8, dtype=torch.uint8)).sum(-1).to(torch.uint8)
+
+
+def called(name: str) -> str:
+    """What a person calls a thing: "dog" is the "dog face", too."""
+    return name.removesuffix(" face")
 
 
 class Collage(Start):
@@ -97,8 +113,7 @@ def collage(perceptor: Perceptor, prompts: list[Prompt], size: tuple[int, int]) 
     targets = perceptor.embed_text([p.text for p in prompts])
     strength = torch.tensor([p.weight for p in prompts], device=targets.device)
     parts = perceptor.embed_text([part for p in wanted for part in phrases(p.text)])
-    names = perceptor.embed_text([name.removesuffix(" face") for name in library().names])
-    likeness = (names @ parts.T).amax(1).cpu()
+    likeness = (library().said(perceptor) @ parts.T).amax(1).cpu()
     known = likeness.topk(min(16, len(likeness))).indices.tolist()
     drawings = [i for thing in known for i in (library().thing == thing).nonzero().flatten().tolist()]
     fields = {p: background(p, perceptor.size, torch.Generator().manual_seed(0)) for p in PLACES}

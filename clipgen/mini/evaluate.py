@@ -3,15 +3,17 @@
 Retrieval on held-out drawings, PSNR and codebook use of the autoencoders, and R-precision of generated pictures:
 how often the evaluator (``clipgen.mini.judge``), which guided none of them, picks a picture's prompt among all 100 of
 its set. Sets: ``hundred`` plain prompts, ``seen`` and ``held-out`` combinations (a colour of a thing, or two things)
-that training showed or left out on purpose. Ways: ``noise`` (guidance from random codes), ``transformer`` (one
-drawing), ``rerank`` (the best of 16 by mini CLIP), ``bridge`` (guidance from there), ``collage`` (clipgen's default).
+that training showed or left out on purpose, ``drawings`` (names of held-out drawings). Ways: ``noise`` (guidance from
+where the generator begins), ``transformer`` (one drawing), ``rerank`` (the best of 16 by mini CLIP), ``bridge``
+(guidance from there), ``collage`` (from stored drawings), ``default`` (as clipgen draws), ``steer`` (half of the steps
+towards another prompt), ``picture`` (an image prompt alone, from noise), ``half`` (a masked half of a picture).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +22,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -28,14 +29,14 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import clipgen
+from clipgen.cli import add_settings
 from clipgen.images.reading import to_tensor
-from clipgen.mini import WEIGHTS
 from clipgen.mini.collage import library
-from clipgen.mini.judge import Judge
+from clipgen.mini.judge import Evaluator, Judge
 from clipgen.mini.scenes import COLOURS, fraction
 from clipgen.mini.scenes import held_out as is_held_out
+from clipgen.mini.ways import WAYS, held_out
 from clipgen.models.parameterisations.protocol import Discrete
-from clipgen.storage import weights
 
 
 def _listed(text: str) -> list[str]:
@@ -59,21 +60,8 @@ PROMPTS = README + _listed(
 )
 
 
-def held_out() -> tuple[Tensor, list[str]]:
-    """Drawings that no model was trained on, (200, 3, 128, 128) in [0, 1], and the names of their things."""
-    names = json.loads((WEIGHTS / "heldout.json").read_text())
-    with Image.open(WEIGHTS / "heldout.webp") as sheet:
-        pixels = torch.from_numpy(np.array(sheet.convert("RGB"))).permute(2, 0, 1).float() / 255
-    side = 128
-    tiles = pixels.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4).flatten(0, 1)
-    return tiles[: len(names)], names
-
-
 def load_judge() -> Judge:
-    tensors, config = weights.read(WEIGHTS / "judge.safetensors")
-    judge = Judge(**config).eval().requires_grad_(False)
-    judge.load_state_dict(tensors)
-    return judge
+    return Evaluator().net
 
 
 @torch.no_grad()
@@ -144,14 +132,9 @@ SETS: dict[str, Callable[[], list[str]]] = {
     "hundred": lambda: PROMPTS,
     "seen": lambda: combinations(False),
     "held-out": lambda: combinations(True),
+    "drawings": lambda: [f"a {name}" for name in held_out()[1][:100]],
 }
-WAYS: dict[str, Callable[..., Image.Image]] = {
-    "noise": lambda prompt, **knobs: clipgen.generate(prompt, init="random", **knobs).image,
-    "transformer": lambda prompt, **_: clipgen.dalle(prompt, 1).images[0],
-    "rerank": lambda prompt, **_: clipgen.dalle(prompt, 16).images[0],
-    "bridge": lambda prompt, **knobs: clipgen.generate(prompt, init="dalle", **knobs).image,
-    "collage": lambda prompt, **knobs: clipgen.generate(prompt, init="collage", **knobs).image,
-}
+USUAL_SETS, USUAL_WAYS = ["hundred", "seen", "held-out"], ["noise", "transformer", "rerank", "bridge", "collage"]
 
 
 def names_of(known: Mapping[str, Any]) -> Callable[[str], list[str]]:
@@ -166,16 +149,37 @@ def names_of(known: Mapping[str, Any]) -> Callable[[str], list[str]]:
     return read
 
 
+def blind(made: Sequence[tuple[str, str, Image.Image]], others: Sequence[str], folder: Path, count: int = 60) -> None:
+    """Pictures to be named by somebody who does not know how they were made, or of what.
+
+    Of (way, prompt, picture), in another order: ``sheet.png`` has the pictures with numbers, ``candidates.txt`` their
+    prompts among others, ``count`` or as many as there are, and ``key.csv`` what each number is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(len(made))
+    shuffled = rng.sample(list(made), len(made))
+    shown = {prompt for _, prompt, _ in made}
+    rest = [prompt for prompt in others if prompt not in shown]
+    candidates = shown | set(rng.sample(rest, min(len(rest), max(0, count - len(shown)))))
+    (folder / "candidates.txt").write_text("".join(f"{prompt}\n" for prompt in sorted(candidates)))
+    key = [f"{number},{way},{prompt}\n" for number, (way, prompt, _) in enumerate(shuffled, 1)]
+    (folder / "key.csv").write_text("".join(key))
+    labels = [str(number) for number in range(1, len(made) + 1)]
+    clipgen.contact_sheet([image for *_, image in shuffled], 8, labels).save(folder / "sheet.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m clipgen.mini.evaluate", description=__doc__)
-    parser.add_argument("--sets", type=names_of(SETS), default=[*SETS], help=f"some of {','.join(SETS)}")
-    parser.add_argument("--ways", type=names_of(WAYS), default=[*WAYS], help=f"some of {','.join(WAYS)}")
+    parser.add_argument("--sets", type=names_of(SETS), default=USUAL_SETS, help=f"some of {','.join(SETS)}")
+    parser.add_argument("--ways", type=names_of(WAYS), default=USUAL_WAYS, help=f"some of {','.join(WAYS)}")
     parser.add_argument("--pictures", type=int, default=20, help="draw the first N of the 100 prompts of a set")
     parser.add_argument("--sheet", type=Path, help="write the pictures as contact sheets")
-    for name, kind in (("steps", int), ("seed", int), ("near", float), ("cutouts", int), ("lr", float)):
-        parser.add_argument(f"--{name}", type=kind, help="as for clipgen", default=argparse.SUPPRESS)
-    knobs = vars(parser.parse_args())
-    sets, ways, count, sheet = (knobs.pop(name) for name in ("sets", "ways", "pictures", "sheet"))
+    parser.add_argument("--blind", type=Path, help="a folder for the pictures by number, candidates, and the key")
+    add_settings(parser)
+    settings = vars(parser.parse_args())
+    sets, ways, count, sheet, hidden = (settings.pop(name) for name in ("sets", "ways", "pictures", "sheet", "blind"))
+    if "picture" in ways and sets != ["drawings"]:
+        parser.error("--ways picture: shows held-out drawings; add --sets drawings")
 
     images, names = held_out()
     judge = load_judge()
@@ -188,21 +192,25 @@ def main() -> None:
         print(f"{name}: {quality:.2f} dB PSNR, {used} of {len(generator.codebook)} codes used")
 
     print(f"R-precision among 100 prompts, {min(count, 100)} pictures each, with 95% intervals:")
+    made: list[tuple[str, str, Image.Image]] = []
     for chosen, way in product(sets, ways):
         prompts, began = SETS[chosen](), time.monotonic()
+        asked = prompts[:count]
         with tempfile.TemporaryDirectory() as folder:
-            options = {"folder": folder, "progress": False} | knobs
-            pictures = [WAYS[way](prompt, **options) for prompt in tqdm(prompts[:count], leave=False)]
+            pictures = [WAYS[way](prompts, i, folder=folder, **settings) for i in tqdm(range(len(asked)), leave=False)]
         seconds = (time.monotonic() - began) / len(pictures)
-        right = r_precision(judge, pictures, prompts[:count], prompts)
+        right = r_precision(judge, pictures, asked, prompts)
         low, high = interval(sum(right), len(right))
-        missed = [prompt for prompt, hit in zip(prompts, right) if not hit]
+        missed = [prompt for prompt, hit in zip(asked, right) if not hit]
         score = f"{sum(right) / len(right):.3f} ({low:.3f} to {high:.3f})"
         print(f"{chosen:9} {way:12} {score}, {seconds:.1f} s a picture; missed: {', '.join(missed) or 'none'}")
+        made += zip([way] * len(asked), asked, pictures)
         if sheet:
             several = len(sets) * len(ways) > 1
             file = sheet.with_stem(f"{sheet.stem}-{chosen}-{way}") if several else sheet
-            clipgen.contact_sheet(pictures, 4 if len(pictures) < 20 else 10, prompts[:count]).save(file)
+            clipgen.contact_sheet(pictures, 4 if len(pictures) < 20 else 10, asked).save(file)
+    if hidden:
+        blind(made, [prompt for chosen in sets for prompt in SETS[chosen]()], hidden)
 
 
 if __name__ == "__main__":

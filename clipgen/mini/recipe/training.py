@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,12 +34,11 @@ class Job:
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         threads = f" ({torch.get_num_threads()} threads)" if name == "cpu" else ""
-        precision = str(devices.dtype(self.device)).removeprefix("torch.")
-        return f"{self.minutes:g} minutes on {name}{threads} in {precision}"
+        return f"{self.minutes:g} minutes on {name}{threads} in {devices.full_range(self.device)}"
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager:
         """Computes in bfloat16 what can bear it, where the device multiplies it natively."""
-        return devices.autocast(self.device)
+        return devices.autocast(self.device, devices.full_range(self.device))
 
     def place(self, what: Placed) -> Placed:
         """A net or images on the device, channels last: the layout in which convolutions are fastest."""
