@@ -5,18 +5,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.2.0"
+__version__ = "0.4.0"
 
 _PUBLIC = {
     "ClipgenError": "clipgen.errors",
-    "Frame": "clipgen.runs.run",
+    "Frame": "clipgen.runs.course",
     "Run": "clipgen.runs.run",
     "Settings": "clipgen.runs.settings",
     "Studio": "clipgen.studio",
+    "Study": "clipgen.studies.study",
     "batch": "clipgen.runs.films",
     "best": "clipgen.runs.films",
     "contact_sheet": "clipgen.images.sheets",
     "dalle": "clipgen.models.priors.sampling",
+    "describe": "clipgen.seeing.describe",
+    "explain": "clipgen.seeing.explain",
     "finish": "clipgen.runs.run",
     "generate": "clipgen.runs.run",
     "load_generator": "clipgen.models.parameterisations.catalogue",
@@ -25,6 +28,7 @@ _PUBLIC = {
     "restyle": "clipgen.runs.films",
     "stream": "clipgen.runs.run",
     "strip": "clipgen.images.sheets",
+    "study": "clipgen.studies.study",
 }
 __all__ = sorted(_PUBLIC)
 
@@ -34,9 +38,13 @@ if TYPE_CHECKING:
     from clipgen.models.parameterisations.catalogue import load_generator
     from clipgen.models.perceptors.catalogue import load_perceptor, rank
     from clipgen.models.priors.sampling import dalle
+    from clipgen.runs.course import Frame
     from clipgen.runs.films import batch, best, restyle
-    from clipgen.runs.run import Frame, Run, finish, generate, stream
+    from clipgen.runs.run import Run, finish, generate, stream
     from clipgen.runs.settings import Settings
+    from clipgen.seeing.describe import describe
+    from clipgen.seeing.explain import explain
+    from clipgen.studies.study import Study, study
     from clipgen.studio import Studio
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import difflib
-import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.export.film import check_suffix, export
+from clipgen.export.film import export
+from clipgen.images.terminal import show
 from clipgen.registry import WRITERS
 from clipgen.runs.prompts import slug
 
@@ -20,6 +22,9 @@ COMMANDS = {
     "replay": "make a run again: clipgen replay FOLDER, or a PNG, GIF or WebP that clipgen wrote",
     "export": "write a run as a film or picture: clipgen export FOLDER out.gif",
     "dalle": 'draw with a transformer instead: clipgen dalle "a red car in the snow" -n 9 -o car.png',
+    "explain": 'where a score comes from: clipgen explain picture.png "a cat" -o map.png',
+    "describe": "a picture in words: clipgen describe picture.png",
+    "study": "many prompts, seeds and settings: clipgen study study.yaml --workers 2 -o study.html",
     "models": "the table of generators and perceptors",
     "cache": "what downloads take up; clipgen cache --prune deletes what is not needed any more",
 }
@@ -33,12 +38,40 @@ def _size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r}: write WIDTHxHEIGHT, such as 128x96") from None
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options are the fields of Settings, under the same names."""
+def _number(kind: type) -> Callable[[str], Any]:
+    """Reads a number, or leaves a schedule of numbers as it is."""
+
+    def read(text: str) -> Any:
+        return text if "@" in text or "," in text else kind(text)
+
+    read.__name__ = kind.__name__  # what argparse says in an error
+    return read
+
+
+def _factor(text: str) -> int | str:
+    """A number, or the path of a file."""
+    return int(text) if text.isdecimal() else text
+
+
+def add_settings(command: argparse.ArgumentParser) -> None:
+    """The options are the fields of Settings, under the same names; those that are not given leave no trace."""
     from dataclasses import MISSING, fields
 
-    from clipgen.runs.settings import Settings
+    from clipgen.runs.settings import Settings, scheduled
 
+    for knob in fields(Settings):
+        if knob.default is MISSING:
+            continue
+        kind = _size if knob.name == "size" else _number(type(knob.default)) if scheduled(knob) else type(knob.default)
+        text = knob.metadata["help"] + ("" if knob.default in (None, "") else f" (default: {knob.default})")
+        how: dict[str, Any] = (
+            {"type": kind, "metavar": knob.name.upper()} if kind is not bool else {"action": "store_true"}
+        )
+        command.add_argument(f"--{knob.name}", default=argparse.SUPPRESS, help=text.replace("%", "%%"), **how)
+
+
+def parser() -> argparse.ArgumentParser:
+    """What ``clipgen PROMPT`` understands."""
     command = argparse.ArgumentParser(
         "clipgen",
         description="A sentence becomes a picture, and the film of its making.",
@@ -47,12 +80,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--version", action="version", version=f"clipgen {clipgen.__version__}")
     command.add_argument("prompt", help='what to draw: "a red apple", "a cat:2 | dog:-0.5", "selfie.jpg:3 | a cat"')
-    for knob in fields(Settings):
-        if knob.default is MISSING:
-            continue
-        kind = _size if knob.name == "size" else type(knob.default)
-        text = knob.metadata["help"] + ("" if knob.default in (None, "") else f" (default: {knob.default})")
-        command.add_argument(f"--{knob.name}", type=kind, help=text.replace("%", "%%"), metavar=knob.name.upper())
+    add_settings(command)
     command.add_argument(
         "--batch", type=int, metavar="N", help="so many pictures with seeds from --seed on; best first"
     )
@@ -70,7 +98,13 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         if words[:1] == ["cache"]:
-            return _cache(words[1:])
+            from clipgen.listings import downloads
+
+            return downloads(COMMANDS["cache"], words[1:])
+        if words[:1] == ["study"] and len(words) > 1:
+            from clipgen.studies.command import command
+
+            return command(COMMANDS["study"], words[1:])
         if words and words[0] in COMMANDS and (len(words) > 1) == (words[0] != "models"):
             return _dalle(words[1:]) if words[0] == "dalle" else _command(words[0], words[1:])
         options, unknown = parser().parse_known_args(words)
@@ -96,33 +130,49 @@ def _unknown(word: str) -> str:
 def _command(name: str, words: list[str]) -> int:
     """One of COMMANDS."""
     if name == "models":
+        from clipgen.listings import models
+
         print(models())
         return 0
+    if name in ("explain", "describe"):
+        from clipgen.seeing.command import described, explained
+
+        return (explained if name == "explain" else described)(COMMANDS[name], words)
     command = argparse.ArgumentParser(f"clipgen {name}", description=COMMANDS[name])
-    also = ", or a file that clipgen wrote" if name == "replay" else ""
-    command.add_argument("source", type=Path, help="a run folder" + also)
+    command.add_argument("source", type=Path, help="a run folder; to replay also a file that clipgen wrote")
     command.add_argument("output", nargs="+" if name == "export" else "*", type=Path, help=" ".join(WRITERS))
     if name == "export":
         command.add_argument("--fps", type=float, default=15, help="frames a second (default: 15)")
         command.add_argument("--hold", type=float, default=2, help="seconds on the last frame (default: 2)")
+        larger = "2 or 4: so many times as wide and high; or the file of a published upscaler's weights"
+        command.add_argument("--upscale", type=_factor, default=1, help=larger)
+        command.add_argument("--animate", action="store_true", help="an .svg as the film of its making")
         command.add_argument("--boomerang", action="store_true", help="forwards, then backwards")
         command.add_argument("--megabytes", type=float, help="at most so large: fewer and smaller frames if need be")
+        command.add_argument("--keep", default="", help="last: all frames; best: up to the one the judge likes best")
+        command.add_argument(
+            "--what", choices=("picture", "views"), default="picture", help="views: and what CLIP was shown"
+        )
     else:
         command.add_argument("--folder", default="clipgen-runs", help="where run folders are made")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
     options = vars(command.parse_args(words))
     source, output = options.pop("source"), options.pop("output")
-    _check(output)
+    _check(output or _default("here"))
     from clipgen.runs.run import Run, finish
 
     if name == "export":
+        from clipgen.runs.course import write
         from clipgen.runs.journal import Journal
+        from clipgen.runs.plan import Plan
 
-        journal = Journal.open(source)
+        views = options.pop("what") == "views"
+        run = Run(Plan.resumed(source)) if views else None
         for file in output:
-            print(export(journal.frames(), file, journal.history, scores=journal.scores, **options))
+            print(run.export(file, what="views", **options) if run else write(Journal.open(source), file, **options))
         return 0
     run = Run.resume(source) if name == "resume" else Run.replay(source, folder=options["folder"])
+    _check(output, run.settings.generator)
     return _show(finish(run, not options["quiet"]), output or _default(run.settings.prompt))
 
 
@@ -147,7 +197,7 @@ def _dalle(words: list[str]) -> int:
     options = vars(command.parse_args(words))
     quiet, prompt = options.pop("quiet"), options.pop("prompt")
     file = options.pop("output", Path(f"{slug(prompt)}.png"))
-    _check([file])
+    _check([file], "")
     from tqdm.auto import tqdm
 
     sheets = []
@@ -161,55 +211,52 @@ def _dalle(words: list[str]) -> int:
     return 0
 
 
-def _cache(words: list[str]) -> int:
-    """List what lies in the cache folder; with --prune, delete what is not needed any more."""
-    from clipgen.storage import cache
-
-    command = argparse.ArgumentParser("clipgen cache", description=COMMANDS["cache"])
-    command.add_argument("--prune", action="store_true", help="delete what is marked with *")
-    asked, found = command.parse_args(words).prune, cache.items()
-    for item in found:
-        print(f"{item.megabytes:10.1f} MB {'*' if item.spare else ' '} {item.file}  ({item.kind})")
-    spare = [item for item in found if item.spare]
-    total, less = (sum(item.megabytes for item in some) for some in (found, spare))
-    print(f"{total:10.1f} MB; not needed any more (*, what --prune deletes): {less:.1f} MB")
-    if asked and spare and (not sys.stdin.isatty() or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
-        print(f"deleted: {len(cache.prune())} files")
-    return 0
+def _default(prompt: str) -> list[Path]:
+    return [Path(f"{slug(prompt)}.png"), Path(f"{slug(prompt)}.gif")]
 
 
-def _default(prompt: str, number: str = "") -> list[Path]:
-    return [Path(f"{slug(prompt)}{number}.png"), Path(f"{slug(prompt)}{number}.gif")]
+def _numbered(files: list[Path], place: int) -> list[Path]:
+    return [file.with_name(f"{file.stem}-{place}{file.suffix}") for file in files]
 
 
-def _check(files: list[Path]) -> None:
-    """Raise ClipgenError for a file that could not be written in the end."""
+def _check(files: list[Path], generator: str | None = None) -> None:
+    """Raise ClipgenError for a file that could not be written in the end, found out by writing beside it."""
+    from clipgen.runs.drawings import check_output
+
     for file in files:
-        check_suffix(file)
-        if not os.access(file.parent, os.W_OK):
+        check_output(file, generator)
+        if file.is_dir():
+            raise ClipgenError(f"output={str(file)!r}: is a folder; choose a file, such as {file / 'picture.png'}")
+        try:
+            TemporaryFile(dir=file.parent).close()
+        except OSError as error:
             raise ClipgenError(
-                f"output={str(file)!r}: cannot write there; choose a folder that exists and can be written"
-            )
+                f"output={str(file)!r}: cannot write there ({error.strerror}); "
+                "choose a folder that exists and can be written"
+            ) from error
 
 
 def _draw(options: dict) -> int:
     prompt, quiet, count = options.pop("prompt"), options.pop("quiet"), options.pop("batch", 1)
     files = options.pop("output", None) or _default(prompt)
-    _check(files)
-    if "film" in options:
-        journal = clipgen.restyle(options.pop("film"), prompt, progress=not quiet, **options)
-        for file in files:
-            export(journal.frames(), file, journal.settings, scores=journal.scores)
-        print(f"{' and '.join(map(str, files))} (done); the run is kept in {journal.folder}")
-        return 0
     if count < 1:
         raise ClipgenError(f"batch={count}: has to be a whole number of at least 1")
+    every = [each for place in range(1, count + 1) for each in _numbered(files, place)]
+    _check(every if count > 1 else files, options.get("generator", ""))
+    if "film" in options:
+        from clipgen.runs.drawings import frames
+
+        journal = clipgen.restyle(options.pop("film"), prompt, progress=not quiet, **options)
+        for file in files:
+            export(frames(journal, file), file, journal.settings, scores=journal.scores)
+        print(f"{' and '.join(map(str, files))} (done); the run is kept in {journal.folder}")
+        return 0
     if count == 1:
         return _show(clipgen.generate(prompt, progress=not quiet, **options), files)
     runs = clipgen.batch(prompt, count, progress=not quiet, **options)
     for place, run in enumerate(clipgen.best(runs), 1):
         print(f"{place}. seed {run.settings.seed}, CLIP score {run.score:.3f}:", end=" ")
-        _show(run, [file.with_name(f"{file.stem}-{place}{file.suffix}") for file in files])
+        _show(run, _numbered(files, place))
     return 0 if all(run.finished for run in runs) else 130
 
 
@@ -224,48 +271,3 @@ def _show(run, files: list[Path]) -> int:
         return 0
     print(f"{made} (interrupted at step {run.step}); go on with: clipgen resume {run.journal.folder}")
     return 130
-
-
-def models() -> str:
-    """The generators and perceptors that are known by name, as a table."""
-    import open_clip
-
-    from clipgen.models.parameterisations.catalogue import GENERATORS
-    from clipgen.models.perceptors.openclip import remote
-    from clipgen.storage.remote import Remote, cached
-
-    def here(files: tuple[Remote, ...]) -> str:
-        return "cached" if all(map(cached, files)) else "-"
-
-    row = "{:42}{:>9}{:>8}{:>10}  {:15}{:10}{}".format
-    lines = [row("generator", "size", "stride", "codebook", "licence", "here", "settings that suit it")]
-    for name, entry in GENERATORS.items():
-        size = f"{entry.megabytes:.0f} MB" if entry.files else "-"
-        state = here(entry.files) if entry.files else "embedded" if entry.codes else "no weights"
-        suits = " ".join(f"{setting}={value}" for setting, value in entry.defaults.items())
-        lines.append(row(name, size, f"f{entry.stride}", entry.codes or "-", entry.licence, state, suits).rstrip())
-    lines += ["", row("perceptor", "pixels", "", "", "licence", "here", "").rstrip()]
-    lines.append(row("mini", "64", "", "", "see model card", "embedded", "").rstrip())
-    for architecture, tag in open_clip.list_pretrained():
-        config = open_clip.get_model_config(architecture) or {}
-        pixels = config.get("vision_cfg", {}).get("image_size", "")
-        pixels = "x".join(map(str, pixels)) if isinstance(pixels, (list, tuple)) else pixels
-        licence = "MIT" if tag == "openai" else "see hub page"
-        state = here((remote(architecture, tag),))
-        lines.append(row(f"{architecture}/{tag}", pixels, "", "", licence, state, "").rstrip())
-    return "\n".join(lines)
-
-
-def show(file: Path) -> None:
-    """Draw a picture into the terminal where its protocol is known (iTerm2, WezTerm, kitty, Ghostty)."""
-    if not sys.stdout.isatty() or file.suffix not in (".png", ".gif"):
-        return
-    data = base64.b64encode(file.read_bytes()).decode()
-    if os.environ.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm"):
-        print(f"\033]1337;File=inline=1:{data}\a")
-    elif file.suffix == ".png" and os.environ.get("TERM") in ("xterm-kitty", "xterm-ghostty"):
-        pieces = [data[i : i + 4096] for i in range(0, len(data), 4096)]
-        for i, piece in enumerate(pieces):
-            first = "a=T,f=100," if i == 0 else ""
-            print(f"\033_G{first}m={int(i < len(pieces) - 1)};{piece}\033\\", end="")
-        print()

@@ -57,6 +57,7 @@ WRITERS = Registry(
         ".webp": "clipgen.export.webp:WebP",
         ".mp4": "clipgen.export.mp4:Mp4",
         ".html": "clipgen.export.html:Html",
+        ".svg": "clipgen.export.svg:Svg",
     },
 )
 
@@ -65,6 +66,7 @@ RELAXATIONS = Registry(
     {
         "straight-through": "clipgen.models.parameterisations.codebook:Codebook",
         "gumbel": "clipgen.models.parameterisations.codebook:Gumbel",
+        "sample": "clipgen.models.parameterisations.codebook:Sampled",
         "none": "clipgen.models.parameterisations.codebook:Unsnapped",
     },
 )
@@ -74,6 +76,7 @@ PERCEPTORS = Registry(
     "perceptor",
     {
         "mini": "clipgen.mini.clip:EmbeddedCLIP",
+        "evaluator": "clipgen.mini.judge:Evaluator",
         "open_clip": "clipgen.models.perceptors.openclip:OpenCLIP",
     },
 )
@@ -101,6 +104,15 @@ STARTS = Registry(
     },
 )
 
+# What makes the rows of a study.
+ENGINES = Registry(
+    "engine",
+    {
+        "local": "clipgen.studies.local:Local",
+        "ray": "clipgen.studies.ray:Ray",
+    },
+)
+
 # What a picture is asked for beside its prompts: dataclasses whose fields are their settings.
 OBJECTIVES = Registry(
     "objective",
@@ -113,3 +125,13 @@ OBJECTIVES = Registry(
         "near": "clipgen.optvis.nearness:Nearness",
     },
 )
+
+# What a picture is described with, and the pictures whose mean embedding it is compared with.
+VOCABULARIES = Registry(
+    "vocabulary",
+    {
+        "common": "clipgen.mini.vocabulary:common",
+        "emoji": "clipgen.mini.vocabulary:emoji",
+    },
+)
+PICTURES = Registry("pictures", {"drawings": "clipgen.mini.vocabulary:drawings"})
