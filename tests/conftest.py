@@ -1,8 +1,17 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # share the cores; read when torch is first imported
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import clipgen
+
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +27,25 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPGEN_CACHE", str(folder))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     return folder
+
+
+WORLD = (  # what is marked ``world``: how published models, their weights and Colab's front end are out there
+    "world/",
+    "browser/test_colab_page.py",
+    "models/parameterisations/test_codebook.py",
+    "models/perceptors/test_families.py",
+    "models/test_computing.py",
+    "optvis/test_scaling.py",
+    "runs/test_precision.py",
+    "runs/test_schedules.py",
+    "storage/",
+    "studio/test_line.py",
+    "studio/test_loading.py",
+    "test_device.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.relative_to(HERE).as_posix().startswith(WORLD):
+            item.add_marker("world")

@@ -44,15 +44,24 @@ def test_output_by_suffix(tmp_path):
         (["a cat", "--steps", "many"], "invalid int value"),
         (["a cat", "-o", "cat.jpeg"], "use one of"),
         (["a cat", "-o", "missing/cat.png"], "choose a folder"),
+        (["a cat", "-o", "taken/cat.png"], "choose a folder"),
+        (["a cat", "-o", "cat.png", "-o", "folder.gif"], "choose a file, such as folder.gif/picture.png"),
+        (["a cat", "--batch", "2", "-o", "missing/cat.png"], "choose a folder"),
+        (["a cat", "--perceptor", "ViT-B-32/openai", "-o", "missing/cat.png"], "choose a folder"),  # not downloaded
+        (["dalle", "a cat", "--model", "dalle-mini", "-o", "missing/cat.png"], "choose a folder"),
+        (["dalle", "a cat", "-o", "cat.jpeg"], "use one of"),
+        (["dalle", "a cat", "-o", "folder.gif"], "choose a file"),
+        (["resume", "taken", "missing/cat.png"], "choose a folder"),
         (["a cat", "--folder", "taken"], "choose a folder"),
     ],
 )
 def test_bad_input(arguments, remedy, tmp_path):
     (tmp_path / "taken").write_text("a file, not a folder")
+    (tmp_path / "folder.gif").mkdir()
     done = clipgen(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert remedy in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+    assert {p.name for p in tmp_path.iterdir()} == {"taken", "folder.gif"}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
@@ -60,6 +69,14 @@ def test_an_unwritable_folder(tmp_path):
     tmp_path.chmod(0o500)
     done = clipgen("a cat", cwd=tmp_path)
     assert done.returncode == 2 and "choose a folder" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="where nobody writes, not even root, is Linux's")
+@pytest.mark.parametrize("command", [["a cat"], ["dalle", "a cat"]])
+def test_where_nobody_may_write(command, tmp_path):
+    done = clipgen(*command, "-o", "/proc/cat.png", cwd=tmp_path)
+    assert done.returncode == 2 and "output='/proc/cat.png': cannot write there" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_lists_every_knob(tmp_path):

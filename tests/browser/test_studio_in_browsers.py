@@ -1,20 +1,20 @@
-"""The Studio in JupyterLab, in the classic notebook (as Colab has it) and in Voilà, used as a person uses it."""
+"""The Studio in JupyterLab, in the classic notebook, in Voilà and on Colab's page, used as a person uses it."""
 
+import json
 import re
 import sys
 import time
 
 import pytest
-from conftest import REPORTS, TOKEN
 from PIL import Image, ImageChops, ImageSequence
 from playwright.sync_api import expect
-from studio_page import PATIENCE, StudioPage
+from shared_places import JUPYTER, REPORTS, TOKEN
+from studio_page import StudioPage
 
 from clipgen.runs.journal import Journal
 
 pytestmark = pytest.mark.slow
 NOTEBOOK = "03_generate.ipynb"
-JUPYTER = ["--no-browser", "--ip=127.0.0.1", "--allow-root"]
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def lab(page, serve):
     options = [*JUPYTER, f"--IdentityProvider.token={TOKEN}"]
     address = serve(sys.executable, ["jupyter", "lab", *options], f"/api/status?token={TOKEN}")
     page.goto(f"{address}/lab/tree/{NOTEBOOK}?token={TOKEN}")
-    expect(page.locator(".jp-NotebookPanel .jp-Cell").first).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".jp-NotebookPanel .jp-Cell").first).to_be_visible()
     idle = expect(page.get_by_text("| Idle")).to_be_visible
-    idle(timeout=PATIENCE)  # cells that are run earlier are lost
+    idle()  # cells that are run earlier are lost
     page.get_by_role("menuitem", name="Run", exact=True).click()
-    return page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click, lambda: idle(timeout=PATIENCE)
+    return page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click, lambda: idle()
 
 
 @pytest.fixture
@@ -36,21 +36,32 @@ def classic_notebook(page, serve, classic):
     options = [*JUPYTER, f"--NotebookApp.token={TOKEN}"]
     address = serve(classic, ["notebook", *options], f"/api/status?token={TOKEN}")
     page.goto(f"{address}/notebooks/{NOTEBOOK}?token={TOKEN}")
-    expect(page.locator(".cell").first).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".cell").first).to_be_visible()
     idle = expect(page.locator("#kernel_indicator_icon.kernel_idle_icon")).to_be_visible
-    idle(timeout=PATIENCE)
+    idle()
     page.locator("#menus").get_by_text("Cell", exact=True).click()
-    return page.locator("#run_all_cells").click, lambda: idle(timeout=PATIENCE)
+    return page.locator("#run_all_cells").click, lambda: idle()
 
 
 @pytest.fixture
 def voila(page, serve):
     """The same in Voilà, which has run the notebook when it shows it."""
     address = serve(sys.executable, ["voila", ".", "--no-browser"], "/voila/tree")
-    return lambda: page.goto(f"{address}/voila/render/{NOTEBOOK}", timeout=PATIENCE), lambda: None
+    return lambda: page.goto(f"{address}/voila/render/{NOTEBOOK}"), lambda: None
 
 
-@pytest.mark.parametrize("front_end", ["lab", "classic_notebook", "voila"])
+@pytest.fixture
+def colab_notebook(colab, notebooks):
+    """The same on Colab's page, which runs the cells of the notebook."""
+    cells = json.loads((notebooks / NOTEBOOK).read_text())["cells"]
+    codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    begin = (
+        "codes => { colab.all = codes.reduce((before, code) => before.then(() => colab.run(code)), Promise.resolve()) }"
+    )
+    return lambda: colab.evaluate(begin, codes), lambda: colab.evaluate("colab.all")
+
+
+@pytest.mark.parametrize("front_end", ["lab", "classic_notebook", "voila", "colab_notebook"])
 def test_a_film(front_end, request, page, notebooks, report):
     """Generate, steer, move the timeline, pause, export, go on, stop."""
     run_all, idle = request.getfixturevalue(front_end)
@@ -92,7 +103,7 @@ def test_a_film(front_end, request, page, notebooks, report):
     report("from the timeline to another picture", studio.seconds_to_answer("picture"))
 
     studio.button("Pause").click()
-    expect(studio.button("Resume")).to_be_visible(timeout=PATIENCE)
+    expect(studio.button("Resume")).to_be_visible()
     report("from Pause to Resume", studio.seconds_to_answer("pause"))
     page.wait_for_timeout(1500)  # the step in the making
     step = studio.step
@@ -102,7 +113,7 @@ def test_a_film(front_end, request, page, notebooks, report):
     studio.root.get_by_label("Format", exact=True).select_option("GIF")
     studio.button("Export").click()
     link = studio.root.locator(".clipgen-download a[download]")
-    expect(link).to_be_visible(timeout=PATIENCE)
+    expect(link).to_be_visible()
     page.screenshot(path=REPORTS / f"{front_end}-export.png")
     with page.expect_download() as download:
         link.click()
@@ -114,31 +125,33 @@ def test_a_film(front_end, request, page, notebooks, report):
     studio.button("Resume").click()
     studio.wait_for_step(step + 3)
     studio.button("Stop").click()
-    expect(studio.root).to_contain_text("Stopped", timeout=PATIENCE)
-    expect(studio.root.locator(".clipgen-gallery")).to_contain_text("a green tree", timeout=PATIENCE)
+    expect(studio.root).to_contain_text("Stopped")
+    expect(studio.root.locator(".clipgen-gallery")).to_contain_text("a green tree")
     assert not studio.root.locator(".clipgen-error").inner_text().strip()
     assert not [line for line in page.said if line.startswith("pageerror")]
 
 
-def test_webcam(page, lab, notebooks):
-    """A picture is taken, and a run starts from it."""
+def test_upload_and_webcam(page, lab, notebooks):
+    """A picture is chosen; another is taken, and a run starts from it."""
     run_all, idle = lab
     run_all()
     studio = StudioPage(page)
     studio.wait_for_picture()
     idle()
     studio.button("Start picture and mask").click()
+    field = studio.root.get_by_label("init", exact=True)
+    studio.choose("Start picture", "sheet.png", (notebooks / "pictures" / "contact-sheet.png").read_bytes())
+    expect(field).to_have_value(re.compile("uploads/sheet"))
     studio.button("Start camera").click()
     expect(studio.button("Take picture")).to_be_enabled()
     page.screenshot(path=REPORTS / "webcam.png")
     studio.button("Take picture").click()
-    field = studio.root.get_by_label("init", exact=True)
     expect(field).to_have_value(re.compile("webcam"))
     with Image.open(notebooks / field.input_value()) as taken:
         assert taken.width >= 320 and colours(taken) > 100
 
     studio.generate("a red heart", steps=9)
-    expect(studio.root).to_contain_text("Done", timeout=PATIENCE)
+    expect(studio.root).to_contain_text("Done")
     (begun_with,) = newest(notebooks).inputs().values()
     assert colours(begun_with) > 100
 
@@ -164,11 +177,11 @@ def test_another_generator_and_a_page_to_send(page, lab, notebooks):
     expect(augment).to_be_hidden()
 
     studio.generate("a red heart", steps=9)
-    expect(studio.root).to_contain_text("Done", timeout=PATIENCE)
+    expect(studio.root).to_contain_text("Done")
     studio.root.get_by_label("Format", exact=True).select_option("HTML")
     studio.button("Export").click()
-    with page.expect_download(timeout=PATIENCE) as download:
-        studio.root.locator(".clipgen-download a[download]").click(timeout=PATIENCE)
+    with page.expect_download() as download:
+        studio.root.locator(".clipgen-download a[download]").click()
     film = notebooks / "film.html"
     download.value.save_as(film)
     with page.context.new_page() as shown:

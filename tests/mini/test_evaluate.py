@@ -6,9 +6,11 @@ import sys
 
 import pytest
 import torch
+from PIL import Image, ImageChops
 
-from clipgen.mini.evaluate import PROMPTS, combinations, psnr, ranks
+from clipgen.mini.evaluate import PROMPTS, blind, combinations, psnr, ranks
 from clipgen.mini.scenes import held_out
+from clipgen.mini.ways import WAYS, drawing
 
 
 def test_there_are_a_hundred_prompts():
@@ -38,13 +40,37 @@ def test_psnr_is_the_mean_over_pictures():
     assert psnr(images + torch.tensor([0.1, 0.01])[:, None, None, None], images) == pytest.approx(30, abs=0.01)
 
 
+def test_a_blind_sheet_tells_nothing_but_the_key_does(tmp_path):
+    colours = {"a cat": "red", "a dog": "lime", "pizza": "blue"}
+    made = [("noise", prompt, Image.new("RGB", (256, 256), colour)) for prompt, colour in colours.items()]
+    blind(made, PROMPTS, tmp_path, count=10)
+    candidates = (tmp_path / "candidates.txt").read_text().splitlines()
+    assert candidates == sorted(set(candidates)) and len(candidates) == 10 and colours.keys() <= set(candidates)
+    key = [line.split(",") for line in (tmp_path / "key.csv").read_text().splitlines()]
+    sheet = Image.open(tmp_path / "sheet.png")
+    shown = [sheet.getpixel((8 + 264 * i + 128, 136)) for i in range(3)]
+    assert shown == [Image.new("RGB", (1, 1), colours[prompt]).getpixel((0, 0)) for _, _, prompt in key]
+    assert [number for number, *_ in key] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("way", ["steer", "picture", "half"])
+def test_ways_of_more_than_a_prompt(way, tmp_path):
+    made = WAYS[way](["a cat", "a red apple"], 1, folder=tmp_path, steps=6, cutouts=2)
+    (journal,) = tmp_path.iterdir()
+    changes = (journal / "changes.jsonl").read_text() if way == "steer" else ""
+    assert made.size == (128, 128) and ("a red apple" in changes) == (way == "steer")
+    if way == "half":
+        assert ImageChops.difference(made, drawing(3)).getbbox(), "it was painted over"
+
+
 @pytest.mark.slow
 def test_the_evaluation_command(tmp_path):
     sheet = tmp_path / "sheet.png"
     command = [sys.executable, "-m", "clipgen.mini.evaluate", "--sets", "seen,held-out", "--ways", "rerank,bridge"]
-    command += ["--pictures", "2", "--steps", "20", "--sheet", sheet]
+    command += ["--pictures", "2", "--steps", "20", "--sheet", sheet, "--blind", tmp_path / "blind"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     figures = {k: float(v) for k, v in re.findall(r"(CLIP: top-1|mini-\w+:|held-out +bridge) +([\d.]+)", done.stdout)}
     assert figures["CLIP: top-1"] > 0.3 and figures["mini-vqgan:"] > 20 and 0 <= figures["held-out  bridge"] <= 1
+    assert len((tmp_path / "blind" / "key.csv").read_text().splitlines()) == 8
     for made in ("seen-rerank", "seen-bridge", "held-out-rerank", "held-out-bridge"):
         assert sheet.with_stem(f"sheet-{made}").stat().st_size > 10_000

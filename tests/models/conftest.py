@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 
 import huggingface_hub.constants
 import pytest
 import torch
 
-from clipgen.models.parameterisations import codebook
-from clipgen.models.perceptors import openclip
+from clipgen import device as devices
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +22,9 @@ def _cache(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _full_precision(monkeypatch):
     """Equality to 1e-5 is a matter of float32; bf16 is a choice of speed on top."""
-    for module in (codebook, openclip):
-        monkeypatch.setattr(module, "autocast", lambda device: contextlib.nullcontext())
+    full = devices.full_range(torch.device("cpu"))
+    monkeypatch.setattr(devices, "suited", lambda *facts: "fp32")
+    monkeypatch.setattr(devices, "full_range", lambda device: full)  # priors are compared with nothing
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,9 @@
 import subprocess
 import sys
 
-import dall_e.decoder
-import dall_e.encoder
-import open_clip
 import pytest
-import torch
 from PIL import Image
-
-from clipgen.models.parameterisations.catalogue import GENERATORS
-from clipgen.models.parameterisations.vqgan import VQModel
+from published import published
 
 pytestmark = pytest.mark.slow
 # Not Linux's ru_maxrss: a child takes its parent's over, here that of a whole pytest session.
@@ -23,28 +17,13 @@ PEAK = (
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A cache folder as if everything had been downloaded, and a CLIP of one's own."""
-    folder = tmp_path_factory.mktemp("published")
-    torch.manual_seed(0)
-    encoder, decoder = dall_e.encoder.Encoder(), dall_e.decoder.Decoder()
-    decoder.blocks.output.conv.w.data *= 30  # pictures, not one grey
-    for name, module in (("encoder", encoder), ("decoder", decoder)):
-        (folder / "dvae").mkdir(exist_ok=True)
-        torch.save(module, folder / "dvae" / f"{name}.pkl")
-    vqgan = "vqgan_imagenet_f16_16384"
-    net = VQModel(**GENERATORS[vqgan].config)
-    net.codebook.data.normal_()
-    state = net.state_dict() | {"loss.discriminator.main.0.weight": torch.zeros(64, 3)}
-    (folder / vqgan).mkdir()
-    torch.save({"state_dict": state, "global_step": 1}, folder / vqgan / "last.ckpt")
-    torch.save(open_clip.create_model("ViT-B-32", pretrained=None).state_dict(), folder / "ViT-B-32.pt")
-    return folder
+def cache(tmp_path_factory):
+    return published(tmp_path_factory.mktemp("published"), "vqgan_imagenet_f16_16384")
 
 
 @pytest.mark.parametrize("generator", ["dvae", "vqgan_imagenet_f16_16384"])
-def test_command_line(generator, published, tmp_path, monkeypatch):
-    monkeypatch.setenv("CLIPGEN_CACHE", str(published))
+def test_command_line(generator, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPGEN_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code = f"import sys; from clipgen.cli import main; code = main(); {PEAK}; sys.exit(code)"
     command = [
@@ -52,7 +31,7 @@ def test_command_line(generator, published, tmp_path, monkeypatch):
         "--generator",
         generator,
         "--perceptor",
-        f"ViT-B-32/{published / 'ViT-B-32.pt'}",
+        f"ViT-B-32/{cache / 'ViT-B-32.pt'}",
         "--size",
         "256x256",
         "--steps",

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import clipgen
 from clipgen.optvis import regularisers
 from clipgen.optvis.objectives import Moment, Own, Sum
-from clipgen.optvis.prompt_loss import DISTANCES, prompt_distance, spherical_distance
+from clipgen.optvis.prompt_loss import DISTANCES, combination, prompt_distance, spherical_distance
 from clipgen.registry import OBJECTIVES
 
 
@@ -119,3 +119,36 @@ def test_a_run_tells_the_names_of_its_losses(tmp_path):
     assert clipgen.Run("a cat", losses=[2 * Own(blue)], **quick).journal.settings["losses"] == ["2 * blue"]
     with pytest.raises(clipgen.ClipgenError, match="losses: 3 is neither a function"):
         clipgen.Run("a cat", losses=[3], **quick)
+
+
+def test_prompts_that_come_together_as_embeddings():
+    targets = F.normalize(torch.randn(4, 16, generator=rng()), dim=1)
+    weights, stops = torch.tensor([2.7, 0.3, -0.5, 0.0]), torch.full((4,), -math.inf)
+    joint, strength, _ = combination(targets, weights, stops)
+    assert strength.tolist() == [1.0, -0.5, 0.0]
+    assert torch.allclose(joint[0], F.normalize(2.7 * targets[0] + 0.3 * targets[1], dim=0), atol=1e-6)
+    assert torch.equal(joint[1:], targets[2:])
+
+
+@pytest.mark.parametrize("averaged", [0.0, 0.4, 1.0])
+def test_the_mean_embedding_joins_in_and_parts_change_nothing(averaged, tmp_path):
+    """In one pass and in three: the same loss and the same gradient, though the mean needs all views."""
+    run = clipgen.Run(
+        "a cat:2 | a dog:-0.5", averaged=averaged, cutouts=7, size=(64, 64), init="perlin", folder=tmp_path
+    )
+    next(iter(run))
+    objective, image = run.render.recipe.objectives[0], smooth()
+
+    def gradient(passes):
+        leaf = image.clone().requires_grad_()
+        moment = Moment(leaf, run.render.latent, 1, run.render.recipe, rng(), passes)
+        loss = 0.0
+        for term in objective.terms(moment):
+            term.backward()
+            loss += float(term.detach())
+        return loss, leaf.grad
+
+    (once, straight), (parted, parts) = gradient(1), gradient(3)
+    assert once == pytest.approx(parted, rel=1e-3)
+    assert F.cosine_similarity(straight.flatten(), parts.flatten(), dim=0) > 0.999
+    assert straight.norm() == pytest.approx(float(parts.norm()), rel=0.02)

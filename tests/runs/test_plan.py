@@ -140,4 +140,4 @@ def test_what_suits_a_quality_and_a_generator():
     stack = suited("draft", "stack")
     assert stack["augment"] != clipgen.Settings("x").augment and stack["steps"] < suited("normal", "stack")["steps"]
     run = clipgen.runs.settings.build("x", {"generator": "stack", "augment": "flip"})
-    assert run.augment == "flip" and run.noise == stack["noise"], "what is asked for wins"
+    assert run.augment == "flip" and run.ema == stack["ema"], "what is asked for wins"

@@ -6,6 +6,8 @@ import time
 import pytest
 from loopback import Server
 
+from clipgen.storage.network import check_reachable
+
 
 @pytest.fixture
 def server():
@@ -20,3 +22,4 @@ def server():
 def _quick(monkeypatch, cache):
     monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 1.5)))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    check_reachable.cache_clear()

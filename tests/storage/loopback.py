@@ -35,6 +35,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         server.log.append((self.path, self.headers.get("Range")))
         mood = server.mood(len(server.log))
+        time.sleep(mood.get("silent", 0))
         if "redirect" in mood:
             self.send_response(302)
             self.send_header("Location", mood["redirect"])

@@ -9,7 +9,7 @@ import pytest
 from loopback import CONTENT, DIGEST, ZIP
 
 from clipgen.errors import ClipgenError
-from clipgen.storage import download
+from clipgen.storage import network
 from clipgen.storage.remote import Remote, fetch
 
 
@@ -84,7 +84,7 @@ def test_a_server_that_stumbles(server, cache):
 
 
 def test_slow_server(server, cache, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.4)
+    monkeypatch.setattr(network, "STALL", 0.4)
     server.mood = lambda number: {"cut": 5000, "stall": 1.2} if number < 3 else {}
     assert fetch(remote(server, sha256=DIGEST)).read_bytes() == CONTENT
     assert server.log[1][1] == "bytes=5000-"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import time
-from datetime import datetime
 
 import ipywidgets as widgets
 import pytest
 from PIL import Image
+
+from clipgen.studio.controls import STEERED
+from clipgen.studio.parts import Dial, Upload
+from clipgen.studio.pictures import to_url
 
 COLABS = widgets.__version__.startswith("7.")  # ipywidgets as Colab has it
 SMALL = {"size": (64, 64), "cutouts": 4, "every": 1}
@@ -43,11 +46,19 @@ def click(studio, name):
     named(studio, name)[0].click()
 
 
+def control(controls, name):
+    """The widget of a setting: by its own name, or by what a dial calls it."""
+    word = STEERED.get(name, [name])[0]
+    dials = [dial for dial in parts(controls, Dial) if dial.slider.description == word]
+    (widget,) = dials or named(controls, name)
+    return widget
+
+
 def put(studio, **values):
     """Set the widgets of these settings."""
     for name, value in values.items():
-        (widget,) = named(studio.controls, name)
-        widget.value = value
+        widget = control(studio.controls, name)
+        widget.value = str(value) if isinstance(widget, widgets.Text) else value
 
 
 def running(studio, steps=5000):
@@ -69,9 +80,6 @@ def blue(size=(48, 32)):
 
 
 def upload(picker, name, content):
-    """What the page sends after a file was chosen."""
-    if COLABS:
-        picker._upload.set_trait("value", {name: {"metadata": {"name": name}, "content": content}})
-    else:
-        file = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
-        picker._upload.set_trait("value", (file | {"last_modified": datetime.now()},))
+    """What upload.js sends after a file was chosen."""
+    (button,) = parts(picker, Upload)
+    button._handle_custom_msg({"name": name, "picture": to_url(content, "image/png")}, [])

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from PIL import Image
-from studio_hands import click, named
+from studio_hands import click, named, put
 
 from clipgen.export import settings_of
 from clipgen.images.sheets import enlarge
@@ -26,12 +26,15 @@ def linked(studio, suffix):
 def test_the_formats_are_those_that_have_a_writer(studio):
     (formats,) = named(studio, "Format")
     assert sorted(suffix for _, suffix in formats.options) == sorted(WRITERS)
-    assert [name for name, _ in formats.options] == ["GIF", "WEBP", "MP4", "HTML", "PNG"], "films first"
+    assert [name for name, _ in formats.options] == ["GIF", "WEBP", "MP4", "HTML", "PNG", "SVG"], "films first"
     assert formats.label == "GIF"
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_every_format_gets_a_link(suffix, studio):
+    if WRITERS[suffix].vectors:
+        put(studio, generator="strokes")
+        put(studio, steps=3, cutouts=4, init="random")
     click(studio, "Generate")
     run = studio.wait()
     data, mime, name = linked(studio, suffix)
@@ -40,6 +43,14 @@ def test_every_format_gets_a_link(suffix, studio):
     assert data == file.read_bytes()
     if suffix != ".mp4":
         assert settings_of(file)["prompt"] == "a red heart"
+
+
+def test_pixels_are_no_vectors(studio):
+    click(studio, "Generate")
+    studio.wait()
+    named(studio, "Format")[0].value = ".svg"
+    click(studio, "Export")
+    assert "makes pixels, no vectors" in studio.preview.error.value and not studio.exporter.link.value
 
 
 def test_a_page_shows_the_scores(studio):

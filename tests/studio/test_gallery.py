@@ -40,18 +40,18 @@ def of_format_1(tmp_path):
     folder = run.journal.folder
     (folder / "latents").rename(folder / "tokens")
     settings = run.journal.settings | {"format": 1, "losses": 0}
-    for name in ("noise", "shift"):
-        del settings[name]
+    del settings["padding"]  # which had no name yet
     (folder / "settings.json").write_text(json.dumps(settings))
     return run.journal
 
 
 def test_runs_of_the_first_format_are_read(of_format_1, tmp_path):
-    studio = clipgen.Studio(folder=tmp_path, noise=0.5, **SMALL)
+    studio = clipgen.Studio(folder=tmp_path, padding="grey", **SMALL)
     made = of_format_1.steps[-1]
     click(studio.gallery, "Open")
     assert studio.preview.timeline.max == made >= 4
-    assert (studio.controls.asked["noise"], studio.controls.asked["seed"]) == (0.03, 3), "as it was when it had no name"
+    asked = studio.controls.asked
+    assert (asked["padding"], asked["seed"]) == ("border", 3), "as it was when it had no name"
     put(studio, steps=2)
     click(studio, "Branch from here")
     (tokens,) = studio.wait().journal.inputs().values()

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from studio_hands import SMALL, click, named, put, running, until
@@ -21,12 +22,33 @@ def test_a_prompt_and_generate_are_enough(studio, tmp_path):
     assert run.finished and run.settings.prompt == "a red heart"
     assert studio.preview.timeline.value == studio.preview.timeline.max == 8
     with Image.open(io.BytesIO(studio.preview.image.value)) as shown:
-        assert shown.format == "WEBP" and shown.size == (64, 64)
+        assert shown.format == "JPEG" and shown.size == (64, 64)
     status = studio.preview.status.value
     assert "step 8/8" in status and "s per iteration" in status and f"CLIP score {run.score:.3f}" in status
     assert studio.preview.curve.value.count(",") == 8
     assert "Done" in studio.preview.phase.value and not studio.preview.error.value
     assert named(studio.gallery, "Replay") and not named(studio.gallery, "Resume")
+
+
+def test_a_seamless_picture_is_shown_beside_itself(studio):
+    (nine,) = named(studio, "3 by 3")
+    put(studio, init="perlin", steps=2)
+    click(studio, "Generate")
+    studio.wait()
+    assert nine.layout.display == "none", "only where it has no seam"
+    put(studio, tile=True)
+    click(studio, "Generate")
+    run = studio.wait()
+    assert nine.layout.display == ""
+    nine.value = True
+    with Image.open(io.BytesIO(studio.preview.image.value)) as shown:
+        assert shown.size == (192, 192)
+        for box in ((0, 0, 64, 64), (64, 0, 128, 64), (128, 128, 192, 192)):
+            apart = np.asarray(shown.crop(box), float) - np.asarray(run.image, float)
+            assert abs(apart).mean() < 6, "up to JPEG's losses"
+    nine.value = False
+    with Image.open(io.BytesIO(studio.preview.image.value)) as shown:
+        assert shown.size == (64, 64)
 
 
 def test_steering(studio):
@@ -117,7 +139,7 @@ def test_errors_are_shown_and_the_studio_goes_on(studio, monkeypatch):
         raise RuntimeError("<out of memory>")
 
     with monkeypatch.context() as patch:
-        patch.setattr(clipgen.Run, "_loop", broken)
+        patch.setattr(clipgen.Run, "going", broken)
         click(studio, "Generate")
         with pytest.raises(RuntimeError):
             studio.wait()

@@ -6,11 +6,12 @@ from PIL import Image
 from studio_hands import click, named, parts, png, put, running, until
 
 import clipgen
+from clipgen.runs.presets import PRESETS
 from clipgen.runs.settings import suited
 from clipgen.studio.parts import Brush
 from clipgen.studio.pictures import to_url
 
-PIXELS = ["pixels", "fft", "stack"]
+PIXELS = ["pixels", "fft", "stack", "strokes"]
 
 
 @pytest.mark.parametrize("generator", PIXELS)
@@ -26,6 +27,20 @@ def test_it_brings_what_suits_it_and_takes_it_away_again(generator, tmp_path):
     assert studio.controls.asked == before | {"generator": generator, "quality": "draft"} | suited("draft", generator)
     put(studio, quality="normal", generator="mini-vqgan")
     assert studio.controls.asked == before
+
+
+@pytest.mark.parametrize("recipe", PRESETS)
+def test_a_recipe_is_put_and_taken_away_again(recipe, tmp_path):
+    studio = clipgen.Studio("a red heart", folder=tmp_path)
+    put(studio, symmetry=0.5)
+    before = studio.controls.asked
+    put(studio, recipe=recipe)
+    assert studio.controls.asked == before | {"recipe": recipe} | suited("normal", "mini-vqgan", recipe)
+    put(studio, tv=0.5, recipe="")
+    assert studio.controls.asked == before | {"tv": 0.5}
+    studio.controls.put({"recipe": recipe, "generator": "mini-dvae", "lr": 0.3})
+    asked = studio.controls.asked
+    assert (asked["recipe"], asked["generator"], asked["lr"]) == (recipe, "mini-dvae", 0.3), "what is asked for wins"
 
 
 def test_what_is_asked_for_comes_before_what_suits(tmp_path):

@@ -20,7 +20,7 @@ def test_a_slow_line_does_not_slow_the_run(tmp_path):
     assert job.run.finished and len(told) == 1
     free.set()
     job.join()
-    assert [step for step, _ in told[-1]] == [1, 2, 3, 4, 5, 6], "the newest is told"
+    assert [row["step"] for row in told[-1]] == [1, 2, 3, 4, 5, 6], "the newest is told"
 
 
 def test_a_run_can_be_stopped_while_its_models_load(tmp_path):

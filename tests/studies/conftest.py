@@ -1,0 +1,35 @@
+import killed_study
+import pytest
+
+from clipgen.runs.journal import Journal
+from clipgen.studies import local
+
+# A collage to start from takes longer than all of these steps.
+QUICK = {"size": (64, 64), "init": "perlin", "cutouts": 2, "every": 1, "progress": False}
+
+
+@pytest.fixture(scope="session")
+def quick():
+    """The settings of a run that takes next to no time."""
+    return QUICK
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """The study that nobody kills, made with one thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "cores", lambda: 1)
+        return killed_study.main(tmp_path_factory.mktemp("whole"), 1)
+
+
+@pytest.fixture(scope="session")
+def same():
+    """Raises AssertionError where two run folders differ in a frame, a latent or a score."""
+
+    def compare(made, wanted):
+        assert Journal(made).steps == Journal(wanted).steps and Journal(made).scores == Journal(wanted).scores
+        for part in ("frames", "latents"):
+            for file in sorted((wanted / part).iterdir()):
+                assert (made / part / file.name).read_bytes() == file.read_bytes(), f"{part}/{file.name} of {made}"
+
+    return compare

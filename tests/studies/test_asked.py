@@ -1,0 +1,90 @@
+"""What a study asks for: every run that its lists, placeholders and tables mean, and what they cannot mean."""
+
+import numpy as np
+import pytest
+
+from clipgen.errors import ClipgenError
+from clipgen.studies.asked import expand
+
+
+def runs(*arguments, **options):
+    """(prompt, settings) of every run."""
+    return [(one.prompt, one.settings) for one in expand(*arguments, **options)]
+
+
+def test_each_with_each_the_last_one_fastest():
+    asked = expand("a {thing}", {"thing": ["cat", "dog"], "seed": range(2), "cutouts": (16,), "steps": 9})
+    assert [(one.prompt, one.settings["seed"]) for one in asked] == [
+        ("a cat", 0),
+        ("a cat", 1),
+        ("a dog", 0),
+        ("a dog", 1),
+    ]
+    assert asked[3].settings == {"seed": 1, "cutouts": 16, "steps": 9}
+    assert asked[3].varied == {"thing": "dog", "seed": 1} and asked[3].label == "thing=dog, seed=1"
+
+
+def test_side_by_side():
+    settings = {"thing": ["cat", "dog"], "seed": [5, 6], "size": (64, 96)}
+    assert runs("a {thing}", settings, together=True) == [
+        ("a cat", {"seed": 5, "size": (64, 96)}),
+        ("a dog", {"seed": 6, "size": (64, 96)}),
+    ]
+
+
+def test_templates_sizes_and_pictures_vary_too():
+    prompts = ["a {colour} cat", "a cat"]
+    assert runs(prompts, {"colour": ["red", "blue"]}) == [("a red cat", {}), ("a blue cat", {}), ("a cat", {})]
+    assert [s["size"] for _, s in runs("a", {"size": [(64, 64), (96, 64)]})] == [(64, 64), (96, 64)]
+    picture = np.zeros((4, 4, 3), np.uint8)
+    assert runs("a", {"init": picture})[0][1]["init"] is picture
+
+
+def test_none_twice():
+    assert len(runs("a", {"seed": [1, 1, 2]})) == 2
+
+
+@pytest.mark.parametrize("suffix", ["csv", "yaml", "rows"])
+def test_a_table(suffix, tmp_path):
+    rows = [{"thing": "cat", "cutouts": 8, "lr": 0.5}, {"thing": "dog", "size": "64x96"}]
+    table = tmp_path / f"table.{suffix}"
+    if suffix == "csv":
+        table.write_text("\ufeffthing, cutouts,lr,size\ncat,8,0.5,\ndog,,,64x96\n", "utf-8")
+    elif suffix == "yaml":
+        table.write_text("- {thing: cat, cutouts: 8, lr: 0.5}\n- {thing: dog, size: 64x96}\n")
+    else:
+        table = [rows[0] | {"size": float("nan")}, rows[1] | {"cutouts": None}]
+    assert runs("a {thing}", {"seed": range(2)}, table) == [
+        ("a cat", {"cutouts": 8, "lr": 0.5, "seed": 0}),
+        ("a cat", {"cutouts": 8, "lr": 0.5, "seed": 1}),
+        ("a dog", {"size": (64, 96), "seed": 0}),
+        ("a dog", {"size": (64, 96), "seed": 1}),
+    ]
+
+
+def test_a_pandas_table():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"prompt": ["a cat", "a dog"], "seed": [1, 2], "near": [None, 0.5]})
+    assert runs(None, {}, frame) == [("a cat", {"seed": 1}), ("a dog", {"seed": 2, "near": 0.5})]
+
+
+@pytest.mark.parametrize(
+    ("template", "settings", "table", "together", "remedy"),
+    [
+        ("a {thing}", {}, None, False, "add thing="),
+        ("a {}", {}, None, False, "plain names"),
+        ("a {thing", {"thing": ["cat"]}, None, False, "a brace is written"),
+        ("a {thing.x}", {"thing": ["cat"]}, None, False, "plain names"),
+        (None, {"seed": [1]}, None, False, "there is no prompt"),
+        ("a", {"seed": []}, None, False, "one of the lists is empty"),
+        ("a", {"seed": [1, 2], "steps": [1, 2, 3]}, None, True, "here are 2, 3"),
+        ("a", {"seed": 1}, [{"seed": 2}], False, "is in the table, too"),
+        ("a", {}, "missing.csv", False, "save it as CSV"),
+        ("a", {}, "missing.yaml", False, "write a YAML file"),
+        ("a", {}, [], False, "has to be rows with names"),
+        ("a", {}, [1, 2], False, "has to be rows with names"),
+    ],
+)
+def test_what_cannot_be_meant(template, settings, table, together, remedy):
+    with pytest.raises(ClipgenError, match=remedy):
+        expand(template, settings, table, together)

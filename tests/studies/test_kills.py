@@ -1,0 +1,97 @@
+"""Workers and the study itself killed at random moments: nothing is lost, and the frames are the same."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import killed_study
+import pytest
+
+from clipgen.runs.journal import Journal
+from clipgen.studies import local, protocol
+from clipgen.studies.protocol import DEATHS, work
+from clipgen.studies.row import State
+
+pytestmark = pytest.mark.slow
+
+
+def steps(folder):
+    """How many frames there are in all rows."""
+    return sum(len(list((row / "frames").glob("*.png"))) for row in folder.glob("*-*"))
+
+
+def until(what, seconds=120):
+    """Wait for something to be so."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.01)
+
+
+def test_workers_are_killed(whole, same, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "cores", lambda: 1)
+    monkeypatch.setattr(protocol, "TICK", 0.01)
+    engine, folders = local.Local(2, 3, []), [tmp_path / row.folder.name for row in whole.rows]
+    due = killed_study.kills(engine, monkeypatch, 7)
+    for row in killed_study.rows(tmp_path):
+        row.begin(1)
+    gone = set()
+    for _ in work(engine, [[folder] for folder in folders]):
+        for worker in due():
+            worker.send_signal(signal.SIGKILL)
+            gone.add(worker)
+    engine.close()
+    assert 5 <= len(gone) <= 7 and {worker.wait() for worker in gone} == {-signal.SIGKILL}
+    for made, row in zip(folders, whole.rows):
+        assert State.read(made).done
+        same(made, row.folder)
+
+
+def test_the_study_is_killed_and_its_workers_end(whole, same, tmp_path):
+    rng, mine = random.Random(1), Path(killed_study.__file__)
+    for _ in range(2):
+        study = subprocess.Popen([sys.executable, mine, tmp_path, "2"])
+        wanted = steps(tmp_path) + rng.randrange(2, 8)
+        until(lambda study=study, wanted=wanted: steps(tmp_path) >= wanted or study.poll() is not None)
+        if study.poll() is None:
+            children = Path(f"/proc/{study.pid}/task/{study.pid}/children").read_text().split()
+            assert 1 <= len(children) <= 2
+            study.kill()
+            study.wait()
+            until(lambda children=children: not any(alive(int(child)) for child in children), 10)
+    subprocess.run([sys.executable, mine, tmp_path, "2"], check=True)
+    assert {row.name for row in tmp_path.iterdir()} == {row.folder.name for row in whole.rows}
+    for row in whole.rows:
+        same(tmp_path / row.folder.name, row.folder)
+
+
+def alive(process):
+    """Whether a process still runs: one that nobody has waited for is a zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_a_row_that_takes_its_worker_along_is_given_up(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(local, "cores", lambda: 1)
+    engine, begun = local.Local(1, 2, []), []
+    give = engine.give
+
+    def poisoned(worker, folders):
+        if folders[0].name == "poison":
+            worker.kill()
+            begun.append(worker)
+        give(worker, folders)
+
+    monkeypatch.setattr(engine, "give", poisoned)
+    (tmp_path / "poison").mkdir()
+    list(work(engine, [[tmp_path / "poison", whole.rows[0].folder]]))
+    engine.close()
+    state = State.read(tmp_path / "poison")
+    assert len(set(begun)) == 1 + DEATHS and "3 times in the same step (SIGKILL)" in state.error
+    assert State.read(whole.rows[0].folder).done and len(Journal(whole.rows[0].folder).steps) == 14
+    assert not any(alive(worker.pid) for worker in engine._processes)

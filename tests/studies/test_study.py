@@ -1,0 +1,195 @@
+"""A study of real runs: made by processes, each row an ordinary run; looked at as a table and a sheet."""
+
+import io
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import clipgen
+from clipgen.errors import ClipgenError
+from clipgen.runs.journal import Journal
+from clipgen.studies.asked import expand
+from clipgen.studies.live import Grid
+from clipgen.studies.local import cores, crew
+from clipgen.studies.row import Row, State
+
+
+@pytest.fixture(scope="module")
+def study(quick, tmp_path_factory):
+    """Two by two rows, one worker with one thread each."""
+    folder = tmp_path_factory.mktemp("study")
+    asked = {"thing": ["cat", "boat"], "seed": range(2), "steps": 4, "workers": min(2, cores())}
+    return clipgen.study("a {thing}", folder=folder, **asked, **quick)
+
+
+def test_each_row_is_an_ordinary_run(study, quick, same, tmp_path):
+    assert study.finished and study.varied == ["thing", "seed"] and len(study.rows) == 4
+    assert repr(study) == f"<Study of 4 rows in {study.folder}: 4 made, 0 failed>"
+    row, before = study.rows[3], torch.get_num_threads()
+    torch.set_num_threads(row.journal.settings["machine"]["threads"])
+    try:
+        alone = clipgen.generate("a boat", seed=1, steps=4, folder=tmp_path, **quick)
+    finally:
+        torch.set_num_threads(before)
+    same(row.folder, alone.journal.folder)
+    assert row.journal.settings["prompt"] == "a boat" and clipgen.Run.resume(row.folder).finished
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_table(here, study, monkeypatch):
+    if here:
+        pytest.importorskip("pandas")
+    else:
+        monkeypatch.setitem(sys.modules, "pandas", None)
+    table = study.table
+    assert isinstance(table, list) != here
+    lines = table.to_dict("records") if here else table
+    assert [(line["prompt"], line["seed"]) for line in lines] == [
+        ("a cat", 0),
+        ("a cat", 1),
+        ("a boat", 0),
+        ("a boat", 1),
+    ]
+    for line, row in zip(lines, study.rows):
+        assert line["clip"] == Journal(line["folder"]).scores[-1]["clip"] and line["folder"] == str(row.folder)
+        assert line["seconds"] > 0 and line["memory"] > 50 and line["error"] == ""
+    assert study.best().scores["clip"] == max(line["clip"] for line in lines)
+    assert study.best("loss").scores["loss"] == max(line["loss"] for line in lines)
+    with pytest.raises(ClipgenError, match="there are clip, loss"):
+        study.best("beauty")
+
+
+def where(sheet, picture):
+    """The corners of the places where a picture is in a sheet."""
+    whole, part = np.asarray(sheet, int), np.asarray(picture.resize((256, 256), Image.Resampling.LANCZOS), int)
+    spots = [(x, y) for x in range(sheet.width - 255) for y in range(sheet.height - 255)]
+    return [
+        (x, y)
+        for x, y in spots
+        if abs(whole[y, x] - part[0, 0]).max() == 0 and (whole[y : y + 256, x : x + 256] == part).all()
+    ]
+
+
+def test_the_sheet(study):
+    sheet = study.sheet()
+    (first,), (right,), (below,) = (where(sheet, study.rows[place].image) for place in (0, 1, 2))
+    assert right == (first[0] + 264, first[1]) and below == (first[0], first[1] + 264)
+    (turned,) = where(study.sheet("thing", "seed"), study.rows[1].image)
+    assert turned[1] == first[1] + 264
+    narrow = study.sheet(down="thing")
+    assert narrow.size == sheet.size
+    with Image.open(io.BytesIO(study._repr_png_())) as shown:
+        assert shown.size == sheet.size
+    with pytest.raises(ClipgenError, match="there is thing, seed"):
+        study.sheet("steps")
+
+
+def test_started_again_it_makes_only_what_is_missing(study, quick):
+    asked = {"thing": ["cat", "boat"], "steps": 4, "folder": study.folder, "workers": 1, **quick}
+    before = {row.folder: (row.folder / "row.json").stat().st_mtime_ns for row in study.rows}
+    again = clipgen.study("a {thing}", seed=range(2), **asked)
+    assert {row.folder: (row.folder / "row.json").stat().st_mtime_ns for row in again.rows} == before
+    more = clipgen.study("a {thing}", seed=[1, 2], **asked)
+    assert [row.folder in before for row in more.rows] == [True, True, False, False] and more.finished
+    assert all((folder / "row.json").stat().st_mtime_ns == time for folder, time in before.items())
+
+
+def test_a_bad_row_is_told_before_anything_is_made(quick, tmp_path):
+    with pytest.raises(ClipgenError, match=r"study, seed=-1: seed=-1: has to be"):
+        clipgen.study("a cat", seed=[2, -1], folder=tmp_path / "study", **quick)
+    with pytest.raises(ClipgenError, match="did you mean"):
+        clipgen.study("a cat", cutoutz=[2, 3], folder=tmp_path / "study", **quick)
+    with pytest.raises(ClipgenError, match="engine='locale' is unknown; did you mean local"):
+        clipgen.study("a cat", engine="locale", folder=tmp_path / "study", **quick)
+    with pytest.raises(ClipgenError, match="workers=0"):
+        clipgen.study("a cat", workers=0, folder=tmp_path / "study", **quick)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_do_not_make_the_same_study(quick, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(ClipgenError, match="another process makes this study"):
+            clipgen.study("a cat", folder=tmp_path, **quick)
+    finally:
+        os.close(held)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_row_that_fails_is_a_row_and_the_others_go_on(batch, quick, tmp_path):
+    poison = np.zeros((1, 3, 5, 5), np.float16)  # a latent that the generator refuses as soon as it is there
+    asked = quick | {"generator": "pixels", "init": ["perlin", poison, "noise"], "steps": 2}
+    study = clipgen.study("a cat", folder=tmp_path, workers=1, batch=batch, **asked)
+    states = [row.state for row in study.rows]
+    assert [state.done for state in states] == [True, False, True] and not study.finished
+    assert "needs (1, 3, 64, 64)" in states[1].error and not states[0].error and study.rows[1].image is None
+    assert study.sheet().width > 512 and study.best() in (study.rows[0], study.rows[2])
+
+
+def test_pictures_go_along_and_the_originals_may_go(quick, tmp_path):
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (64, 64), "red").save(photo)
+    blue = Image.new("RGB", (64, 64), "blue")
+    asked = quick | {"init": [str(photo), blue], "steps": 1}
+    study = clipgen.study("a cat", folder=tmp_path / "study", generator="pixels", workers=1, **asked)
+    red, blue = (np.asarray(row.image).reshape(-1, 3).mean(0) for row in study.rows)
+    assert red[0] > 150 > red[2] and blue[2] > 150 > blue[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows", "gpus"), [(None, 100, 0), (2, 100, 0), (1, 9, 0), (None, 1, 0), (None, 9, 3)]
+)
+def test_no_core_has_two_threads(asked, rows, gpus):
+    here = cores()
+    workers, threads = crew(asked, rows, gpus, here)
+    assert workers <= rows and threads >= 1 and (workers * threads <= cores() or threads == 1)
+    assert workers == (asked or gpus or min(rows, cores(), max(2, cores() // 4)))
+
+
+def test_the_live_grid_fills(study, quick):
+    now = [100.0]
+    grid = Grid(study.rows, lambda: now[0])
+    assert grid.said.value == "4 of 4 pictures" and len(grid.tiles) == 4
+    for tile, row in zip(grid.tiles, study.rows):
+        picture, label = tile.children
+        with Image.open(io.BytesIO(picture.value)) as shown:
+            assert shown.size == (128, 128)
+            assert abs(np.asarray(shown, int).mean() - np.asarray(row.image, int).mean()) < 3
+        assert row.label in label.value
+
+    whole, asked = study.rows[0].state, {"thing": ["cat", "boat"], "seed": range(2), "steps": 4, **quick}
+    asked.pop("progress")
+    try:
+        State(2, 1.0, 1.0).write(study.rows[0].folder)
+        grid = Grid([Row(one, study.folder) for one in expand("a {thing}", asked)], lambda: now[0])
+        assert "step 2 of 4" in grid.tiles[0].children[1].value
+        now[0] += 60
+        State(3, 1.0, 1.0).write(study.rows[0].folder)
+        grid.look()
+        assert grid.said.value == "3 of 4 pictures · 1 min left" and "step 3 of 4" in grid.tiles[0].children[1].value
+        State(3, 1.0, 1.0, error="<no memory>").write(study.rows[0].folder)
+        grid.look()
+        assert (
+            grid.said.value == "3 of 4 pictures · 1 failed" and "&lt;no memory&gt;" in grid.tiles[0].children[1].value
+        )
+    finally:
+        whole.write(study.rows[0].folder)
+
+
+def test_rows_in_one_tensor(study, quick, tmp_path):
+    asked = quick | {"thing": ["cat", "boat"], "seed": range(2), "steps": 4, "workers": 1, "batch": 3}
+    made = clipgen.study("a {thing}", folder=tmp_path / "study", **asked)
+    assert made.finished
+    for row, alone in zip(made.rows, study.rows):
+        assert row.folder.name == alone.folder.name and row.journal.steps == alone.journal.steps
+        assert row.state.step == 4 and row.state.seconds > 0
+        assert abs(np.asarray(row.image, int) - np.asarray(alone.image, int)).mean() < 1
+    with pytest.raises(ClipgenError, match="batch=0"):
+        clipgen.study("a cat", folder=tmp_path / "none", **asked | {"batch": 0})

@@ -1,0 +1,46 @@
+"""Which models a run uses, as one choice at the top of the Studio, with what they cost."""
+
+import pytest
+from studio_hands import control, named, put
+
+from clipgen.models.parameterisations.catalogue import GENERATORS
+from clipgen.models.perceptors.catalogue import family
+from clipgen.runs.plan import shares
+from clipgen.studio.models import CLIPS, PAIRS
+
+
+@pytest.fixture
+def models(studio):
+    return studio.controls.models
+
+
+def choose(models, name):
+    (pair,) = [pair for _, pair in models.choice.options if pair.name == name]
+    models.choice.value = pair
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
+def test_every_pair_is_known_and_says_what_it_costs(pair, models, studio):
+    for name, _ in shares(pair.perceptor):
+        assert family(name) and name in CLIPS
+    choose(models, pair.name)
+    asked = studio.controls.asked
+    assert (asked["generator"], asked["perceptor"]) == (pair.generator, pair.perceptor)
+    assert models.choice.value is pair and f"about {pair.memory:g} GB of memory" in models.note.value
+    megabytes = GENERATORS[pair.generator].megabytes + sum(CLIPS[name] for name, _ in shares(pair.perceptor))
+    size = f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
+    assert (f"{size} are downloaded" in models.note.value) == bool(megabytes)
+    assert models.choice.label == (f"{pair.name} ({size})" if megabytes else pair.name)
+
+
+def test_it_stands_at_the_top_and_follows_the_settings(models, studio):
+    ask = studio.children[1].children[0]
+    assert ask.children[0] is models and named(studio, "Models") == [models.choice]
+    put(studio, generator="stack")
+    assert models.choice.label == "As set below" and "nothing is downloaded" in models.note.value
+    put(studio, generator="vqgan_imagenet_f16_16384", perceptor="ViT-B-32/openai")
+    assert models.choice.value.name == "VQGAN ImageNet"
+    put(studio, perceptor="ViT-B-32/laion400m_e32")
+    assert models.choice.label == "As set below" and "is said when it comes" in models.note.value
+    choose(models, "Embedded")
+    assert studio.controls.asked["perceptor"] == "mini" and control(studio.controls, "generator").value == "mini-vqgan"

@@ -1,0 +1,58 @@
+"""The recipes with models of the published size and random weights: what CLIP is shown, and how the latent moves."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from published import published
+
+import clipgen
+from clipgen.runs.presets import PRESETS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return published(tmp_path_factory.mktemp("published"), "vqgan_imagenet_f16_1024", "vqgan_imagenet_f16_16384")
+
+
+@pytest.mark.parametrize("recipe", ["murdoch-dalle", "crowson"])
+def test_a_step_shows_clip_as_many_views_and_moves_the_latent(recipe, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPGEN_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    clip = f"ViT-B-32/{cache / 'ViT-B-32.pt'}"
+    run = clipgen.Run("a city | a blur:-0.5", recipe=recipe, perceptor=clip, size=(64, 64), steps=2, folder=tmp_path)
+    perceptor, shown = run.models.perceptors[0][0], []
+    look = perceptor.encode_image
+
+    def encode_image(images, *kept):
+        if run.render:  # before, it is only measured
+            shown.append(tuple(images.shape))
+        return look(images, *kept)
+
+    monkeypatch.setattr(perceptor, "encode_image", encode_image)
+    frames = iter(run)
+    next(frames)
+    before = run.render.latent.detach().clone()
+    next(frames)
+    preset = PRESETS[recipe].settings
+    assert shown == [(preset["cutouts"], 3, 224, 224)] * 2
+    assert type(run.render.optimizer).__name__ == preset.get("optimizer", "Adam")
+    moved = (run.render.latent - before).abs()
+    assert moved.max() > 0 and run.image.size == (64, 64)
+    assert moved.max() <= 1.5 * preset["lr"], "about the rate, as Adam's steps are"
+
+
+def test_the_command_of_the_issue(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPGEN_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ["a city in the style of Van Gogh", "--recipe", "nerdyrodent", "--size", "64x64", "--steps", "1", "--quiet"]
+    words += ["--perceptor", f"ViT-B-32/{cache / 'ViT-B-32.pt'}", "-o", str(tmp_path / "city.png")]
+    subprocess.run([sys.executable, "-m", "clipgen", *words], cwd=tmp_path, check=True, timeout=500)
+    settings = json.loads(next(tmp_path.glob("clipgen-runs/*/settings.json")).read_text())
+    asked = PRESETS["nerdyrodent"].settings | {"recipe": "nerdyrodent", "size": [64, 64], "steps": 1}
+    assert {name: settings[name] for name in asked if name != "perceptor"} == {
+        name: value for name, value in asked.items() if name != "perceptor"
+    }
