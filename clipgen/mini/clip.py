@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from clipgen.images.reading import to_tensor
-from clipgen.mini import WEIGHTS
-from clipgen.models.computing import Computing
+from clipgen.mini.embedded import Embedded
 from clipgen.models.perceptors.tokenizer import VOCABULARY, encode
-from clipgen.storage import weights
 
 
 class Attention(nn.Module):
@@ -167,32 +163,15 @@ class MiniCLIP(nn.Module):
         return F.normalize(self.image(images).float(), dim=-1)
 
 
-class EmbeddedCLIP(Computing):
-    """mini CLIP as a perceptor: 64 x 64 pixels, emoji art and plain scenes."""
+class EmbeddedCLIP(Embedded):
+    """mini CLIP as a perceptor of emoji art and plain scenes. Left to itself, one so small is soon fooled."""
 
-    size, bias, patches = 64, None, 0
-    default_start = "collage"  # left to itself, a CLIP this small is soon fooled
+    known, file, build = "mini", "clip.safetensors", MiniCLIP
 
-    def __init__(self, name: str = "mini", device: torch.device | str = "cpu"):
-        self.name, self.device = name, torch.device(device)
-        tensors, config = weights.read(WEIGHTS / "clip.safetensors")
-        net = weights.fitted(MiniCLIP, config, tensors, name)
-        net.image.fuse()
-        self.net = net.to(device).eval().requires_grad_(False)
+    def __init__(self, name: str | None = None, device: torch.device | str = "cpu"):
+        super().__init__(name, device)
+        self.net.image.fuse()
         self.net.image.to(memory_format=torch.channels_last)
-        self.scale = float(net.logit_scale.exp())
-
-    @classmethod
-    def knows(cls, name: str) -> bool:
-        return name == "mini"
-
-    @classmethod
-    def check(cls, name: str) -> None:
-        """It is always there."""
-
-    @classmethod
-    def drops(cls, name: str) -> bool:
-        return False
 
     @property
     def maps(self) -> list[nn.Module]:
@@ -201,14 +180,5 @@ class EmbeddedCLIP(Computing):
     def fits(self, text: str) -> bool:
         return self.net.text.fits(text)
 
-    @torch.no_grad()
-    def embed_text(self, texts: list[str]) -> Tensor:
-        return self.net.embed_text(texts)
-
     def encode_image(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
-        return self.compute(self.net.encode_image, images.contiguous(memory_format=torch.channels_last))
-
-    @torch.no_grad()
-    def embed_image(self, pictures: list[Image.Image]) -> Tensor:
-        pixels = torch.cat([to_tensor(picture, (self.size, self.size)) for picture in pictures])
-        return self.encode_image(pixels.to(self.device))
+        return super().encode_image(images.contiguous(memory_format=torch.channels_last))

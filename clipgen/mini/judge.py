@@ -7,15 +7,11 @@ words instead of a transformer, trained without adversaries. What fools the one 
 from __future__ import annotations
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipgen.images.reading import to_tensor
-from clipgen.mini import WEIGHTS
-from clipgen.models.computing import Computing
+from clipgen.mini.embedded import Embedded
 from clipgen.models.perceptors.tokenizer import VOCABULARY, encode
-from clipgen.storage import weights
 
 
 class Judge(nn.Module):
@@ -48,29 +44,10 @@ class Judge(nn.Module):
         return F.normalize(self.image(maps.flatten(1)).float(), dim=-1)
 
 
-class Evaluator(Computing):
-    """The judge as a perceptor: 64 x 64 pixels, and texts of any length."""
+class Evaluator(Embedded):
+    """The judge as a perceptor, for texts of any length."""
 
-    size, bias, patches = 64, None, 0
-    default_start = "collage"
-
-    def __init__(self, name: str = "evaluator", device: torch.device | str = "cpu"):
-        self.name, self.device = name, torch.device(device)
-        tensors, config = weights.read(WEIGHTS / "judge.safetensors")
-        self.net = weights.fitted(Judge, config, tensors, name).to(device).eval().requires_grad_(False)
-        self.scale = float(self.net.logit_scale.exp())
-
-    @classmethod
-    def knows(cls, name: str) -> bool:
-        return name == "evaluator"
-
-    @classmethod
-    def check(cls, name: str) -> None:
-        """It is always there."""
-
-    @classmethod
-    def drops(cls, name: str) -> bool:
-        return False
+    known, file, build = "evaluator", "judge.safetensors", Judge
 
     @property
     def maps(self) -> list[nn.Module]:
@@ -79,15 +56,3 @@ class Evaluator(Computing):
     def fits(self, text: str) -> bool:
         """A bag holds any number of words."""
         return True
-
-    @torch.no_grad()
-    def embed_text(self, texts: list[str]) -> Tensor:
-        return self.net.embed_text(texts)
-
-    def encode_image(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
-        return self.compute(self.net.encode_image, images)
-
-    @torch.no_grad()
-    def embed_image(self, pictures: list[Image.Image]) -> Tensor:
-        pixels = torch.cat([to_tensor(picture, (self.size, self.size)) for picture in pictures])
-        return self.encode_image(pixels.to(self.device))
