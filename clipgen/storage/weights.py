@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,16 +38,22 @@ def cache() -> Path:
 
 def read(file: Path) -> tuple[dict[str, Tensor], dict]:
     """(float32 tensors by name, configuration). A safetensors file holds numbers and cannot run code."""
+    tensors: dict[str, Tensor] = {}
     try:
         with safe_open(file, "pt") as stored:
             config = json.loads((stored.metadata() or {}).get("config", "{}"))
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+            keys = sorted(stored.keys())
+        for _, part in groupby(keys, lambda key: key.partition(".")[0]):  # a memory map for each part of the net
+            with safe_open(file, "pt") as stored:
+                tensors |= {key: stored.get_tensor(key) for key in part}
     except Exception as error:
         raise ClipgenError(f"{file}: this is no safetensors file ({error}); delete it and load it again") from error
     scales = {key.removesuffix(".scale"): tensors.pop(key) for key in list(tensors) if key.endswith(".scale")}
     for key, tensor in tensors.items():
         if tensor.is_floating_point() or key in scales:
             tensors[key] = tensor.float() * scales[key].float() if key in scales else tensor.float()
+        if tensor.dim() < 2:
+            tensors[key] = tensors[key].clone()  # or a bias would keep the map of weights that were laid out anew
     return tensors, config
 
 

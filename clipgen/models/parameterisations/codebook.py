@@ -16,6 +16,7 @@ class Codes(nn.Module):
     """A net with a ``codebook`` (K, dim), and ``logits`` over it where its encoder gives them."""
 
     stride: int
+    encoder: nn.Module
 
     @property
     def has_logits(self) -> bool:
@@ -55,7 +56,10 @@ class Codebook(Computing):
 
     def __init__(self, name: str, net: Codes, side: int):
         self.name, self.side, self.stride = name, side, net.stride
-        self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.net = net.eval().requires_grad_(False)
+        for part in net.children():
+            if part is not net.encoder:  # which stays on the disk until it is needed
+                part.to(memory_format=torch.channels_last)
         self.low, self.high = self.codebook.amin(0)[:, None, None], self.codebook.amax(0)[:, None, None]
         self.deviation = float(live(self.codebook).std())
         self.lr = self.deviation
@@ -68,6 +72,12 @@ class Codebook(Computing):
     def codebook(self) -> Tensor:
         """(K, dim)"""
         return self.net.codebook
+
+    @property
+    def encoding(self) -> Codes:
+        """The net, about to encode a picture."""
+        self.net.encoder.to(memory_format=torch.channels_last)
+        return self.net
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Codes drawn at random."""
@@ -82,7 +92,7 @@ class Codebook(Computing):
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], H and W multiples of ``stride``, to a latent, snapped to the codebook."""
         check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        points = self.compute(self.net.encode, image)
+        points = self.compute(self.encoding.encode, image)
         with autocast(image.device, self.precision):
             return self.net.lookup(self.net.tokens(points))
 
@@ -146,7 +156,7 @@ class Unsnapped(Codebook):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        return self.compute(self.net.encode, image)
+        return self.compute(self.encoding.encode, image)
 
     def residual(self, latent: Tensor) -> Tensor:
         return torch.zeros_like(latent)
@@ -188,7 +198,7 @@ class Gumbel(Codebook):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        return self.compute(self.net.logits, image)
+        return self.compute(self.encoding.logits, image)
 
     @torch.no_grad()
     def tokens(self, latent: Tensor) -> Tensor:
