@@ -16,8 +16,9 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    """One finished default run, shared by the tests that only look at it."""
-    return clipgen.generate("a red apple", seed=0, progress=False, folder=tmp_path_factory.mktemp("runs"))
+    """One finished run, a draft but for its size, shared by the tests that only look at it."""
+    less = {"steps": 60, "cutouts": 8, "progress": False}
+    return clipgen.generate("a red apple", seed=0, folder=tmp_path_factory.mktemp("runs"), **less)
 
 
 @pytest.fixture

@@ -25,7 +25,21 @@ def test_a_prompt_becomes_files_here(tmp_path):
 
 
 def test_output_by_suffix(tmp_path):
-    done = clipgen("a cat", "--steps", "6", "--size", "64x96", "--quiet", "-o", "x.webp", "-o", "y.mp4", cwd=tmp_path)
+    done = clipgen(
+        "a cat",
+        "--steps",
+        "6",
+        "--size",
+        "64x96",
+        "--init",
+        "perlin",
+        "--quiet",
+        "-o",
+        "x.webp",
+        "-o",
+        "y.mp4",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"x.webp", "y.mp4", "clipgen-runs"}

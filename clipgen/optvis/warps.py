@@ -48,7 +48,7 @@ def perspective(inwards: Tensor) -> Tensor:
 
 def grid(warp: Tensor, size: int) -> Tensor:
     """(n, size, size, 2): where in the picture each pixel of the views lies, for ``grid_sample``."""
-    place = (torch.arange(size, device=warp.device) * 2 + 1) / size - 1
+    place = (torch.arange(size, dtype=warp.dtype, device=warp.device) * 2 + 1) / size - 1
     x, y = place.expand(size, size), place[:, None].expand(size, size)
     places = torch.stack([x, y, torch.ones_like(x)], -1)
     found = torch.einsum("nij,hwj->nhwi", warp, places)

@@ -5,6 +5,7 @@ another commit, with random weights at the published size; each side in a proces
 ``scale``: how the cost of a step grows with the picture's side and the number of views.
 ``start``: the README's command, whole and until its first preview.
 ``profile``: where the time of a step goes, by operator.
+``numerics``: what a judge says of pictures that were made in less than fp32, beside those made in fp32.
 Seconds are medians with their range, memory is the most that the process ever held; the machine's peak is measured in
 the same call. Timings are told, never asserted.
 """
@@ -192,6 +193,19 @@ def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
     return []
 
 
+def numerics(options: argparse.Namespace) -> list[dict[str, Any]]:
+    import clipgen
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for prompt in ("a red apple", "a boat on the sea", "a cat in the snow", "a blue car")[: options.rounds]:
+            asked = {"judge": "evaluator", "steps": 50, "every": 50, "device": options.device, "folder": folder}
+            made = {name: clipgen.generate(prompt, precision=name, **asked) for name in ("fp32", options.reduced)}
+            told: dict[str, Any] = {name: run.journal.scores[-1]["judge"] for name, run in made.items()}
+            rows.append({"work": prompt} | told | {"ratio": told[options.reduced] / told["fp32"]})
+    return [*rows, {"work": "mean"} | {k: statistics.mean(row[k] for row in rows) for k in rows[0] if k != "work"}]
+
+
 def peaks(device: torch.device) -> tuple[float, float]:
     """GFLOP/s of a large matrix product in fp32 and in the precision that clipgen computes in."""
     found = []
@@ -221,13 +235,21 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, function in {"compare": compare, "scale": scale, "start": start, "profile": profile}.items():
+    for name, function in {
+        "compare": compare,
+        "scale": scale,
+        "start": start,
+        "profile": profile,
+        "numerics": numerics,
+    }.items():
         one = commands.add_parser(name)
         one.set_defaults(function=function)
         one.add_argument("--rounds", type=int, default=5, help="steps of each side, or starts, after one to warm up")
         one.add_argument("--device", default=str(pick().type))
         one.add_argument("--json", type=Path, help="write the figures here, too")
-        if name != "start":
+        if name == "numerics":
+            one.add_argument("--reduced", choices=[*PRECISIONS], default="bf16", help="beside fp32")
+        elif name != "start":
             one.add_argument("--work", choices=[*WORK], default="vqgan")
         if name in ("compare", "profile"):
             one.add_argument("--size", type=int, help="of the picture; by default what the reference draws")

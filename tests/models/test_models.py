@@ -5,17 +5,18 @@ import sys
 
 import open_clip
 
+from clipgen.listings import models
 from clipgen.models.parameterisations.catalogue import GENERATORS
 from clipgen.models.perceptors.openclip import remote
 
 
-def table():
-    done = subprocess.run([sys.executable, "-m", "clipgen", "models"], capture_output=True, text=True, check=True)
-    return {line.split()[0]: line for line in done.stdout.splitlines() if line}
+def table(text):
+    return {line.split()[0]: line for line in text.splitlines() if line}
 
 
 def test_the_table_knows_everything_and_what_is_here(cache):
-    rows = table()
+    command = [sys.executable, "-m", "clipgen", "models"]
+    rows = table(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert GENERATORS.keys() | {"mini"} <= rows.keys()
     assert {f"{architecture}/{tag}" for architecture, tag in open_clip.list_pretrained()} <= rows.keys()
     for part in ("377 MB", "f8", "8192", "MIT"):
@@ -24,7 +25,7 @@ def test_the_table_knows_everything_and_what_is_here(cache):
     for file in ("dvae/encoder.pkl", "dvae/decoder.pkl"):
         (cache / file).parent.mkdir(parents=True, exist_ok=True)
         (cache / file).write_bytes(b"x")
-    assert " cached " in table()["dvae"]
+    assert " cached " in table(models())["dvae"]
 
 
 def test_checksums_are_those_that_publishers_write_into_addresses():

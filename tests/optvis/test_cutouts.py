@@ -1,7 +1,10 @@
 """Views: what CLIP is shown."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
@@ -61,6 +64,19 @@ def test_views_in_parts_are_the_same_views(augment, padding):
     whole.square().sum().backward()
     assert (images.grad != 0).float().mean() > 0.5
     assert not torch.equal(how.draw(images.shape, 24, rng(4)).render(images), whole)
+
+
+@pytest.mark.parametrize("padding", ["border", "reflection", "grey", "wrap"])
+def test_the_gradient_of_views_is_that_of_finite_differences(padding):
+    image = smooth(12, 14).double().requires_grad_()
+    views = Cutouts(cutouts=3, augment=ALL, padding=padding).draw(image.shape, 4, rng(6))
+    fine = replace(views, **{key: value.double() for key, value in vars(views).items() if isinstance(value, Tensor)})
+    assert torch.autograd.gradcheck(fine.render, image)
+    pull = torch.randn(9, 4, 4, generator=rng()).view(3, 3, 4, 4)
+    exact, coarse = image.detach().requires_grad_(), image.detach().float().requires_grad_()
+    fine.render(exact).backward(pull.double())
+    views.render(coarse).backward(pull)
+    assert torch.allclose(coarse.grad.double(), exact.grad, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -110,7 +110,7 @@ def test_a_run_tells_the_names_of_its_losses(tmp_path):
     def blue(image, latent, step):
         return 1 - image[:, 2].mean()
 
-    quick = {"steps": 2, "cutouts": 2, "size": (64, 64), "folder": tmp_path}
+    quick = {"steps": 2, "cutouts": 2, "size": (64, 64), "init": "perlin", "folder": tmp_path}
     run = clipgen.Run("a cat", losses={"sky": blue}, **quick)
     assert run.journal.settings["losses"] == ["sky"]
     list(run)

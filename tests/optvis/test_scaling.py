@@ -74,6 +74,7 @@ def test_a_loss_that_is_not_finite_still_stops_the_run(tmp_path):
     assert run.render.scaling.factor == FIRST
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_factor(monkeypatch, tmp_path):
     monkeypatch.setattr(scaling, "FIRST", 2.0**28)
     whole = clipgen.Run("a cat", folder=tmp_path / "whole", steps=6, **HALF)

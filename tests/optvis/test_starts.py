@@ -32,7 +32,9 @@ def test_made_starts_are_as_rough_as_they_say():
     assert noise > 4 * perlin > 4 * gradient and colour("a fox") is None
 
 
-@pytest.mark.parametrize(("init", "goals"), [("random", 0), ("perlin", 1), ("collage", 1)])
+@pytest.mark.parametrize(
+    ("init", "goals"), [("random", 0), ("perlin", 1), pytest.param("collage", 1, marks=pytest.mark.slow)]
+)
 def test_random_codes_have_no_goal_even_in_a_mask(init, goals, tmp_path):
     run = clipgen.Run("a cat", init=init, mask="left", steps=1, cutouts=2, size=(64, 64), folder=tmp_path)
     list(run)

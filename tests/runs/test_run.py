@@ -27,7 +27,14 @@ def test_a_run_keeps_all_it_shows(run):
 @pytest.mark.parametrize("init", ["random", "collage"])
 def test_the_score_rises(generator, init, tmp_path):
     run = clipgen.generate(
-        "a sunflower", generator=generator, init=init, steps=40, size=(64, 64), progress=False, folder=tmp_path
+        "a sunflower",
+        generator=generator,
+        init=init,
+        steps=24,
+        cutouts=8,
+        size=(64, 64),
+        progress=False,
+        folder=tmp_path,
     )
     first, *_, last = scores(run)
     assert last > first + 0.1
@@ -37,7 +44,7 @@ def test_a_start_picture_stays(tmp_path):
     start = Image.new("RGB", (64, 64), (30, 60, 200))
     start.save(tmp_path / "blue.png")
     run = clipgen.generate(
-        "the sea", init=str(tmp_path / "blue.png"), near=5.0, steps=40, size=(64, 64), progress=False, folder=tmp_path
+        "the sea", init=str(tmp_path / "blue.png"), near=5.0, steps=24, size=(64, 64), progress=False, folder=tmp_path
     )
     red, _, blue = run.image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
     assert blue > red + 60
@@ -121,7 +128,8 @@ def test_bad_input_writes_nothing(knobs, says, tmp_path):
 
 
 def test_a_branch_keeps_the_pictures_of_its_prompts(tmp_path):
-    run = clipgen.generate([Image.new("RGB", (64, 64), "red"), "a cat"], steps=2, folder=tmp_path, progress=False)
+    less = {"steps": 2, "size": (64, 64), "init": "perlin", "folder": tmp_path, "progress": False}
+    run = clipgen.generate([Image.new("RGB", (64, 64), "red"), "a cat"], **less)
     branch = clipgen.finish(run.branch(2, steps=2, folder=tmp_path), progress=False)
     assert branch.finished and branch.settings.prompt == run.settings.prompt
     assert clipgen.Run.resume(branch.journal.folder, like=run).models is run.models

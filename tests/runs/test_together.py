@@ -30,7 +30,7 @@ def runs(folder, **settings):
     "settings",
     [
         {"generator": "mini-vqgan", "averaged": 0.5, "passes": 2},
-        {"generator": "mini-dvae", "relax": "gumbel", "mask": "bottom"},
+        {"generator": "mini-dvae", "relax": "gumbel", "mask": "bottom", "near": 0.0},
         {"generator": "fft", "camera": "zoom=1.1", "near_space": "clip"},
         {"generator": "strokes:8", "distance": "cosine"},
     ],
