@@ -5,9 +5,11 @@ import os
 import pickle
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import clipgen
 from clipgen.errors import ClipgenError
@@ -173,3 +175,18 @@ def test_the_second_read_is_of_the_copy(tmp_path, cache, monkeypatch):
     torch.save({"t": views.T, "row": views[1]}, file)
     tensors, _ = weights.read(weights.as_safetensors(file))
     assert torch.equal(tensors["t"], views.T) and tensors["row"].tolist() == [4, 5, 6, 7]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what a process maps is told by Linux only")
+def test_a_part_of_a_net_stays_on_the_disk_until_it_is_used_and_goes_when_it_is_replaced(tmp_path):
+    file = tmp_path / "net.safetensors"
+    parts = {"encoder.weight": (100, 100), "decoder.weight": (100, 100), "decoder.bias": (100,)}
+    save_file({name: torch.ones(shape) for name, shape in parts.items()}, file)
+
+    def maps():
+        return Path("/proc/self/maps").read_text().count(str(file))
+
+    tensors, _ = weights.read(file)
+    assert maps() == 2
+    del tensors["decoder.weight"]
+    assert maps() == 1 and tensors["decoder.bias"].sum() == 100 and tensors["encoder.weight"].sum() == 10_000
