@@ -15,8 +15,10 @@ from torch import Tensor
 from clipgen.images.camera import Camera
 from clipgen.models.parameterisations.protocol import Parameterisation
 from clipgen.models.perceptors.protocol import Perceptor
+from clipgen.optvis.cutouts import Cutouts
 from clipgen.optvis.descent import Descent
 from clipgen.optvis.prompt import Prompt
+from clipgen.optvis.window import Window
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]  # (image (1, 3, H, W), latent, step) to a scalar
 
@@ -43,8 +45,14 @@ class Recipe:
     camera: Camera
     mask: Tensor | None  # (1, 1, H, W), 1 where it is painted
     steps: int
-    views: int  # of a step: in so many passes it can be made
+    cutouts: Cutouts
+    window: Window
     precision: str = "fp32"  # what its models compute in; fp16 asks for a scaled loss
+
+    @property
+    def views(self) -> int:
+        """Of a step: in so many passes it can be made."""
+        return self.cutouts.cutouts
 
 
 @dataclass

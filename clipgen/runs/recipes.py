@@ -21,6 +21,7 @@ from clipgen.optvis.prompt import Prompt
 from clipgen.optvis.prompt_loss import DISTANCES, PromptLoss, embedded, spots
 from clipgen.optvis.render import Render
 from clipgen.optvis.starts import Scene
+from clipgen.optvis.window import Window
 from clipgen.registry import OBJECTIVES, STARTS
 from clipgen.runs.plan import Models, Plan
 from clipgen.runs.prompts import parse
@@ -63,7 +64,8 @@ class Recipes:
             camera=Camera.parse(s.camera),
             mask=mask,
             steps=s.steps,
-            views=s.cutouts,
+            cutouts=cutouts,
+            window=s.part(Window),
             precision=models.precision,
         )
 
