@@ -21,13 +21,17 @@ class Render:
     """
 
     def __init__(self, recipe: Recipe, latent: Tensor, base: Tensor, rng: torch.Generator, passes: int = 1):
-        self.recipe, self.base, self.rng = recipe, base, rng
+        self.rng, self.memory, self.scaling = rng, Memory(passes), Scaling(recipe.precision)
+        self.step, self.slower, self.trouble = 0, 1.0, 0
+        self.grow(recipe, latent, base)
+
+    def grow(self, recipe: Recipe, latent: Tensor, base: Tensor) -> None:
+        """Go on with a latent and a base of another size; the optimiser begins anew."""
+        self.recipe, self.base = recipe, base
         self.latent, self.average = latent.clone().requires_grad_(), latent.clone()
         self.kept: Tensor | None = None  # the picture of the step before, where the next one decodes a window of it
         self.optimizer = recipe.descent.start(self.latent)
-        self.memory, self.scaling = Memory(passes), Scaling(recipe.precision)
         self.memory.plan(recipe, self.latent)
-        self.step, self.slower, self.trouble = 0, 1.0, 0
 
     def advance(self) -> dict[str, Tensor]:
         """Make one step; returns the loss, and the CLIP score of what it looked at, as scalars on the device.
@@ -104,11 +108,15 @@ class Render:
         return self.recipe.param.pack(self.shown)
 
     def move_camera(self, picture: Tensor) -> None:
-        """Go on from the picture as the camera sees it after its move, if it moves."""
-        if self.recipe.camera:
+        """Go on from the picture as the camera sees it after its move, if it moves; vectors move themselves."""
+        camera, param = self.recipe.camera, self.recipe.param
+        if camera and (moved := getattr(param, "moved", None)):
+            origin = camera.origin(self.step, (picture.shape[-2], picture.shape[-1]))
+            latent, self.average = moved(torch.cat([self.latent.detach(), self.average]), origin, self.rng).split(1)
+            self.latent.data.copy_(latent)
+        elif camera:
             # Without the residual every move would throw the latent back to what its picture shows.
-            residual = self.recipe.param.residual(self.latent.detach())
-            latent = self.recipe.param.encode(self.recipe.camera.move(picture, self.step)) + residual
+            latent = param.encode(camera.move(picture, self.step)) + param.residual(self.latent.detach())
             self.latent.data.copy_(latent)
             self.average, self.kept = latent.clone(), None
 
