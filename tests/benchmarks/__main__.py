@@ -9,6 +9,7 @@ another commit, with random weights at the published size; each side in a proces
 ``profile``: where the time of a step goes, by operator.
 ``numerics``: what a judge says of pictures that were made in less than fp32, beside those made in fp32.
 ``plain``: a run's step beside nothing but its parts, in one process (``tests/benchmarks/plain.py``).
+``overhead``, ``cluster``: what a study costs beside its pictures (``tests/benchmarks/studies.py``).
 Seconds are medians with their range, memory is the most that the process ever held; the machine's peak is measured in
 the same call. Timings are told, never asserted.
 """
@@ -31,6 +32,7 @@ from typing import Any
 import torch
 
 from clipgen.device import PRECISIONS, pick, precision
+from tests.benchmarks.studies import cluster, overhead
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 # What is compared: the reference, the side of its picture, and clipgen's settings for the same work.
@@ -307,7 +309,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for function in (compare, scale, less, sooner, start, profile, plain, numerics):
+    for function in (compare, scale, less, sooner, start, profile, plain, numerics, overhead, cluster):
         one = commands.add_parser(name := function.__name__)
         one.set_defaults(function=function)
         one.add_argument("--rounds", type=int, default=5, help="steps of each side, or starts, after one to warm up")
@@ -315,6 +317,10 @@ def main() -> None:
         one.add_argument("--json", type=Path, help="write the figures here, too")
         if name == "numerics":
             one.add_argument("--reduced", choices=[*PRECISIONS], default="bf16", help="beside fp32")
+        elif name in ("overhead", "cluster"):
+            one.add_argument("--rows", type=int, default=100 if name == "overhead" else 1000)
+            one.add_argument("--steps", type=int, default=20 if name == "overhead" else 3)
+            one.add_argument("--nodes", type=int, default=4)
         elif name not in ("start", "sooner"):
             one.add_argument("--work", choices=[*WORK], default="vqgan")
         if name in ("compare", "profile", "less", "plain"):
