@@ -25,21 +25,8 @@ def test_a_prompt_becomes_files_here(tmp_path):
 
 
 def test_output_by_suffix(tmp_path):
-    done = clipgen(
-        "a cat",
-        "--steps",
-        "6",
-        "--size",
-        "64x96",
-        "--init",
-        "perlin",
-        "--quiet",
-        "-o",
-        "x.webp",
-        "-o",
-        "y.mp4",
-        cwd=tmp_path,
-    )
+    asked = "--steps 6 --size 64x96 --init perlin --quiet -o x.webp -o y.mp4"
+    done = clipgen("a cat", *asked.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"x.webp", "y.mp4", "clipgen-runs"}

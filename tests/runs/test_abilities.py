@@ -323,21 +323,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     import subprocess
     import sys
 
-    command = [
-        sys.executable,
-        "-m",
-        "clipgen",
-        "a cat",
-        "--steps",
-        "4000",
-        "--size",
-        "64",
-        "--cutouts",
-        "4",
-        "--init",
-        "perlin",
-    ]
-    command += ["--folder", "runs"]
+    asked = "--steps 4000 --size 64 --cutouts 4 --init perlin --folder runs"
+    command = [sys.executable, "-m", "clipgen", "a cat", *asked.split()]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while not (process.poll() is not None or list(tmp_path.glob("runs/*/frames/00006.png"))):
             pass

@@ -26,16 +26,8 @@ def test_a_run_keeps_all_it_shows(run):
 @pytest.mark.parametrize("generator", ["mini-vqgan", "mini-dvae"])
 @pytest.mark.parametrize("init", ["random", "collage"])
 def test_the_score_rises(generator, init, tmp_path):
-    run = clipgen.generate(
-        "a sunflower",
-        generator=generator,
-        init=init,
-        steps=24,
-        cutouts=8,
-        size=(64, 64),
-        progress=False,
-        folder=tmp_path,
-    )
+    less = {"steps": 24, "cutouts": 8, "size": (64, 64), "folder": tmp_path, "progress": False}
+    run = clipgen.generate("a sunflower", generator=generator, init=init, **less)
     first, *_, last = scores(run)
     assert last > first + 0.1
 

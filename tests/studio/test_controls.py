@@ -97,7 +97,7 @@ def test_a_schedule_on_a_dial_is_text_until_it_is_a_number_again(studio):
 
 
 def test_what_is_asked_is_what_was_said(studio):
-    assert Settings(**studio.controls.asked) == Settings("a red heart", steps=8, **SMALL)
+    assert Settings(**studio.controls.asked) == Settings("a red heart", steps=8, init="perlin", **SMALL)
     assert studio.controls.changeable.keys() < studio.controls.asked.keys()
 
 
