@@ -30,14 +30,6 @@ COMMANDS = {
 }
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    try:
-        return int(width), int(height or width)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write WIDTHxHEIGHT, such as 128x96") from None
-
-
 def _number(kind: type) -> Callable[[str], Any]:
     """Reads a number, or leaves a schedule of numbers as it is."""
 
@@ -62,7 +54,8 @@ def add_settings(command: argparse.ArgumentParser) -> None:
     for knob in fields(Settings):
         if knob.default is MISSING:
             continue
-        kind = _size if knob.name == "size" else _number(type(knob.default)) if scheduled(knob) else type(knob.default)
+        kind: Any = str if knob.default is None else type(knob.default)
+        kind = _number(kind) if scheduled(knob) else kind
         text = knob.metadata["help"] + ("" if knob.default in (None, "") else f" (default: {knob.default})")
         how: dict[str, Any] = (
             {"type": kind, "metavar": knob.name.upper()} if kind is not bool else {"action": "store_true"}

@@ -21,12 +21,16 @@ class Render:
     """
 
     def __init__(self, recipe: Recipe, latent: Tensor, base: Tensor, rng: torch.Generator, passes: int = 1):
-        self.recipe, self.base, self.rng = recipe, base, rng
+        self.rng, self.memory, self.scaling = rng, Memory(passes), Scaling(recipe.precision)
+        self.step, self.slower, self.trouble = 0, 1.0, 0
+        self.grow(recipe, latent, base)
+
+    def grow(self, recipe: Recipe, latent: Tensor, base: Tensor) -> None:
+        """Go on with a latent and a base of another size; the optimiser begins anew."""
+        self.recipe, self.base = recipe, base
         self.latent, self.average = latent.clone().requires_grad_(), latent.clone()
         self.optimizer = recipe.descent.start(self.latent)
-        self.memory, self.scaling = Memory(passes), Scaling(recipe.precision)
         self.memory.plan(recipe, self.latent)
-        self.step, self.slower, self.trouble = 0, 1.0, 0
 
     def advance(self) -> dict[str, Tensor]:
         """Make one step; returns the loss, and the CLIP score of what it looked at, as scalars on the device.

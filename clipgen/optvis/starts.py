@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.images import masks
+from clipgen.images.reading import to_tensor
 from clipgen.models.parameterisations.protocol import Parameterisation
 from clipgen.models.perceptors.protocol import Perceptor
 from clipgen.optvis.objectives import Goal
@@ -64,8 +66,8 @@ class Start:
         return scene.latent
 
     def base(self, scene: Scene, latent: Tensor) -> Tensor:
-        """(1, 3, H, W): what stays where a mask does not paint."""
-        return scene.param.image(latent).detach()
+        """(1, 3, H, W): what stays where a mask does not paint; of a picture that has grown, what was there before."""
+        return scene.param.image(latent).detach() if scene.base is None else scene.base
 
     def goals(self, scene: Scene) -> list[Goal]:
         """What the run is drawn to. By default nothing, and in a masked part what the perceptor's own start aims at."""
@@ -90,16 +92,17 @@ class Saved(Start):
 
 
 class Picture(Start):
-    """A given picture (1, 3, H, W), which the run is held near to."""
+    """A given picture, which the run is held near to; ``fit``: how it is brought to size."""
 
-    def __init__(self, image: Tensor):
-        self.image = image
+    def __init__(self, picture: Image.Image, fit: str = "crop"):
+        self.picture, self.fit = picture, fit
 
     def latent(self, scene: Scene) -> Tensor:
         return scene.param.encode(self.base(scene, scene.latent))
 
     def base(self, scene: Scene, latent: Tensor) -> Tensor:
-        return self.image.to(scene.param.device)
+        height, width = scene.size
+        return to_tensor(self.picture, (width, height), self.fit).to(scene.param.device)
 
     def goals(self, scene: Scene) -> list[Goal]:
         return [scene.goal(self.base(scene, scene.latent))] if scene.mask is None else super().goals(scene)

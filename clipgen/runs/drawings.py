@@ -31,21 +31,32 @@ def check_output(file: str | Path, generator: str | None) -> None:
 
 
 def frames(journal: Journal, file: str | Path, steps: Sequence[int] | None = None) -> Iterable[Image.Image | Drawing]:
-    """The frames of a run, by default all, as a file of this suffix takes them.
+    """The frames of a run, by default all, as a file of this suffix takes them, all as large as the last.
 
     Raises ClipgenError at once where that format takes drawings, and the run has none or keeps a part of a picture.
     """
     kept = journal.steps if steps is None else steps
     if not WRITERS[check_suffix(file)].vectors:
-        return map(journal.frame, kept)
+        return _pictures(journal, kept)
     check_output(file, journal.settings.get("generator", ""))
     if any(change.get("mask") for change in (journal.settings, *journal.changes)):
         raise ClipgenError(f"output={str(file)!r}: what its mask kept of a picture is no drawing; choose .png")
     return _drawings(journal, kept)
 
 
+def _pictures(journal: Journal, steps: Sequence[int]) -> Iterator[Image.Image]:
+    """Frames as large as the last one, to which the picture may have grown."""
+    size = _largest(journal, steps)
+    for step in steps:
+        yield journal.frame(step).resize(size, Image.Resampling.LANCZOS)
+
+
 def _drawings(journal: Journal, steps: Sequence[int]) -> Iterator[Drawing]:
-    settings = journal.settings
-    generator, (width, height) = cast(Vector, load_generator(settings["generator"])), settings["size"]
+    generator = cast(Vector, load_generator(journal.settings["generator"]))
+    width, height = _largest(journal, steps)
     for step in steps:
         yield generator.drawing(generator.unpack(torch.from_numpy(journal.latent(step)), (height, width)))
+
+
+def _largest(journal: Journal, steps: Sequence[int]) -> tuple[int, int]:
+    return journal.frame(steps[-1]).size if steps else (0, 0)

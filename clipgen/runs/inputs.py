@@ -15,7 +15,7 @@ from torch import Tensor
 from clipgen.errors import ClipgenError
 from clipgen.images import masks
 from clipgen.images.palette import colour
-from clipgen.images.reading import Pictorial, to_picture, to_tensor
+from clipgen.images.reading import Pictorial, to_picture
 from clipgen.optvis import starts
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal
@@ -70,15 +70,15 @@ class Inputs:
 
         Raises ClipgenError for what cannot be read or does not fit.
         """
-        assert settings.size is not None
-        prompts, (width, height) = parse(settings.prompt), settings.size
+        prompts = parse(settings.prompt)
         for prompt in prompts:
             if prompt.is_image:
                 self._picture(prompt.text)
         for where in {settings.mask, *(prompt.where for prompt in prompts)} - {""}:
             if file := masks.file_of(where):
                 self._picture(file)
-            masks.load(where, (height, width), self.pictures)
+            for width, height in settings.sizes:
+                masks.load(where, (height, width), self.pictures)
 
     def start(self, settings: Settings) -> starts.Start:
         """What ``init`` means: a kept latent, a picture, a word, a colour, a file, a run folder.
@@ -109,7 +109,7 @@ class Inputs:
         if name in self.latents:
             data = self.latents[name]
             return starts.Saved(torch.from_numpy(data if data.dtype.kind == "f" else data.astype(np.int64)))
-        return starts.Picture(to_tensor(self.pictures[name], settings.size, settings.fit))
+        return starts.Picture(self.pictures[name], settings.fit)
 
     def _picture(self, name: str) -> None:
         if name not in self.pictures:

@@ -56,17 +56,19 @@ class Plan:
         self.perceptors = shares(settings.perceptor)
         _check_judge(settings.judge, self.perceptors)
         entry, first = entry_of(settings.generator), family(self.perceptors[0][0])
-        size = settings.size or _size(entry.side, settings.quality, self.device)
-        entry.check(settings.generator, settings.relax, size)
+        settings = replace(settings, size=settings.size or _size(entry.side, settings.quality, self.device))
+        for size in settings.sizes:
+            entry.check(settings.generator, settings.relax, size)
         if settings.tile and not entry.tiles:
             raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
         init = first.default_start if settings.init == "auto" else settings.init
-        self.settings = replace(settings, size=size, init=init)
+        self.settings = replace(settings, init=init)
         self._check_patches(self.settings)
         self.inputs.load(self.settings)
         self.start = self.inputs.start(self.settings)
         if init in self.inputs.latents and (tokens := self.inputs.latents[init]).dtype.kind in "iu":
-            entry.check_tokens(settings.generator, tokens, (size[1], size[0]))
+            width, height = settings.sizes[0]
+            entry.check_tokens(settings.generator, tokens, (height, width))
         self.follow(self.settings, self.changes)
 
     @classmethod

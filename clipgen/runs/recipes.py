@@ -8,9 +8,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipgen.images import masks
 from clipgen.images.camera import Camera
+from clipgen.models.parameterisations.catalogue import entry_of
 from clipgen.models.parameterisations.protocol import Parameterisation
 from clipgen.models.parameterisations.seamless import Seamless
 from clipgen.optvis.cutouts import Cutouts
@@ -33,21 +35,48 @@ class Recipes:
     def __init__(self, plan: Plan, models: Models):
         s, perceptor = plan.settings, models.perceptors[0][0]
         param = cast(Parameterisation, Seamless(models.generator)) if s.tile else models.generator
-        assert s.size is not None
         self._plan, self._models, self._made = plan, models, dict[str, tuple[Any, Any]]()
-        size, rng = (s.size[1], s.size[0]), torch.Generator().manual_seed(s.seed)
+        size, rng = _inside(s), torch.Generator().manual_seed(s.seed)
         fallback = STARTS[perceptor.default_start]()
         scene = Scene(param, perceptor, size, s.seed, rng, param.start(size, rng), parse(s.prompt), fallback=fallback)
         self._latent = plan.start.latent(scene)
-        self._scene = replace(scene, base=plan.start.base(scene, self._latent))
+        self._scene = self._first = replace(scene, base=plan.start.base(scene, self._latent))
 
     def begin(self, settings: Settings) -> Render:
-        """The render at its first step."""
-        assert self._scene.base is not None
-        return Render(self.of(settings), self._latent, self._scene.base, self._scene.rng, settings.passes)
+        """The render at its first step; at another size only a place for what it is restored from."""
+        base, scene = self._turn_to(_inside(settings)), self._scene
+        latent = self._latent if scene is self._first else scene.param.start(scene.size, scene.rng)
+        return Render(self._of(settings), latent, base, scene.rng, settings.passes)
 
-    def of(self, settings: Settings) -> Recipe:
-        """The recipe for these settings, schedules resolved."""
+    def follow(self, render: Render, settings: Settings) -> None:
+        """Let a render go on with these settings, schedules resolved; where their size is another, its picture grows.
+
+        Vectors fit any size, any other picture is enlarged and encoded again. Pictures that the settings name, and what
+        the run is drawn to, come from where they came from, at the new size.
+        """
+        if (size := _inside(settings)) == self._scene.size:
+            render.recipe = self._of(settings)
+            return
+        param = self._scene.param
+        if entry_of(settings.generator).vectors:
+            latent = param.unpack(param.pack(render.shown), size)
+        else:
+            latent = param.encode(_enlarged(render.picture(), size))
+        base = self._turn_to(size)
+        render.grow(self._of(settings), latent, base)
+
+    def _turn_to(self, size: tuple[int, int]) -> Tensor:
+        """Have what depends on the size, (H, W), made for this one from now on; returns the base."""
+        assert self._first.base is not None and self._scene.base is not None
+        if size == self._scene.size:
+            return self._scene.base
+        scene = replace(self._first, size=size, base=_enlarged(self._first.base, size))
+        self._scene = replace(scene, base=(base := self._plan.start.base(scene, self._latent)))
+        for name in ("mask", "spots", "goals"):
+            self._made.pop(name, None)
+        return base
+
+    def _of(self, settings: Settings) -> Recipe:
         s, models = settings, self._models
         prompts = self._once("prompts", s.prompt, lambda: parse(s.prompt))
         mask = self._once("mask", s.mask, lambda: self._mask(s.mask) if s.mask else None)
@@ -96,3 +125,13 @@ class Recipes:
         if name not in self._made or self._made[name][0] != key:
             self._made[name] = key, make()
         return self._made[name][1]
+
+
+def _inside(settings: Settings) -> tuple[int, int]:
+    """The size (H, W) that settings begin with."""
+    width, height = settings.sizes[0]
+    return height, width
+
+
+def _enlarged(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(picture, size, mode="bicubic", antialias=True).clamp(0, 1)

@@ -56,7 +56,8 @@ class Rerun:
         due = [change for change in self._changes if change["step"] == render.step]
         self._settings = self._plan.follow(self._settings, due)
         if (then := self._settings.at(render.step)) != self._now:
-            self._now, render.recipe = then, self._recipes.of(then)
+            self._now = then
+            self._recipes.follow(render, then)
         return render.step
 
     def _advance(self, render: Render) -> None:

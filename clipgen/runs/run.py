@@ -90,7 +90,7 @@ class Run:
         """A new run that starts from the frame of ``step``, with these settings instead of those that this one has."""
         if step not in self.journal.steps:
             raise ClipgenError(f"step={step}: there is no such frame; there are {self.journal.steps}")
-        asked = asdict(self.settings) | {"near": 0.0} | settings
+        asked = asdict(self.settings) | {"near": 0.0, "size": self.settings.at(step - 1).size} | settings
         same = all(asked[name] == getattr(self.settings, name) for name in ("generator", "relax"))
         asked["init"] = (
             self.journal.latent(step) if same else self.journal.frame(step)
@@ -216,17 +216,17 @@ class Run:
     def going(self) -> Generator[Frame | Render, dict[str, Tensor] | None, None]:
         """The frames, and before every step the render: whoever sends its scores has made the step."""
         recipes = Recipes(self.plan, self.models)
-        now = self.settings.at(self.step)
+        now = self.settings.at(max(0, self.step - 1))
         self.render = render = recipes.begin(now)
-        judging = recipes.judging(now)
+        judging, began = recipes.judging(now), time.monotonic()
         if self._state:
             render.restore(*self._state)
-        began = time.monotonic()
         while not (self.finished or self.control.stopped):
             self.control.wait()
             self.control.due(self.step)
             if (then := self.settings.at(self.step)) != now:
-                now, render.recipe, judging = then, recipes.of(then), recipes.judging(then)
+                recipes.follow(render, then)
+                now, judging = then, recipes.judging(then)
             scores = (yield render) or {}
             self.step = render.step
             if render.stuck:

@@ -23,7 +23,7 @@ from clipgen.registry import OBJECTIVES, RELAXATIONS, STARTS
 from clipgen.runs.course import KEPT
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.prompts import parse
-from clipgen.runs.schedules import Schedule, schedule
+from clipgen.runs.schedules import Schedule, growth, schedule, size_of
 from clipgen.setting import check, setting
 
 Part = TypeVar("Part")
@@ -47,10 +47,11 @@ class _Own:
     )
     steps: int = setting(120, "optimisation steps", 1, 10**6, live=False, shown="settle")
     seed: int = setting(0, "same seed, same machine: same picture", 0, 2**63 - 1, live=False, shown="settle")
-    size: tuple[int, int] | None = setting(
+    size: tuple[int, int] | str | None = setting(
         None,
-        "width and height in pixels; by default what the generator draws best",
-        common=("128x128", "128x96", "256x256", "512x384"),
+        "width and height in pixels, by default what the generator draws best; or sizes that grow, coarse to fine: "
+        "128x128@0-60, 256x256@60-",
+        common=("128x128", "128x96", "256x256", "512x384", "128x128@0-60, 256x256@60-"),
         live=False,
         shown="settle",
     )
@@ -151,12 +152,18 @@ class _Own:
             if isinstance(value := getattr(self, knob.name), str) and scheduled(knob)
         }
 
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes that the picture has, one after another; none where it is up to the generator."""
+        return growth(self.size).sizes if isinstance(self.size, str) else (self.size,) if self.size else ()
+
     def at(self: Own, step: int) -> Own:
-        """The settings at a step, every schedule a number."""
-        if not (found := self.schedules):
-            return self
+        """The settings at a step, every schedule a number, and the size that of then."""
         kinds = {knob.name: type(knob.default) for knob in fields(self)}
-        return replace(self, **{name: _rounded(kinds[name], plan.at(step)) for name, plan in found.items()})
+        values = {name: _rounded(kinds[name], plan.at(step)) for name, plan in self.schedules.items()}
+        if isinstance(self.size, str):
+            values["size"] = growth(self.size).at(step)
+        return replace(self, **values) if values else self
 
     def shows(self, step: int) -> bool:
         """Whether a frame is made of a step, counted from 1."""
@@ -235,7 +242,10 @@ def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
             raise ClipgenError(f"{name}=...: there is no such setting; {hint}")
     recipe = str(asked.get("recipe", ""))
     generator = str(asked.get("generator", _Own.generator))
-    settings = Settings(prompt, **(suited(str(asked.get("quality", "normal")), generator, recipe) | dict(asked)))
+    values = suited(str(asked.get("quality", "normal")), generator, recipe) | dict(asked)
+    if isinstance(size := values.get("size"), str):
+        values["size"] = size_of(size)
+    settings = Settings(prompt, **values)
     settings.check()
     return settings
 

@@ -15,6 +15,7 @@ import ipywidgets as widgets
 import traitlets
 
 from clipgen.errors import ClipgenError
+from clipgen.runs.schedules import size_of
 from clipgen.runs.settings import Settings, scheduled, suited
 from clipgen.studio.models import Models
 from clipgen.studio.parts import Dial, Fold, Webcam, hint
@@ -149,7 +150,7 @@ def _steered(knob: Field) -> bool:
 def _said(knob: Field, value: Any) -> Any:
     """A value of a setting as its widget shows it."""
     if knob.name == "size":
-        return f"{value[0]}x{value[1]}" if value else ""
+        return "x".join(map(str, value)) if isinstance(value, tuple) else value or ""
     if scheduled(knob):
         return float(value) if _steered(knob) and not isinstance(value, str) else str(value)
     return value
@@ -158,7 +159,7 @@ def _said(knob: Field, value: Any) -> Any:
 def _meant(knob: Field, shown: Any) -> Any:
     """What is meant by what a widget shows. Raises ClipgenError for a size that cannot be meant."""
     if knob.name == "size":
-        return _size(shown)
+        return size_of(shown)
     kind: Any = type(knob.default)
     if scheduled(knob) and isinstance(shown, str):
         with suppress(ValueError):  # else a schedule over the steps
@@ -175,14 +176,6 @@ def _placed(place: str) -> list[str]:
     """The settings of a place; first what people steer."""
     names = [name for name, knob in KNOBS.items() if knob.metadata["shown"] == place]
     return [name for name in STEERED if name in names] + [name for name in names if name not in STEERED]
-
-
-def _size(text: str) -> tuple[int, int] | None:
-    try:
-        width, _, height = text.lower().partition("x")
-        return (int(width), int(height or width)) if text.strip() else None
-    except ValueError:
-        raise ClipgenError(f"size={text!r}: write width x height, such as 128x96; empty for the best") from None
 
 
 def _heading(words: str, more: str = "") -> widgets.HTML:
