@@ -55,13 +55,17 @@ class Camera:
                 now[name] = now[name] * value if name == "zoom" else now[name] + value
         return now
 
-    def move(self, images: Tensor, step: int) -> Tensor:
-        """(B, 3, H, W) as the camera sees them after its move; what comes in at the edges is mirrored."""
-        now, (b, _, height, width) = self.at(step), images.shape
+    def origin(self, step: int, size: tuple[int, int]) -> Tensor:
+        """(2, 3), affine: where each place of a picture of (H, W) was before its move, from -1 to 1 across it."""
+        now, ratio = self.at(step), size[0] / size[1]
         angle = math.radians(now["angle"])
         cos, sin = math.cos(angle) / now["zoom"], math.sin(angle) / now["zoom"]
-        # Where each pixel comes from, in coordinates from -1 to 1: hence the sides' ratio.
-        theta = torch.tensor([[cos, -sin * height / width, 2 * now["x"]], [sin * width / height, cos, 2 * now["y"]]])
-        grid = F.affine_grid(theta.expand(b, 2, 3).to(images), list(images.shape), align_corners=False)
+        return torch.tensor([[cos, -sin * ratio, 2 * now["x"]], [sin / ratio, cos, 2 * now["y"]]])
+
+    def move(self, images: Tensor, step: int) -> Tensor:
+        """(B, 3, H, W) as the camera sees them after its move; what comes in at the edges is mirrored."""
+        b, _, height, width = images.shape
+        theta = self.origin(step, (height, width)).expand(b, 2, 3).to(images)
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         moved = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
         return moved.clamp(0, 1)

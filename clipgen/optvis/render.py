@@ -105,11 +105,15 @@ class Render:
         return self.recipe.param.pack(self.shown)
 
     def move_camera(self, picture: Tensor) -> None:
-        """Go on from the picture as the camera sees it after its move, if it moves."""
-        if self.recipe.camera:
+        """Go on from the picture as the camera sees it after its move, if it moves; vectors move themselves."""
+        camera, param = self.recipe.camera, self.recipe.param
+        if camera and (moved := getattr(param, "moved", None)):
+            origin = camera.origin(self.step, (picture.shape[-2], picture.shape[-1]))
+            latent, self.average = moved(torch.cat([self.latent.detach(), self.average]), origin, self.rng).split(1)
+            self.latent.data.copy_(latent)
+        elif camera:
             # Without the residual every move would throw the latent back to what its picture shows.
-            residual = self.recipe.param.residual(self.latent.detach())
-            latent = self.recipe.param.encode(self.recipe.camera.move(picture, self.step)) + residual
+            latent = param.encode(camera.move(picture, self.step)) + param.residual(self.latent.detach())
             self.latent.data.copy_(latent)
             self.average = latent.clone()
 

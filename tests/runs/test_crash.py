@@ -14,7 +14,7 @@ import pytest
 import clipgen
 from clipgen.runs.journal import Journal
 
-KNOBS = {"steps": 24, "every": 1, "size": (64, 64), "init": "perlin", "cutouts": 4, "seed": 3}
+KNOBS = {"steps": 24, "every": 1, "size": "48x48@0-11, 64x64@11-", "init": "perlin", "cutouts": 4, "seed": 3}
 PROMPT = "a cat@0-12 | a dog:0.8@6-24 | grey:-0.3"
 
 # One process imports everything once, forks, and lets the fork be killed: by itself in the middle of a write (a "save

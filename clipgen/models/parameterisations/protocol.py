@@ -63,6 +63,9 @@ class Vector(Parameterisation, Protocol):
     def drawing(self, latent: Tensor) -> Drawing:
         """The marks of a latent of one picture."""
 
+    def moved(self, latents: Tensor, origin: Tensor, rng: torch.Generator) -> Tensor:
+        """Latents as a camera sees them; ``origin`` (2, 3): where each place of the picture was before its move."""
+
 
 class Discrete(Parameterisation, Protocol):
     """One whose latents stand for tokens: what a prior writes."""

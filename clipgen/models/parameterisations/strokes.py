@@ -29,6 +29,7 @@ class Strokes(Vectors):
     """A row: four points, red, green, blue, opacity, and the width in tenths of the sheet's shorter side."""
 
     corners = 4
+    lengths = slice(12, 13)
     low = (*8 * (-OUT,), 0.0, 0.0, 0.0, 0.05, 0.1)
     high = (*8 * (OUT,), 1.0, 1.0, 1.0, 1.0, 2.0)
 

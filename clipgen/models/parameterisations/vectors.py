@@ -31,6 +31,7 @@ class Vectors(Continuous):
     stride = 1
     lr = 0.1
     corners: int
+    lengths = slice(0)  # which numbers of a mark are lengths
     low: tuple[float, ...]
     high: tuple[float, ...]
 
@@ -97,6 +98,29 @@ class Vectors(Continuous):
         Raises ClipgenError for another number of marks, and for what is not finite.
         """
         return self._on(size, unpacked(self.name, saved, self.shape(size))[0, self.before :])
+
+    def moved(self, latents: Tensor, origin: Tensor, rng: torch.Generator) -> Tensor:
+        """Latents as a camera sees them after its move; ``origin``: see ``Camera.origin``.
+
+        A mark that all of them lose from sight comes back anywhere, as faint as can be.
+        """
+        size, coordinates = sheet(latents), 2 * self.corners
+        rows, turn = latents[:, self.before :].clone(), origin[:, :2].to(latents)
+        points = rows[..., :coordinates].unflatten(-1, (-1, 2)) - origin[:, 2].to(latents)
+        rows[..., :coordinates] = (points @ turn.inverse().T).flatten(-2)
+        rows[..., self.lengths] /= turn.det().sqrt()
+        new = self.scattered(size, rng).to(rows)
+        new[:, coordinates + 3 : coordinates + 4] = 0.0
+        gone = torch.stack([self._out_of_sight(each, size) for each in rows]).all(0)
+        latents = torch.cat([latents[:, : self.before], torch.where(gone[:, None], new, rows)], 1)
+        self.project_(latents)
+        return latents
+
+    def _out_of_sight(self, rows: Tensor, size: tuple[int, int]) -> Tensor:
+        """(N,): which of some rows (N, C) lie on one side of the sheet."""
+        lines, radius, *_ = self.marks(rows, size)
+        around, sides = radius[:, None, None], torch.tensor([size[1], size[0]]).to(lines)
+        return ((lines + around < 0).all(1) | (lines - around > sides).all(1)).any(1)
 
     def drawing(self, latent: Tensor) -> Drawing:
         """What a latent of one picture draws."""

@@ -9,6 +9,7 @@ import torch
 
 import clipgen
 from clipgen.errors import ClipgenError
+from clipgen.images.camera import Camera
 from clipgen.models.parameterisations import rasteriser
 from clipgen.models.parameterisations.catalogue import entry_of, load_generator
 from clipgen.models.parameterisations.rasteriser import Marks, rasterise
@@ -139,6 +140,26 @@ def test_a_picture_is_laid_of_marks(family):
     assert (found - picture).square().mean() < (0.95 if "pen" in family.name else 0.5) * (1 - picture).square().mean()
     assert found[..., :24, :].mean() < found[..., 24:, :].mean() - 0.03
     assert family.image(family.encode(picture[..., :6, :60])).shape == (1, 3, 6, 60)
+
+
+@pytest.mark.parametrize("text", ["x=0.1", "y=-0.1", "zoom=1.2", "angle=30", "zoom=0.8, angle=-20, x=0.05"])
+def test_a_camera_moves_the_marks_themselves(family, text):
+    """As it moves their picture, but for what comes in at the edges; lines of a pen stay as wide as they are."""
+    camera, latent = Camera.parse(text), family.start((48, 64), rng())
+    origin = camera.origin(0, (48, 64))
+    moved = family.moved(torch.cat([latent, latent]), origin, rng(1))
+    assert torch.equal(moved[0], moved[1]) and torch.equal(moved[0], family.moved(latent, origin, rng(1))[0])
+    wanted, found = (x[..., 12:-12, 16:-16] for x in (camera.move(family.image(latent), 0), family.image(moved[:1])))
+    assert (found - wanted).abs().mean() < (0.1 if family.name.startswith("pen") else 0.03)
+
+
+def test_what_leaves_the_sheet_comes_back(family):
+    """Out of sight in one direction and faint, so that endless zooms have something to go on with."""
+    latent, camera = family.start((48, 64), rng()), Camera.parse("x=0.5")
+    for seed in range(3):
+        latent = family.moved(latent, camera.origin(0, (48, 64)), rng(seed))
+    assert not family._out_of_sight(latent[0, family.before :], (48, 64)).all()
+    assert (family.image(latent) < 0.99).float().mean() > 0.001
 
 
 def test_adam_finds_a_picture(family):
