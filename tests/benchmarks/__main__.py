@@ -5,6 +5,7 @@ another commit, with random weights at the published size; each side in a proces
 ``scale``: how the cost of a step grows with the picture's side and the number of views.
 ``start``: the README's command, whole and until its first preview.
 ``profile``: where the time of a step goes, by operator.
+``plain``: a run's step beside nothing but its parts, in one process (``tests/benchmarks/plain.py``).
 Seconds are medians with their range, memory is the most that the process ever held; the machine's peak is measured in
 the same call. Timings are told, never asserted.
 """
@@ -169,16 +170,29 @@ def start(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
-    import clipgen
-
+@contextlib.contextmanager
+def work(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A folder for runs, and clipgen's settings for some work, its weights in the cache."""
     _, side, settings = WORK[options.work]
     size = options.size or side
     with weights([settings["generator"]] if settings else []) as cache:
         os.environ["CLIPGEN_CACHE"] = str(cache)
         clip = {"perceptor": f"ViT-B-32/{cache / 'ViT-B-32.pt'}", "init": "random"} if settings else {}
-        asked = settings | clip | {"size": (size, size), "cutouts": options.views, "steps": 100, "every": 100}
-        run = clipgen.Run("a red apple", folder=cache, device=options.device, **asked)
+        yield cache, settings | clip | {"size": (size, size), "cutouts": options.views, "device": options.device}
+
+
+def plain(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from tests.benchmarks.plain import compared
+
+    with work(options) as (folder, asked):
+        return [{"work": options.work, "views": options.views} | compared(options.rounds, folder, **asked)]
+
+
+def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
+    import clipgen
+
+    with work(options) as (folder, asked):
+        run = clipgen.Run("a red apple", folder=folder, steps=100, every=100, **asked)
         next(iter(run))
         render: Any = run.render
         activities = [torch.profiler.ProfilerActivity.CPU]
@@ -221,7 +235,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, function in {"compare": compare, "scale": scale, "start": start, "profile": profile}.items():
+    for name, function in {"compare": compare, "scale": scale, "start": start, "profile": profile, "plain": plain}.items():
         one = commands.add_parser(name)
         one.set_defaults(function=function)
         one.add_argument("--rounds", type=int, default=5, help="steps of each side, or starts, after one to warm up")
@@ -229,7 +243,7 @@ def main() -> None:
         one.add_argument("--json", type=Path, help="write the figures here, too")
         if name != "start":
             one.add_argument("--work", choices=[*WORK], default="vqgan")
-        if name in ("compare", "profile"):
+        if name in ("compare", "profile", "plain"):
             one.add_argument("--size", type=int, help="of the picture; by default what the reference draws")
             one.add_argument("--views", type=int, default=32)
         if name == "compare":
