@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from studio_hands import SMALL, click, named, put, running, until
+from studio_hands import SMALL, click, control, named, put, running, until
 
 import clipgen
 
@@ -121,6 +121,25 @@ def test_a_branch_starts_from_the_shown_frame(studio):
     assert branch is not first and branch.finished and branch.models is first.models, "models are shared"
     (tokens,) = branch.journal.inputs().values()
     assert (tokens == first.journal.latent(3)).all() and branch.settings.prompt == "a blue heart"
+
+
+def test_a_picture_that_grows(studio):
+    text = "32x32@0-4, 64x64@4-"
+    put(studio, size=text, init="perlin")
+    click(studio, "Generate")
+    run = studio.wait()
+    for frame, side in ((8, 64), (4, 32)):
+        studio.preview.timeline.value = frame
+        assert studio.preview.picture.size == (side, side)
+        assert Image.open(io.BytesIO(studio.preview.image.value)).size == (side, side), "as wide on the page"
+    click(studio, "Export")
+    (film,) = run.journal.folder.glob("*.gif")
+    with Image.open(film) as made:
+        assert made.size == (256, 256) and made.n_frames == 8
+    click(studio, "Branch from here")
+    assert studio.wait().settings.size == (32, 32)
+    studio.view(run.journal.folder)
+    assert control(studio.controls, "size").value == text
 
 
 def test_errors_are_shown_and_the_studio_goes_on(studio, monkeypatch):
