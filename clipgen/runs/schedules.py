@@ -72,7 +72,7 @@ def growth(text: str) -> Growth:
 
 
 def size_of(text: str) -> tuple[int, int] | str | None:
-    """A size as people write it: None for nothing, one as (width, height), several as they are, if they can be meant."""
+    """What is meant by a size as text: nothing by none, (width, height) by one; several stay, if they can be meant."""
     if not text.strip():
         return None
     sizes = growth(text).sizes

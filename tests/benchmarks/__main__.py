@@ -235,8 +235,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, function in {"compare": compare, "scale": scale, "start": start, "profile": profile, "plain": plain}.items():
-        one = commands.add_parser(name)
+    for function in (compare, scale, start, profile, plain):
+        one = commands.add_parser(name := function.__name__)
         one.set_defaults(function=function)
         one.add_argument("--rounds", type=int, default=5, help="steps of each side, or starts, after one to warm up")
         one.add_argument("--device", default=str(pick().type))

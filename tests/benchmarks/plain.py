@@ -19,7 +19,6 @@ from clipgen.optvis.prompt_loss import prompt_distance
 from clipgen.optvis.render import Render
 from clipgen.runs.course import Frame
 
-
 WARM = 3  # turns before it counts; the first frame is among them
 
 
