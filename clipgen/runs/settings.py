@@ -49,8 +49,7 @@ class _Own:
     seed: int = setting(0, "same seed, same machine: same picture", 0, 2**63 - 1, live=False, shown="settle")
     size: tuple[int, int] | str | None = setting(
         None,
-        "width and height in pixels, by default what the generator draws best; or sizes that grow, coarse to fine: "
-        "128x128@0-60, 256x256@60-",
+        "in pixels, by default what the generator draws best; it may grow: 128x128@0-60, 256x256@60-",
         common=("128x128", "128x96", "256x256", "512x384", "128x128@0-60, 256x256@60-"),
         live=False,
         shown="settle",
