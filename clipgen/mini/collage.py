@@ -77,9 +77,14 @@ class Collage(Start):
     one is soon fooled.
     """
 
+    def __init__(self) -> None:
+        self._found: dict[tuple[Prompt, ...], tuple[_Layout, dict[int, Tensor]]] = {}
+
     def goals(self, scene: Scene) -> list[Goal]:
         def imagine(prompts: list[Prompt], size: tuple[int, int]) -> Tensor:
-            return collage(scene.perceptor, prompts, size).to(scene.param.device)
+            if (asked := tuple(prompts)) not in self._found:
+                self._found[asked] = arrangement(scene.perceptor, prompts)
+            return painted(*self._found[asked], size).to(scene.param.device)
 
         return scene.goals(imagine, strength=12.0)
 
@@ -107,8 +112,8 @@ def phrases(text: str, longest: int = 3) -> list[str]:
     return sorted(runs | {text})
 
 
-def collage(perceptor: Perceptor, prompts: list[Prompt], size: tuple[int, int]) -> Tensor:
-    """The arrangement nearest to the prompts, as (1, 3, H, W) in [0, 1] on the CPU; ``size`` is (H, W)."""
+def arrangement(perceptor: Perceptor, prompts: list[Prompt]) -> tuple[_Layout, dict[int, Tensor]]:
+    """The one that is nearest to the prompts, and its drawings."""
     wanted = [p for p in prompts if p.weight > 0]
     targets = perceptor.embed_text([p.text for p in prompts])
     strength = torch.tensor([p.weight for p in prompts], device=targets.device)
@@ -137,6 +142,11 @@ def collage(perceptor: Perceptor, prompts: list[Prompt], size: tuple[int, int]) 
             + [replace(x, colours=(colour,)) for x in single[:4] for colour in COLOURS]
         )
     chosen = best[0][1]
+    return chosen, {drawing: sprites[drawing] for drawing in chosen.drawings}
+
+
+def painted(chosen: _Layout, sprites: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
+    """An arrangement as (1, 3, H, W) in [0, 1] on the CPU; ``size`` is (H, W)."""
     places = {p: background(p, max(size), torch.Generator().manual_seed(0)) for p in PLACES if p == chosen.place}
     places = {p: F.interpolate(b[None], size)[0] for p, b in places.items()}
     return _render(chosen, sprites, places, size)[None]
