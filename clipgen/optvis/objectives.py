@@ -17,6 +17,7 @@ from clipgen.models.parameterisations.protocol import Parameterisation
 from clipgen.models.perceptors.protocol import Perceptor
 from clipgen.optvis.descent import Descent
 from clipgen.optvis.prompt import Prompt
+from clipgen.optvis.window import Window
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]  # (image (1, 3, H, W), latent, step) to a scalar
 
@@ -40,6 +41,7 @@ class Recipe:
     objectives: Sequence[Objective]
     goals: Sequence[Goal]
     descent: Descent
+    window: Window
     camera: Camera
     mask: Tensor | None  # (1, 1, H, W), 1 where it is painted
     steps: int

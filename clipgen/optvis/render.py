@@ -23,6 +23,7 @@ class Render:
     def __init__(self, recipe: Recipe, latent: Tensor, base: Tensor, rng: torch.Generator, passes: int = 1):
         self.recipe, self.base, self.rng = recipe, base, rng
         self.latent, self.average = latent.clone().requires_grad_(), latent.clone()
+        self.kept: Tensor | None = None  # the picture of the step before, where the next one decodes a window of it
         self.optimizer = recipe.descent.start(self.latent)
         self.memory, self.scaling = Memory(passes), Scaling(recipe.precision)
         self.memory.plan(recipe, self.latent)
@@ -39,7 +40,8 @@ class Render:
         while True:
             self.optimizer.zero_grad()
             try:
-                image = self._masked(r.param.image(self.latent, progress, self.rng))
+                picture = self.decode(self.rng)
+                image = self.masked(picture)
                 # All that looks at the picture leaves its gradient here; then one pass goes back through the decoder.
                 leaf = image.detach().requires_grad_()
                 moment = Moment(leaf, self.latent, self.step, r, self.rng, self.memory.passes)
@@ -50,6 +52,7 @@ class Render:
             except RuntimeError as error:
                 self.memory.relieve(error, r)
             self.rng.set_state(numbers)  # the same views again
+        self.keep(picture)
         if self._sound(loss):
             if self.latent.grad is not None:
                 self.optimizer.step()
@@ -93,7 +96,7 @@ class Render:
     @torch.no_grad()
     def picture(self) -> Tensor:
         """(1, 3, H, W) as it is shown."""
-        return self._masked(self.recipe.param.image(self.shown))
+        return self.masked(self.recipe.param.image(self.shown))
 
     @torch.no_grad()
     def packed(self) -> Tensor:
@@ -107,9 +110,19 @@ class Render:
             residual = self.recipe.param.residual(self.latent.detach())
             latent = self.recipe.param.encode(self.recipe.camera.move(picture, self.step)) + residual
             self.latent.data.copy_(latent)
-            self.average = latent.clone()
+            self.average, self.kept = latent.clone(), None
 
-    def _masked(self, image: Tensor) -> Tensor:
+    def decode(self, rng: torch.Generator) -> Tensor:
+        """(1, 3, H, W) as the next step decodes it, before the mask."""
+        r = self.recipe
+        return r.window.decode(r.param, self.latent, self.kept, self.step, rng, r.steps)
+
+    def keep(self, picture: Tensor) -> None:
+        """Let the next step go on from what this one decoded, if it will decode a window alone."""
+        self.kept = picture.detach() if self.recipe.window.window < 1 else None
+
+    def masked(self, image: Tensor) -> Tensor:
+        """The image with what stays as it is where the mask does not paint."""
         return image if self.recipe.mask is None else masks.blend(image, self.base, self.recipe.mask)
 
     # --- what it goes on from -------------------------------------------------------------------------
@@ -118,6 +131,7 @@ class Render:
         """Everything that the next step depends on: tensors, and notes that JSON can say."""
         state = self.optimizer.state_dict()["state"].get(0, {})
         tensors = {"latent": self.latent, "shown": self.average, "base": self.base, "rng": self.rng.get_state()}
+        tensors |= {} if self.kept is None else {"kept": self.kept}
         tensors |= {f"optimizer.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
         notes: dict[str, Any] = {"passes": self.memory.passes, "slower": self.slower, "trouble": self.trouble}
         notes["scaling"] = self.scaling.state
@@ -129,6 +143,7 @@ class Render:
         self.rng.set_state(tensors["rng"])
         self.latent.data.copy_(tensors["latent"])
         self.average, self.base = (tensors[key].to(self.latent.device) for key in ("shown", "base"))
+        self.kept = tensors["kept"].to(self.latent.device) if "kept" in tensors else None
         self.memory.passes, self.slower, self.trouble = notes["passes"], notes["slower"], notes["trouble"]
         self.scaling.restore(notes.get("scaling", ()))
         named = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith("optimizer.")}

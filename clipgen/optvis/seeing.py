@@ -11,7 +11,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from clipgen.images import masks
 from clipgen.images.heat import WARM, heated
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import contact_sheet, enlarge, png_bytes
@@ -115,9 +114,7 @@ def look(render: Render) -> Seen:
     """
     r, rng = render.recipe, torch.Generator()
     rng.set_state(render.rng.get_state())
-    image = r.param.image(render.latent, render.step / r.steps, rng)
-    image = image if r.mask is None else masks.blend(image, render.base, r.mask)
-    leaf = image.detach().requires_grad_()
+    leaf = render.masked(render.decode(rng)).detach().requires_grad_()
     moment = Moment(leaf, render.latent, render.step, r, rng, render.memory.passes)
     (loss,) = (objective for objective in r.objectives if isinstance(objective, PromptLoss))
     views, norms, score, gradient = list[View](), list[float](), 0.0, torch.zeros_like(leaf[0])

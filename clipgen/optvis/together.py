@@ -54,8 +54,12 @@ def _advance(renders: Sequence[Render]) -> list[dict[str, Tensor]]:
         rate = render.recipe.descent.rate(progress, r.param.lr, bool(render.recipe.camera)) * render.slower
         render.optimizer.param_groups[0]["lr"] = rate
         render.optimizer.zero_grad()
-    decoded = r.param.image(torch.cat([render.latent for render in renders]), progress, [one.rng for one in renders])
-    images = [render._masked(image) for render, image in zip(renders, decoded.split(1))]
+    if any(render.recipe.window.window < 1 for render in renders):  # each has a window of its own
+        decoded = [render.decode(render.rng) for render in renders]
+    else:
+        latents, numbers = zip(*((render.latent, render.rng) for render in renders))
+        decoded = list(r.param.image(torch.cat(latents), progress, numbers).split(1))
+    images = [render.masked(picture) for render, picture in zip(renders, decoded)]
     leaves = [image.detach().requires_grad_() for image in images]
     moments = [
         Moment(leaf, render.latent, render.step, render.recipe, render.rng, render.memory.passes)
@@ -65,7 +69,8 @@ def _advance(renders: Sequence[Render]) -> list[dict[str, Tensor]]:
     pulled = [(image, leaf) for image, leaf in zip(images, leaves) if image.requires_grad and leaf.grad is not None]
     if pulled:
         torch.autograd.backward([image for image, _ in pulled], [leaf.grad for _, leaf in pulled])
-    for render, loss in zip(renders, losses):
+    for render, picture, loss in zip(renders, decoded, losses):
+        render.keep(picture)
         if render._sound(loss):
             if render.latent.grad is not None:
                 render.optimizer.step()

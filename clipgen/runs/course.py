@@ -1,13 +1,15 @@
-"""How a run went: its frames, which of them is best, and since when none has been better."""
+"""How a run went: its frames, which of them is best, and whether it is worth going on."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from clipgen.errors import ClipgenError
@@ -27,7 +29,8 @@ class Frame:
 
     step: int
     image: Image.Image
-    scores: dict[str, float]  # clip: cosine of the views to the prompts; loss; judge: of the frame, if there is one
+    scores: dict[str, float]  # clip: cosine of the views to the prompts; loss; judge: of the frame, if there is one;
+    # with ``settled`` the change since the frame before, in levels of 255
     seconds: float = math.nan  # since the loop began, or went on; of a frame from the journal it is not known
 
     def _repr_png_(self) -> bytes:
@@ -43,7 +46,8 @@ class Course:
 
     def __init__(self, journal: Journal, until: float = math.inf, changes: Sequence[Mapping[str, Any]] | None = None):
         self._journal, self._changes = journal, journal.changes if changes is None else changes
-        self._prompt = journal.settings["prompt"]
+        self._settings = journal.settings
+        self._moves: list[tuple[float, float]] = []  # of frames that tell it: their step, and their change
         self._last: Mapping[str, float] | None = None  # the rows of the newest frame and of the best one
         self._best: Mapping[str, float] | None = None
         self._at_hand: list[Frame] = []  # these two, as far as they were made here
@@ -52,13 +56,16 @@ class Course:
                 self._count(row)
 
     def add(self, frame: Frame) -> None:
-        """A frame more."""
+        """A frame more. With ``settled`` its scores also tell its change since the one before."""
+        if self._settings.get("settled"):
+            frame.scores["change"] = _change(self.newest.image, frame.image) if self else 255.0
         self._count({"step": frame.step} | frame.scores)
         self._at_hand = [one for one in (*self._at_hand, frame) if one.step in (frame.step, self.best_step)]
 
     def _count(self, row: Mapping[str, float]) -> None:
         # Numbers as the journal has them, so that a resumed run decides the same.
         self._last = {name: float(f"{value:.6g}") for name, value in row.items()}
+        self._moves.append((row["step"], self._last.get("change", 0.0)))
         past = self._best is None or self._best["step"] <= self._since(int(row["step"]) - 1)
         if past or liked(self._last) > liked(self._best or {}):
             self._best = self._last
@@ -66,7 +73,7 @@ class Course:
     def _since(self, step: int) -> int:
         """The step before which something else was asked for than at ``step``."""
         said = [(change["step"], change["prompt"]) for change in self._changes if "prompt" in change]
-        begun, prompt = [(0, self._prompt), *((at, prompt) for at, prompt in said if at <= step)][-1]
+        begun, prompt = [(0, self._settings["prompt"]), *((at, prompt) for at, prompt in said if at <= step)][-1]
         edges = [int(edge) for one in parse(prompt) for edge in one.span if edge <= step]
         return max([begun, *edges])
 
@@ -92,9 +99,23 @@ class Course:
         """Its step; none is beyond it before the first."""
         return self._best["step"] if self._best else math.inf
 
-    def spent(self, patience: int) -> bool:
-        """Whether no frame of so many steps was better than the best before; never with a patience of 0."""
-        return bool(patience and self._last and self._last["step"] - self.best_step >= patience)
+    @property
+    def over(self) -> bool:
+        """Whether for ``patience`` steps no frame was better than the best before, or the picture has ``settled``."""
+        if self._last is None:
+            return False
+        patience, limit, step = (self._settings.get("patience", 0), self._settings.get("settled", 0), self._last["step"])
+        return bool(patience and step - self.best_step >= patience or limit and self._moved(step) < limit)
+
+    def _moved(self, step: float) -> float:
+        """How far the picture has moved in a tenth of the steps; no measure while something is new, or will be."""
+        steps = self._settings["steps"]
+        begin = step - max(1, steps // 10)
+        changes = [change for change in self._changes if change["step"] <= step]
+        spans = re.findall(r"@\s*(\d*)\s*-\s*(\d*)", str([self._settings, *changes]))  # prompts, schedules, camera
+        edges = [0, *(change["step"] for change in changes), *(int(edge) for span in spans for edge in span if edge)]
+        new = any(begin < edge < steps for edge in edges)
+        return math.inf if new else sum(change for at, change in self._moves if at > begin)
 
     def _frame(self, row: Mapping[str, float] | None) -> Frame:
         if row is None:
@@ -102,6 +123,12 @@ class Course:
         step, scores = int(row["step"]), {name: value for name, value in row.items() if name != "step"}
         kept = (frame for frame in self._at_hand if frame.step == step)
         return next(kept, None) or Frame(step, self._journal.frame(step), scores)
+
+
+def _change(one: Image.Image, other: Image.Image) -> float:
+    """The mean difference of two frames in levels of 255; the most there is if they are not of one size."""
+    same = one.size == other.size
+    return float(np.abs(np.asarray(one, float) - np.asarray(other, float)).mean()) if same else 255.0
 
 
 def liked(row: Mapping[str, float]) -> float:

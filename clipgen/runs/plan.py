@@ -62,7 +62,7 @@ class Plan:
             raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
         init = first.default_start if settings.init == "auto" else settings.init
         self.settings = replace(settings, size=size, init=init)
-        self._check_patches(self.settings)
+        self._check_spared(self.settings)
         self.inputs.load(self.settings)
         self.start = self.inputs.start(self.settings)
         if init in self.inputs.latents and (tokens := self.inputs.latents[init]).dtype.kind in "iu":
@@ -108,12 +108,16 @@ class Plan:
                 raise ClipgenError(f"{names[0]}=...: cannot be changed while a run goes on; start another, or branch")
             wanted = asdict(settings) | self.inputs.named(asked)
             settings = build(wanted.pop("prompt"), wanted)
-            self._check_patches(settings)
+            self._check_spared(settings)
             self.inputs.load(settings)
         return settings
 
-    def _check_patches(self, settings: Settings) -> None:
-        """Raise ClipgenError for a perceptor that has no patches to leave out."""
+    def _check_spared(self, settings: Settings) -> None:
+        """Raise ClipgenError for models that have no patches to leave out, or no window to decode alone."""
+        entry = entry_of(settings.generator)
+        if settings.window != 1 and (entry.stride == 1 or settings.tile):
+            what = f"{settings.generator} decodes nothing" if entry.stride == 1 else "tile=True decodes around the edge"
+            raise ClipgenError(f"window={settings.window}: {what}; choose window=1, or a decoder such as mini-vqgan")
         for name, _ in self.perceptors if settings.patch_dropout else ():
             if not family(name).drops(name):
                 raise ClipgenError(

@@ -21,6 +21,7 @@ from clipgen.optvis.prompt import Prompt
 from clipgen.optvis.prompt_loss import DISTANCES, PromptLoss, embedded, spots
 from clipgen.optvis.render import Render
 from clipgen.optvis.starts import Scene
+from clipgen.optvis.window import Window
 from clipgen.registry import OBJECTIVES, STARTS
 from clipgen.runs.plan import Models, Plan
 from clipgen.runs.prompts import parse
@@ -60,6 +61,7 @@ class Recipes:
             objectives=[self._prompt_loss(s, prompts, cutouts), Sum([*extras, *self._plan.losses])],
             goals=self._once("goals", (s.prompt, s.mask, s.near > 0), lambda: self._goals(prompts, mask, s.near)),
             descent=s.part(Descent),
+            window=s.part(Window),
             camera=Camera.parse(s.camera),
             mask=mask,
             steps=s.steps,

@@ -143,8 +143,8 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether every step was made, or ``patience`` is at its end."""
-        return self.step >= self.settings.steps or self._course.spent(self.settings.patience)
+        """Whether every step was made, ``patience`` is at its end, or the picture has ``settled``."""
+        return self.step >= self.settings.steps or self._course.over
 
     @property
     def best(self) -> Frame:

@@ -19,6 +19,7 @@ from clipgen.models.parameterisations.catalogue import GENERATORS, entry_of
 from clipgen.optvis.cutouts import Cutouts
 from clipgen.optvis.descent import Descent
 from clipgen.optvis.prompt_loss import DISTANCES
+from clipgen.optvis.window import Window
 from clipgen.registry import OBJECTIVES, RELAXATIONS, STARTS
 from clipgen.runs.course import KEPT
 from clipgen.runs.presets import PRESETS
@@ -127,6 +128,13 @@ class _Own:
         10**6,
         live=False,
     )
+    settled: float = setting(
+        0.0,
+        "ends when in a tenth of its steps the picture changes by less than this, in levels of 255; 0: never",
+        0,
+        255,
+        live=False,
+    )
     keep: str = setting(
         "last", "the picture that is shown and exported: the last frame, or the one the judge likes best", choices=KEPT
     )
@@ -191,7 +199,7 @@ def _rounded(kind: type, number: float) -> Any:
     return round(number) if kind is int else number
 
 
-_PARTS: tuple[type, ...] = (Descent, Cutouts, *OBJECTIVES.values())
+_PARTS: tuple[type, ...] = (Descent, Cutouts, Window, *OBJECTIVES.values())
 
 if TYPE_CHECKING:
 

@@ -57,7 +57,7 @@ class Gallery(widgets.VBox):
             settings = journal.settings
             asked = [settings, *journal.changes]
             prompt = next((str(change["prompt"]) for change in reversed(asked) if "prompt" in change), "")
-            done = step >= settings.get("steps", 0) or Course(journal).spent(settings.get("patience", 0))
+            done = step >= settings.get("steps", 0) or Course(journal).over
             picture = encode(journal.frame(step), 128) if step else b""
             names = [name for name in self._actions if not (name == "Resume" and done)]
             buttons = [self._button(name, folder, prompt) for name in names]

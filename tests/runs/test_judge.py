@@ -132,10 +132,10 @@ def test_patience_ends_a_run_once_and_where_it_would_have(judge, tmp_path):
     assert again.finished and not list(again), "its end is its end"
 
 
-def table(judged, prompt, *changes):
+def table(judged, prompt, *changes, **settings):
     """A journal with these steps and the judge's scores."""
     rows = [{"step": step, "clip": 1.0, "judge": score} for step, score in judged]
-    return SimpleNamespace(scores=rows, settings={"prompt": prompt}, changes=changes)
+    return SimpleNamespace(scores=rows, settings={"prompt": prompt} | settings, changes=changes)
 
 
 @pytest.mark.parametrize(
@@ -151,17 +151,18 @@ def table(judged, prompt, *changes):
     ],
 )
 def test_frames_compete_while_the_same_is_asked_for(prompt, changes, best):
-    course = Course(table(((1, 0.2), (3, 0.9), (6, 0.6), (9, 0.5), (12, 0.1)), prompt, *changes))
-    assert course.best_step == best and not course.spent(13 - best)
-    assert best == 12 or course.spent(12 - best)
+    judged = ((1, 0.2), (3, 0.9), (6, 0.6), (9, 0.5), (12, 0.1))
+    course = Course(table(judged, prompt, *changes, patience=13 - best))
+    assert course.best_step == best and not course.over
+    assert best == 12 or Course(table(judged, prompt, *changes, patience=12 - best)).over
 
 
 def test_patience_and_ties():
     judged = ((1, 0.2), (3, 0.5), (6, 0.5), (9, 0.1))
-    journal = table(judged, "a cat")
-    course = Course(journal)
-    assert course.best_step == 3 and not course.spent(0) and course.spent(6) and not course.spent(7)
-    assert not Course(journal, until=6).spent(6) and not Course(journal, until=0)
+    six, seven, never = (Course(table(judged, "a cat", patience=patience)) for patience in (6, 7, 0))
+    assert six.best_step == 3 and six.over and not seven.over and not never.over
+    journal = table(judged, "a cat", patience=6)
+    assert not Course(journal, until=6).over and not Course(journal, until=0)
 
 
 def test_the_progress_bar_says_it(tmp_path, monkeypatch):

@@ -1,13 +1,16 @@
 """Settings that save work: each in a real run, which goes on after a stop to the frames that it would have had."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 
 import clipgen
 from clipgen.errors import ClipgenError
+from clipgen.runs.course import Course
 
 KNOBS = {"steps": 8, "every": 2, "size": (64, 64), "init": "perlin", "cutouts": 4, "seed": 3}
 
@@ -65,3 +68,72 @@ def test_patch_dropout_is_refused_by_who_has_no_patches(vit, tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path)
     with pytest.raises(ClipgenError, match=r"patch_dropout=0.5: mini"):
         run.change(patch_dropout=0.5)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"generator": "mini-vqgan", "mask": "left", "steps": 12},
+        {"generator": "mini-dvae", "relax": "gumbel"},
+        {"camera": "zoom=1.1", "window": "0.5@0-6, 1@6-"},
+    ],
+    ids=["mask", "gumbel", "camera"],
+)
+def test_window_decoding(knobs, tmp_path):
+    run = equal_after_a_stop(tmp_path, **{"window": 0.5} | knobs)
+    assert run.journal.settings["window"] == run.settings.window
+    plain = clipgen.generate("a cat", folder=tmp_path, like=run, progress=False, **KNOBS | knobs | {"window": 1.0})
+    assert plain.image.tobytes() != run.image.tobytes() and plain.image.size == run.image.size
+    seen = run.views(4, progress=False)
+    assert seen.score == pytest.approx(run.journal.scores[2]["clip"], abs=1e-5), "the same window"
+
+
+def test_windows_of_several_in_one_tensor(tmp_path):
+    knobs = KNOBS | {"window": 0.5}
+    alone = clipgen.generate("a cat", folder=tmp_path, progress=False, **knobs)
+    made = clipgen.batch("a cat", 2, batch=2, progress=False, folder=tmp_path, **knobs)
+    assert abs(np.asarray(made[0].image, int) - np.asarray(alone.image, int)).mean() < 1
+
+
+def test_a_window_is_refused_where_nothing_is_decoded(tmp_path):
+    for knobs, says in (
+        ({"generator": "fft"}, "window=0.5: fft decodes nothing; choose window=1"),
+        ({"tile": True}, "window=0.5: tile=True decodes around the edge"),
+    ):
+        with pytest.raises(ClipgenError, match=says):
+            clipgen.Run("a cat", folder=tmp_path, window=0.5, **knobs)
+    run = clipgen.Run("a cat", folder=tmp_path, generator="pixels")
+    with pytest.raises(ClipgenError, match="window=0.5: pixels decodes nothing"):
+        run.change(window=0.5)
+
+
+def test_a_run_ends_when_its_picture_has_settled(tmp_path):
+    """Nothing changes with the smallest learning rate."""
+    still = {"steps": 40, "lr": 1e-12, "settled": 0.5}
+    run = equal_after_a_stop(tmp_path, at=3, **still)
+    assert run.step == 6 and [row["change"] for row in run.journal.scores] == [255, 0, 0, 0]
+    assert clipgen.Run.resume(run.journal.folder, like=run).finished
+    moving = clipgen.generate("a cat", folder=tmp_path, like=run, progress=False, **KNOBS | still | {"lr": 1.0})
+    assert moving.step == 40
+    plain = clipgen.generate("a cat", folder=tmp_path, like=run, progress=False, **KNOBS | still | {"settled": 0.0})
+    assert plain.step == 40 and "change" not in plain.journal.scores[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "knobs", "changes", "end"),
+    [
+        ("a cat", {}, [], 6),
+        ("a cat@0-9 | a dog@7-", {}, [], 14),
+        ("a cat@0-99", {}, [], 6),
+        ("a cat", {"tv": "0@0-20, 1@20-"}, [], 24),
+        ("a cat", {}, [{"step": 5, "lr": 0.1}], 10),
+    ],
+    ids=["plain", "story", "without end", "schedule", "steered"],
+)
+def test_a_picture_has_not_settled_while_something_is_new_or_will_be(prompt, knobs, changes, end):
+    rows = [{"step": step, "clip": 0.5, "change": 255 if step == 1 else 0.1} for step in (1, *range(2, 41, 2))]
+    settings = {"prompt": prompt, "steps": 40, "settled": 0.25, **knobs}
+    journal = SimpleNamespace(scores=rows, settings=settings, changes=changes)
+    assert next(row["step"] for row in rows if Course(journal, until=row["step"]).over) == end
+    less = SimpleNamespace(scores=rows, settings=settings | {"settled": 0.2}, changes=changes)
+    assert not Course(less).over, "two frames in a tenth of the steps change too much"
