@@ -122,7 +122,8 @@ def _views(recipe: Recipe) -> float:
     most = 0
     for perceptor, _ in recipe.perceptors:
         view = torch.zeros(1, 3, perceptor.size, perceptor.size, device=recipe.param.device, requires_grad=True)
-        most = max(most, kept(lambda: perceptor.encode_image(view)))  # noqa: B023
+        shown = recipe.cutouts.draw(view.shape, 1, torch.Generator(), perceptor.patches).patches(slice(1), view.device)
+        most = max(most, kept(lambda: perceptor.encode_image(view, shown)))  # noqa: B023
     return recipe.views * most
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from clipgen.images.camera import Camera
 from clipgen.models.parameterisations.protocol import Parameterisation
 from clipgen.models.perceptors.protocol import Perceptor
+from clipgen.optvis.cutouts import Cutouts
 from clipgen.optvis.descent import Descent
 from clipgen.optvis.prompt import Prompt
 from clipgen.optvis.window import Window
@@ -41,12 +42,17 @@ class Recipe:
     objectives: Sequence[Objective]
     goals: Sequence[Goal]
     descent: Descent
-    window: Window
     camera: Camera
     mask: Tensor | None  # (1, 1, H, W), 1 where it is painted
     steps: int
-    views: int  # of a step: in so many passes it can be made
+    cutouts: Cutouts
     precision: str = "fp32"  # what its models compute in; fp16 asks for a scaled loss
+    window: Window = Window()
+
+    @property
+    def views(self) -> int:
+        """Of a step: in so many passes it can be made."""
+        return self.cutouts.cutouts
 
 
 @dataclass

@@ -61,12 +61,12 @@ class Recipes:
             objectives=[self._prompt_loss(s, prompts, cutouts), Sum([*extras, *self._plan.losses])],
             goals=self._once("goals", (s.prompt, s.mask, s.near > 0), lambda: self._goals(prompts, mask, s.near)),
             descent=s.part(Descent),
-            window=s.part(Window),
             camera=Camera.parse(s.camera),
             mask=mask,
             steps=s.steps,
-            views=s.cutouts,
+            cutouts=cutouts,
             precision=models.precision,
+            window=s.part(Window),
         )
 
     def judging(self, settings: Settings) -> Judging | None:

@@ -152,9 +152,8 @@ def gradient(made, seer, precision):
     prompts, cutouts, share = [Prompt("a cat")], Cutouts(cutouts=2), [(seer, 1.0)]
     asked = PromptLoss(prompts, share, [target], [Spot([0])], cutouts)
     parts = {"param": made, "perceptors": share, "prompts": prompts, "objectives": [asked], "goals": []}
-    recipe = Recipe(
-        **parts, descent=Descent(), camera=Camera.parse(""), mask=None, steps=9, views=2, precision=precision
-    )
+    parts |= {"descent": Descent(), "camera": Camera.parse(""), "mask": None, "cutouts": cutouts}
+    recipe = Recipe(**parts, steps=9, precision=precision)
     render = Render(recipe, latent, torch.zeros(1, 3, *SIZE), rng)
     render.advance()
     assert made.precision == seer.precision == precision and render.slower == 1

@@ -1,6 +1,7 @@
 """Settings that save work: each in a real run, which goes on after a stop to the frames that it would have had."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 import clipgen
 from clipgen.errors import ClipgenError
+from clipgen.optvis import memory
 from clipgen.runs.course import Course
 
 KNOBS = {"steps": 8, "every": 2, "size": (64, 64), "init": "perlin", "cutouts": 4, "seed": 3}
@@ -58,6 +60,13 @@ def test_patch_dropout(vit, tmp_path):
     assert plain.image.tobytes() != run.image.tobytes()
     seen = run.views(4, progress=False)
     assert seen.score == pytest.approx(run.journal.scores[2]["clip"], abs=1e-5), "the same patches"
+
+
+def test_memory_is_planned_for_the_patches_that_are_shown(vit, tmp_path):
+    run = clipgen.Run("a cat", folder=tmp_path, perceptor=vit, **KNOBS)
+    next(iter(run))
+    recipe, half = run.render.recipe, replace(run.render.recipe.cutouts, patch_dropout=0.5)
+    assert memory._views(replace(recipe, cutouts=half)) < 0.7 * memory._views(recipe)
 
 
 def test_patch_dropout_is_refused_by_who_has_no_patches(vit, tmp_path):
