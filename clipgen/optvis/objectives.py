@@ -46,8 +46,8 @@ class Recipe:
     mask: Tensor | None  # (1, 1, H, W), 1 where it is painted
     steps: int
     cutouts: Cutouts
+    window: Window
     precision: str = "fp32"  # what its models compute in; fp16 asks for a scaled loss
-    window: Window = Window()
 
     @property
     def views(self) -> int:

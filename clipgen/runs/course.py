@@ -104,8 +104,8 @@ class Course:
         """Whether for ``patience`` steps no frame was better than the best before, or the picture has ``settled``."""
         if self._last is None:
             return False
-        patience, limit, step = (self._settings.get("patience", 0), self._settings.get("settled", 0), self._last["step"])
-        return bool(patience and step - self.best_step >= patience or limit and self._moved(step) < limit)
+        patience, limit, step = *map(self._settings.get, ("patience", "settled")), self._last["step"]
+        return bool((patience and step - self.best_step >= patience) or (limit and self._moved(step) < limit))
 
     def _moved(self, step: float) -> float:
         """How far the picture has moved in a tenth of the steps; no measure while something is new, or will be."""

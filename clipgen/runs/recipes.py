@@ -65,8 +65,8 @@ class Recipes:
             mask=mask,
             steps=s.steps,
             cutouts=cutouts,
-            precision=models.precision,
             window=s.part(Window),
+            precision=models.precision,
         )
 
     def judging(self, settings: Settings) -> Judging | None:

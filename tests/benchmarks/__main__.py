@@ -2,7 +2,9 @@
 
 ``compare``: a step of clipgen against the same step of what people run (``tests/benchmarks/references.py``), or of
 another commit, with random weights at the published size; each side in a process of its own, in turns.
-``scale``: how the cost of a step grows with the picture's side and the number of views.
+``scale``: how the cost of a step grows with the picture's side, the number of views, and pictures in one tensor.
+``less``: what a step costs with each setting that saves work, and whether its gradient points the same way.
+``sooner``: when the embedded default, and the same with less work, have the same score of a judge.
 ``start``: the README's command, whole and until its first preview.
 ``profile``: where the time of a step goes, by operator.
 Seconds are medians with their range, memory is the most that the process ever held; the machine's peak is measured in
@@ -44,7 +46,7 @@ class Side:
         environment = os.environ | {"PYTHONPATH": str(place), "CLIPGEN_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, str(HERE / "worker.py"), json.dumps(told)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.name, self.seconds, self.memory, self.flops = name, [], 0, 0
+        self.name, self.seconds, self.busy, self.memory, self.flops = name, [], [], 0, 0
         self.process = subprocess.Popen(command, env=environment, cwd=cache, **pipes)
         self.process.stdout.readline()  # it is ready
 
@@ -60,6 +62,7 @@ class Side:
             self.flops = told["flops"]
         else:
             self.seconds.append(told["seconds"])
+            self.busy.append(told["busy"])
 
     def end(self) -> None:
         self.process.stdin.close()
@@ -67,9 +70,10 @@ class Side:
 
     @property
     def row(self) -> dict[str, Any]:
-        kept = self.seconds[1:] or self.seconds  # the first one warms up
+        kept, busy = (taken[1:] or taken for taken in (self.seconds, self.busy))  # the first one warms up
         median = statistics.median(kept)
         told = {"side": self.name, "seconds": median, "least": min(kept), "most": max(kept)}
+        told["of the CPU"] = statistics.median(busy)  # all threads', whatever else the machine does
         return told | {"GB": self.memory / 1e9, "GFLOP": self.flops / 1e9, "GFLOP/s": self.flops / 1e9 / median}
 
 
@@ -103,17 +107,23 @@ def weights(names: list[str]) -> Iterator[Path]:
 
 
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    settings = WORK[options.work][2]
+    with weights([settings["generator"]] if settings else []) as cache:
+        return compared(options, cache)
+
+
+def compared(options: argparse.Namespace, cache: Path, alone: bool = False) -> list[dict[str, Any]]:
+    """A row for each side, with weights from ``cache``; ``alone``: clipgen's only."""
     reference, side, settings = WORK[options.work]
     size = options.size or side
-    wide = {"size": size, "views": options.views, "device": options.device}
-    published = [settings["generator"]] if settings else []
-    with weights(published) as cache, contextlib.ExitStack() as trees:
+    wide = {"size": size, "views": options.views, "device": options.device, "batch": getattr(options, "batch", 1)}
+    with contextlib.ExitStack() as trees:
         clip = {"perceptor": f"ViT-B-32/{cache / 'ViT-B-32.pt'}", "init": "random"} if settings else {}
         mine = wide | {"side": "clipgen", "settings": settings | clip}
         told = [("clipgen", mine | {"settings": mine["settings"] | options.setting}, ROOT)]
         if options.against:
             told.append((options.against, mine, trees.enter_context(tree(options.against))))
-        elif reference:
+        elif reference and not alone:
             told.append((reference, wide | {"side": reference}, HERE))
         sides = [Side(name, asked, place, cache) for name, asked, place in told]
         for _ in range(options.rounds + 1):
@@ -133,11 +143,59 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = []
-    for size, views in [(size, 32) for size in options.sizes] + [(256, views) for views in options.view_counts]:
-        one = argparse.Namespace(**vars(options) | {"size": size, "views": views, "against": "", "setting": {}})
-        rows += [row for row in compare(one) if row["side"] == "clipgen"]
+    rows, settings = [], WORK[options.work][2]
+    usual = {"work": options.work, "size": 256, "views": 32, "batch": 1}
+    asked = [("size", usual | {"size": size}) for size in options.sizes]
+    asked += [("views", usual | {"views": views}) for views in options.view_counts]
+    small = {"work": "embedded", "size": 128, "views": 16}
+    asked += [("batch", small | {"batch": batch}) for batch in options.batches]
+    with weights([settings["generator"]] if settings else []) as cache:
+        for grows, one in asked:
+            wide = argparse.Namespace(**vars(options) | {"against": "", "setting": {}} | one)
+            told = compared(wide, cache, alone=True)[0]
+            kept = ("seconds", "of the CPU", "GB", "GFLOP")
+            rows.append({"grows": grows} | one | {name: told[name] for name in kept})
+            print(rows[-1], flush=True)
+    if options.plot:
+        plot(rows, options.plot)
     return rows
+
+
+def plot(rows: list[dict[str, Any]], file: Path) -> None:
+    """How seconds and memory of a step grow, a panel for what grows."""
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(row["grows"] for row in rows))
+    figure = Figure((9, 3), layout="constrained")
+    for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0]):
+        points = [row for row in rows if row["grows"] == kind]
+        along = [row[kind] for row in points]
+        axes.plot(along, [row["of the CPU"] for row in points], "o-", label="seconds of the CPU")
+        axes.plot(along, [row["GB"] for row in points], "s--", label="GB, the most held")
+        fixed = {"size": f"{points[0]['size']}x{points[0]['size']}", "views": f"{points[0]['views']} views"}
+        said = ", ".join([points[0]["work"], *(text for name, text in fixed.items() if name != kind)])
+        axes.set(xlabel=kind, title=said, xscale="log", yscale="log")
+        axes.set_xticks(along, [str(number) for number in along])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(file, dpi=110)
+
+
+def less(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from tests.benchmarks import less as saving
+
+    settings = WORK[options.work][2]
+    with weights([settings["generator"]] if settings else []) as cache:
+        os.environ["CLIPGEN_CACHE"] = str(cache)
+        clip = {"perceptor": f"ViT-B-32/{cache / 'ViT-B-32.pt'}"} if settings else {}
+        return saving.less(options, cache, settings | clip)
+
+
+def sooner(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from tests.benchmarks import less as saving
+
+    return saving.sooner(options)
 
 
 def start(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -221,15 +279,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, function in {"compare": compare, "scale": scale, "start": start, "profile": profile}.items():
+    sides = {"compare": compare, "scale": scale, "start": start, "profile": profile, "less": less, "sooner": sooner}
+    for name, function in sides.items():
         one = commands.add_parser(name)
         one.set_defaults(function=function)
         one.add_argument("--rounds", type=int, default=5, help="steps of each side, or starts, after one to warm up")
         one.add_argument("--device", default=str(pick().type))
         one.add_argument("--json", type=Path, help="write the figures here, too")
-        if name != "start":
+        if name not in ("start", "sooner"):
             one.add_argument("--work", choices=[*WORK], default="vqgan")
-        if name in ("compare", "profile"):
+        if name in ("compare", "profile", "less"):
             one.add_argument("--size", type=int, help="of the picture; by default what the reference draws")
             one.add_argument("--views", type=int, default=32)
         if name == "compare":
@@ -239,6 +298,12 @@ def main() -> None:
         if name == "scale":
             one.add_argument("--sizes", type=int, nargs="*", default=[256, 512, 1024])
             one.add_argument("--view-counts", type=int, nargs="*", default=[8, 32, 128])
+            one.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8])
+            one.add_argument("--plot", type=Path, help="draw it here, too")
+        if name == "less":
+            one.add_argument("--ways", nargs="*", default=[], help="some of them, plain first")
+        if name == "sooner":
+            one.add_argument("--prompts", type=int, default=8, help="so many of them")
     options = parser.parse_args()
     device = pick(options.device)
     options.peaks = peaks(device)

@@ -21,13 +21,13 @@ class Gate:
     """Called once a step: tells what the last one took, and holds until the next one is asked for."""
 
     def __init__(self, device: torch.device):
-        self.device, self.began, self.counter = device, 0.0, None
+        self.device, self.began, self.busy, self.counter = device, 0.0, 0.0, None
         self.out, sys.stdout = sys.stdout, sys.stderr  # the packages print, too
 
     def __call__(self, *_) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        told = {"seconds": time.perf_counter() - self.began}
+        told = {"seconds": time.perf_counter() - self.began, "busy": time.process_time() - self.busy}
         if self.counter:
             self.counter.__exit__(None, None, None)
             told["flops"], self.counter = self.counter.get_total_flops(), None
@@ -39,7 +39,7 @@ class Gate:
         if asked == "count":
             self.counter = FlopCounterMode(display=False)
             self.counter.__enter__()
-        self.began = time.perf_counter()
+        self.began, self.busy = time.perf_counter(), time.process_time()
 
 
 def peak() -> int:
@@ -67,11 +67,18 @@ def main() -> None:
 
     endless = 10**5
     with tempfile.TemporaryDirectory() as folder:
-        run = clipgen.Run(
-            "a red apple", folder=folder, losses=[hold], steps=endless, every=endless, device=asked["device"],
-            size=(asked["size"],) * 2, cutouts=asked["views"], **asked["settings"],
-        )  # fmt: skip
-        list(run)
+        runs: list[clipgen.Run] = []
+        for seed in range(asked.get("batch", 1)):
+            runs.append(clipgen.Run(
+                "a red apple", folder=folder, losses=[] if seed else [hold], steps=endless, every=endless,
+                device=asked["device"], size=(asked["size"],) * 2, cutouts=asked["views"], seed=seed,
+                like=runs[0] if seed else None, **asked["settings"],
+            ))  # fmt: skip
+        if len(runs) > 1:
+            from clipgen.runs.together import together
+
+            list(together(runs))
+        list(runs[0])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from clipgen.optvis.objectives import Recipe
 from clipgen.optvis.prompt import Prompt
 from clipgen.optvis.prompt_loss import PromptLoss, Spot
 from clipgen.optvis.render import Render
+from clipgen.optvis.window import Window
 
 LARGEST = torch.finfo(torch.float16).max  # 65,504
 SIZE = (64, 64)
@@ -152,7 +153,7 @@ def gradient(made, seer, precision):
     prompts, cutouts, share = [Prompt("a cat")], Cutouts(cutouts=2), [(seer, 1.0)]
     asked = PromptLoss(prompts, share, [target], [Spot([0])], cutouts)
     parts = {"param": made, "perceptors": share, "prompts": prompts, "objectives": [asked], "goals": []}
-    parts |= {"descent": Descent(), "camera": Camera.parse(""), "mask": None, "cutouts": cutouts}
+    parts |= {"descent": Descent(), "camera": Camera.parse(""), "mask": None, "cutouts": cutouts, "window": Window()}
     recipe = Recipe(**parts, steps=9, precision=precision)
     render = Render(recipe, latent, torch.zeros(1, 3, *SIZE), rng)
     render.advance()

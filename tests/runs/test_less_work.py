@@ -112,7 +112,7 @@ def test_a_window_is_refused_where_nothing_is_decoded(tmp_path):
         with pytest.raises(ClipgenError, match=says):
             clipgen.Run("a cat", folder=tmp_path, window=0.5, **knobs)
     run = clipgen.Run("a cat", folder=tmp_path, generator="pixels")
-    with pytest.raises(ClipgenError, match="window=0.5: pixels decodes nothing"):
+    with pytest.raises(ClipgenError, match=r"window=0\.5: pixels decodes nothing"):
         run.change(window=0.5)
 
 
