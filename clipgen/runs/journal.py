@@ -28,6 +28,7 @@ from torch import Tensor
 from clipgen.errors import ClipgenError
 
 FORMAT = 2
+PARTS = "frames", "latents", "inputs"  # folders of every run
 READABLE = (1, FORMAT)  # until format 2 latents were kept in ``tokens``, and own losses only counted
 
 
@@ -43,7 +44,7 @@ class Journal:
         folder = Path(parent) / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
         journal = cls(folder)
         try:
-            for part in ("frames", "latents", "inputs"):
+            for part in PARTS:
                 (folder / part).mkdir(parents=True)
             journal._replace("settings.json", (json.dumps({"format": FORMAT} | settings, indent=2) + "\n").encode())
         except OSError as error:

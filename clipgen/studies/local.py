@@ -40,11 +40,14 @@ def crew(asked: int | None, rows: int, gpus: int, here: int) -> tuple[int, int]:
 class Local:
     """Processes of this Python. ``gpus``: those that the workers share, as CUDA_VISIBLE_DEVICES names them."""
 
-    def __init__(self, workers: int | None, rows: int, gpus: list[str], address: str = ""):
+    def __init__(self, workers: int | None, rows: int, gpus: list[str], address: str = "", kept: str = ""):
         self.workers, self.threads = crew(workers, rows, len(gpus), cores())
         self._gpus, self._started = gpus, 0
         self._news: queue.Queue[tuple[Any, str]] = queue.Queue()
         self._processes: list[subprocess.Popen] = []
+
+    def measure(self, folders: Sequence[Path]) -> None:
+        """Nothing: there is one worker for each GPU, or as many as are asked for."""
 
     def start(self) -> subprocess.Popen:
         environment = dict(os.environ)

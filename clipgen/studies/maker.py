@@ -16,6 +16,7 @@ import torch
 from clipgen.errors import ClipgenError
 from clipgen.runs.run import Run
 from clipgen.runs.together import together
+from clipgen.studies.place import at_hand
 from clipgen.studies.row import State
 
 
@@ -26,11 +27,23 @@ class Maker:
         torch.set_num_threads(threads)
         self._like: Run | None = None
 
-    def make(self, folders: Sequence[Path]) -> None:
+    def probe(self, folders: Sequence[Path], address: str) -> tuple[float, float]:
+        """Make the first frame of some rows; the bytes of the GPU that are taken then, and all it has."""
+        with at_hand(folders, address) as here:
+            next(together(self._resumed(here)))
+        free, all_ = torch.cuda.mem_get_info()
+        return all_ - free, all_
+
+    def make(self, folders: Sequence[Path], address: str = "") -> None:
         """Go on with the runs in some folders to their ends, in one tensor; what becomes of them is in the folders.
 
-        Where one fails, each goes on by itself, so that the error is told where it belongs.
+        Where one fails, each goes on by itself, so that the error is told where it belongs. ``address``: where the rows
+        are that this machine does not have.
         """
+        with at_hand(folders, address) as here:
+            self._try(here)
+
+    def _try(self, folders: Sequence[Path]) -> None:
         try:
             self._make(folders)
         except Exception as error:  # a row that fails is a row; the others go on
@@ -42,15 +55,19 @@ class Maker:
                 with suppress(OSError):
                     replace(State.read(folders[0]), done=False, error=said).write(folders[0])
             for folder in folders if len(folders) > 1 else ():
-                self.make([folder])
+                self._try([folder])
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _make(self, folders: Sequence[Path]) -> None:
+    def _resumed(self, folders: Sequence[Path]) -> list[Run]:
         runs: list[Run] = []
         for folder in folders:
             runs.append(Run.resume(folder, like=runs[-1] if runs else self._like))
+        return runs
+
+    def _make(self, folders: Sequence[Path]) -> None:
+        runs = self._resumed(folders)
         # A run that was killed between a frame and its state is a frame back.
         states = [replace(State.read(run.journal.folder), step=run.step, error="", done=False) for run in runs]
         began, on_gpu = time.monotonic(), runs[0].plan.device.type == "cuda"

@@ -25,6 +25,9 @@ class Engine(Protocol):
     workers: int  # at once, at most
     threads: int  # of each, on a CPU
 
+    def measure(self, folders: Sequence[Path]) -> None:
+        """Look at what the first batch takes, where that says how many workers there can be; called before them."""
+
     def start(self) -> Any:
         """A new worker."""
 
@@ -41,8 +44,9 @@ class Engine(Protocol):
         """End all workers, at once: a journal can be left at any moment."""
 
 
-def work(engine: Engine, batches: Iterable[Sequence[Path]]) -> Iterator[None]:
-    """Make the rows in these folders, each batch together; yields whenever they may have come further.
+def work(engine: Engine, batches: Iterable[Sequence[Path]]) -> Iterator[list[Path]]:
+    """Make the rows in these folders, each batch together; yields whenever they may have come further: those that are
+    over since then, made or failed.
 
     A worker that is gone is replaced, and its rows go on from their last saved steps, each by itself.
     """
@@ -50,6 +54,7 @@ def work(engine: Engine, batches: Iterable[Sequence[Path]]) -> Iterator[None]:
     free: list[Any] = []
     deaths: Counter[tuple[Path, int]] = Counter()
     while waiting or busy:
+        over: list[Path] = []
         while waiting and len(busy) < engine.workers:
             worker, batch = free.pop() if free else engine.start(), waiting.popleft()
             busy[worker] = batch
@@ -58,6 +63,7 @@ def work(engine: Engine, batches: Iterable[Sequence[Path]]) -> Iterator[None]:
             done = busy.pop(worker, None)
             if not why:
                 free.append(worker)
+                over += done or ()
             elif done is None:
                 free = [one for one in free if one != worker]
             elif len(done) > 1:
@@ -71,6 +77,7 @@ def work(engine: Engine, batches: Iterable[Sequence[Path]]) -> Iterator[None]:
                 else:
                     said = f"its worker was lost {DEATHS} times in the same step ({why}); is memory short?"
                     replace(state, error=said).write(folder)
+                    over.append(folder)
         while free and not waiting:
             engine.end(free.pop())
-        yield
+        yield over

@@ -9,16 +9,25 @@ from typing import Any
 
 from clipgen.errors import ClipgenError
 from clipgen.studies.local import crew
+from clipgen.studies.place import Place
+
+MARGIN = 1.1  # of a GPU's memory, for steps that take more than the first one
+
+
+def bearing(taken: float, whole: float) -> int:
+    """How many workers a GPU of so much memory bears, one of which has taken so much of it."""
+    return max(1, int(whole / (MARGIN * max(taken, 1))))
 
 
 class Ray:
     """Actors, each with the models of its rows; one row at a time waits for each, so that nothing piles up.
 
-    ``address``: "ray", which goes to RAY_ADDRESS or else starts Ray here, or "ray://head:10001". With more workers than
-    GPUs several share one. Raises ClipgenError where Ray is missing or nobody answers.
+    ``address``: "ray", which goes to RAY_ADDRESS or else starts Ray here, or "ray://head:10001". ``kept``: the address
+    that the rows are copied to, for nodes that do not see their folders. With more workers than GPUs several share one;
+    by default so many as one's memory bears. Raises ClipgenError where Ray is missing or nobody answers.
     """
 
-    def __init__(self, workers: int | None, rows: int, gpus: list[str], address: str = "ray"):
+    def __init__(self, workers: int | None, rows: int, gpus: list[str], address: str = "ray", kept: str = ""):
         try:
             import ray
         except ImportError as error:
@@ -36,21 +45,43 @@ class Ray:
         if not nodes:
             self.close()
             raise ClipgenError(f"engine={address!r}: this cluster has no CPU to compute with; add a node to it")
-        there, least = (int(fold(node["CPU"] for node in nodes)) for fold in (sum, min))
-        cards = int(sum(node.get("GPU", 0) for node in nodes))
-        self.workers, threads = crew(workers, rows, cards, there)
-        self.threads = min(threads, least)  # no worker is spread over two nodes
-        share = 1 / math.ceil(self.workers / cards) if cards else 0
-        self._options = {"num_cpus": self.threads, "num_gpus": share, "max_restarts": 0}
+        self._cores, self._least = (int(fold(node["CPU"] for node in nodes)) for fold in (sum, min))
+        self._cards, self._rows = int(sum(node.get("GPU", 0) for node in nodes)), rows
+        self._place, self._open = Place(kept) if kept else None, not workers and 0 < self._cards < rows
+        self._settle(workers)
+
+    def _settle(self, workers: int | None) -> None:
+        self.workers, threads = crew(workers, self._rows, self._cards, self._cores)
+        self.threads = min(threads, self._least)  # no worker is spread over two nodes
+        self._share = 1 / math.ceil(self.workers / self._cards) if self._cards else 0
+
+    def measure(self, folders: Sequence[Path]) -> None:
+        """Where there are more rows than GPUs, let one worker with a GPU to itself make the first step of a batch."""
+        if self._open:
+            self._share, worker = 1, self.start()
+            try:
+                taken, whole = self._ray.get(worker.probe.remote(*self._asked(folders)))
+                self._settle(min(self._cards * bearing(taken, whole), self._cores))
+            except self._ray.exceptions.RayError:  # whoever makes the rows says what is wrong with them
+                self._settle(None)
+            self.end(worker)
 
     def start(self) -> Any:
         from clipgen.studies.maker import Maker
 
-        self._actors.append(self._ray.remote(Maker).options(**self._options).remote(self.threads))
+        options = {"num_cpus": self.threads, "num_gpus": self._share, "max_restarts": 0}
+        self._actors.append(self._ray.remote(Maker).options(**options).remote(self.threads))
         return self._actors[-1]
 
     def give(self, worker: Any, folders: Sequence[Path]) -> None:
-        self._making[worker.make.remote([folder.resolve() for folder in folders])] = worker
+        self._making[worker.make.remote(*self._asked(folders))] = worker
+
+    def _asked(self, folders: Sequence[Path]) -> tuple[list[Path], str]:
+        """What a worker needs to find rows: their folders, and the address, to which they are brought first."""
+        if self._place:
+            for folder in folders:
+                self._place.keep(folder)
+        return [folder.resolve() for folder in folders], self._place.address if self._place else ""
 
     def wait(self, seconds: float) -> list[tuple[Any, str]]:
         made, _ = self._ray.wait(list(self._making), num_returns=len(self._making), timeout=seconds)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
@@ -52,10 +53,11 @@ class State:
 class Row:
     """One run of a study: what it varies, how far it is, what came of it. Shows its picture in a notebook.
 
-    Checked when it is made: raises ClipgenError, with the row's label, for settings that cannot work.
+    ``known``: the names in ``parent`` by the marks that they end with, so that a row is found again, whatever is varied
+    beside it the next time. Raises ClipgenError, with the row's label, for settings that cannot work.
     """
 
-    def __init__(self, asked: Asked, parent: Path):
+    def __init__(self, asked: Asked, parent: Path, known: Mapping[str, str] = MappingProxyType({})):
         inputs = Inputs()
         named = inputs.named({**asked.settings, "prompt": asked.prompt})
         said = json.dumps(named, sort_keys=True, default=str)
@@ -65,8 +67,7 @@ class Row:
         except ClipgenError as error:
             raise ClipgenError(f"study, {asked.label}: {error}") from error
         self.varied, self.label, self._state = asked.varied, asked.label, State()
-        # Found again by its mark, whatever is varied beside it the next time.
-        self.folder = next(parent.glob(f"*-{mark}"), parent / f"{slug(asked.label)}-{mark}")
+        self.folder = parent / known.get(mark, f"{slug(asked.label)}-{mark}")
 
     def begin(self, threads: int) -> None:
         """Make the run's folder, if there is none: whole, or not at all. What failed is tried again."""

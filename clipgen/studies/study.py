@@ -6,9 +6,8 @@ import csv
 import math
 import os
 import secrets
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,24 +22,52 @@ from clipgen.runs.together import alike
 from clipgen.studies import page
 from clipgen.studies.asked import Table, expand, told
 from clipgen.studies.live import watching
+from clipgen.studies.place import Place
 from clipgen.studies.protocol import Engine, work
-from clipgen.studies.row import DRAFT, Row
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from clipgen.studies.row import Row
 
 
 class Study:
     """The rows of a study, made or not. In a notebook it shows itself as its sheet.
 
-    ``rows``: every run, in the order of what was asked for; ``varied``: the names of what differs between them.
+    ``rows``: every run, in the order of what was asked for; ``varied``: the names of what differs between them;
+    ``folder``: where they are, here.
     """
 
-    def __init__(self, rows: Sequence[Row], folder: Path, template: str = ""):
-        self.rows, self.folder, self.template = list(rows), folder, template
+    def __init__(self, rows: Sequence[Row], place: Place, template: str = ""):
+        self.rows, self.place, self.folder, self.template = list(rows), place, place.folder, template
         self.varied = list(dict.fromkeys(name for row in rows for name in row.varied))
+
+    def make(self, engine: str = "local", workers: int | None = None, batch: int = 1) -> Generator[None]:
+        """Make what is missing, as ``study`` does; yields when all is checked, and then whenever a row may be further.
+
+        It can be closed at any moment: what is made is kept.
+        """
+        name, _, _ = engine.partition(":")
+        ENGINES.check(name)
+        if batch < 1:
+            raise ClipgenError(f"batch={batch}: has to be a whole number of at least 1")
+        self.place.meet(row.folder for row in self.rows)
+        if not (left := sorted((row for row in self.rows if not row.state.done), key=_alike)):
+            return
+        batches = [
+            [row.folder for row in some[at : at + batch]]
+            for some in (list(group) for _, group in groupby(left, _alike))
+            for at in range(0, len(some), batch)
+        ]
+        doer: Engine = ENGINES[name](workers, len(batches), _gpus(self.rows), engine, self.place.address)
+        try:
+            with self.place.alone():
+                for row in left:
+                    row.begin(doer.threads)
+                doer.measure(batches[0])
+                yield
+                for over in work(doer, batches):
+                    for folder in over:
+                        self.place.settle(folder)
+                    yield
+        finally:
+            doer.close()
 
     @property
     def finished(self) -> bool:
@@ -98,7 +125,7 @@ class Study:
 
         def shown(line: str, column: str) -> Image.Image | None:
             here = places.get((line, column))
-            return Study(here, self.folder).best().image if here else None
+            return Study(here, self.place).best().image if here else None
 
         return grid([[shown(line, column) for column in columns] for line in lines], columns, lines)
 
@@ -166,38 +193,28 @@ def study(
 
     Each row is an ordinary run in ``folder`` (by default named after the template). The study started again makes
     only what is missing and goes on where rows were interrupted, to the same frames. A row that fails says so in the
-    table, and the others go on. ``engine``: "local", processes on this machine, one for each GPU, or ``workers`` that
-    share the cores; "ray", or the address of its cluster, "ray://head:10001", for which ``folder`` has to be one that
-    all nodes see. ``batch``: a worker makes so many rows in one tensor, of those that share models, size and number of
-    steps; their pictures are those made singly, to rounding. An interrupt ends it early, with everything kept.
+    table, and the others go on. An interrupt ends it early, with everything kept. ``folder`` may be an address for
+    fsspec, such as "s3://bucket/study": rows are then made in a folder here, named after it, copied there as soon as
+    each is made, and fetched by whoever starts the study again on another machine.
+
+    ``engine``: "local", processes on this machine, one for each GPU, or ``workers`` that share the cores; "ray", or the
+    address of its cluster, "ray://head:10001", whose nodes all see the ``folder``, or reach its address. ``batch``: a
+    worker makes so many rows in one tensor, of those that share models, size and number of steps; their pictures are
+    those made singly, to rounding.
 
     Raises ClipgenError for what a person can mend, in any row, before a model is loaded.
     """
-    name, _, _ = engine.partition(":")
-    ENGINES.check(name)
-    if batch < 1:
-        raise ClipgenError(f"batch={batch}: has to be a whole number of at least 1")
     asked = expand(template, settings, table, zip)
     title = template if isinstance(template, str) else told(asked[0].prompt)
-    place = Path(folder) if folder is not None else Path("clipgen-runs") / f"study-{slug(title)}"
-    rows = list({row.folder: row for row in (Row(one, place) for one in asked)}.values())
+    place = Place(folder if folder is not None else Path("clipgen-runs", f"study-{slug(title)}"))
+    known = place.names
+    rows = list({row.folder: row for row in (Row(one, place.folder, known) for one in asked)}.values())
     made = Study(rows, place, title)
-    if not (left := sorted((row for row in rows if not row.state.done), key=_alike)):
-        return made
-    batches = [
-        [row.folder for row in some[at : at + batch]]
-        for some in (list(group) for _, group in groupby(left, _alike))
-        for at in range(0, len(some), batch)
-    ]
-    doer: Engine = ENGINES[name](workers, len(batches), _gpus(rows), engine)
-    try:
-        with _alone(place), suppress(KeyboardInterrupt):  # like a run's: what was made is kept
-            _begin(left, doer.threads)
+    with suppress(KeyboardInterrupt), closing(made.make(engine, workers, batch)) as going:  # what was made is kept
+        for _ in going:  # all is checked
             with watching(rows, progress) as look:
-                for _ in work(doer, batches):
+                for _ in going:
                     look()
-    finally:
-        doer.close()
     return made
 
 
@@ -214,42 +231,3 @@ def _gpus(rows: Sequence[Row]) -> list[str]:
 
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return visible or [str(number) for number in range(torch.cuda.device_count())]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a folder, which is made, to this study, where the system can; half rows of a killed one are cleared away.
-
-    Raises ClipgenError for a folder that cannot be written, or that another process fills at this moment.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        here = os.open(folder, os.O_RDONLY) if fcntl else -1
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
-        if fcntl:
-            fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for draft in folder.glob(f"{DRAFT}*"):
-            shutil.rmtree(draft, ignore_errors=True)
-        yield
-    except BlockingIOError as error:
-        raise ClipgenError(
-            f"folder={str(folder)!r}: another process makes this study; wait for it, or choose another folder"
-        ) from error
-    finally:
-        if fcntl:
-            os.close(here)
-
-
-def _begin(rows: Sequence[Row], threads: int) -> None:
-    """Make the folders of rows."""
-    try:
-        for row in rows:
-            row.begin(threads)
-    except OSError as error:
-        raise _unwritable(rows[0].folder.parent, error) from error
-
-
-def _unwritable(folder: Path, error: OSError) -> ClipgenError:
-    return ClipgenError(f"folder={str(folder)!r}: {error.strerror}; choose a folder that can be written")

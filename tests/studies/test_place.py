@@ -1,0 +1,104 @@
+"""Studies at an address: what was made is there, comes from there, and trouble is told before anything is made."""
+
+import shutil
+import sys
+
+import fsspec
+import pytest
+
+import clipgen
+from clipgen.errors import ClipgenError
+from clipgen.studies.asked import expand
+from clipgen.studies.maker import Maker
+from clipgen.studies.place import Place
+from clipgen.studies.row import Row, State
+
+TINY = {"seed": range(2), "steps": 2, "generator": "pixels", "workers": 1}
+
+
+@pytest.fixture(autouse=True)
+def desk(tmp_path, monkeypatch):
+    """A folder to work in."""
+    (tmp_path / "desk").mkdir()
+    monkeypatch.chdir(tmp_path / "desk")
+    return tmp_path / "desk"
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_what_is_made_is_at_the_address_and_comes_from_there(kind, desk, tmp_path, quick, same):
+    address = f"file://{tmp_path}/far/away/" if kind == "file" else "memory://away"
+    study = clipgen.study("a cat", folder=address, **TINY, **quick)
+    assert study.finished and study.folder.parts[:1] == ("clipgen-runs",)
+    files, path = fsspec.core.url_to_fs(address)
+    kept = {file.removeprefix(path.rstrip("/")) for file in files.find(path)}
+    made = {f"/{file.relative_to(study.folder)}" for file in study.folder.rglob("*") if file.is_file()}
+    assert kept == made and len(kept) > 10
+
+    study.folder.rename(desk / "before")
+    again = clipgen.study("a cat", folder=address, **TINY | {"seed": range(3)}, **quick)
+    assert again.finished and [row.folder.name in kept_names(kept) for row in again.rows] == [True, True, False]
+    for row in again.rows[:2]:
+        same(row.folder, desk / "before" / row.folder.name)
+        assert row.state == State.read(desk / "before" / row.folder.name), "fetched, not made again"
+
+    gone = again.rows[2].folder.name
+    files.rm(f"{path.rstrip('/')}/{gone}", recursive=True)
+    clipgen.study("a cat", folder=address, **TINY | {"seed": range(3)}, **quick)
+    assert files.exists(f"{path.rstrip('/')}/{gone}/row.json"), "what is here comes along"
+
+
+def kept_names(files):
+    return {file.split("/")[1] for file in files}
+
+
+def test_a_machine_that_does_not_see_the_folder(tmp_path, quick, same):
+    place = Place(f"file://{tmp_path}/away")
+    asked = {name: value for name, value in (TINY | quick).items() if name not in ("workers", "progress")}
+    rows = [Row(one, place.folder) for one in expand("a cat", asked)]
+    with place.alone():
+        for row in rows:
+            row.begin(1)
+            place.keep(row.folder)
+    elsewhere = [tmp_path / "nowhere" / row.folder.name for row in rows]
+    Maker(1).make(elsewhere, place.address)
+    assert not (tmp_path / "nowhere").exists() and not any(row.state.done for row in rows)
+    for row in rows:
+        place.settle(row.folder)
+        assert row.state.done and row.journal.steps == [1, 2]
+    poison = rows[0].folder.with_name("poison-0")
+    shutil.copytree(rows[0].folder, poison)
+    (poison / "settings.json").write_text("{")
+    (poison / "row.json").unlink()
+    place.keep(poison)
+    Maker(1).make([tmp_path / "nowhere" / "poison-0"], place.address)
+    place.settle(poison)
+    assert "damaged" in State.read(poison).error
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("s3://bucket/study", "a package is missing: .*s3fs"),
+        ("rain://cloud/study", "cannot be written .*rain"),
+        ("file:///dev/null/study", "cannot be written .*null"),
+    ],
+)
+def test_an_address_that_cannot_be(address, said, desk, quick, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ClipgenError, match=said):
+        clipgen.study("a cat", folder=address, **TINY, **quick)
+    assert not list(desk.iterdir())
+
+
+def test_an_address_that_is_gone_on_the_way(tmp_path, quick, monkeypatch):
+    def full(*_, **__):
+        raise OSError("no room")
+
+    address = f"file://{tmp_path}/away"
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.put", full)
+    with pytest.raises(ClipgenError, match="the rows are here, and come along .*no room"):
+        clipgen.study("a cat", folder=address, **TINY, **quick)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "desk")
+    assert clipgen.study("a cat", folder=address, **TINY, **quick).finished
+    assert len(list((tmp_path / "away").glob("*/row.json"))) == 2
