@@ -147,8 +147,16 @@ def _csv(file: Path) -> Iterable[dict[str, Any]]:
     return [{name.strip(): _number(name.strip(), (cell or "").strip()) for name, cell in row.items()} for row in rows]
 
 
+def values(name: str, line: str) -> list[Any]:
+    """The values of a setting in a line: ``8, 16, 32``; with semicolons between them where they have commas."""
+    parts = line.split(";" if ";" in line else ",")
+    return [_meant(name, _number(name, part.strip())) for part in parts if part.strip()]
+
+
 def _number(name: str, cell: str) -> Any:
     kind = type(_USUAL.get(name, ""))
+    if kind is bool:
+        return {"true": True, "false": False}.get(cell.lower(), cell)
     if kind not in (int, float):
         return cell
     try:

@@ -75,6 +75,7 @@ class Grid:
             picture = widgets.Image(format="jpeg", layout={"width": f"{SIDE}px", "display": "none"})
             label = widgets.HTML(_told(row.label))
             self.tiles.append(widgets.VBox([picture, label], layout={"width": f"{SIDE + 8}px", "margin": "2px"}))
+            self.tiles[-1].add_class("clipgen-tile")
         self._shown: dict[int, tuple[int, bool, float]] = {}  # of a tile: the step, whether it is over, and when
         flow = widgets.Box(self.tiles, layout={"flex_flow": "row wrap"})
         self.widget = widgets.VBox([self.said, self._bar, flow])
@@ -95,7 +96,9 @@ class Grid:
             making = "" if state.done else f"step {state.step} of {row.steps}"
             label.value = _told(row.label, f"<b>{escape(state.error)}</b>" if state.error else making)
         made, failed, now = sum(s.done for s in states), sum(bool(s.error) for s in states), gone(self._rows, states)
-        self._bar.value = f'<progress value="{now}" max="{self._total}" style="width:100%"></progress>'
+        self._bar.value = (
+            f'<progress aria-label="steps" value="{now}" max="{self._total}" style="width:100%"></progress>'
+        )
         parts = [f"{made} of {len(states)} pictures"] + [f"{failed} failed"] * bool(failed)
         if now > self._before and now < self._total:
             parts.append(f"{_span((self._clock() - self._began) / (now - self._before) * (self._total - now))} left")

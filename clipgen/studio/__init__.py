@@ -22,6 +22,7 @@ from clipgen.studio.parts import Access
 from clipgen.studio.preview import Preview, progress
 from clipgen.studio.seeing import Seeing
 from clipgen.studio.steering import Steering
+from clipgen.studio.studying import Studying
 from clipgen.studio.words import InWords
 from clipgen.studio.worker import Job
 
@@ -30,7 +31,8 @@ class Studio(widgets.VBox):
     """Controls, preview and gallery in a notebook cell: ``clipgen.Studio("a red apple", steps=200)``.
 
     ``settings``: the fields of Settings, as they are shown first; ``folder``: where run folders are. A new Studio stops
-    the run of the one before, which can be resumed from its gallery. Raises ClipgenError for what cannot work.
+    the run of the one before, which can be resumed from its gallery, and its study. Raises ClipgenError for what
+    cannot work.
     """
 
     _latest: ClassVar[Job | None] = None  # of any Studio: the next one waits for its end and shares its models
@@ -60,6 +62,7 @@ class Studio(widgets.VBox):
         self._best = self._button("Best frame", self.preview.rewind, "star-o")
         self.exporter = Exporter(self.preview, guard)
         self.seeing = Seeing(self.preview, lambda: Studio._latest.run if Studio._latest else None, guard)
+        self.studying = Studying(self.preview, self.folder, guard)
         mask = self.controls.mask
         self.words = InWords(self.preview, lambda: self.job.run if self.job else None, guard)
         self.painter = Painter(self.preview, mask.put, lambda: self.controls.put({"mask": ""}), guard)
@@ -198,6 +201,7 @@ class Studio(widgets.VBox):
         self._pause.description, self._pause.icon = ("Resume", "play") if paused else ("Pause", "pause")
         for button in (self._branch, self._best, self.exporter.button, self.painter.button, self.seeing.look):
             button.disabled = self.preview.journal is None or (button is self.seeing.look and self.seeing.busy)
+        self.studying.enable()
 
     def _laid_out(self) -> list[widgets.Widget]:
         style = widgets.HTML(f"<style>{(Path(__file__).parent / 'studio.css').read_text()}</style>")
@@ -205,7 +209,7 @@ class Studio(widgets.VBox):
         from_here = widgets.HBox([self._branch, self._best, self.painter.button]).add_class("clipgen-wrapped")
         parts = {
             "ask": [self.controls.models, self.controls.rows, buttons],
-            "see": [self.preview, from_here, self.exporter, self.words, self.seeing],
+            "see": [self.preview, from_here, self.exporter, self.words, self.seeing, self.studying],
             "set": [self.controls],
         }
         columns = [widgets.VBox(children).add_class(f"clipgen-{name}") for name, children in parts.items()]

@@ -4,6 +4,7 @@ const said = (root, place) => root.querySelector(place)?.textContent.trim();
 const PICTURES = {
   ".clipgen-preview": (_, root) => `The picture, ${said(root, ".clipgen-curve small") || "as soon as there is one"}`,
   ".clipgen-card img": (picture) => said(picture.closest(".clipgen-card"), ".widget-html-content"),
+  ".clipgen-tile img": (picture) => said(picture.closest(".clipgen-tile"), ".widget-html-content"),
   ".clipgen-views": () => "The views, each with its score and its share of the pull",
   ".clipgen-where": (_, root) => `Where it glows, the text is found: ${root.querySelector(".clipgen-sought input").value}`,
   ".clipgen-picker img": () => "",

@@ -62,7 +62,7 @@ class Controls(widgets.VBox):
                 Fold("Advanced settings", self._explained("advanced")),
             ]
         )
-        self.usual = _usual(*(getattr(settings, name) for name in SUITING))
+        self.usual = usual_of(*(getattr(settings, name) for name in SUITING))
 
     def _cell(self, name: str) -> widgets.Widget:
         """A setting with what belongs to it, and with what it does below it."""
@@ -81,7 +81,7 @@ class Controls(widgets.VBox):
             return
         self._suiting = True
         with suppress(ClipgenError):  # a checkpoint that is gone: said when it is used
-            while (usual := _usual(*(self._knobs[name].value for name in SUITING))) != self.usual:
+            while (usual := usual_of(*(self._knobs[name].value for name in SUITING))) != self.usual:
                 before, self.usual = self.usual, usual
                 self.put({name: value for name, value in usual.items() if value != before[name]})
         self._suiting = False
@@ -166,7 +166,7 @@ def _meant(knob: Field, shown: Any) -> Any:
     return shown
 
 
-def _usual(recipe: str, quality: str, generator: str) -> dict[str, Any]:
+def usual_of(recipe: str, quality: str, generator: str) -> dict[str, Any]:
     """Every setting as a recipe, or a generator, has it at a quality, if nothing else is asked for."""
     return DEFAULTS | suited(quality, generator, recipe)
 

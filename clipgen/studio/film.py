@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -43,16 +44,19 @@ class Exporter(widgets.VBox):
         else:
             made = frames(journal, name, [step]) if writer.vectors else [self._preview.picture]
             file = export(made, journal.folder / name, journal.history, scores=[self._preview.row])
-        where = f"<small>{html.escape(file.as_posix())}</small>"
-        if file.stat().st_size > LINKED:
-            self.link.value = f"{where} is written; it is too large for a link"
-        else:
-            address = to_url(file.read_bytes(), writer.mime)
-            self.link.value = f'<a download="{name}" href="{address}">Download {name}</a> {where}'
-        if "google.colab" in sys.modules:
-            from google.colab import files
+        self.link.value = offered(file, writer.mime)
 
-            files.download(str(file))
+
+def offered(file: Path, mime: str) -> str:
+    """A link to a file as HTML, or only where it is, if it is too large for one; Colab downloads it at once."""
+    if "google.colab" in sys.modules:
+        from google.colab import files
+
+        files.download(str(file))
+    where = f"<small>{html.escape(file.as_posix())}</small>"
+    if file.stat().st_size > LINKED:
+        return f"{where} is written; it is too large for a link"
+    return f'<a download="{file.name}" href="{to_url(file.read_bytes(), mime)}">Download {file.name}</a> {where}'
 
 
 class Painter:

@@ -96,7 +96,7 @@ def test_an_address_that_is_gone_on_the_way(tmp_path, quick, monkeypatch):
 
     address = f"file://{tmp_path}/away"
     monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.put", full)
-    with pytest.raises(ClipgenError, match="the rows are here, and come along .*no room"):
+    with pytest.raises(ClipgenError, match=r"the rows are here, and come along .*no room"):
         clipgen.study("a cat", folder=address, **TINY, **quick)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path / "desk")
