@@ -5,6 +5,7 @@ another commit, with random weights at the published size; each side in a proces
 ``scale``: how the cost of a step grows with the picture's side and the number of views.
 ``start``: the README's command, whole and until its first preview.
 ``profile``: where the time of a step goes, by operator.
+``overhead``, ``cluster``: what a study costs beside its pictures (``tests/benchmarks/studies.py``).
 Seconds are medians with their range, memory is the most that the process ever held; the machine's peak is measured in
 the same call. Timings are told, never asserted.
 """
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 
 from clipgen.device import PRECISIONS, pick, precision
+from tests.benchmarks.studies import cluster, overhead
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 # What is compared: the reference, the side of its picture, and clipgen's settings for the same work.
@@ -221,13 +223,18 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, function in {"compare": compare, "scale": scale, "start": start, "profile": profile}.items():
+    functions = {"compare": compare, "scale": scale, "start": start, "profile": profile}
+    for name, function in (functions | {"overhead": overhead, "cluster": cluster}).items():
         one = commands.add_parser(name)
         one.set_defaults(function=function)
         one.add_argument("--rounds", type=int, default=5, help="steps of each side, or starts, after one to warm up")
         one.add_argument("--device", default=str(pick().type))
         one.add_argument("--json", type=Path, help="write the figures here, too")
-        if name != "start":
+        if name in ("overhead", "cluster"):
+            one.add_argument("--rows", type=int, default=100 if name == "overhead" else 1000)
+            one.add_argument("--steps", type=int, default=20 if name == "overhead" else 3)
+            one.add_argument("--nodes", type=int, default=4)
+        elif name != "start":
             one.add_argument("--work", choices=[*WORK], default="vqgan")
         if name in ("compare", "profile"):
             one.add_argument("--size", type=int, help="of the picture; by default what the reference draws")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -113,6 +114,23 @@ def serve(tmp_path, notebooks):
             server.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def in_lab(page, serve):
+    """``in_lab(notebook)``: opened in JupyterLab; how to run all its cells, and how to wait for their end."""
+
+    def opened(notebook):
+        options = [*JUPYTER, f"--IdentityProvider.token={TOKEN}"]
+        address = serve(sys.executable, ["jupyter", "lab", *options], f"/api/status?token={TOKEN}")
+        page.goto(f"{address}/lab/tree/{notebook}?token={TOKEN}")
+        expect(page.locator(".jp-NotebookPanel .jp-Cell").first).to_be_visible()
+        idle = expect(page.get_by_text("| Idle")).to_be_visible
+        idle()  # cells that are run earlier are lost
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        return page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click, lambda: idle()
+
+    return opened
 
 
 @pytest.fixture(scope="session")

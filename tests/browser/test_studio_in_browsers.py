@@ -18,16 +18,9 @@ NOTEBOOK = "03_generate.ipynb"
 
 
 @pytest.fixture
-def lab(page, serve):
+def lab(in_lab):
     """JupyterLab with the notebook open: how to run all its cells, and how to wait for their end."""
-    options = [*JUPYTER, f"--IdentityProvider.token={TOKEN}"]
-    address = serve(sys.executable, ["jupyter", "lab", *options], f"/api/status?token={TOKEN}")
-    page.goto(f"{address}/lab/tree/{NOTEBOOK}?token={TOKEN}")
-    expect(page.locator(".jp-NotebookPanel .jp-Cell").first).to_be_visible()
-    idle = expect(page.get_by_text("| Idle")).to_be_visible
-    idle()  # cells that are run earlier are lost
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    return page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click, lambda: idle()
+    return in_lab(NOTEBOOK)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The page that ``study.export("study.html")`` writes, in a real browser: filtered, ordered, a film played."""
 
+import nbformat
 import numpy as np
 import pytest
 from playwright.sync_api import expect
@@ -78,15 +79,36 @@ def test_a_hostile_word_is_only_read(shown):
     expect(shown.locator("#film")).to_be_hidden()
 
 
-@pytest.mark.world
-def test_the_live_grid_fills_on_colabs_page(colab, tmp_path):
-    asked = f"seed=range(3), steps=4, size=(64, 64), init='perlin', cutouts=2, folder={str(tmp_path / 'study')!r}"
-    colab.evaluate("code => { colab.run(code) }", f"import clipgen\nstudy = clipgen.study('a cat', {asked})")
-    expect(colab.get_by_text("0 of 3 pictures")).to_be_visible()
-    expect(colab.get_by_text("3 of 3 pictures")).to_be_visible()
-    tiles = colab.locator("img.widget-image:visible")
+CELL = """import clipgen
+study = clipgen.study("a cat", seed=range(3), steps=4, size=(64, 64), init="perlin", cutouts=2, folder="study")
+"""
+
+
+def filled(page, said):
+    """Look at the live grid of that cell until it is full; nothing may have gone wrong on the page."""
+    expect(page.get_by_text("3 of 3 pictures")).to_be_visible()
+    tiles = page.locator(".clipgen-tile img:visible")
     expect(tiles).to_have_count(3)
-    assert all(tile.evaluate("it => it.naturalWidth") == 128 for tile in tiles.all())
-    expect(colab.get_by_text("seed=2")).to_be_visible()
-    assert colab.locator("progress").evaluate("it => [it.value, it.max]") == [12, 12]
-    assert not [line for line in colab.said if line.startswith(("pageerror", "error"))], colab.said
+    page.wait_for_function("all => all.every(it => it.naturalWidth == 128)", arg=tiles.element_handles())
+    expect(page.get_by_text("seed=2")).to_be_visible()
+    assert page.locator("progress").evaluate("it => [it.value, it.max]") == [12, 12]
+    assert not [line for line in page.said if line.startswith(said)], page.said
+
+
+@pytest.mark.world
+def test_the_live_grid_fills_on_colabs_page(colab):
+    colab.evaluate("code => { colab.run(code) }", CELL)
+    expect(colab.get_by_text("0 of 3 pictures")).to_be_visible()
+    filled(colab, ("pageerror", "error"))
+
+
+def test_the_live_grid_fills_in_jupyterlab(page, in_lab, notebooks):
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL + "study")]), notebooks / "study.ipynb"
+    )
+    run_all, idle = in_lab("study.ipynb")
+    run_all()
+    expect(page.get_by_text("0 of 3 pictures")).to_be_visible()
+    filled(page, "pageerror")
+    idle()
+    expect(page.locator(".jp-OutputArea-output img[src^='data:image/png']")).to_be_visible()  # the sheet

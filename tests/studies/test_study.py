@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from clipgen.runs.journal import Journal
 from clipgen.studies.asked import expand
 from clipgen.studies.live import Grid
 from clipgen.studies.local import cores, crew
+from clipgen.studies.ray import Ray
 from clipgen.studies.row import Row, State
 
 
@@ -151,6 +153,29 @@ def test_no_core_has_two_threads(asked, rows, gpus):
     workers, threads = crew(asked, rows, gpus, here)
     assert workers <= rows and threads >= 1 and (workers * threads <= cores() or threads == 1)
     assert workers == (asked or gpus or min(rows, cores(), max(2, cores() // 4)))
+
+
+@pytest.mark.parametrize(("taken", "each"), [(9e9, 8), (50e9, 1), (90e9, 1), (0, 16)])
+def test_a_gpu_has_so_many_workers_as_its_memory_bears(taken, each, monkeypatch, tmp_path):
+    """Ray, with a stand-in for its cluster: two cards of 80 GB in nodes of 16 cores each."""
+    calls, options = MagicMock(), []
+    ray = MagicMock(**{"nodes.return_value": [{"Alive": True, "Resources": {"CPU": 16, "GPU": 1}}] * 2})
+    ray.get.return_value, ray.exceptions.RayError = (taken, 80e9), OSError
+    ray.remote.return_value.options = lambda **asked: options.append(asked) or calls
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    engine = Ray(None, 1000, [])
+    assert (engine.workers, engine.threads) == (2, 16)
+    engine.measure([tmp_path])
+    engine.start()
+    assert engine.workers == 2 * each and [asked["num_gpus"] for asked in options] == [1, 1 / each]
+    assert options[1]["num_cpus"] * engine.workers <= 32
+    ray.get.side_effect = OSError
+    engine.measure([tmp_path])
+    assert engine.workers == 2, "what is wrong with a row is told where it is made"
+    asked = Ray(6, 1000, [])
+    asked.measure([tmp_path])
+    asked.start()
+    assert (asked.workers, options[-1]["num_gpus"]) == (6, 1 / 3)
 
 
 def test_the_live_grid_fills(study, quick):
