@@ -56,7 +56,8 @@ class Maker:
                     replace(State.read(folders[0]), done=False, error=said).write(folders[0])
             for folder in folders if len(folders) > 1 else ():
                 self._try([folder])
-        gc.collect()
+        if torch.cuda.is_available() or not self._like:  # 0.15 s of CPU time: a twelfth of a row of 20 small steps
+            gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
