@@ -89,7 +89,7 @@ def cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
         runs = expand("a cat", asked | {"seed": range(options.rows), "steps": options.steps})
         study = Study([Row(one, place.folder) for one in runs], place)
         lap()
-        going = study.make("ray")
+        going = study.make("ray", options.nodes)
         next(going)
         lap()
         for _ in going:
