@@ -216,6 +216,4 @@ def _saved(settings: Mapping[str, Any], source: str | Path, losses: Losses) -> S
             f"{source}: this run followed {len(had) if isinstance(had, list) else had} losses of its own ({said}), "
             f"and {len(given)} are given ({', '.join(given)}); pass the same as losses=[...]"
         )
-    if isinstance(values.get("size"), list):
-        values["size"] = tuple(values["size"])
     return build(values.pop("prompt"), values)

@@ -188,8 +188,9 @@ class _Own:
     def _check(self) -> None:
         for knob in fields(self):
             check(knob, getattr(self, knob.name))
-        if self.size is not None and not (len(self.size) == 2 and all(isinstance(side, int) for side in self.size)):
-            raise ClipgenError(f"size={self.size!r}: has to be (width, height), such as (128, 96)")
+        sides = self.size if isinstance(self.size, tuple) else ()
+        if self.size is not None and not (len(sides) == 2 and all(isinstance(side, int) for side in sides)):
+            raise ClipgenError(f"size={self.size!r}: has to be (width, height), such as (128, 96), or '128x96'")
         parse(self.prompt)
         Camera.parse(self.camera)
         for kind in _PARTS:
@@ -250,8 +251,8 @@ def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
     recipe = str(asked.get("recipe", ""))
     generator = str(asked.get("generator", _Own.generator))
     values = suited(str(asked.get("quality", "normal")), generator, recipe) | dict(asked)
-    if isinstance(size := values.get("size"), str):
-        values["size"] = size_of(size)
+    if isinstance(size := values.get("size"), (str, list)):
+        values["size"] = size_of(size) if isinstance(size, str) else tuple(size)
     settings = Settings(prompt, **values)
     settings.check()
     return settings

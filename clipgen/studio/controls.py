@@ -150,7 +150,7 @@ def _steered(knob: Field) -> bool:
 def _said(knob: Field, value: Any) -> Any:
     """A value of a setting as its widget shows it."""
     if knob.name == "size":
-        return "x".join(map(str, value)) if isinstance(value, tuple) else value or ""
+        return value if isinstance(value, str) else "x".join(map(str, value or ()))
     if scheduled(knob):
         return float(value) if _steered(knob) and not isinstance(value, str) else str(value)
     return value

@@ -80,10 +80,11 @@ class Studying(Fold):
         settings = {one: found[one] for one in KNOBS if one != "device" and found[one] != suits[one]}
         if not (wanted := values(name, self._values.value)):
             raise ClipgenError(f"{name}: write some values for it, such as {suggested(KNOBS[name], found[name])}")
-        prompt, size = found["prompt"], {"size": tuple(found["size"])} if found["size"] else {}
+        prompt = found["prompt"]
+        settings |= {"size": found["size"]} if found["size"] else {}
         place = Place(self._folder / f"study-{slug(prompt)}")
         known = place.names
-        runs = expand(prompt.replace("{", "{{").replace("}", "}}"), settings | size | {name: wanted})
+        runs = expand(prompt.replace("{", "{{").replace("}", "}}"), settings | {name: wanted})
         self.study = study = Study([Row(one, place.folder, known) for one in runs], place, prompt)
         grid, Studying._going = Grid(study.rows), threading.Event()
         self.grid.children, self.busy, self.link.value = [grid.widget], True, ""

@@ -217,4 +217,4 @@ def test_rows_in_one_tensor(study, quick, tmp_path):
         assert row.state.step == 4 and row.state.seconds > 0
         assert abs(np.asarray(row.image, int) - np.asarray(alone.image, int)).mean() < 1
     with pytest.raises(ClipgenError, match="batch=0"):
-        clipgen.study("a cat", folder=tmp_path / "none", **asked | {"batch": 0})
+        clipgen.study("a {thing}", folder=tmp_path / "none", **asked | {"batch": 0})
