@@ -44,7 +44,7 @@ class Render:
         while True:
             self.optimizer.zero_grad()
             try:
-                picture = self.decode(self.rng)
+                picture = self.image(self.rng)
                 image = self.masked(picture)
                 # All that looks at the picture leaves its gradient here; then one pass goes back through the decoder.
                 leaf = image.detach().requires_grad_()
@@ -120,7 +120,7 @@ class Render:
             self.latent.data.copy_(latent)
             self.average, self.kept = latent.clone(), None
 
-    def decode(self, rng: torch.Generator) -> Tensor:
+    def image(self, rng: torch.Generator) -> Tensor:
         """(1, 3, H, W) as the next step decodes it, before the mask."""
         r = self.recipe
         return r.window.decode(r.param, self.latent, self.kept, self.step, rng, r.steps)

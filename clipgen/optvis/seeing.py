@@ -114,7 +114,7 @@ def look(render: Render) -> Seen:
     """
     r, rng = render.recipe, torch.Generator()
     rng.set_state(render.rng.get_state())
-    leaf = render.masked(render.decode(rng)).detach().requires_grad_()
+    leaf = render.masked(render.image(rng)).detach().requires_grad_()
     moment = Moment(leaf, render.latent, render.step, r, rng, render.memory.passes)
     (loss,) = (objective for objective in r.objectives if isinstance(objective, PromptLoss))
     views, norms, score, gradient = list[View](), list[float](), 0.0, torch.zeros_like(leaf[0])

@@ -55,7 +55,7 @@ def _advance(renders: Sequence[Render]) -> list[dict[str, Tensor]]:
         render.optimizer.param_groups[0]["lr"] = rate
         render.optimizer.zero_grad()
     if any(render.recipe.window.window < 1 for render in renders):  # each has a window of its own
-        decoded = [render.decode(render.rng) for render in renders]
+        decoded = [render.image(render.rng) for render in renders]
     else:
         latents, numbers = zip(*((render.latent, render.rng) for render in renders))
         decoded = list(r.param.image(torch.cat(latents), progress, numbers).split(1))

@@ -103,9 +103,10 @@ def test_the_live_grid_fills_on_colabs_page(colab):
 
 
 def test_the_live_grid_fills_in_jupyterlab(page, in_lab, notebooks):
-    nbformat.write(
-        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL + "study")]), notebooks / "study.ipynb"
-    )
+    kernel = {"name": "python3", "display_name": "Python 3"}  # without one JupyterLab asks which
+    cells = [nbformat.v4.new_code_cell(CELL + "study")]
+    made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(made, notebooks / "study.ipynb")
     run_all, idle = in_lab("study.ipynb")
     run_all()
     expect(page.get_by_text("0 of 3 pictures")).to_be_visible()
