@@ -97,6 +97,7 @@ class StudioPage:
     def move_timeline(self, share: float) -> None:
         """Click on the timeline: 0 is its first frame, 1 its last."""
         track = self.root.locator(".widget-slider").filter(has_text=re.compile("Frame")).locator(".slider").first
+        expect(track).to_be_visible()
         box = track.bounding_box()
         assert box
         track.click(position={"x": min(max(share * box["width"], 1), box["width"] - 1), "y": box["height"] / 2})

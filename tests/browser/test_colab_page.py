@@ -64,6 +64,7 @@ def test_everything_is_drawn(studio, colab, ask):
     ]
     assert len(shown) > 60
     for control in shown:
+        expect(control).to_be_visible()
         box = control.bounding_box()
         assert box and box["width"] > 8 and box["height"] > 8, control.evaluate("it => it.outerHTML")
     assert not [line for line in colab.said if line.startswith(("pageerror", "error"))], colab.said
@@ -163,6 +164,7 @@ def test_pictures_come_in(studio, colab, ask):
     expect(studio.root).to_contain_text("Done")
     studio.button("Paint a mask").click()
     canvas = studio.root.get_by_label("Paint a mask", exact=True)
+    expect(canvas).to_be_visible()
     box = canvas.bounding_box()
     colab.mouse.move(box["x"] + 20, box["y"] + box["height"] / 2)
     colab.mouse.down()
