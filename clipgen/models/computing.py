@@ -22,12 +22,32 @@ class Block(nn.Module):
         return checkpoint(once, x, use_reentrant=False) if self.sparing and x.requires_grad else once(x)
 
 
+class Product(nn.Module):
+    """A layer of our own that does nothing with its numbers but multiply by them and add them, as a convolution."""
+
+
 class Computing:
     """A model whose net computes in ``precision``, which whoever loads it sets: see ``clipgen.device``."""
 
     name: str
     net: Any
     precision = "auto"
+
+    def settle(self, precision: str) -> None:
+        """Compute in a precision from now on: one of ``clipgen.device.PRECISIONS``."""
+        self.precision = precision
+
+    def narrow(self, net: nn.Module) -> None:
+        """Keep the weights that bf16 multiplies by in bf16, if that is the precision: what autocast makes of them.
+
+        It saves their memory, and a copy at every step. What else a net has, such as norms, stays as it is; and so do
+        the weights under fp16, which an overflow may end.
+        """
+        if self.precision == "bf16":
+            for layer in net.modules():
+                if isinstance(layer, (nn.Linear, nn.Conv2d, Product)):
+                    for weight in layer.parameters(recurse=False):
+                        weight.data = weight.data.bfloat16()
 
     def spare(self) -> bool:
         """Keep less for the backward pass, and take longer; returns whether anything is left to spare."""

@@ -251,5 +251,5 @@ def load_generator(
     precision = devices.precision(device, precision)
     made = attribute(entry.place)(name, entry, device)
     model = RELAXATIONS[kind](name, made.net, made.side, **number) if entry.codes else made
-    model.precision = "fp32" if entry.wide and precision == "fp16" else precision
+    model.settle("fp32" if entry.wide and precision == "fp16" else precision)
     return model

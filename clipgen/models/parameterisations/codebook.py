@@ -23,6 +23,11 @@ class Codes(nn.Module):
         return True
 
     @property
+    def decoding(self) -> nn.Module:
+        """What makes a picture of embedded tokens: the decoder without a codebook."""
+        raise NotImplementedError
+
+    @property
     def codebook(self) -> Tensor:
         raise NotImplementedError
 
@@ -63,6 +68,10 @@ class Codebook(Computing):
         self.low, self.high = self.codebook.amin(0)[:, None, None], self.codebook.amax(0)[:, None, None]
         self.deviation = float(live(self.codebook).std())
         self.lr = self.deviation
+
+    def settle(self, precision: str) -> None:
+        super().settle(precision)
+        self.narrow(self.net.decoding)  # the encoder stays on the disk until it is needed
 
     @property
     def device(self) -> torch.device:
@@ -242,7 +251,7 @@ def _gumbel(latent: Tensor, rng: Randomness) -> Tensor:
         uniform = torch.rand(latent.shape, generator=rng)
     else:
         uniform = torch.stack([torch.rand(latent.shape[1:], generator=one) for one in rng])
-    return uniform.clamp(min=1e-20).log().neg().log().neg().to(latent.device)
+    return uniform.clamp_(min=1e-20).log_().neg_().log_().neg_().to(latent.device)
 
 
 def live(codebook: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ class Continuous:
     precision = "fp32"
     limit: float  # the largest number in a latent: beyond it nothing changes in the picture, or no picture is
 
+    def settle(self, precision: str) -> None:
+        """Nothing: there is no net that could be computed in less."""
+
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """The shape of a latent for one picture of (H, W)."""
         raise NotImplementedError

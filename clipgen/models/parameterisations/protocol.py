@@ -26,7 +26,10 @@ class Parameterisation(Protocol):
     stride: int  # height and width of a picture are multiples of it
     lr: float  # the step in the latent's own units that a learning rate of 1 stands for
     device: torch.device
-    precision: str  # what its net computes in, see ``clipgen.device``; set by whoever loads it
+    precision: str  # what its net computes in, see ``clipgen.device``
+
+    def settle(self, precision: str) -> None:
+        """Compute in a precision from now on: one of ``clipgen.device.PRECISIONS``."""
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Where it begins by itself: a latent for one picture of (H, W), drawn with ``rng`` on the CPU."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from clipgen.errors import ClipgenError
 from clipgen.models.computing import Computing
+from clipgen.models.frozen import Conv2d, ReLU
 from clipgen.models.parameterisations.codebook import clamp
 from clipgen.models.parameterisations.continuous import Continuous
 from clipgen.models.parameterisations.pixels import GROUND
@@ -30,7 +31,7 @@ from clipgen.storage.sources import Source
 if TYPE_CHECKING:
     from clipgen.models.parameterisations.catalogue import Entry
 
-_conv = partial(nn.Conv2d, kernel_size=3, padding=1)
+_conv = partial(Conv2d, kernel_size=3, padding=1)
 
 
 class Block(nn.Module):
@@ -38,7 +39,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv = nn.Sequential(_conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width))
+        self.conv = nn.Sequential(_conv(width, width), ReLU(), _conv(width, width), ReLU(), _conv(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.conv(x) + x)
@@ -53,7 +54,7 @@ class TAESD(nn.Module):
         super().__init__()
         self.channels = channels
         down: list[nn.Module] = [_conv(3, width), Block(width)]
-        up: list[nn.Module] = [_conv(channels, width), nn.ReLU()]
+        up: list[nn.Module] = [_conv(channels, width), ReLU()]
         for _ in range(3):
             down += [_conv(width, width, stride=2, bias=False), Block(width), Block(width), Block(width)]
             up += [Block(width), Block(width), Block(width), nn.Upsample(scale_factor=2)]

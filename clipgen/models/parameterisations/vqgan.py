@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipgen.models.computing import Block
+from clipgen.models.frozen import Conv2d
 from clipgen.models.parameterisations.codebook import Codes, clamp
 
 
@@ -22,9 +23,9 @@ def norm(channels: int, kind: str) -> nn.Module:
 class ResnetBlock(Block):
     def __init__(self, inner: int, outer: int, kind: str):
         super().__init__()
-        self.norm1, self.conv1 = norm(inner, kind), nn.Conv2d(inner, outer, 3, 1, 1)
-        self.norm2, self.conv2 = norm(outer, kind), nn.Conv2d(outer, outer, 3, 1, 1)
-        self.nin_shortcut = nn.Conv2d(inner, outer, 1) if inner != outer else nn.Identity()
+        self.norm1, self.conv1 = norm(inner, kind), Conv2d(inner, outer, 3, 1, 1)
+        self.norm2, self.conv2 = norm(outer, kind), Conv2d(outer, outer, 3, 1, 1)
+        self.nin_shortcut = Conv2d(inner, outer, 1) if inner != outer else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
@@ -37,7 +38,7 @@ class AttnBlock(nn.Module):
     def __init__(self, channels: int, kind: str):
         super().__init__()
         self.norm = norm(channels, kind)
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+        self.q, self.k, self.v, self.proj_out = (Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
@@ -52,7 +53,7 @@ class Resample(nn.Module):
     def __init__(self, channels: int, up: bool):
         super().__init__()
         self.up = up
-        self.conv = nn.Conv2d(channels, channels, 3, 1 if up else 2, 1 if up else 0)
+        self.conv = Conv2d(channels, channels, 3, 1 if up else 2, 1 if up else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0) if self.up else F.pad(x, (0, 1, 0, 1)))
@@ -102,7 +103,7 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         widths = [ch, *(ch * m for m in ch_mult)]
-        self.conv_in = nn.Conv2d(in_channels, ch, 3, 1, 1)
+        self.conv_in = Conv2d(in_channels, ch, 3, 1, 1)
         last = len(ch_mult) - 1
         self.down = nn.ModuleList(
             _Level(
@@ -117,7 +118,7 @@ class Encoder(nn.Module):
         )
         self.mid = _Mid(widths[-1], norm_kind)
         self.norm_out = norm(widths[-1], norm_kind)
-        self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, 1, 1)
+        self.conv_out = Conv2d(widths[-1], z_channels, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -140,7 +141,7 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         widths = [*(ch * m for m in ch_mult), ch * ch_mult[-1]]
-        self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, 1, 1)
+        self.conv_in = Conv2d(z_channels, widths[-1], 3, 1, 1)
         self.mid = _Mid(widths[-1], norm_kind)
         self.up = nn.ModuleList(
             _Level(
@@ -154,7 +155,7 @@ class Decoder(nn.Module):
             for i in range(len(ch_mult))
         )
         self.norm_out = norm(widths[0], norm_kind)
-        self.conv_out = nn.Conv2d(widths[0], out_ch, 3, 1, 1)
+        self.conv_out = Conv2d(widths[0], out_ch, 3, 1, 1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
@@ -177,7 +178,7 @@ class _Gumbel(nn.Module):
 
     def __init__(self, size: int, dim: int, channels: int):
         super().__init__()
-        self.proj = nn.Conv2d(channels, size, 1)
+        self.proj = Conv2d(channels, size, 1)
         self.embed = nn.Embedding(size, dim)
 
 
@@ -211,8 +212,8 @@ class VQModel(Codes):
         self.encoder = Encoder(*shared, in_channels, z_channels, norm_kind)
         self.decoder = Decoder(*shared, out_ch, z_channels, norm_kind)
         self.quantize = _Gumbel(n_embed, embed_dim, z_channels) if gumbel else _Nearest(n_embed, embed_dim)
-        self.quant_conv = nn.Conv2d(z_channels, embed_dim, 1)
-        self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
+        self.quant_conv = Conv2d(z_channels, embed_dim, 1)
+        self.post_quant_conv = Conv2d(embed_dim, z_channels, 1)
 
     @property
     def codebook(self) -> Tensor:
@@ -223,6 +224,10 @@ class VQModel(Codes):
     @property
     def has_logits(self) -> bool:
         return isinstance(self.quantize, _Gumbel)
+
+    @property
+    def decoding(self) -> nn.Module:
+        return self.decoder
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to (B, n_embed, H/f, W/f); for GumbelVQ only."""

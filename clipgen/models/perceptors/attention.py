@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipgen.models.computing import Product
 
-class SelfAttention(nn.Module):
+
+class SelfAttention(Product):
     """What ``nn.MultiheadAttention`` makes of (B, N, width), by one projection and torch's fused kernel.
 
     On a CPU in bf16 the module itself spends more than half of its time in copies.

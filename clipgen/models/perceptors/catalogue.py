@@ -43,7 +43,7 @@ def load_perceptor(name: str = "mini", device: torch.device | str = "cpu", preci
     kind, device = family(name), torch.device(device)
     precision = devices.precision(device, precision)
     model = kind(name, device)  # type: ignore[call-arg]
-    model.precision = precision
+    model.settle(precision)
     return model
 
 

@@ -107,6 +107,10 @@ class OpenCLIP(Computing):
         self.preprocess: Any = image_transform_v2(PreprocessCfg(**config), is_train=False)
         self.mean, self.std = (torch.tensor(config[k], device=self.device)[:, None, None] for k in ("mean", "std"))
 
+    def settle(self, precision: str) -> None:
+        super().settle(precision)
+        self.narrow(self.net.visual)
+
     @property
     def maps(self) -> list[nn.Module]:
         """The last two stages of a convolutional tower; what each block of a ViT reads, and what the last makes."""
@@ -144,7 +148,7 @@ class OpenCLIP(Computing):
     @torch.no_grad()
     def embed_image(self, pictures: list[Image.Image]) -> Tensor:
         pixels = torch.stack([self.preprocess(picture) for picture in pictures]).to(self.device)
-        return F.normalize(self.net.encode_image(pixels).float(), dim=-1)
+        return F.normalize(self.compute(self.net.encode_image, pixels), dim=-1)
 
 
 def _load(name: str) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ class Perceptor(Protocol):
     name: str
     size: int  # side of the square it looks at, in pixels
     device: torch.device
-    precision: str  # what it looks at pictures in, see ``clipgen.device``; set by whoever loads it
+    precision: str  # what it looks at pictures in, see ``clipgen.device``
     patches: int  # that a picture is cut into, if some can be left out; else 0
     default_start: str  # the start from which it draws best
 
@@ -30,6 +30,9 @@ class Perceptor(Protocol):
     @classmethod
     def drops(cls, name: str) -> bool:
         """Whether a model has patches that can be left out, before its weights are loaded."""
+
+    def settle(self, precision: str) -> None:
+        """Look at pictures in a precision from now on: one of ``clipgen.device.PRECISIONS``."""
 
     @property
     def maps(self) -> list[nn.Module]:

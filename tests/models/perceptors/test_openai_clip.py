@@ -89,6 +89,22 @@ def test_equal_to_the_reference(name, torchscript, openai_clip, tmp_path):
     assert (clipgen.rank(picture, TEXTS, perceptor) - wanted).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("name", VISION)
+def test_weights_in_bf16_are_what_autocast_makes_of_them(name, openai_clip, tmp_path):
+    *_, file = reference(openai_clip, name, tmp_path, False)
+    wide, settled = (clipgen.load_perceptor(f"{name}/{file}", precision=p) for p in ("fp32", "bf16"))
+    wide.precision = "bf16"
+    views = torch.rand(2, 3, 64, 64, requires_grad=True)
+    found = [made.encode_image(views) for made in (wide, settled)]
+    gradients = [torch.autograd.grad(vectors[:, 0].sum(), views)[0] for vectors in found]
+    assert torch.equal(*found) and torch.equal(*gradients) and gradients[0].abs().sum() > 0
+    picture = Image.new("RGB", (80, 60), "red")
+    assert torch.equal(settled.embed_text(["a cat"]), wide.embed_text(["a cat"]))
+    assert torch.equal(settled.embed_image([picture]), wide.embed_image([picture]))
+    kinds = [weight.dtype for weight in settled.net.visual.parameters()]
+    assert {torch.bfloat16, torch.float32} == set(kinds), "products in bf16, norms not"
+
+
 def test_what_is_too_long_is_quoted(openai_clip, tmp_path):
     *_, file = reference(openai_clip, "tiny-vit", tmp_path, False)
     perceptor = clipgen.load_perceptor(f"tiny-vit/{file}")
@@ -102,6 +118,7 @@ def test_what_is_too_long_is_quoted(openai_clip, tmp_path):
 
 def test_paper_names_and_ensembles(openai_clip, tmp_path, monkeypatch):
     monkeypatch.setattr(OpenCLIP, "__init__", lambda self, name, device: setattr(self, "name", name))
+    monkeypatch.setattr(OpenCLIP, "settle", lambda self, precision: None)
     for name in ("ViT-B/32", "RN50x4", "ViT-L/14@336px", "hf-hub:org/model"):
         assert clipgen.load_perceptor(name).name == name
     monkeypatch.undo()

@@ -1,0 +1,75 @@
+"""Layers whose weights stay: the same numbers as torch's, with less kept for the way back."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from clipgen.models.frozen import Conv2d, ReLU, conv2d
+from clipgen.models.parameterisations.codebook import Codebook
+from clipgen.models.parameterisations.dvae import DVAE
+from clipgen.models.parameterisations.vqgan import VQModel
+from clipgen.optvis.memory import kept
+
+
+def told(function, x):
+    """What a function makes of x, its gradient, and the bytes that it keeps beside what it gives."""
+    made = function(x)
+    (gradient,) = torch.autograd.grad(made.square().sum(), x)
+    return made, gradient, kept(lambda: function(1 * x)) - made.numel() * made.element_size()
+
+
+@pytest.mark.parametrize(("side", "stride", "padding"), [(1, 1, 0), (3, 1, 1), (3, 2, 0), (7, 1, 3)])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_convolution_is_torchs_without_its_input(side, stride, padding, narrow):
+    x = torch.randn(2, 8, 16, 16, requires_grad=True)
+    layer = Conv2d(8, 6, side, stride, padding).requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+        ours = told(layer, x)
+        theirs = told(lambda x: F.conv2d(x, layer.weight, layer.bias, stride, padding), x)
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+    assert theirs[2] - ours[2] >= x.numel() * (2 if narrow else 4)
+
+
+def test_a_convolution_that_learns_is_torchs():
+    x, layer = torch.randn(1, 4, 8, 8, requires_grad=True), Conv2d(4, 4, 3, padding=1)
+    layer(x).sum().backward()
+    assert layer.weight.grad.abs().sum() > 0 and x.grad.abs().sum() > 0
+    assert conv2d(x.detach(), layer.weight, None).grad_fn is not None
+
+
+def test_a_relu_is_torchs_in_a_byte():
+    x = torch.randn(2, 8, 16, 16, requires_grad=True)
+    ours, theirs = told(ReLU(), x), told(nn.ReLU(), x)
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+    assert ours[2] < theirs[2] and ours[2] % x.numel() == 0
+
+
+NETS = {
+    "dvae": (DVAE, {"n_hid": 16, "n_init": 8, "vocab_size": 32}),
+    "vqgan": (VQModel, {"n_embed": 16, "ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "resolution": 64,
+                        "z_channels": 32, "embed_dim": 32}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_weights_in_bf16_are_what_autocast_makes_of_them(name):
+    """A net that is settled in bf16 against one that only computes in it: the same picture, the same gradient."""
+    build, config = NETS[name]
+    wide = Codebook("wide", build(**config), 64)
+    settled = Codebook("settled", copy.deepcopy(wide.net), 64)
+    wide.precision = "bf16"
+    settled.settle("bf16")
+    latent = wide.start((64, 64), torch.Generator().manual_seed(0)).requires_grad_()
+    pictures = [made.image(latent) for made in (wide, settled)]
+    gradients = [torch.autograd.grad(picture.square().mean(), latent)[0] for picture in pictures]
+    assert torch.equal(*pictures) and torch.equal(*gradients) and gradients[0].abs().sum() > 0
+    assert settled.codebook.dtype == torch.float32 and torch.equal(settled.tokens(latent), wide.tokens(latent))
+    layers = [layer for layer in settled.net.decoding.modules() if hasattr(layer, "padding_mode")]
+    assert layers and all(weight.dtype == torch.bfloat16 for layer in layers for weight in layer.parameters())
+    assert {weight.dtype for weight in settled.net.encoder.parameters()} == {torch.float32}
+    settled = Codebook("fp16", copy.deepcopy(wide.net), 64)
+    settled.settle("fp16")
+    assert {weight.dtype for weight in settled.net.parameters()} == {torch.float32}, "it may have to become fp32"
