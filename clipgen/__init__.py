@@ -14,8 +14,8 @@ _PUBLIC = {
     "Settings": "clipgen.runs.settings",
     "Studio": "clipgen.studio",
     "Study": "clipgen.studies.study",
-    "batch": "clipgen.runs.films",
-    "best": "clipgen.runs.films",
+    "batch": "clipgen.studies.films",
+    "best": "clipgen.studies.films",
     "contact_sheet": "clipgen.images.sheets",
     "dalle": "clipgen.models.priors.sampling",
     "describe": "clipgen.seeing.describe",
@@ -25,7 +25,7 @@ _PUBLIC = {
     "load_generator": "clipgen.models.parameterisations.catalogue",
     "load_perceptor": "clipgen.models.perceptors.catalogue",
     "rank": "clipgen.models.perceptors.catalogue",
-    "restyle": "clipgen.runs.films",
+    "restyle": "clipgen.studies.films",
     "stream": "clipgen.runs.run",
     "strip": "clipgen.images.sheets",
     "study": "clipgen.studies.study",
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from clipgen.models.perceptors.catalogue import load_perceptor, rank
     from clipgen.models.priors.sampling import dalle
     from clipgen.runs.course import Frame
-    from clipgen.runs.films import batch, best, restyle
     from clipgen.runs.run import Run, finish, generate, stream
     from clipgen.runs.settings import Settings
     from clipgen.seeing.describe import describe
     from clipgen.seeing.explain import explain
+    from clipgen.studies.films import batch, best, restyle
     from clipgen.studies.study import Study, study
     from clipgen.studio import Studio
 

@@ -79,6 +79,8 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--film", type=Path, metavar="FILE", help="redraw every frame of a video, GIF or WebP")
     command.add_argument("--carry", type=float, help="with --film: share of the last frame in the next (default: 0.5)")
+    command.add_argument("--engine", help="with --batch or --film: local or ray, who makes them (default: here)")
+    command.add_argument("--workers", type=int, metavar="N", help="with --batch or --film: so many make them at once")
     files = f"{' '.join(WRITERS)}; repeatable (default: <prompt>.png and .gif, here)"
     command.add_argument("-o", "--output", action="append", type=Path, metavar="FILE", help=files)
     command.add_argument("--folder", help="where run folders are made (default: clipgen-runs)")
@@ -234,6 +236,8 @@ def _draw(options: dict) -> int:
     files = options.pop("output", None) or _default(prompt)
     if count < 1:
         raise ClipgenError(f"batch={count}: has to be a whole number of at least 1")
+    if count == 1 and "film" not in options and (alone := options.keys() & {"engine", "workers"}):
+        raise ClipgenError(f"{min(alone)}=...: one picture is made here; give --batch or --film, too")
     every = [each for place in range(1, count + 1) for each in _numbered(files, place)]
     _check(every if count > 1 else files, options.get("generator", ""))
     if "film" in options:

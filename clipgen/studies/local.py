@@ -13,10 +13,13 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import clipgen
 from clipgen.errors import ClipgenError
+
+if TYPE_CHECKING:
+    from clipgen.runs.plan import Plan
 
 
 def cores() -> int:
@@ -35,6 +38,16 @@ def crew(asked: int | None, rows: int, gpus: int, here: int) -> tuple[int, int]:
     usual = gpus or min(here, max(2, here // 4))
     workers = max(1, min(asked or usual, rows))
     return workers, max(1, here // workers)
+
+
+def gpus(plans: Sequence[Plan]) -> list[str]:
+    """The GPUs that workers can be spread over, as CUDA_VISIBLE_DEVICES names them; none if a run names its own."""
+    if {plan.device.type for plan in plans} != {"cuda"} or any(":" in plan.settings.device for plan in plans):
+        return []
+    import torch
+
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return visible or [str(number) for number in range(torch.cuda.device_count())]
 
 
 class Local:

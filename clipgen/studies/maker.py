@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 
 from clipgen.errors import ClipgenError
+from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.together import together
 from clipgen.studies.place import at_hand
+from clipgen.studies.reel import go_on, is_part
 from clipgen.studies.row import State
 
 
@@ -68,6 +70,9 @@ class Maker:
         return runs
 
     def _make(self, folders: Sequence[Path]) -> None:
+        if is_part(folders[0]):
+            self._redraw(folders[0])
+            return
         runs = self._resumed(folders)
         # A run that was killed between a frame and its state is a frame back.
         states = [replace(State.read(run.journal.folder), step=run.step, error="", done=False) for run in runs]
@@ -86,6 +91,13 @@ class Maker:
             note(run, done=run.finished, error=stuck)
             run.render = None
         self._like = runs[0]
+
+    def _redraw(self, part: Path) -> None:
+        """Go on with a part of a film to its end."""
+        for run in go_on(part, self._like):
+            self._like = self._like or run
+            State(len(Journal(part).steps)).write(part)
+        State(len(Journal(part).steps), done=True).write(part)
 
 
 def _forget_peak(on_gpu: bool) -> None:

@@ -22,6 +22,7 @@ from clipgen.runs.together import alike
 from clipgen.studies import page
 from clipgen.studies.asked import Table, expand, told
 from clipgen.studies.live import watching
+from clipgen.studies.local import gpus
 from clipgen.studies.place import Place
 from clipgen.studies.protocol import Engine, work
 from clipgen.studies.row import Row
@@ -55,7 +56,9 @@ class Study:
             for some in (list(group) for _, group in groupby(left, _alike))
             for at in range(0, len(some), batch)
         ]
-        doer: Engine = ENGINES[name](workers, len(batches), _gpus(self.rows), engine, self.place.address)
+        doer: Engine = ENGINES[name](
+            workers, len(batches), gpus([row.plan for row in self.rows]), engine, self.place.address
+        )
         try:
             with self.place.alone():
                 for row in left:
@@ -221,13 +224,3 @@ def study(
 def _alike(row: Row) -> str:
     """Rows with the same models stand together, so that a worker loads them once; and then those for one tensor."""
     return repr(alike(row.plan))
-
-
-def _gpus(rows: Sequence[Row]) -> list[str]:
-    """The GPUs that workers can be spread over, as CUDA_VISIBLE_DEVICES names them; none if a row names its own."""
-    if {row.plan.device.type for row in rows} != {"cuda"} or any(":" in row.plan.settings.device for row in rows):
-        return []
-    import torch
-
-    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return visible or [str(number) for number in range(torch.cuda.device_count())]

@@ -1,5 +1,6 @@
 import killed_study
 import pytest
+from PIL import Image
 
 from clipgen.runs.journal import Journal
 from clipgen.studies import local
@@ -33,3 +34,14 @@ def same():
                 assert (made / part / file.name).read_bytes() == file.read_bytes(), f"{part}/{file.name} of {made}"
 
     return compare
+
+
+@pytest.fixture
+def film():
+    """Seven frames of a square that wanders over a plain ground."""
+    frames = []
+    for number in range(7):
+        frame = Image.new("RGB", (64, 64), (200, 220, 240))
+        frame.paste((200, 40, 40), (6 * number, 20, 6 * number + 20, 40))
+        frames.append(frame)
+    return frames

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from clipgen.runs.plan import Losses
 from clipgen.runs.prompts import slug
 from clipgen.runs.run import Run
 from clipgen.runs.together import finish_together
+from clipgen.studies.reel import apart, redrawn
+from clipgen.studies.study import study
 
 
 def batch(
@@ -26,6 +28,8 @@ def batch(
     *,
     seed: int = 0,
     batch: int = 1,
+    engine: str = "",
+    workers: int | None = None,
     progress: bool = True,
     folder: str | Path = "clipgen-runs",
     losses: Losses = (),
@@ -34,11 +38,28 @@ def batch(
     """``count`` pictures of one prompt, with seeds from ``seed`` on; ``best`` ranks them.
 
     ``batch``: so many are made in one tensor, which is faster where the device has room; their pictures are those that
-    they would be alone, to rounding. An interrupt ends it early, with the runs that were begun. Raises ClipgenError for
-    a batch below 1.
+    they would be alone, to rounding. ``engine``: who makes them, as of ``study``, with so many ``workers``; by default
+    this process. An interrupt ends it early, with the runs that were begun. Raises ClipgenError for a batch below 1,
+    for ``losses`` that would have to leave this process, and for what went wrong in a worker.
     """
     if batch < 1:
         raise ClipgenError(f"batch={batch}: has to be a whole number of at least 1")
+    if engine or workers:
+        _check_own(losses)
+        table, seeds = [{"prompt": prompt}], range(seed, seed + count)
+        place = Path(folder, f"batch-{slug(prompt if isinstance(prompt, str) else 'pictures')}")
+        same: dict[str, Any] = dict(settings)
+        made = study(
+            table=table, seed=seeds, folder=place, engine=engine or "local", workers=workers, batch=batch,
+            progress=progress, **same,
+        )  # fmt: skip
+        if failed := next((row for row in made.rows if row.state.error), None):
+            raise ClipgenError(f"{failed.label}: {failed.state.error}")
+        begun: list[Run] = []
+        for row in made.rows:
+            if row.state.step:
+                begun.append(Run.resume(row.folder, like=begun[0] if begun else None))
+        return begun
     runs: list[Run] = []
     while len(runs) < count and (not runs or runs[-1].finished):
         some: list[Run] = []
@@ -65,6 +86,9 @@ def restyle(
     *,
     carry: float = 0.5,
     steps: int = 30,
+    engine: str = "",
+    workers: int | None = None,
+    overlap: int = 6,
     folder: str | Path = "clipgen-runs",
     progress: bool = True,
     losses: Losses = (),
@@ -74,27 +98,37 @@ def restyle(
 
     Each frame starts from a mix of itself and, by the share ``carry`` in [0, 1], the result before it, so that the
     style holds still. ``clipgen.export.film.export(journal.frames(), "out.mp4", journal.settings)`` writes it.
+
+    ``engine``: who makes it, as of ``study``; by default this process. Each of its ``workers`` has a part of the film,
+    and begins ``overlap`` frames before it, because what is carried along has to settle: of the frame before those a
+    share of carry to the power of overlap is left. A worker that is lost is replaced, and its part goes on.
+
     Interrupted, it keeps the frames that are made. Raises ClipgenError for a film that cannot be read.
     """
     if not 0 <= carry <= 1:
         raise ClipgenError(f"carry={carry}: has to be from 0 (every frame alone) to 1")
-    journal = last = like = None
-    for number, frame in enumerate(tqdm(frames(film), disable=not progress, unit="frame"), 1):
-        picture = frame.convert("RGB")
-        if last is not None:
-            picture = Image.blend(picture, last.resize(picture.size, Image.Resampling.LANCZOS), carry)
-        with tempfile.TemporaryDirectory() as scratch:
-            run = Run(
-                prompt, folder=scratch, losses=losses, like=like, init=picture, steps=steps, every=steps, **settings
-            )
-            like, made = like or run, list(run)[-1]
-            if journal is None:
-                journal = Journal.create(folder, slug(run.settings.prompt), run.journal.settings | {"init": "film"})
-            journal.add(number, made.image, torch.from_numpy(run.journal.latent(made.step)), made.scores)
-        last = made.image
+    if overlap < 0:
+        raise ClipgenError(f"overlap={overlap}: has to be a whole number of at least 0")
+    asked = settings | {"steps": steps, "every": steps}
+    if engine or workers:
+        _check_own(losses)
+        return apart(
+            [*frames(film)], prompt, carry, overlap if carry else 0, engine or "local", workers, folder, progress, asked
+        )
+    journal = None
+    shown = tqdm(frames(film), disable=not progress, unit="frame")
+    for number, (run, made) in enumerate(redrawn(shown, prompt, carry, asked, losses), 1):
+        if journal is None:
+            journal = Journal.create(folder, slug(run.settings.prompt), run.journal.settings | {"init": "film"})
+        journal.add(number, made.image, torch.from_numpy(run.journal.latent(made.step)), made.scores)
     if journal is None:
         raise ClipgenError("film: it has no frames; choose another")
     return journal
+
+
+def _check_own(losses: Losses) -> None:
+    if losses:
+        raise ClipgenError("losses=...: functions of your own stay in this process; leave engine and workers out")
 
 
 def frames(film: str | Path | Sequence[Image.Image]) -> Iterator[Image.Image]:
