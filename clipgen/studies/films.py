@@ -44,7 +44,7 @@ def batch(
     """
     if batch < 1:
         raise ClipgenError(f"batch={batch}: has to be a whole number of at least 1")
-    if engine or workers:
+    if engine or workers is not None:
         _check_own(losses)
         table, seeds = [{"prompt": prompt}], range(seed, seed + count)
         place = Path(folder, f"batch-{slug(prompt if isinstance(prompt, str) else 'pictures')}")
@@ -110,7 +110,7 @@ def restyle(
     if overlap < 0:
         raise ClipgenError(f"overlap={overlap}: has to be a whole number of at least 0")
     asked = settings | {"steps": steps, "every": steps}
-    if engine or workers:
+    if engine or workers is not None:
         _check_own(losses)
         return apart(
             [*frames(film)], prompt, carry, overlap if carry else 0, engine or "local", workers, folder, progress, asked

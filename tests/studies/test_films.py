@@ -82,6 +82,8 @@ def test_mistakes_are_named_before_anything_is_computed(film, tmp_path, monkeypa
     with pytest.raises(ClipgenError, match="no frames"):
         clipgen.restyle([], "a cat", workers=2, folder=tmp_path)
     with pytest.raises(ClipgenError, match="workers=0"):
+        clipgen.batch("a cat", 2, workers=0, folder=tmp_path)
+    with pytest.raises(ClipgenError, match="workers=0"):
         clipgen.restyle(film, "a cat", engine="local", workers=0, folder=tmp_path)
     assert not [*tmp_path.rglob("*.png")]
 
