@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.optvis.objectives import Moment, Recipe
@@ -97,11 +97,11 @@ def free(device: torch.device) -> int | None:
 
 
 def kept(compute: Callable[[], Tensor]) -> int:
-    """Bytes that a computation keeps for its backward pass, without the weights and what it begins with."""
+    """Bytes that a computation keeps for its backward pass, without the weights."""
     storages: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        if not (isinstance(tensor, nn.Parameter) or (tensor.is_leaf and tensor.requires_grad)):
+        if not tensor.is_leaf or tensor.dtype == torch.bool:  # weights are leaves, and what relus keep
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
