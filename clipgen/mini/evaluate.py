@@ -103,6 +103,12 @@ def r_precision(
     return [candidates[i] == p for i, p in zip(likeness.argmax(1).tolist(), prompts, strict=True)]
 
 
+def saturated(images: Sequence[Image.Image]) -> float:
+    """The share of the pictures' pixels that have a channel at either end of its range: where a clamp held them."""
+    ends = [((pixels := to_tensor(image, image.size)) <= 0) | (pixels >= 1) for image in images]
+    return torch.cat([end.any(1).flatten() for end in ends]).float().mean().item()
+
+
 def interval(hits: int, count: int) -> tuple[float, float]:
     """Wilson's 95% interval of a share."""
     share, z = hits / count, 1.96
@@ -203,7 +209,8 @@ def main() -> None:
         low, high = interval(sum(right), len(right))
         missed = [prompt for prompt, hit in zip(asked, right) if not hit]
         score = f"{sum(right) / len(right):.3f} ({low:.3f} to {high:.3f})"
-        print(f"{chosen:9} {way:12} {score}, {seconds:.1f} s a picture; missed: {', '.join(missed) or 'none'}")
+        ends = f"{100 * saturated(pictures):.1f}% of their pixels saturated"
+        print(f"{chosen:9} {way:12} {score}, {seconds:.1f} s a picture, {ends}; missed: {', '.join(missed) or 'none'}")
         made += zip([way] * len(asked), asked, pictures)
         if sheet:
             several = len(sets) * len(ways) > 1

@@ -53,7 +53,7 @@ class _ReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         (passes,) = ctx.saved_tensors
-        return gradient * passes
+        return torch.where(passes, gradient, 0)  # also where the gradient is not finite
 
 
 class ReLU(nn.Module):

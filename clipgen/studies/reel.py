@@ -66,9 +66,10 @@ def is_part(folder: Path) -> bool:
 def go_on(folder: Path, like: Run | None) -> Iterator[Run]:
     """Redraw the frames that a part lacks; yields the run of each."""
     journal = Journal.open(folder)
-    said, given, done = journal.settings, journal.inputs(), journal.steps
-    numbers = [number for number in range(said[FILM]["begin"], said[FILM]["end"]) if number not in done]
-    pictures = {number: given.pop(_name(number)) for number in [*done, *numbers]}
+    said, given, done = journal.settings, journal.inputs(), [int(row["step"]) for row in journal.scores]
+    journal.keep_until(max(done, default=0), set(done))  # a kill can leave a frame without its scores
+    pictures = {number: given.pop(_name(number)) for number in range(said[FILM]["begin"], said[FILM]["end"])}
+    numbers = [number for number in pictures if number not in done]
     settings = {knob.name: said[knob.name] for knob in fields(Settings) if knob.name != "prompt"}
     last = journal.frame(done[-1]) if done else None
     left = [to_picture(pictures[number]) for number in numbers]
@@ -108,11 +109,12 @@ def apart(
         finally:
             for part, first in zip(parts, firsts):
                 _join(film, part, first)
-        if failed := next((error for part in parts if (error := State.read(part.folder).error)), ""):
+            failed = next((error for part in parts if (error := State.read(part.folder).error)), "")
+            shutil.rmtree(film.folder / PARTS, ignore_errors=True)
+        if failed:
             raise ClipgenError(failed)
     finally:
         doer.close()
-    shutil.rmtree(film.folder / PARTS)
     return film
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from clipgen.mini.evaluate import PROMPTS, blind, combinations, psnr, ranks
+from clipgen.mini.evaluate import PROMPTS, blind, combinations, psnr, ranks, saturated
 from clipgen.mini.scenes import held_out
 from clipgen.mini.ways import WAYS, drawing
 
@@ -38,6 +38,12 @@ def test_ranks():
 def test_psnr_is_the_mean_over_pictures():
     images = torch.zeros(2, 3, 4, 4)
     assert psnr(images + torch.tensor([0.1, 0.01])[:, None, None, None], images) == pytest.approx(30, abs=0.01)
+
+
+def test_saturated_pixels_have_a_channel_at_an_end():
+    half = Image.new("RGB", (8, 4), (9, 128, 254))
+    half.paste((9, 255, 128), (0, 0, 4, 4))
+    assert saturated([half]) == 0.5 and saturated([half, Image.new("RGB", (4, 8), "black")]) == 0.75
 
 
 def test_a_blind_sheet_tells_nothing_but_the_key_does(tmp_path):

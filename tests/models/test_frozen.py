@@ -45,6 +45,8 @@ def test_a_relu_is_torchs_in_a_byte():
     ours, theirs = told(ReLU(), x), told(nn.ReLU(), x)
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
     assert ours[2] < theirs[2] and ours[2] % x.numel() == 0
+    wild = torch.full_like(x, torch.inf)
+    assert torch.equal(*(torch.autograd.grad(relu(x), x, wild)[0] for relu in (ReLU(), nn.ReLU())))
 
 
 NETS = {
