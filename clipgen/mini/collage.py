@@ -33,7 +33,8 @@ _MASK = 32  # side of a drawing's outline
 class Library:
     """``tokens`` (N, 16, 16) and ``masks`` (N, 1, 32, 32) of drawings, ``thing`` (N,) into ``names``.
 
-    ``embedded``: the names (K, dim) as mini CLIP understands them, because a thousand texts take their time.
+    ``embedded``: the names (K, dim) as mini CLIP understands them, and ``looks``: the drawings (N, dim) as it sees each
+    alone, because a thousand texts take their time, and decoding dozens of drawings to look at them.
     """
 
     tokens: Tensor
@@ -41,6 +42,7 @@ class Library:
     thing: Tensor
     names: tuple[str, ...]
     embedded: Tensor
+    looks: Tensor
 
     def said(self, perceptor: Perceptor) -> Tensor:
         """The names (K, dim) as a perceptor understands them."""
@@ -53,16 +55,22 @@ class Library:
 def library() -> Library:
     """The drawings that ship with the package."""
     tensors, config = weights.read(WEIGHTS / "memory.safetensors")
-    bits = tensors["masks"][..., None].bitwise_right_shift(torch.arange(8, dtype=torch.uint8)) & 1
-    masks = bits.reshape(-1, 1, _MASK, _MASK).float()
-    names = tuple(config["names"])
-    return Library(tensors["tokens"].long(), masks, tensors["thing"].long(), names, tensors["embedded"])
+    masks, names = unpack_mask(tensors["masks"]), tuple(config["names"])
+    return Library(
+        tensors["tokens"].long(), masks, tensors["thing"].long(), names, tensors["embedded"], tensors["looks"]
+    )
 
 
 def pack_mask(alpha: Tensor) -> Tensor:
     """(N, 1, H, W) opacity in [0, 1] to (N, 128) uint8 outlines, a bit a cell."""
     bits = (F.adaptive_avg_pool2d(alpha, _MASK) > 0.5).reshape(len(alpha), -1, 8).to(torch.uint8)
     return (bits << torch.arange(8, dtype=torch.uint8)).sum(-1).to(torch.uint8)
+
+
+def unpack_mask(packed: Tensor) -> Tensor:
+    """What ``pack_mask`` made, to (N, 1, 32, 32) of 0 and 1."""
+    bits = packed[..., None].bitwise_right_shift(torch.arange(8, dtype=torch.uint8)) & 1
+    return bits.reshape(-1, 1, _MASK, _MASK).float()
 
 
 def called(name: str) -> str:
@@ -119,29 +127,33 @@ def arrangement(perceptor: Perceptor, prompts: list[Prompt]) -> tuple[_Layout, d
     strength = torch.tensor([p.weight for p in prompts], device=targets.device)
     parts = perceptor.embed_text([part for p in wanted for part in phrases(p.text)])
     likeness = (library().said(perceptor) @ parts.T).amax(1).cpu()
-    known = likeness.topk(min(16, len(likeness))).indices.tolist()
-    drawings = [i for thing in known for i in (library().thing == thing).nonzero().flatten().tolist()]
+    named = likeness.topk(min(16, len(likeness))).indices.tolist()
+    drawings = [i for thing in named for i in (library().thing == thing).nonzero().flatten().tolist()]
     fields = {p: background(p, perceptor.size, torch.Generator().manual_seed(0)) for p in PLACES}
-    sprites = dict(zip(drawings, _sprites(drawings), strict=True))
+    sprites: dict[int, Tensor] = {}
 
-    def score(layouts: list[_Layout]) -> list[tuple[float, _Layout]]:
+    def seen(layouts: list[_Layout]) -> Tensor:
+        missing = sorted({drawing for x in layouts for drawing in x.drawings} - sprites.keys())
+        sprites.update(zip(missing, _sprites(missing), strict=True) if missing else ())
         pictures = torch.stack([_render(x, sprites, fields, (perceptor.size,) * 2) for x in layouts])
-        seen = torch.cat([perceptor.encode_image(p.to(targets.device)) for p in pictures.split(64)])
-        looks = seen @ targets.T @ strength / strength.abs().sum()
+        return torch.cat([perceptor.encode_image(p.to(targets.device)) for p in pictures.split(64)])
+
+    def ranked(layouts: list[_Layout], looks: Tensor | None = None) -> list[_Layout]:
+        looks = seen(layouts) if looks is None else looks.to(targets.device)
+        fits = (looks @ targets.T @ strength / strength.abs().sum()).cpu()
         # A drawing's name says what it shows more surely than its looks say to a small CLIP.
         named = torch.stack([likeness[library().thing[list(x.drawings)]].mean() for x in layouts])
-        return sorted(zip((looks.cpu() + named).tolist(), layouts, strict=True), key=lambda s: -s[0])
+        return [layouts[i] for i in (fits + named).argsort(descending=True, stable=True)]
 
     with torch.no_grad():
-        single = [x for _, x in score([_Layout((d,), (None,)) for d in drawings])]
+        known = library().looks[drawings] if perceptor.name == "mini" else None
+        single = ranked([_Layout((d,), (None,)) for d in drawings], known)
         tops = _one_each([x.drawings[0] for x in single], 8)
         pairs = [_Layout((a, b), (None, None), above=up) for a in tops for b in tops if a != b for up in (False, True)]
-        pairs = [x for _, x in score(pairs)[:4]]
-        best = score(
-            [replace(x, place=place) for x in single[:6] + pairs for place in (None, *PLACES)]
+        chosen = ranked(
+            [replace(x, place=place) for x in single[:6] + ranked(pairs)[:4] for place in (None, *PLACES)]
             + [replace(x, colours=(colour,)) for x in single[:4] for colour in COLOURS]
-        )
-    chosen = best[0][1]
+        )[0]
     return chosen, {drawing: sprites[drawing] for drawing in chosen.drawings}
 
 
@@ -164,9 +176,18 @@ def _one_each(drawings: list[int], count: int) -> list[int]:
 def _sprites(drawings: list[int]) -> Tensor:
     """(N, 4, 128, 128) RGBA of remembered drawings."""
     generator = cast(Discrete, load_generator("mini-vqgan"))
-    pictures = generator.image(generator.place(library().tokens[drawings]))
-    masks = F.interpolate(library().masks[drawings], pictures.shape[-2:], mode="bilinear")
+    return cut_out(generator.image(generator.place(library().tokens[drawings])), library().masks[drawings])
+
+
+def cut_out(pictures: Tensor, masks: Tensor) -> Tensor:
+    """(N, 3, H, W) within outlines (N, 1, 32, 32), to (N, 4, H, W) with soft edges."""
+    masks = F.interpolate(masks, pictures.shape[-2:], mode="bilinear")
     return torch.cat([pictures, ((masks - 0.3) / 0.4).clamp(0, 1)], 1)
+
+
+def alone(sprites: Tensor, side: int) -> Tensor:
+    """Drawings (N, 4, H, W), each in the middle of a white picture: (N, 3, side, side)."""
+    return torch.stack([_render(_Layout((0,), (None,)), {0: one}, {}, (side, side)) for one in sprites])
 
 
 def _render(layout: _Layout, sprites: dict[int, Tensor], places: dict[str, Tensor], size: tuple[int, int]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
+from clipgen.optvis.adam import Adam, AdamW
 from clipgen.setting import setting
 
 
@@ -45,12 +46,13 @@ class Descent:
             known = sorted(name for name, kind in vars(torch.optim).items() if _usable(kind))
             raise ClipgenError(f"optimizer={self.optimizer!r}: choose one of: {', '.join(known)}")
 
-    def start(self, latent: Tensor) -> torch.optim.Optimizer:
+    def start(self, latent: Tensor) -> torch.optim.Optimizer | Adam:
         """A fresh optimiser for a latent."""
-        options: dict[str, Any] = {"betas": (0.9, self.beta2)} if self.optimizer in ("Adam", "AdamW") else {}
-        if "weight_decay" in inspect.signature(getattr(torch.optim, self.optimizer)).parameters:
-            options["weight_decay"] = self.weight_decay
-        return getattr(torch.optim, self.optimizer)([latent], lr=self.lr, **options)
+        if kind := {"Adam": Adam, "AdamW": AdamW}.get(self.optimizer):
+            return kind([latent], self.lr, (0.9, self.beta2), self.weight_decay)
+        kind = getattr(torch.optim, self.optimizer)
+        decays = "weight_decay" in inspect.signature(kind).parameters
+        return kind([latent], lr=self.lr, **({"weight_decay": self.weight_decay} if decays else {}))
 
     def rate(self, progress: float, unit: float, moving: bool) -> float:
         """The learning rate; ``unit``: the generator's own, ``moving``: whether a camera moves through the picture."""

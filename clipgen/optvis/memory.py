@@ -58,7 +58,7 @@ class Memory:
         loss = torch.zeros((), device=moment.image.device)
         for objective in moment.recipe.objectives:
             for term in objective.terms(moment):
-                term.backward(torch.full_like(term, factor))
+                (term * factor).backward()
                 loss = loss + term.detach().reshape(())
         return loss
 

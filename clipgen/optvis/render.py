@@ -51,7 +51,8 @@ class Render:
                 moment = Moment(leaf, self.latent, self.step, r, self.rng, self.memory.passes)
                 loss = self.memory.backward(moment, self.scaling.factor)
                 if image.requires_grad and leaf.grad is not None:
-                    image.backward(leaf.grad)
+                    # backward(leaf.grad) is the same, and imports sympy at the first step.
+                    (image * leaf.grad).sum().backward()
                 break
             except RuntimeError as error:
                 self.memory.relieve(error, r)

@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Journal:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self.settle: Callable[[], None] = lambda: None  # waits for what is still being written
 
     @classmethod
     def create(cls, parent: str | Path, slug: str, settings: dict) -> Journal:
@@ -108,6 +109,7 @@ class Journal:
             writer.writerow([step, *(f"{value:.6g}" for value in scores.values())])
 
     def frame(self, step: int) -> Image.Image:
+        self.settle()
         try:
             with Image.open(self.folder / "frames" / f"{step:05d}.png") as image:
                 return image.convert("RGB")
@@ -116,6 +118,7 @@ class Journal:
 
     def latent(self, step: int) -> np.ndarray:
         """What the frame was made of: tokens (h, w) int32, or a latent (1, ...) float16; ``init`` takes both."""
+        self.settle()
         try:
             return np.load(self.folder / self._latent(step), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -127,6 +130,7 @@ class Journal:
     @property
     def steps(self) -> list[int]:
         """The steps whose frames are kept, in order."""
+        self.settle()
         return sorted(int(file.stem) for file in (self.folder / "frames").glob("*.png") if file.stem.isdigit())
 
     def frames(self) -> Iterator[Image.Image]:
@@ -136,6 +140,7 @@ class Journal:
     @property
     def scores(self) -> list[dict[str, float]]:
         """One row per frame: ``step`` and the scores."""
+        self.settle()
         table = self.folder / "scores.csv"
         if not table.exists():
             return []
@@ -161,13 +166,14 @@ class Journal:
 
     # --- what the run goes on from --------------------------------------------------------------------
 
-    def save_state(self, step: int, tensors: dict[str, Tensor], notes: dict) -> None:
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], notes: dict) -> None:
         """Replace the state by that after ``step``. ``notes``: anything JSON can say."""
         stored = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
         self._replace("state.safetensors", save(stored, {"state": json.dumps({"step": step} | notes)}))
 
     def load_state(self) -> tuple[int, dict[str, Tensor], dict] | None:
         """(step, tensors, notes) of the newest state, None before the first."""
+        self.settle()
         file = self.folder / "state.safetensors"
         if not file.exists():
             return None

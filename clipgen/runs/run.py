@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from clipgen.runs.course import Course, Frame, write
 from clipgen.runs.inputs import Ask, Inputs, Value
 from clipgen.runs.interrupts import interrupts
 from clipgen.runs.journal import Journal
+from clipgen.runs.keeper import Keeper
 from clipgen.runs.plan import Losses, Models, Plan
 from clipgen.runs.prompts import parse, slug
 from clipgen.runs.recipes import Recipes
@@ -63,7 +63,6 @@ class Run:
         self._course = Course(self.journal, self.step, self.control.past)
         self._rerun = Rerun(self.plan, self.models, self.journal, self.control.past)
         self._frames: Iterator[Frame] | None = None
-        self._unsaved = False
 
     @classmethod
     def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None) -> Run:
@@ -219,6 +218,7 @@ class Run:
         now = self.settings.at(max(0, self.step - 1))
         self.render = render = recipes.begin(now)
         judging, began = recipes.judging(now), time.monotonic()
+        keeper = Keeper(self.journal, render.latent.device.type != "cpu")
         if self._state:
             render.restore(*self._state)
         while not (self.finished or self.control.stopped):
@@ -242,21 +242,9 @@ class Run:
                 self._course.add(frame)
                 if due and not self.finished:
                     render.move_camera(picture)
-                self._keep(frame, latent, render)
+                keeper.keep(frame, latent, *render.state())
                 yield frame
-
-    def _keep(self, frame: Frame, latent: Any, render: Render) -> None:
-        try:
-            self.journal.add(frame.step, frame.image, latent, frame.scores)
-            self.journal.save_state(frame.step, *render.state())
-        except OSError as error:
-            if not self._unsaved:
-                warnings.warn(
-                    f"{self.journal.folder}: frames cannot be saved any more ({error.strerror}); the run goes on, and "
-                    "its last picture is in run.image",
-                    stacklevel=3,
-                )
-            self._unsaved = True
+        keeper.end()
 
 
 def stream(
@@ -297,4 +285,6 @@ def finish(run: Run, progress: bool = True) -> Run:
         for frame in run:
             bar.update(frame.step - bar.n)
             bar.set_postfix({name: f"{frame.scores[name]:.3f}" for name in ("clip", "judge") if name in frame.scores})
+        if run.finished:
+            bar.total = bar.n  # it may have settled before its last step
     return run

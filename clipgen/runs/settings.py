@@ -130,7 +130,8 @@ class _Own:
     )
     settled: float = setting(
         0.0,
-        "ends when in a tenth of its steps the picture changes by less than this, in levels of 255; 0: never",
+        "ends when in a tenth of its steps the picture changes by less than this, in levels of 255; 0: never. Unless "
+        "steps are asked for, 1 with mini-vqgan",
         0,
         255,
         live=False,
@@ -250,7 +251,10 @@ def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
             raise ClipgenError(f"{name}=...: there is no such setting; {hint}")
     recipe = str(asked.get("recipe", ""))
     generator = str(asked.get("generator", _Own.generator))
-    values = suited(str(asked.get("quality", "normal")), generator, recipe) | dict(asked)
+    values = suited(str(asked.get("quality", "normal")), generator, recipe)
+    if not recipe and "steps" not in asked:
+        values["settled"] = entry_of(generator).settled
+    values |= asked
     if isinstance(size := values.get("size"), (str, list)):
         values["size"] = size_of(size) if isinstance(size, str) else tuple(size)
     settings = Settings(prompt, **values)

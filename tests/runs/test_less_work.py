@@ -13,6 +13,7 @@ import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.optvis import memory
 from clipgen.runs.course import Course
+from clipgen.runs.settings import build
 
 KNOBS = {"steps": 8, "every": 2, "size": (64, 64), "init": "perlin", "cutouts": 4, "seed": 3}
 
@@ -126,6 +127,14 @@ def test_a_run_ends_when_its_picture_has_settled(tmp_path):
     assert moving.step == 40
     plain = clipgen.generate("a cat", folder=tmp_path, like=run, progress=False, **KNOBS | still | {"settled": 0.0})
     assert plain.step == 40 and "change" not in plain.journal.scores[0]
+
+
+def test_without_a_word_about_steps_the_embedded_run_ends_when_it_has_settled(tmp_path):
+    assert build("a cat", {}).settled == 1
+    for asked in ({"steps": 120}, {"settled": 0.0}, {"generator": "mini-dvae"}, {"recipe": "das"}):
+        assert not build("a cat", asked).settled
+    run = clipgen.generate("a cat", folder=tmp_path, progress=False, lr=1e-12, cutouts=2, every=4, size=(32, 32))
+    assert run.finished and run.step == 16
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torchvision.utils import make_grid
 from clipgen.images.reading import to_image
 from clipgen.mini import WEIGHTS
 from clipgen.mini.clip import MiniCLIP
-from clipgen.mini.collage import called, pack_mask
+from clipgen.mini.collage import alone, called, cut_out, pack_mask, unpack_mask
 from clipgen.mini.recipe import critic, data, dvae, prior, vqgan
 from clipgen.mini.recipe.training import Job
 from clipgen.models.parameterisations.vqgan import VQModel
@@ -46,13 +46,16 @@ def remembered(job: Job, drawings: data.Drawings) -> dict[str, torch.Tensor]:
     net = job.trained("vqgan", VQModel(**vqgan.CONFIG))
     styles = [data.STYLES.index(style) for style in REMEMBERED]
     keep = np.flatnonzero(np.isin(drawings.style, styles) & ~drawings.held_out())
-    tokens, masks = [], []
+    clip = job.trained("critic", MiniCLIP(**critic.CONFIG))
+    tokens, masks, looks = [], [], []
     for rows in np.split(keep, range(256, len(keep), 256)):
         pictures, alpha = drawings.pictures(rows)
+        masks.append(pack_mask(alpha))
         with job.autocast():
             tokens.append(net.tokens(net.encode(pictures.to(job.device))).short().cpu())
-        masks.append(pack_mask(alpha))
+            shown = net.decode(net.lookup(tokens[-1].long().to(job.device))).float().cpu()
+        looks.append(clip.encode_image(alone(cut_out(shown, unpack_mask(masks[-1])), 64).to(job.device)).cpu())
     thing = torch.from_numpy(drawings.thing[keep]).short()
-    clip = job.trained("critic", MiniCLIP(**critic.CONFIG))
     embedded = clip.embed_text([called(thing.name) for thing in drawings.things]).cpu()
-    return {"tokens": torch.cat(tokens), "masks": torch.cat(masks), "thing": thing, "embedded": embedded}
+    kept = {"tokens": torch.cat(tokens), "masks": torch.cat(masks), "looks": torch.cat(looks)}
+    return kept | {"thing": thing, "embedded": embedded}

@@ -105,7 +105,7 @@ _DRAWN = {"licence": "-", "side": 128, "stride": 1}
 _MINI = {"licence": "see model card", "side": 128, "stride": 8, "codes": 1024}
 
 GENERATORS: dict[str, Entry] = {
-    "mini-vqgan": Entry("clipgen.mini.autoencoders:load_vqgan", wide=True, **_MINI),  # type: ignore[arg-type]
+    "mini-vqgan": Entry("clipgen.mini.autoencoders:load_vqgan", wide=True, settled=1.0, **_MINI),  # type: ignore[arg-type]
     "mini-dvae": Entry("clipgen.mini.autoencoders:load_dvae", logits=True, **_MINI),  # type: ignore[arg-type]
     "pixels": Entry(f"{_HERE}.pixels:load", licence="-", side=128, stride=1, defaults=defaults.BARE | {"lr": 0.3}),
     "fft": Entry(f"{_HERE}.fft:load", licence="-", side=128, stride=1, defaults=defaults.FFT),

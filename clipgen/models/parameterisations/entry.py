@@ -29,6 +29,7 @@ class Entry:
     logits: bool = False  # whether its encoder gives every token a logit
     wide: bool = False  # whether its activations leave fp16's range, so that it is computed in fp32 instead
     defaults: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # settings that suit it
+    settled: float = 0.0  # that setting, where nobody says how many steps are wanted; 0: all are made
 
     @property
     def vectors(self) -> bool:
