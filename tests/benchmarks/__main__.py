@@ -61,10 +61,10 @@ class Side:
         if not line:
             raise SystemExit(f"{self.name} ended before its time; what it said stands above")
         told = json.loads(line)
-        self.memory = told["memory"]
-        if asked == "count":
+        if asked == "count":  # which takes memory of its own
             self.flops = told["flops"]
         else:
+            self.memory = told["memory"]
             self.seconds.append(told["seconds"])
             self.busy.append(told["busy"])
 

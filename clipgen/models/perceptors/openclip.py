@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from clipgen.errors import ClipgenError
 from clipgen.models.computing import Computing
 from clipgen.models.perceptors import attention, patches
+from clipgen.models.perceptors.resting import Resting
 from clipgen.storage import weights
 from clipgen.storage.download import check_hub
 from clipgen.storage.remote import Remote, fetch
@@ -86,7 +87,7 @@ class OpenCLIP(Computing):
 
         self.name, self.device = name, torch.device(device)
         try:
-            self.net, tokenizer = _load(name)
+            self.net, tokenizer, file = _load(name)
         except ClipgenError:
             raise
         except ImportError as error:
@@ -97,7 +98,9 @@ class OpenCLIP(Computing):
         except Exception as error:  # open_clip, timm and the hub fail in their own ways
             reason = " ".join(str(error).split())[:300]
             raise ClipgenError(f"perceptor={name!r} cannot be loaded: {reason}") from error
-        self.net = self.net.to(self.device).eval().requires_grad_(False)
+        self.net = self.net.eval().requires_grad_(False)
+        self.text = Resting(self.net, file)
+        self.net.to(self.device)
         attention.fuse(self.net.visual)
         self.patches = patches.fit(self.net.visual)
         self.tokenizer, self.context = tokenizer, tokenizer.context_length
@@ -139,7 +142,8 @@ class OpenCLIP(Computing):
 
     @torch.no_grad()
     def embed_text(self, texts: list[str]) -> Tensor:
-        return F.normalize(self.net.encode_text(self.tokenizer(texts).to(self.device)).float(), dim=-1)
+        with self.text.awake():
+            return F.normalize(self.net.encode_text(self.tokenizer(texts).to(self.device)).float(), dim=-1)
 
     def encode_image(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
         with patches.only(kept):
@@ -151,14 +155,15 @@ class OpenCLIP(Computing):
         return F.normalize(self.compute(self.net.encode_image, pixels), dim=-1)
 
 
-def _load(name: str) -> tuple[Any, Any]:
-    """(model, tokenizer) with weights, read as data."""
+def _load(name: str) -> tuple[Any, Any, Path | None]:
+    """(model, tokenizer, the file of its weights where it is known), read as data."""
     import open_clip
 
     if name.startswith(_SCHEMAS):
         if name.startswith("hf-hub:"):
             _check_hub(name)
-        return open_clip.create_model(name, require_pretrained=True, weights_only=True), open_clip.get_tokenizer(name)
+        model = open_clip.create_model(name, require_pretrained=True, weights_only=True)
+        return model, open_clip.get_tokenizer(name), None
     architecture, tag = parted(name)
     preprocess: dict[str, Any] = {}
     if published := open_clip.get_pretrained_cfg(architecture, tag):
@@ -168,15 +173,16 @@ def _load(name: str) -> tuple[Any, Any]:
     else:
         # OpenAI's own archives are the TorchScript ones, and were trained with QuickGELU.
         file, quick = Path(tag), weights.is_torchscript(tag)
+    file = weights.as_safetensors(file)
     model = open_clip.create_model(
         architecture,
-        pretrained=str(weights.as_safetensors(file)),
+        pretrained=str(file),
         force_quick_gelu=quick or architecture.endswith("-quickgelu"),
         force_preprocess_cfg=preprocess,
         pretrained_text=False,
         weights_only=True,
     )
-    return model, open_clip.get_tokenizer(architecture)
+    return model, open_clip.get_tokenizer(architecture), file
 
 
 def _check_hub(name: str) -> None:

@@ -1,17 +1,20 @@
 """open_clip's nets, loaded by us, against OpenAI's package ``clip``, through both published formats."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.models.perceptors.catalogue import embed
 from clipgen.models.perceptors.openclip import OpenCLIP
+from clipgen.storage import weights
 
 TEXTS = [
     "a photo of a cat",
@@ -76,7 +79,8 @@ def test_equal_to_the_reference(name, torchscript, openai_clip, tmp_path):
 
     tokens = openai_clip.tokenize(TEXTS)
     assert torch.equal(perceptor.tokenizer(TEXTS), tokens.long())
-    assert (perceptor.net.encode_text(tokens.long()) - model.encode_text(tokens)).abs().max() <= 1e-5
+    with perceptor.text.awake():
+        assert (perceptor.net.encode_text(tokens.long()) - model.encode_text(tokens)).abs().max() <= 1e-5
 
     noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize((300, 200))
@@ -103,6 +107,20 @@ def test_weights_in_bf16_are_what_autocast_makes_of_them(name, openai_clip, tmp_
     assert torch.equal(settled.embed_image([picture]), wide.embed_image([picture]))
     kinds = [weight.dtype for weight in settled.net.visual.parameters()]
     assert {torch.bfloat16, torch.float32} == set(kinds), "products in bf16, norms not"
+
+
+def test_the_text_tower_is_in_the_file_while_no_text_is_read(openai_clip, tmp_path):
+    model, _, file = reference(openai_clip, "tiny-vit", tmp_path, False)
+    perceptor = clipgen.load_perceptor(f"tiny-vit-quickgelu/{file}")
+    names = [name for name, weight in model.named_parameters() if weight.dim() > 1 and not name.startswith("visual.")]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: perceptor.embed_text([TEXTS[n % 3]]), range(12)))
+    wanted = F.normalize(model.encode_text(openai_clip.tokenize(TEXTS)), dim=1)
+    assert all((found[n][0] - wanted[n % 3]).abs().max() <= 1e-5 for n in range(12))
+    assert len(names) > 8 and not sum(perceptor.net.get_parameter(name).numel() for name in names)
+    weights.as_safetensors(file).unlink()
+    with pytest.raises(ClipgenError, match="was deleted while it was in use"):
+        perceptor.embed_text(["a cat"])
 
 
 def test_what_is_too_long_is_quoted(openai_clip, tmp_path):
