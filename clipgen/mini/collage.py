@@ -127,8 +127,8 @@ def arrangement(perceptor: Perceptor, prompts: list[Prompt]) -> tuple[_Layout, d
     strength = torch.tensor([p.weight for p in prompts], device=targets.device)
     parts = perceptor.embed_text([part for p in wanted for part in phrases(p.text)])
     likeness = (library().said(perceptor) @ parts.T).amax(1).cpu()
-    named = likeness.topk(min(16, len(likeness))).indices.tolist()
-    drawings = [i for thing in named for i in (library().thing == thing).nonzero().flatten().tolist()]
+    things = likeness.topk(min(16, len(likeness))).indices.tolist()
+    drawings = [i for thing in things for i in (library().thing == thing).nonzero().flatten().tolist()]
     fields = {p: background(p, perceptor.size, torch.Generator().manual_seed(0)) for p in PLACES}
     sprites: dict[int, Tensor] = {}
 

@@ -39,3 +39,14 @@ def test_random_codes_have_no_goal_even_in_a_mask(init, goals, tmp_path):
     run = clipgen.Run("a cat", init=init, mask="left", steps=1, cutouts=2, size=(64, 64), folder=tmp_path)
     list(run)
     assert len(run.render.recipe.goals) == goals
+
+
+@pytest.mark.slow
+def test_a_drawing_is_held_firmly_by_a_decoder_alone(tmp_path):
+    asked = {"init": "dalle", "steps": 1, "cutouts": 2, "size": (64, 64), "folder": tmp_path}
+    held = []
+    for generator in ("mini-vqgan", "stack"):
+        run = clipgen.Run("a cat", generator=generator, **asked)
+        list(run)
+        held += [goal.strength for goal in run.render.recipe.goals]
+    assert held == [12.0, 1.2]
