@@ -23,8 +23,7 @@ class Adam:
 
     def __init__(self, latents: list[Tensor], lr: float, betas: tuple[float, float], weight_decay: float = 0.0):
         (self.latent,) = latents
-        self.betas, self.weight_decay = betas, weight_decay
-        self.param_groups: list[dict[str, Any]] = [{"lr": lr}]
+        self.param_groups: list[dict[str, Any]] = [{"lr": lr, "betas": betas, "weight_decay": weight_decay}]
         self.state: dict[str, Tensor] = {}
 
     def zero_grad(self) -> None:
@@ -33,14 +32,15 @@ class Adam:
     @torch.no_grad()
     def step(self) -> None:
         """Move the latent by its gradient."""
-        gradient, lr, (beta1, beta2) = self.latent.grad, self.param_groups[0]["lr"], self.betas
+        gradient, group = self.latent.grad, self.param_groups[0]
+        lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
         assert gradient is not None
         if not self.state:
             self.state = {"step": torch.zeros(()), **{name: torch.zeros_like(self.latent) for name in _MOMENTS}}
         if self.apart:
-            self.latent.mul_(1 - lr * self.weight_decay)
-        elif self.weight_decay:
-            gradient = gradient.add(self.latent, alpha=self.weight_decay)
+            self.latent.mul_(1 - lr * decay)
+        elif decay:
+            gradient = gradient.add(self.latent, alpha=decay)
         mean, square = (self.state[name] for name in _MOMENTS)
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
@@ -57,7 +57,7 @@ class Adam:
         kept = dict(told["state"].get(0, {}))
         self.state = {name: kept[name].to(self.latent, copy=True) for name in _MOMENTS if name in kept}
         self.state |= {"step": kept["step"].clone()} if kept else {}
-        self.param_groups = told["param_groups"]
+        self.param_groups = [{key: group[key] for key in self.param_groups[0]} for group in told["param_groups"]]
 
 
 class AdamW(Adam):
