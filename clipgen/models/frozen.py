@@ -43,6 +43,9 @@ class Conv2d(nn.Conv2d):
         return conv2d(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
 
 
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 class _ReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -53,7 +56,8 @@ class _ReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         (passes,) = ctx.saved_tensors
-        return torch.where(passes, gradient, 0)  # also where the gradient is not finite
+        # As whole numbers 0 times what is not finite is 0, too; torch.where takes more than twice as long.
+        return (gradient.view(_BITS[gradient.element_size()]) * passes).view(gradient.dtype)
 
 
 class ReLU(nn.Module):
