@@ -98,7 +98,7 @@ STARTS = Registry(
         "perlin": "clipgen.optvis.starts:Perlin",
         "gradient": "clipgen.optvis.starts:Gradient",
         "collage": "clipgen.mini.collage:Collage",
-        "dalle": "clipgen.optvis.drawn:Dalle",
+        "dalle": "clipgen.mini.drafts:Drafts",
         "dalle-mini": "clipgen.optvis.drawn:DalleMini",
         "dalle-mega": "clipgen.optvis.drawn:DalleMega",
     },

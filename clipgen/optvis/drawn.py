@@ -17,11 +17,7 @@ from clipgen.optvis.starts import Scene, Start
 
 
 class Dalle(Start):
-    """The embedded transformer's best of 16; the run is held near to it.
-
-    Firmly with a decoder, whose pictures get no better by leaving it. Without one a tenth of that will do: there CLIP
-    adds the colour and the parts that the drawing lacks.
-    """
+    """The embedded transformer's best of 16; the run is firmly held near to it."""
 
     model = "mini"
 
@@ -30,9 +26,7 @@ class Dalle(Start):
 
     def latent(self, scene: Scene) -> Tensor:
         """The best drawing of the first span's prompts: its very tokens, where the generator has the same."""
-        texts = [prompt for prompt in scene.prompts if prompt.weight > 0 and not prompt.is_image]
-        first = min(prompt.span[0] for prompt in texts)
-        prompts = [prompt for prompt in texts if prompt.span[0] == first]
+        prompts = self._first(scene)
         drawings = self._drawn(scene, prompts)
         side = drawings.tokens.shape[1] * scene.param.stride
         if drawings.generator == scene.param.name and scene.size == (side, side):
@@ -40,8 +34,12 @@ class Dalle(Start):
         return scene.param.encode(self._image(scene, prompts, scene.size))
 
     def goals(self, scene: Scene) -> list[Goal]:
-        strength = 12.0 if scene.param.stride > 1 else 1.2
-        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength)
+        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=12.0)
+
+    def _first(self, scene: Scene) -> list[Prompt]:
+        texts = [prompt for prompt in scene.prompts if prompt.weight > 0 and not prompt.is_image]
+        first = min(prompt.span[0] for prompt in texts)
+        return [prompt for prompt in texts if prompt.span[0] == first]
 
     def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
         drawing = to_tensor(self._drawn(scene, prompts).images[0]).to(scene.param.device)
