@@ -37,7 +37,7 @@ class Journal:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.settle: Callable[[], None] = lambda: None  # waits for what is still being written
+        self.flush: Callable[[], None] = lambda: None  # waits for what is still being written
 
     @classmethod
     def create(cls, parent: str | Path, slug: str, settings: dict) -> Journal:
@@ -109,7 +109,7 @@ class Journal:
             writer.writerow([step, *(f"{value:.6g}" for value in scores.values())])
 
     def frame(self, step: int) -> Image.Image:
-        self.settle()
+        self.flush()
         try:
             with Image.open(self.folder / "frames" / f"{step:05d}.png") as image:
                 return image.convert("RGB")
@@ -118,7 +118,7 @@ class Journal:
 
     def latent(self, step: int) -> np.ndarray:
         """What the frame was made of: tokens (h, w) int32, or a latent (1, ...) float16; ``init`` takes both."""
-        self.settle()
+        self.flush()
         try:
             return np.load(self.folder / self._latent(step), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -130,7 +130,7 @@ class Journal:
     @property
     def steps(self) -> list[int]:
         """The steps whose frames are kept, in order."""
-        self.settle()
+        self.flush()
         return sorted(int(file.stem) for file in (self.folder / "frames").glob("*.png") if file.stem.isdigit())
 
     def frames(self) -> Iterator[Image.Image]:
@@ -140,7 +140,7 @@ class Journal:
     @property
     def scores(self) -> list[dict[str, float]]:
         """One row per frame: ``step`` and the scores."""
-        self.settle()
+        self.flush()
         table = self.folder / "scores.csv"
         if not table.exists():
             return []
@@ -173,7 +173,7 @@ class Journal:
 
     def load_state(self) -> tuple[int, dict[str, Tensor], dict] | None:
         """(step, tensors, notes) of the newest state, None before the first."""
-        self.settle()
+        self.flush()
         file = self.folder / "state.safetensors"
         if not file.exists():
             return None

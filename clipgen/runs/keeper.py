@@ -29,7 +29,7 @@ class Keeper:
         self._journal, self._unsaved = journal, False
         self._pool = ThreadPoolExecutor(1, "clipgen journal") if beside else None
         self._jobs: deque[Future[OSError | None]] = deque()
-        journal.settle = self.settle
+        journal.flush = self.flush
 
     def keep(self, frame: Frame, latent: Tensor, tensors: Mapping[str, Tensor], notes: dict[str, Any]) -> None:
         """A frame, what its latent was packed to, and the state after it."""
@@ -41,7 +41,7 @@ class Keeper:
         own = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}  # the next step moves it
         self._jobs.append(self._pool.submit(self._write, frame, latent.to("cpu", copy=True), own, notes))
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until all is written."""
         wait(list(self._jobs))
 

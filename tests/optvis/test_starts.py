@@ -62,12 +62,10 @@ def test_each_thing_is_drawn_alone():
         "a green cat": ["a cat"],
         "an orange fish": ["a fish"],
         "a red apple and a banana": ["an apple", "a banana"],
-    }
-    told |= {
         "a red car in the snow": ["a car in the snow"],
         "the sun over the sea and a boat": ["the sun over the sea and a boat"],
     }
-    assert {text: drafts.things(text) for text in told} == told | {"a green cat": ["a cat"]}
+    assert {text: drafts.things(text) for text in told} == told
     assert drafts.things("red") == ["red"]
 
 

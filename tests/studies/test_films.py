@@ -54,10 +54,8 @@ def test_a_part_goes_on_after_its_worker_is_lost(film, tmp_path):
     parts = [reel._part(parent, plan, film, 0.5, 1, 3, 0) for _ in range(2)]
     next(reel.go_on(parts[0].folder, None))
     assert parts[0].steps == [1]
-    picture = (
-        parts[0].folder / "frames" / "00002.png"
-    )  # of a frame whose worker was lost before its scores were written
-    picture.write_bytes((parts[0].folder / "frames" / "00001.png").read_bytes())
+    frames = parts[0].folder / "frames"  # and of the next one the worker was lost before its scores were written
+    (frames / "00002.png").write_bytes((frames / "00001.png").read_bytes())
     Maker(1).make([parts[0].folder])
     Maker(1).make([parts[1].folder])
     assert parts[0].steps == parts[1].steps == [1, 2, 3] and equal(parts[0].frames(), parts[1].frames())
