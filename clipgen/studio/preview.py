@@ -41,8 +41,9 @@ class Line:
 
     def wait(self) -> None:
         """Until it is through: at most the time of one picture."""
-        if self.busy:
-            self._sleep(self._free - self._clock())
+        left = self._free - self._clock()  # looked at once: the clock goes on, and no sleep is negative
+        if left > 0:
+            self._sleep(left)
 
     def sent(self, size: int) -> None:
         """So many bytes are under way now."""

@@ -102,7 +102,6 @@ def test_published_architectures_are_read(architecture, tmp_path, drawings):
     file = tmp_path / "random.safetensors"
     save_file(open_clip.create_model(architecture, pretrained_text=False).state_dict(), file)
     clip = clipgen.load_perceptor(f"{architecture}/{file}", precision="fp32")
-    file.unlink()
     picture, _ = scene(drawings, 4, 13, upright=False)
     one, other = (clipgen.explain(picture, text, clip) for text in ("an ambulance", "a boar"))
     for found in (one, other):

@@ -86,3 +86,13 @@ def test_the_timeline_cannot_be_moved_faster_than_the_line(watch, run):
     for frame in range(1, 100):
         watch.preview.timeline.value = frame
     assert watch.pictures == 100 and watch.most < MOST
+
+
+def test_a_line_that_gets_free_between_two_looks_is_not_waited_for():
+    """Two threads wait for one line; a sleep of less than nothing is an error that lost the views of a frame."""
+    looks, slept = iter(range(100)), []
+    line = Line(lambda: next(looks), slept.append)
+    for size in range(0, 4 * 600_000, 100_000):
+        line.sent(size)
+        line.wait()
+    assert slept and min(slept) > 0

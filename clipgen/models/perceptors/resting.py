@@ -25,6 +25,7 @@ class Resting:
         self._file, self._one, self._weights = file, Lock(), dict[str, Tensor]()
         if file is None:
             return
+        self._seen = _identity(file)
         with safe_open(file, "pt") as stored:
             for name, weight in net.named_parameters():
                 if name.startswith("visual.") or weight.dim() < 2 or name not in stored.keys():  # noqa: SIM118
@@ -44,15 +45,21 @@ class Resting:
                 self._rest()
 
     def _wake(self) -> None:
-        if not self._weights:
+        if not (self._file and self._weights):
             return
-        try:
-            with safe_open(self._file, "pt") as stored:
-                for name, weight in self._weights.items():
-                    weight.data = stored.get_tensor(name).to(weight)
-        except FileNotFoundError as error:
-            raise ClipgenError(f"{self._file} was deleted while it was in use: load the perceptor again") from error
+        if _identity(self._file) != self._seen:
+            raise ClipgenError(f"{self._file} was deleted or changed while it was in use: load the perceptor again")
+        with safe_open(self._file, "pt") as stored:
+            for name, weight in self._weights.items():
+                weight.data = stored.get_tensor(name).to(weight)
 
     def _rest(self) -> None:
         for weight in self._weights.values():
             weight.data = weight.new_empty(0)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """What another file in its place has otherwise; None where there is none."""
+    if not file.is_file():
+        return None
+    return file.stat().st_mtime_ns, file.stat().st_size

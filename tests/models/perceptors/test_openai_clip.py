@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import clipgen
@@ -118,9 +119,11 @@ def test_the_text_tower_is_in_the_file_while_no_text_is_read(openai_clip, tmp_pa
     wanted = F.normalize(model.encode_text(openai_clip.tokenize(TEXTS)), dim=1)
     assert all((found[n][0] - wanted[n % 3]).abs().max() <= 1e-5 for n in range(12))
     assert len(names) > 8 and not sum(perceptor.net.get_parameter(name).numel() for name in names)
-    weights.as_safetensors(file).unlink()
-    with pytest.raises(ClipgenError, match="was deleted while it was in use"):
-        perceptor.embed_text(["a cat"])
+    stored = weights.as_safetensors(file)
+    for harm in (lambda: save_file({"positional_embedding": torch.zeros(2)}, stored), stored.unlink):
+        harm()
+        with pytest.raises(ClipgenError, match="was deleted or changed while it was in use: load the perceptor again"):
+            perceptor.embed_text(["a cat"])
 
 
 def test_what_is_too_long_is_quoted(openai_clip, tmp_path):
