@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
@@ -119,7 +120,13 @@ def _squares(width: int, height: int) -> list[tuple[int, int]]:
 def _gradient(perceptor: Perceptor, pixels: Tensor, target: Tensor) -> Tensor:
     """(h, w) of a square (1, 3, S, S)."""
     kept: list[Tensor] = []
-    hooks = [part.register_forward_hook(lambda _, __, out: kept.append(out)) for part in perceptor.maps]
+    asking = get_ident()
+
+    def keep(_: nn.Module, __: Any, made: Tensor) -> None:
+        if get_ident() == asking:  # a run may be looking through the same net in another thread
+            kept.append(made)
+
+    hooks = [part.register_forward_hook(keep) for part in perceptor.maps]
     try:
         with torch.enable_grad():
             score = perceptor.encode_image(pixels.requires_grad_())[0] @ target

@@ -1,6 +1,8 @@
 """Heat maps against scenes of which it is known where what is."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import open_clip
 import pytest
@@ -52,6 +54,25 @@ def test_of_one_picture_each_text_has_its_own_region(how, first, second, clip, d
     assert share(found, place if first == "guitar" else 1 - place) > 0.65
     assert found.map.shape == (128, 128) and found.map.min() == 0 and found.map.max() == 1
     assert found.score == pytest.approx(float(clip.embed_image([picture])[0] @ clip.embed_text([first])[0]))
+
+
+def test_a_run_may_look_through_the_same_net_meanwhile(clip, drawings):
+    """As in the Studio, where a person looks for a text while pictures are made."""
+    picture, _ = scene(drawings, 4, 13, upright=False)
+    wanted, over, looks = clipgen.explain(picture, "an ambulance", clip).map, Event(), []
+
+    def run():
+        while not over.is_set():
+            looks.append(clip.encode_image(torch.rand(2, 3, clip.size, clip.size, requires_grad=True)))
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(run)
+        try:
+            found = [clipgen.explain(picture, "an ambulance", clip).map for _ in range(20)]
+        finally:
+            over.set()
+        other.result()
+    assert looks and all(torch.equal(one, wanted) for one in found)
 
 
 @pytest.mark.parametrize("size", [(384, 128), (128, 300)])
