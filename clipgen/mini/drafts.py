@@ -1,4 +1,4 @@
-"""A start for a run without a decoder: the transformer draws each thing alone, and CLIP's gradient does the rest.
+"""A start for any run: the transformer draws each thing alone and without a colour, and CLIP's gradient does the rest.
 
 What the transformer knows by heart are plain things. Of a coloured one it draws an outline without its parts, of two at
 once hardly either; to colour a drawing, on the other hand, is what a gradient does well.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,42 +21,52 @@ from clipgen.optvis.prompt import Prompt
 from clipgen.optvis.starts import Scene
 
 _PLACED = re.compile(r"\b(in|on|at|over|under|with|of)\b")
+_LUMA = (0.299, 0.587, 0.114)  # how light red, green and blue are, Rec. 601
 
 
-def things(text: str) -> list[str]:
-    """What is drawn, each alone: "a red car and a cat" is "a car" and "a cat"; what has a place stays together."""
-    together = text.count(" and ") > 1 or _PLACED.search(text)
-    return [_uncoloured(part) for part in ([text] if together else text.split(" and "))]
+class Thing(NamedTuple):
+    """What is drawn, and whether the prompt has a colour for it."""
+
+    text: str
+    coloured: bool
 
 
-def _uncoloured(text: str) -> str:
+def things(text: str) -> list[Thing]:
+    """Each is drawn alone: "a red car and a cat" is "a car" and "a cat"; a scene stays as it is."""
+    if text.count(" and ") > 1 or _PLACED.search(text):
+        return [Thing(text, False)]
+    return [_thing(part) for part in text.split(" and ")]
+
+
+def _thing(text: str) -> Thing:
     words = [word for word in text.split() if word.lower() not in COLOURS]
     for i, word in enumerate(words[:-1]):
         if word in ("a", "an"):
             words[i] = "an" if words[i + 1][0].lower() in "aeiou" else "a"
-    return " ".join(words) or text
+    plain = " ".join(words) or text
+    return Thing(plain, plain.split() != text.split())
 
 
 class Drafts(Dalle):
-    """As ``Dalle`` for a decoder; without one, the things of the prompt side by side, held loosely."""
+    """The things of the prompt side by side, held loosely; grey where the prompt says their colour."""
 
     def latent(self, scene: Scene) -> Tensor:
-        if scene.param.stride > 1:
+        named = self._named(self._first(scene))
+        if len(named) == 1 and not named[0].coloured:
             return super().latent(scene)
         return scene.param.encode(self._image(scene, self._first(scene), scene.size))
 
     def goals(self, scene: Scene) -> list[Goal]:
-        if scene.param.stride > 1:
-            return super().goals(scene)
-        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=0.1)
+        loosely = 0.1 if scene.param.stride == 1 else 1.0
+        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=loosely)
+
+    def _named(self, prompts: Sequence[Prompt]) -> list[Thing]:
+        return things(" and ".join(prompt.text for prompt in prompts if prompt.weight > 0))
 
     def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
-        text = " and ".join(prompt.text for prompt in prompts if prompt.weight > 0)
-        if scene.param.stride > 1:
-            return super()._image(scene, prompts, size)
-        named = things(text)
+        named = self._named(prompts)
         side = min(size[0], size[1] // len(named))
-        drawn = [super(Drafts, self)._image(scene, [Prompt(name)], (side, side)) for name in named]
+        drawn = [self._draft(scene, thing, (side, side)) for thing in named]
         if len(drawn) == 1:
             return F.interpolate(drawn[0], size, mode="bicubic", antialias=True).clamp(0, 1)
         image = torch.ones(1, 3, *size, device=scene.param.device)
@@ -64,3 +75,9 @@ class Drafts(Dalle):
             top, left = (size[0] - side) // 2, middle - side // 2
             image[..., top : top + side, left : left + side] = one
         return image
+
+    def _draft(self, scene: Scene, thing: Thing, size: tuple[int, int]) -> Tensor:
+        draft = super()._image(scene, [Prompt(thing.text)], size)
+        if not thing.coloured:
+            return draft
+        return torch.einsum("bchw,c->bhw", draft, draft.new_tensor(_LUMA))[:, None].expand(-1, 3, -1, -1)
