@@ -57,7 +57,7 @@ class Drafts(Dalle):
         return scene.param.encode(self._image(scene, self._first(scene), scene.size))
 
     def goals(self, scene: Scene) -> list[Goal]:
-        loosely = 0.1 if scene.param.stride == 1 else 1.0
+        loosely = 0.1 if scene.param.stride == 1 else 1.5
         return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=loosely)
 
     def _named(self, prompts: Sequence[Prompt]) -> list[Thing]:
