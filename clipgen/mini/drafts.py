@@ -1,7 +1,8 @@
-"""A start for any run: the transformer draws each thing alone and without a colour, and CLIP's gradient does the rest.
+"""A start for a run: the transformer draws each thing alone, grey where it is to be coloured, and CLIP does the rest.
 
 What the transformer knows by heart are plain things. Of a coloured one it draws an outline without its parts, of two at
-once hardly either; to colour a drawing, on the other hand, is what a gradient does well.
+once hardly either. To colour a drawing, on the other hand, is what CLIP's gradient does well, if there is no colour in
+its way.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from clipgen.optvis.prompt import Prompt
 from clipgen.optvis.starts import Scene
 
 _PLACED = re.compile(r"\b(in|on|at|over|under|with|of)\b")
+_ARTICLES = {"a", "an", "the"}
 _LUMA = (0.299, 0.587, 0.114)  # how light red, green and blue are, Rec. 601
 
 
@@ -40,15 +42,16 @@ def things(text: str) -> list[Thing]:
 
 def _thing(text: str) -> Thing:
     words = [word for word in text.split() if word.lower() not in COLOURS]
+    if len(words) == len(text.split()) or not set(words) - _ARTICLES:  # "an orange" is a thing
+        return Thing(text, False)
     for i, word in enumerate(words[:-1]):
         if word in ("a", "an"):
             words[i] = "an" if words[i + 1][0].lower() in "aeiou" else "a"
-    plain = " ".join(words) or text
-    return Thing(plain, plain.split() != text.split())
+    return Thing(" ".join(words), True)
 
 
 class Drafts(Dalle):
-    """The things of the prompt side by side, held loosely; grey where the prompt says their colour."""
+    """The things of the prompt side by side; grey, and held loosely, where the prompt has a colour for one."""
 
     def latent(self, scene: Scene) -> Tensor:
         named = self._named(self._first(scene))
@@ -57,11 +60,12 @@ class Drafts(Dalle):
         return scene.param.encode(self._image(scene, self._first(scene), scene.size))
 
     def goals(self, scene: Scene) -> list[Goal]:
-        loosely = 0.1 if scene.param.stride == 1 else 1.5
-        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=loosely)
+        coloured = any(thing.coloured for thing in self._named(scene.prompts))
+        strength = (0.3 if scene.param.stride == 1 else 1.5) * (1 if coloured else 6)
+        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength)
 
     def _named(self, prompts: Sequence[Prompt]) -> list[Thing]:
-        return things(" and ".join(prompt.text for prompt in prompts if prompt.weight > 0))
+        return things(" and ".join(prompt.text for prompt in prompts if prompt.weight > 0 and not prompt.is_image))
 
     def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
         named = self._named(prompts)
