@@ -1,5 +1,7 @@
 """Where runs begin."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,7 +49,13 @@ def test_random_codes_have_no_goal_even_in_a_mask(init, goals, tmp_path):
 @pytest.mark.parametrize(("generator", "strength"), [("mini-vqgan", 1.5), ("stack", 0.3)])
 def test_what_the_prompt_has_a_colour_for_is_drafted_grey(generator, strength, tmp_path):
     run = clipgen.Run(
-        "a blue cat and a banana", generator=generator, init="dalle", steps=1, cutouts=2, size=(128, 64), folder=tmp_path
+        "a blue cat and a banana",
+        generator=generator,
+        init="dalle",
+        steps=1,
+        cutouts=2,
+        size=(128, 64),
+        folder=tmp_path,
     )
     list(run)
     (goal,) = run.render.recipe.goals
@@ -79,3 +87,6 @@ def test_drawings_stand_side_by_side(monkeypatch):
     image = drafts.Drafts()._image(scene, scene.prompts, scene.size)
     assert image.shape == (1, 3, 64, 96)
     assert image[0, 0, 32, [0, 47, 48, 95]].tolist() == pytest.approx([0.5, 0.5, 0.7, 0.7]) and image[0, 0, 4, 4] == 1
+    for prompt, strength in (("a cat and a red horse", 0.3), ("a cat", 1.8)):
+        (goal,) = drafts.Drafts().goals(replace(scene, prompts=[Prompt(prompt)]))
+        assert goal.strength == pytest.approx(strength)
