@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.mini.scenes import COLOURS
+from clipgen.mini.scenes import COLOURS, lightness
 from clipgen.optvis.drawn import Dalle
 from clipgen.optvis.objectives import Goal
 from clipgen.optvis.prompt import Prompt
@@ -23,7 +23,6 @@ from clipgen.optvis.starts import Scene
 
 _PLACED = re.compile(r"\b(in|on|at|over|under|with|of)\b")
 _ARTICLES = {"a", "an", "the"}
-_LUMA = (0.299, 0.587, 0.114)  # how light red, green and blue are, Rec. 601
 
 
 class Thing(NamedTuple):
@@ -82,6 +81,4 @@ class Drafts(Dalle):
 
     def _draft(self, scene: Scene, thing: Thing, size: tuple[int, int]) -> Tensor:
         draft = super()._image(scene, [Prompt(thing.text)], size)
-        if not thing.coloured:
-            return draft
-        return torch.einsum("bchw,c->bhw", draft, draft.new_tensor(_LUMA))[:, None].expand(-1, 3, -1, -1)
+        return lightness(draft).expand_as(draft) if thing.coloured else draft

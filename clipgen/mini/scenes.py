@@ -81,11 +81,16 @@ def paint(canvas: Tensor, rgba: Tensor, scale: Tensor, x: Tensor, y: Tensor, fli
     return sprite[:, :3] + canvas * (1 - sprite[:, 3:])
 
 
+def lightness(rgb: Tensor) -> Tensor:
+    """(..., 3, H, W) to (..., 1, H, W): how light the eye finds each place."""
+    return (rgb * rgb.new_tensor([0.3, 0.59, 0.11])[:, None, None]).sum(-3, keepdim=True)
+
+
 def tint(rgb: Tensor, colour: str | None) -> Tensor:
     """A (3, H, W) drawing recoloured: its light and shade kept, its hue replaced."""
     if colour is None:
         return rgb
-    light = (rgb * rgb.new_tensor([0.3, 0.59, 0.11])[:, None, None]).sum(0, keepdim=True)
+    light = lightness(rgb)
     base = rgb.new_tensor(COLOURS[colour])[:, None, None]
     mid = light.mean().clamp(0.25, 0.75)
     return torch.where(light < mid, base * light / mid, 1 - (1 - base) * (1 - light) / (1 - mid))

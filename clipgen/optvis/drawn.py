@@ -8,6 +8,7 @@ from typing import cast
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_tensor
 from clipgen.models.parameterisations.protocol import Discrete
 from clipgen.models.priors.sampling import Drawings, dalle
@@ -38,6 +39,8 @@ class Dalle(Start):
 
     def _first(self, scene: Scene) -> list[Prompt]:
         texts = [prompt for prompt in scene.prompts if prompt.weight > 0 and not prompt.is_image]
+        if not texts:
+            raise ClipgenError(f"init: {self.model}'s transformer draws words; add some to the prompt, or init=random")
         first = min(prompt.span[0] for prompt in texts)
         return [prompt for prompt in texts if prompt.span[0] == first]
 

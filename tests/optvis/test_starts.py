@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 import clipgen
 from clipgen.images.palette import colour
@@ -90,3 +91,8 @@ def test_drawings_stand_side_by_side(monkeypatch):
     for prompt, strength in (("a cat and a red horse", 0.3), ("a cat", 1.8)):
         (goal,) = drafts.Drafts().goals(replace(scene, prompts=[Prompt(prompt)]))
         assert goal.strength == pytest.approx(strength)
+
+
+def test_a_transformer_asks_for_words(tmp_path):
+    with pytest.raises(clipgen.ClipgenError, match="draws words; add some to the prompt"):
+        list(clipgen.Run(Image.new("RGB", (64, 64)), init="dalle", steps=1, folder=tmp_path))
