@@ -1,4 +1,4 @@
-"""Colours by their names."""
+"""Colours by their names, and how light they are."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ def colours(text: str) -> Tensor | None:
             raise ClipgenError(f"palette={text!r}: {part!r} is no colour; write colours as 'navy, #ffcc00'")
         rows.append(row)
     return torch.stack(rows) if rows else None
+
+
+def lightness(rgb: Tensor) -> Tensor:
+    """(..., 3, H, W) to (..., 1, H, W): how light the eye finds each place (the weights of ITU-R BT.601, rounded)."""
+    return (rgb * rgb.new_tensor([0.3, 0.59, 0.11])[:, None, None]).sum(-3, keepdim=True)

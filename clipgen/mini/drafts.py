@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.mini.scenes import COLOURS, lightness
+from clipgen.images.palette import lightness
+from clipgen.mini.scenes import COLOURS
 from clipgen.optvis.drawn import Dalle
 from clipgen.optvis.objectives import Goal
 from clipgen.optvis.prompt import Prompt
@@ -50,7 +51,7 @@ def _thing(text: str) -> Thing:
 
 
 class Drafts(Dalle):
-    """The things of the prompt side by side; grey, and held loosely, where the prompt has a colour for one."""
+    """The things of the prompt side by side; grey, and to be coloured in, where the prompt has a colour for one."""
 
     def latent(self, scene: Scene) -> Tensor:
         named = self._named(self._first(scene))
@@ -59,24 +60,24 @@ class Drafts(Dalle):
         return scene.param.encode(self._image(scene, self._first(scene), scene.size))
 
     def goals(self, scene: Scene) -> list[Goal]:
-        coloured = any(thing.coloured for thing in self._named(scene.prompts))
-        strength = (0.3 if scene.param.stride == 1 else 1.5) * (1 if coloured else 6)
-        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength)
+        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), space="colouring")
 
     def _named(self, prompts: Sequence[Prompt]) -> list[Thing]:
         return things(" and ".join(prompt.text for prompt in prompts if prompt.weight > 0 and not prompt.is_image))
 
     def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
         named = self._named(prompts)
-        side = min(size[0], size[1] // len(named))
-        drawn = [self._draft(scene, thing, (side, side)) for thing in named]
-        if len(drawn) == 1:
-            return F.interpolate(drawn[0], size, mode="bicubic", antialias=True).clamp(0, 1)
-        image = torch.ones(1, 3, *size, device=scene.param.device)
-        for i, one in enumerate(drawn):
-            middle = (2 * i + 1) * size[1] // (2 * len(drawn))
-            top, left = (size[0] - side) // 2, middle - side // 2
-            image[..., top : top + side, left : left + side] = one
+        if len(named) == 1:
+            side = min(size)
+            return F.interpolate(
+                self._draft(scene, named[0], (side, side)), size, mode="bicubic", antialias=True
+            ).clamp(0, 1)
+        height, width = size
+        side = max(min(height, width // 2), min(height // 2, width), 5 * min(size) // 8)
+        image = torch.ones(1, 3, height, width, device=scene.param.device)
+        for thing, (top, left) in zip(named, ((0, 0), (height - side, width - side)), strict=True):
+            place = image[..., top : top + side, left : left + side]
+            place.copy_(torch.minimum(place, self._draft(scene, thing, (side, side))))
         return image
 
     def _draft(self, scene: Scene, thing: Thing, size: tuple[int, int]) -> Tensor:

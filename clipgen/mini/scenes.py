@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.images.palette import lightness
+
 RGB = tuple[float, float, float]
 
 COLOURS: dict[str, RGB] = {
@@ -79,11 +81,6 @@ def paint(canvas: Tensor, rgba: Tensor, scale: Tensor, x: Tensor, y: Tensor, fli
     grid = F.affine_grid(theta, [len(rgba), 4, *canvas.shape[-2:]], align_corners=False)
     sprite = F.grid_sample(rgba, grid, align_corners=False)
     return sprite[:, :3] + canvas * (1 - sprite[:, 3:])
-
-
-def lightness(rgb: Tensor) -> Tensor:
-    """(..., 3, H, W) to (..., 1, H, W): how light the eye finds each place."""
-    return (rgb * rgb.new_tensor([0.3, 0.59, 0.11])[:, None, None]).sum(-3, keepdim=True)
 
 
 def tint(rgb: Tensor, colour: str | None) -> Tensor:

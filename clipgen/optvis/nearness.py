@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.images.palette import lightness
 from clipgen.optvis.objectives import Goal, Moment, Objective
 from clipgen.optvis.prompt import strengths
 from clipgen.optvis.prompt_loss import spherical_distance
 from clipgen.setting import setting
 
-# Pixels of unrelated pictures are about a tenth of a squared unit apart, latents about one.
+# Pixels of unrelated pictures are about a tenth of a squared unit apart, their lines a hundredth, latents about one.
 PIXELS = 10.0
+LINES = 50.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,7 +28,10 @@ class Nearness(Objective):
         1.0, "how strongly the picture is drawn to the collage, drawing or image it started from", 0, shown="steer"
     )
     near_space: str = setting(
-        "latent", "where nearness is measured", choices=("latent", "pixels", "clip"), shown="start"
+        "auto",
+        "where nearness is measured; colouring: lines and colours hold, what is grey may take any; auto: as suits init",
+        choices=("auto", "latent", "pixels", "colouring", "clip"),
+        shown="start",
     )
     near_fade: float = setting(0.0, "0: as strong to the end; 1: fading to nothing by the end", 0, 1, shown="start")
 
@@ -39,13 +44,35 @@ class Nearness(Objective):
                 yield near * share / sum(shares) * self._away(moment, goal)
 
     def _away(self, moment: Moment, goal: Goal) -> Tensor:
-        if self.near_space == "latent":
+        space = goal.space if self.near_space == "auto" else self.near_space
+        if space == "latent":
             return moment.recipe.param.distance(moment.latent, goal.latent)
-        if self.near_space == "pixels":
+        if space == "pixels":
             return PIXELS * (moment.image - goal.image).square().mean()
+        if space == "colouring":
+            return coloured_in(moment.image, goal.image)
         perceptor = moment.recipe.perceptors[0][0]
         seen, wanted = (
             perceptor.encode_image(F.interpolate(x, (perceptor.size,) * 2, mode="bilinear", antialias=True))
             for x in (moment.image, goal.image)
         )
         return spherical_distance(seen, wanted.detach()).mean()
+
+
+def coloured_in(image: Tensor, drawing: Tensor) -> Tensor:
+    """How far a picture, (B, 3, H, W), has left the lines of a drawing, and its colours where it is not grey: a scalar.
+
+    A line is what is lighter or darker than all within a sixteenth of the height around it, so that a grey thing can
+    become a yellow or a navy one. White is the paper, and stays.
+    """
+    colourful = drawing.amax(1, keepdim=True) - drawing.amin(1, keepdim=True) > 0.05
+    paper = drawing.amin(1, keepdim=True) > 0.93
+    colours = (colourful | paper) * (image - drawing).square()
+    return LINES * (_lines(image) - _lines(drawing)).square().mean() + 3 * PIXELS * colours.mean()
+
+
+def _lines(image: Tensor) -> Tensor:
+    light = lightness(image)
+    reach = max(1, image.shape[-2] // 16)
+    around = F.avg_pool2d(F.pad(light, (reach,) * 4, mode="replicate"), 2 * reach + 1, stride=1)
+    return light - around

@@ -30,6 +30,7 @@ class Goal(NamedTuple):
     latent: Tensor
     strength: float  # how firmly, as a factor on ``near``
     prompts: tuple[int, ...]  # those that it stands for
+    space: str = "latent"  # where nearness to it is measured, unless the run says
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,16 @@ class Scene:
     base: Tensor | None = None  # (1, 3, H, W), what stays elsewhere; None before there is one
     fallback: Start | None = None  # the perceptor's own start, for the goals of what is painted
 
-    def goal(self, image: Tensor, strength: float = 1.0, prompts: Sequence[int] = ()) -> Goal:
+    def goal(self, image: Tensor, strength: float = 1.0, prompts: Sequence[int] = (), space: str = "latent") -> Goal:
         """A goal for these prompts, by default for all of them."""
-        return Goal(image, self.param.encode(image), strength, tuple(prompts or range(len(self.prompts))))
+        return Goal(image, self.param.encode(image), strength, tuple(prompts or range(len(self.prompts))), space)
 
-    def goals(self, imagine: Callable[[list[Prompt], tuple[int, int]], Tensor], strength: float = 1.0) -> list[Goal]:
+    def goals(
+        self,
+        imagine: Callable[[list[Prompt], tuple[int, int]], Tensor],
+        strength: float = 1.0,
+        space: str = "latent",
+    ) -> list[Goal]:
         """A goal for each span of a story; ``imagine`` turns its texts into a (1, 3, H, W) of a size.
 
         Where a mask is, it is imagined in the part that is painted.
@@ -54,7 +59,7 @@ class Scene:
                 image = self.base.clone()
                 image[..., rows, columns] = imagine(prompts, (rows.stop - rows.start, columns.stop - columns.start))
                 image = masks.blend(image, self.base, self.mask)
-            made.append(self.goal(image, strength, which))
+            made.append(self.goal(image, strength, which, space))
         return made
 
 
