@@ -41,6 +41,7 @@ assert name.endswith("a-red-apple.gif") and begin == b"GIF89a", files.downloaded
 """
 
 
+@pytest.mark.slow
 def test_the_studio_in_colab(tmp_path):
     """With the stand-in for google.colab loaded, as Colab's kernel loads the real one before any cell runs."""
     environment = os.environ | {"PYTHONPATH": str(COLAB)}

@@ -185,6 +185,7 @@ def test_twice_as_large(suffix, tmp_path):
 # --- a size limit -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FILMS)
 def test_a_size_limit_is_met(suffix, tmp_path):
     free = export(noise(), tmp_path / f"free.{suffix}").stat().st_size

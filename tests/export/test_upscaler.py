@@ -49,6 +49,7 @@ def test_a_film(net, tmp_path):
         assert film.size == (680, 640) and sum(1 for _ in ImageSequence.Iterator(film)) == 3
 
 
+@pytest.mark.slow
 def test_by_the_command(net, tmp_path):
     """As a person types it: a run folder, the file of the weights, the picture."""
     torch.save({"params_ema": net.state_dict()}, tmp_path / "RealESRGAN.pth")

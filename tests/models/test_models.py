@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import open_clip
+import pytest
 
 from clipgen.listings import models
 from clipgen.models.parameterisations.catalogue import GENERATORS
@@ -14,6 +15,7 @@ def table(text):
     return {line.split()[0]: line for line in text.splitlines() if line}
 
 
+@pytest.mark.slow
 def test_the_table_knows_everything_and_what_is_here(cache):
     command = [sys.executable, "-m", "clipgen", "models"]
     rows = table(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -45,6 +45,7 @@ def test_random_codes_have_no_goal_even_in_a_mask(init, goals, tmp_path):
     assert len(run.render.recipe.goals) == goals
 
 
+@pytest.mark.slow
 def test_what_the_prompt_has_a_colour_for_is_drafted_grey(tmp_path):
     asked = {"generator": "stack", "init": "dalle", "steps": 1, "cutouts": 2, "size": (128, 64)}
     run = clipgen.Run("a blue cat and a banana", folder=tmp_path, **asked)

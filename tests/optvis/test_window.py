@@ -43,6 +43,7 @@ def test_without_a_window_nothing_is_drawn_and_all_is_decoded(drawn):
     assert torch.equal(first, whole), "nothing is kept yet"
 
 
+@pytest.mark.slow
 def test_windows_pull_as_the_whole_picture_does(drawn):
     """A loss that is a sum over places: the mean of its gradients has the direction and the length."""
     generator, latent, whole = drawn

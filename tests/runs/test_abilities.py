@@ -318,6 +318,7 @@ def test_damaged_and_foreign_run_folders(tmp_path):
         assert clipgen.Run.resume(folder).finished
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     import signal
     import subprocess

@@ -64,6 +64,7 @@ def test_a_branch_begins_at_the_size_of_its_frame(tmp_path):
     assert run.branch(3, folder=tmp_path, size="32x48@0-2, 64x80@2-").settings.sizes == ((32, 48), (64, 80))
 
 
+@pytest.mark.slow
 def test_what_the_settings_name_comes_at_every_size_from_where_it_came(tmp_path):
     """Half of a photograph stays: after the change as sharp as it is; masks, spots and goals fit; steered or not."""
     pixels = np.random.default_rng(0).integers(0, 256, (80, 64, 3), np.uint8)

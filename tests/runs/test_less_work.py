@@ -80,6 +80,7 @@ def test_patch_dropout_is_refused_by_who_has_no_patches(vit, tmp_path):
         run.change(patch_dropout=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "knobs",
     [
@@ -117,6 +118,7 @@ def test_a_window_is_refused_where_nothing_is_decoded(tmp_path):
         run.change(window=0.5)
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_its_picture_has_settled(tmp_path):
     """Nothing changes with the smallest learning rate."""
     still = {"steps": 40, "lr": 1e-12, "settled": 0.5}

@@ -32,6 +32,7 @@ def test_the_score_rises(generator, init, tmp_path):
     assert last > first + 0.1
 
 
+@pytest.mark.slow
 def test_a_start_picture_stays(tmp_path):
     start = Image.new("RGB", (64, 64), (30, 60, 200))
     start.save(tmp_path / "blue.png")

@@ -26,6 +26,7 @@ def runs(folder, **settings):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -51,6 +52,7 @@ def test_pictures_are_those_made_singly(settings, tmp_path):
             assert row == pytest.approx(had, abs=2e-3, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_one_at_a_time_is_the_same_to_the_byte(tmp_path):
     single = clipgen.generate("a cat", seed=1, progress=False, folder=tmp_path, **QUICK)
     made = clipgen.batch("a cat", 2, batch=1, progress=False, folder=tmp_path, **QUICK)

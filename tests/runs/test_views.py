@@ -63,6 +63,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_views_are_those_the_loop_used(kind, tmp_path, monkeypatch):
     knobs = dict(KINDS[kind])
@@ -80,6 +81,7 @@ def test_views_are_those_the_loop_used(kind, tmp_path, monkeypatch):
         assert [view.where for view in seen.views] == [""] * 3 + ["right"] * 3
 
 
+@pytest.mark.slow
 def test_steering_and_going_on_after_a_stop(tmp_path, monkeypatch):
     run = clipgen.Run("a cat", folder=tmp_path, **(SMALL | {"steps": 8, "camera": "x=0.05"}))
     with monkeypatch.context() as patch:
@@ -183,6 +185,7 @@ def test_a_run_of_another_machine_is_told(tmp_path):
         run.views(2, progress=False)
 
 
+@pytest.mark.slow
 def test_a_film_of_the_picture_and_its_views(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = clipgen.Run("a cat", folder=tmp_path, **(SMALL | {"cutouts": "2@0-3, 9@3-"}))

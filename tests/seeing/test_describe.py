@@ -13,6 +13,7 @@ from clipgen.registry import VOCABULARIES
 from clipgen.seeing.describe import sparse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vocabulary", "least"), [("sheet", 70), ("common", 65)])
 def test_a_held_out_drawing_is_named_within_the_first_three(vocabulary, least, clip, drawings):
     pictures, names = drawings

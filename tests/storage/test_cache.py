@@ -46,6 +46,7 @@ def aged(file, hours=2, content=b"x" * 1000):
     return file
 
 
+@pytest.mark.slow
 def test_what_is_needed_outlives_the_download(big, server, cache, capsys):
     file = remote.fetch(big)
     tracemalloc.start()
@@ -130,6 +131,7 @@ def test_what_is_left_over_goes_and_nothing_else(cache, tmp_path):
     assert not [item for item in folder.items() if item.spare]
 
 
+@pytest.mark.slow
 def test_an_empty_cache(cache):
     assert clipgen_cache() == "       0.0 MB; not needed any more (*, what --prune deletes): 0.0 MB\n"
     assert clipgen_cache("--prune") == clipgen_cache()

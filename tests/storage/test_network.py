@@ -120,6 +120,7 @@ def test_a_download_that_began_outlasts_a_silence(server, cache, connections, mo
     assert file.read_bytes() == CONTENT and [each for _, each in server.log] == [None, "bytes=5000-", "bytes=5000-"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ViT-B-32/openai", "hf-hub:org/name"])
 def test_the_hub_is_not_waited_for(name, cache):
     """By its own library it would be asked six times. Through a proxy that refuses, nothing at all is reached."""

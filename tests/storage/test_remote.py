@@ -30,6 +30,7 @@ def test_a_cut_is_gone_on_from(cut, ranges, server, cache):
     assert [r for _, r in server.log] == [None, f"bytes={cut}-" if cut else None]
 
 
+@pytest.mark.slow
 def test_a_later_session_goes_on(server, cache):
     server.mood = lambda number: {"cut": 1000}
     with pytest.warns(UserWarning, match="trying the next"), pytest.raises(ClipgenError, match="connection was cut"):
@@ -40,6 +41,7 @@ def test_a_later_session_goes_on(server, cache):
     assert server.log[-1][1] == "bytes=5000-" and left(cache) == ["checksums.json", "model.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_meanwhile_starts_again(server, cache):
     server.mood = lambda number: {"cut": 1000}
     with pytest.warns(UserWarning), pytest.raises(ClipgenError):
@@ -128,6 +130,7 @@ def test_disk_full(server, cache):
         subprocess.run(["umount", str(cache)], check=True)
 
 
+@pytest.mark.slow
 def test_the_hub_through_its_own_library(server, cache, tmp_path):
     server.files["/org/repo/resolve/main/model.ckpt"] = CONTENT
     code = """

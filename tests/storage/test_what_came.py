@@ -136,6 +136,7 @@ def large(folder):
     return [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size > 100_000]
 
 
+@pytest.mark.slow
 def test_the_hub_is_held_to_checksums_and_revisions(server, cache, tmp_path):
     server.files["/org/bad/resolve/main/model.ckpt"] = ZIP + b"something else" * 20_000
     server.files["/org/page/resolve/main/model.ckpt"] = PAGE * 4000
@@ -154,6 +155,7 @@ def test_the_hub_is_held_to_checksums_and_revisions(server, cache, tmp_path):
     assert mark.startswith(f"hf:org/repo@{REVISION}/folder/model.ckpt {len(CONTENT)} "), "so it is read through once"
 
 
+@pytest.mark.slow
 def test_what_lies_in_the_hubs_cache_is_checked_too(server, cache):
     server.files["/org/repo/resolve/main/model.ckpt"] = ZIP + b"something else" * 20_000
     file, _ = hub(server, "hf:org/repo/model.ckpt")
@@ -161,6 +163,7 @@ def test_what_lies_in_the_hubs_cache_is_checked_too(server, cache):
     assert f"{file}: its SHA-256 is" in refused and Path(file).exists(), "others may use it"
 
 
+@pytest.mark.slow
 def test_a_blob_that_is_not_what_its_name_says(server, cache, tmp_path):
     """The hub names large files by their checksum; its library compares no more than sizes."""
     server.files["/org/repo/resolve/main/model.ckpt"] = CONTENT
@@ -171,6 +174,7 @@ def test_a_blob_that_is_not_what_its_name_says(server, cache, tmp_path):
     assert Path(hub(server, "hf:org/repo/model.ckpt")[0]).read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_bulky_files_come_where_they_can_be_pruned(server, cache, tmp_path):
     server.files[f"/org/repo/resolve/{REVISION}/model.ckpt"] = CONTENT
     place = f"hf:org/repo@{REVISION}/model.ckpt"

@@ -27,6 +27,7 @@ def equal(some, others):
     return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(some, others, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("carry", [0.0, 0.5])
 def test_a_film_in_parts_is_the_film(carry, film, one_core, tmp_path):
     """With frames of their own it is the same; with an overlap back to the beginning it is, too."""
@@ -38,6 +39,7 @@ def test_a_film_in_parts_is_the_film(carry, film, one_core, tmp_path):
     assert parts.settings["init"] == "film" and "film" not in parts.settings
 
 
+@pytest.mark.slow
 def test_a_short_overlap_settles(film, one_core, tmp_path):
     whole = clipgen.restyle(film, "a red apple", folder=tmp_path / "whole", **SMALL)
     parts = clipgen.restyle(film, "a red apple", folder=tmp_path, workers=2, overlap=1, **SMALL)
@@ -62,6 +64,7 @@ def test_a_part_goes_on_after_its_worker_is_lost(film, tmp_path):
     assert len(parts[0].scores) == 3
 
 
+@pytest.mark.slow
 def test_a_batch_by_workers(one_core, tmp_path):
     asked = {**SMALL, "seed": 5, "init": "perlin"}
     alone = clipgen.batch("a cat", 3, folder=tmp_path / "alone", **asked)

@@ -24,6 +24,7 @@ def desk(tmp_path, monkeypatch):
     return tmp_path / "desk"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_what_is_made_is_at_the_address_and_comes_from_there(kind, desk, tmp_path, quick, same):
     address = f"file://{tmp_path}/far/away/" if kind == "file" else "memory://away"
@@ -90,6 +91,7 @@ def test_an_address_that_cannot_be(address, said, desk, quick, monkeypatch):
     assert not list(desk.iterdir())
 
 
+@pytest.mark.slow
 def test_an_address_that_is_gone_on_the_way(tmp_path, quick, monkeypatch):
     def full(*_, **__):
         raise OSError("no room")

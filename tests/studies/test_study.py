@@ -208,6 +208,7 @@ def test_the_live_grid_fills(study, quick):
         whole.write(study.rows[0].folder)
 
 
+@pytest.mark.slow
 def test_rows_in_one_tensor(study, quick, tmp_path):
     asked = quick | {"thing": ["cat", "boat"], "seed": range(2), "steps": 4, "workers": 1, "batch": 3}
     made = clipgen.study("a {thing}", folder=tmp_path / "study", **asked)

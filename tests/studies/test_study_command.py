@@ -26,6 +26,7 @@ def clipgen(*arguments, cwd):
     return subprocess.run([sys.executable, "-m", "clipgen", *arguments], cwd=cwd, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_file_becomes_a_page_a_sheet_and_a_table(tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY)
     files = ["-o", "study.html", "-o", "sheet.png", "-o", "table.csv"]

@@ -45,6 +45,7 @@ def of_format_1(tmp_path):
     return run.journal
 
 
+@pytest.mark.slow
 def test_runs_of_the_first_format_are_read(of_format_1, tmp_path):
     studio = clipgen.Studio(folder=tmp_path, padding="grey", **SMALL)
     made = of_format_1.steps[-1]

@@ -64,6 +64,7 @@ def watched(watch, journal, pictures, rate=RATE):
     watch.preview.show(journal, list(rows), picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
 def test_the_noisiest_film_stays_below_a_megabyte_a_second(side, watch, run):
     pictures = [noise(seed, side) for seed in range(4)]

@@ -71,6 +71,7 @@ def studio(source, tmp_path, monkeypatch):
     studio.job.join(60)
 
 
+@pytest.mark.slow
 def test_a_download_is_shown_and_the_run_begins_after_it(studio, server):
     total = len(server.content)
     server.let(total // 4)

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from PIL import Image
 from studio_hands import below, click, control, named, put, until
 
@@ -29,6 +30,7 @@ def test_a_judge_has_a_curve_of_its_own(studio):
     assert studio.preview.picture.tobytes() == run.image.tobytes() == run.best.image.tobytes()
 
 
+@pytest.mark.slow
 def test_the_views_of_the_shown_frame(studio, tmp_path):
     (button,) = named(studio, "What CLIP sees")
     assert button.icon == "caret-right" and studio.seeing.look.disabled, "closed, and nothing to look at"

@@ -197,6 +197,7 @@ def test_the_studio_imports_no_torch_itself():
             assert not [name for name in names if name.partition(".")[0] == "torch"], file
 
 
+@pytest.mark.slow
 def test_python_can_end_while_a_run_goes_on(tmp_path):
     script = """
 import time, clipgen

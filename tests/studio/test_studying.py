@@ -22,6 +22,7 @@ def begun(studio, name, values):
     return studio.studying.study
 
 
+@pytest.mark.slow
 def test_one_setting_of_the_shown_run_is_varied(studio, tmp_path):
     assert studio.studying.begin.disabled, "nothing is shown yet"
     put(studio, init="perlin", generator="pixels", steps=2)
@@ -48,6 +49,7 @@ def test_one_setting_of_the_shown_run_is_varied(studio, tmp_path):
     assert (tmp_path / "study-a-red-heart" / name).is_file()
 
 
+@pytest.mark.slow
 def test_it_is_stopped_and_goes_on(studio, tmp_path):
     put(studio, init="perlin", generator="pixels", steps=300)
     click(studio, "Generate")

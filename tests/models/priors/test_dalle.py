@@ -57,6 +57,7 @@ def test_guidance_moves_away_from_no_text(stage):
     assert not torch.allclose(told, untold, atol=0.01)
 
 
+@pytest.mark.slow
 def test_it_listens(stage):
     """The picture's own words make its tokens likelier than another's."""
     pictures = {text: clipgen.dalle(text, 2).tokens for text in ("a red car", "a tree in the snow")}
@@ -85,6 +86,7 @@ def test_sampling_keeps_to_the_likeliest(rng):
     assert sample(logits, 0.01, 4, rng).tolist() == [1, 0] * 200
 
 
+@pytest.mark.slow
 def test_best_first_and_the_same_again():
     drawings = clipgen.dalle("a red apple", 2, seed=3)
     assert len(drawings) == 2 and drawings.images[0].size == (128, 128)
@@ -139,6 +141,7 @@ def test_no_prompt_is_said():
         clipgen.dalle("  ")
 
 
+@pytest.mark.slow
 def test_command(tmp_path, monkeypatch, capsys, picture):
     monkeypatch.chdir(tmp_path)
     assert main(["dalle", "a red car in the snow", "-n", "2", "-o", "car.png", "--quiet"]) == 0
