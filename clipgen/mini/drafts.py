@@ -50,6 +50,20 @@ def _thing(text: str) -> Thing:
     return Thing(" ".join(words), True)
 
 
+def places(height: int, width: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Top, left and side of two squares, end to end along the longer side and a little askew across it.
+
+    Where they would be small, their margins overlap. Mini CLIP knows pairs so, and not from corner to corner.
+    """
+    long, short = max(height, width), min(height, width)
+    side = max(min(short, long // 2), 9 * short // 16)
+    middle, askew = (short - side) // 2, (short - side) // 6
+    first, second = (0, middle - askew), (long - side, middle + askew)
+    if height > width:
+        return (*first, side), (*second, side)
+    return (*first[::-1], side), (*second[::-1], side)
+
+
 class Drafts(Dalle):
     """The things of the prompt side by side; grey, and to be coloured in, where the prompt has a colour for one."""
 
@@ -72,10 +86,8 @@ class Drafts(Dalle):
             return F.interpolate(
                 self._draft(scene, named[0], (side, side)), size, mode="bicubic", antialias=True
             ).clamp(0, 1)
-        height, width = size
-        side = max(min(height, width // 2), min(height // 2, width), 5 * min(size) // 8)
-        image = torch.ones(1, 3, height, width, device=scene.param.device)
-        for thing, (top, left) in zip(named, ((0, 0), (height - side, width - side)), strict=True):
+        image = torch.ones(1, 3, *size, device=scene.param.device)
+        for thing, (top, left, side) in zip(named, places(*size), strict=True):
             place = image[..., top : top + side, left : left + side]
             place.copy_(torch.minimum(place, self._draft(scene, thing, (side, side))))
         return image
