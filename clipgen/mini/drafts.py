@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clipgen.images.palette import lightness
 from clipgen.mini.scenes import COLOURS
@@ -82,10 +81,7 @@ class Drafts(Dalle):
     def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
         named = self._named(prompts)
         if len(named) == 1:
-            side = min(size)
-            return F.interpolate(
-                self._draft(scene, named[0], (side, side)), size, mode="bicubic", antialias=True
-            ).clamp(0, 1)
+            return self._draft(scene, named[0], size)
         image = torch.ones(1, 3, *size, device=scene.param.device)
         for thing, (top, left, side) in zip(named, places(*size), strict=True):
             place = image[..., top : top + side, left : left + side]

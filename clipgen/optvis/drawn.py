@@ -25,6 +25,10 @@ class Dalle(Start):
     def __init__(self) -> None:
         self._drawings: dict[str, Drawings] = {}
 
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        if not _texts(prompts):
+            raise ClipgenError(f"init: {self.model}'s transformer draws words; add some to the prompt, or init=random")
+
     def latent(self, scene: Scene) -> Tensor:
         """The best drawing of the first span's prompts: its very tokens, where the generator has the same."""
         prompts = self._first(scene)
@@ -38,15 +42,18 @@ class Dalle(Start):
         return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=12.0)
 
     def _first(self, scene: Scene) -> list[Prompt]:
-        texts = [prompt for prompt in scene.prompts if prompt.weight > 0 and not prompt.is_image]
-        if not texts:
-            raise ClipgenError(f"init: {self.model}'s transformer draws words; add some to the prompt, or init=random")
+        self.check(scene.prompts)  # they may have been changed since
+        texts = _texts(scene.prompts)
         first = min(prompt.span[0] for prompt in texts)
         return [prompt for prompt in texts if prompt.span[0] == first]
 
     def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
         drawing = to_tensor(self._drawn(scene, prompts).images[0]).to(scene.param.device)
-        return F.interpolate(drawing, size, mode="bicubic", antialias=True).clamp(0, 1)
+        side = min(size)
+        square = F.interpolate(drawing, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        top, left = (size[0] - side) // 2, (size[1] - side) // 2
+        # What is at its border goes on: the paper, the sky, the snow.
+        return F.pad(square, (left, size[1] - side - left, top, size[0] - side - top), mode="replicate")
 
     def _drawn(self, scene: Scene, prompts: Sequence[Prompt]) -> Drawings:
         text = " and ".join(prompt.text for prompt in prompts if prompt.weight > 0)
@@ -68,3 +75,8 @@ class DalleMega(Dalle):
     """The same with DALL-E mega's."""
 
     model = "dalle-mega"
+
+
+def _texts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Those that say what is wanted, in words."""
+    return [prompt for prompt in prompts if prompt.weight > 0 and not prompt.is_image]

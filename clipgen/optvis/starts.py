@@ -66,6 +66,9 @@ class Scene:
 class Start:
     """A way to begin. The least that one says is its ``latent``."""
 
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Raise ClipgenError for prompts that it can do nothing with; before anything is loaded."""
+
     def latent(self, scene: Scene) -> Tensor:
         """The first latent, of one picture."""
         return scene.latent

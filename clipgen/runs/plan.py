@@ -21,7 +21,7 @@ from clipgen.models.perceptors.protocol import Perceptor
 from clipgen.optvis.objectives import Loss, Objective, Own
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
-from clipgen.runs.prompts import weighted
+from clipgen.runs.prompts import parse, weighted
 from clipgen.runs.settings import Settings, build, fixed
 
 Losses = Sequence[Loss | Objective] | Mapping[str, Loss]
@@ -66,6 +66,7 @@ class Plan:
         self._check_spared(self.settings)
         self.inputs.load(self.settings)
         self.start = self.inputs.start(self.settings)
+        self.start.check(parse(settings.prompt))
         if init in self.inputs.latents and (tokens := self.inputs.latents[init]).dtype.kind in "iu":
             width, height = settings.sizes[0]
             entry.check_tokens(settings.generator, tokens, (height, width))

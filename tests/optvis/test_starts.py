@@ -1,5 +1,7 @@
 """Where runs begin."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
@@ -93,4 +95,19 @@ def test_two_drawings_have_the_room_there_is(size, squares, monkeypatch):
 
 def test_a_transformer_asks_for_words(tmp_path):
     with pytest.raises(clipgen.ClipgenError, match="draws words; add some to the prompt"):
-        list(clipgen.Run(Image.new("RGB", (64, 64)), init="dalle", steps=1, folder=tmp_path))
+        clipgen.Run(Image.new("RGB", (64, 64)), init="dalle", folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_drawing_is_never_stretched(monkeypatch):
+    """In a picture that is no square it stands in the middle, and its border goes on."""
+    drawn = torch.zeros(64, 64, 3, dtype=torch.uint8)
+    drawn[:, :32, 0] = 255
+    kept = Dalle()
+    monkeypatch.setattr(kept, "_drawn", lambda *_: SimpleNamespace(images=[Image.fromarray(drawn.numpy())]))
+    param = clipgen.load_generator("stack")
+    scene = starts.Scene(param, None, (64, 128), 0, rng(), param.start((64, 128), rng()), [])
+    wide = kept._image(scene, [], (64, 128))
+    assert wide.shape == (1, 3, 64, 128) and wide[0, 0, :, :60].min() > 0.9 and wide[0, 0, :, 68:].max() < 0.1
+    tall = kept._image(scene, [], (128, 64))
+    assert tall[0, 0, :, :28].min() > 0.9 and tall[0, 0, :, 36:].max() < 0.1
