@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipgen.images.palette import lightness
 from clipgen.mini.scenes import COLOURS
-from clipgen.optvis.drawn import Dalle
+from clipgen.optvis.drawn import Dalle, texts
 from clipgen.optvis.objectives import Goal
 from clipgen.optvis.prompt import Prompt
 from clipgen.optvis.starts import Scene
@@ -76,7 +76,7 @@ class Drafts(Dalle):
         return scene.goals(lambda prompts, size: self._image(scene, prompts, size), space="colouring")
 
     def _named(self, prompts: Sequence[Prompt]) -> list[Thing]:
-        return things(" and ".join(prompt.text for prompt in prompts if prompt.weight > 0 and not prompt.is_image))
+        return things(" and ".join(prompt.text for prompt in texts(prompts)))
 
     def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
         named = self._named(prompts)

@@ -26,7 +26,7 @@ class Dalle(Start):
         self._drawings: dict[str, Drawings] = {}
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        if not _texts(prompts):
+        if not texts(prompts):
             raise ClipgenError(f"init: {self.model}'s transformer draws words; add some to the prompt, or init=random")
 
     def latent(self, scene: Scene) -> Tensor:
@@ -43,9 +43,9 @@ class Dalle(Start):
 
     def _first(self, scene: Scene) -> list[Prompt]:
         self.check(scene.prompts)  # they may have been changed since
-        texts = _texts(scene.prompts)
-        first = min(prompt.span[0] for prompt in texts)
-        return [prompt for prompt in texts if prompt.span[0] == first]
+        wanted = texts(scene.prompts)
+        first = min(prompt.span[0] for prompt in wanted)
+        return [prompt for prompt in wanted if prompt.span[0] == first]
 
     def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
         drawing = to_tensor(self._drawn(scene, prompts).images[0]).to(scene.param.device)
@@ -77,6 +77,6 @@ class DalleMega(Dalle):
     model = "dalle-mega"
 
 
-def _texts(prompts: Sequence[Prompt]) -> list[Prompt]:
+def texts(prompts: Sequence[Prompt]) -> list[Prompt]:
     """Those that say what is wanted, in words."""
     return [prompt for prompt in prompts if prompt.weight > 0 and not prompt.is_image]

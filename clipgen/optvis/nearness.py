@@ -62,8 +62,8 @@ class Nearness(Objective):
 def coloured_in(image: Tensor, drawing: Tensor) -> Tensor:
     """How far a picture, (B, 3, H, W), has left the lines of a drawing, and its colours where it is not grey: a scalar.
 
-    A line is what is lighter or darker than all within a sixteenth of the height around it, so that a grey thing can
-    become a yellow or a navy one. White is the paper, and stays.
+    A line is what is lighter or darker than the mean of what is around it, a sixteenth of the height far, so that a
+    grey thing may become a yellow or a navy one. White is the paper, and stays.
     """
     colourful = drawing.amax(1, keepdim=True) - drawing.amin(1, keepdim=True) > 0.05
     paper = drawing.amin(1, keepdim=True) > 0.93
