@@ -150,6 +150,7 @@ def test_stay_near(tmp_path, desk):
     assert away(near=3, near_space="clip", steps=2) > 0
 
 
+@pytest.mark.slow
 def test_passes_make_the_same_picture(tmp_path):
     one, four = (clipgen.generate("a bee", passes=p, folder=tmp_path, **small(cutouts=7)) for p in (1, 4))
     difference = np.abs(np.asarray(one.image, float) - np.asarray(four.image, float))
@@ -223,6 +224,7 @@ def test_steering_is_replayed(tmp_path):
             run.change(**wrong)
 
 
+@pytest.mark.slow
 def test_replay_from_a_file_alone(tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path, steps=8, every=2, **QUICK)
     for frame in run:

@@ -23,6 +23,7 @@ def frames(run):
     return [frame.tobytes() for frame in run.journal.frames()]
 
 
+@pytest.mark.slow
 @each_family
 def test_stopped_in_either_part_or_replayed_it_is_the_same_film(family, tmp_path):
     knobs = SMALL | {"generator": family, "camera": "zoom=1.05", "judge": "evaluator"}

@@ -112,6 +112,7 @@ def test_keep_best_shows_and_exports_it(judged, tmp_path, capsys, monkeypatch):
     assert settings_of("best.png")["judge"] == "evaluator"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judge", ["evaluator", ""])
 def test_patience_ends_a_run_once_and_where_it_would_have(judge, tmp_path):
     """Nothing changes with the smallest learning rate, and so nothing gets better than the first frame."""

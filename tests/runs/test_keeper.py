@@ -22,6 +22,7 @@ def files(run):
     return {name: content for name, content in found.items() if name != "settings.json"}
 
 
+@pytest.mark.slow
 def test_a_slow_disk_keeps_the_same_and_whoever_reads_waits(tmp_path, beside, monkeypatch):
     whole, order = Journal._replace, []
 

@@ -131,6 +131,7 @@ def test_a_run_ends_when_its_picture_has_settled(tmp_path):
     assert plain.step == 40 and "change" not in plain.journal.scores[0]
 
 
+@pytest.mark.slow
 def test_without_a_word_about_steps_the_embedded_run_ends_when_it_has_settled(tmp_path):
     assert build("a cat", {}).settled == 1
     for asked in ({"steps": 120}, {"settled": 0.0}, {"generator": "mini-dvae"}, {"recipe": "das"}):

@@ -103,6 +103,7 @@ def test_what_makes_a_run_cannot_change(name, tmp_path):
         run.change(**{name: getattr(run.settings, name)})
 
 
+@pytest.mark.slow
 def test_a_change_makes_again_only_what_depends_on_it(tmp_path, monkeypatch):
     run = clipgen.Run("a cat", folder=tmp_path, **(SMALL | {"init": "collage"}))
     perceptor, asked = run.models.perceptors[0][0], []

@@ -90,6 +90,7 @@ def test_the_sheet(study):
         study.sheet("steps")
 
 
+@pytest.mark.slow
 def test_started_again_it_makes_only_what_is_missing(study, quick):
     asked = {"thing": ["cat", "boat"], "steps": 4, "folder": study.folder, "workers": 1, **quick}
     before = {row.folder: (row.folder / "row.json").stat().st_mtime_ns for row in study.rows}

@@ -89,6 +89,7 @@ def test_a_download_is_shown_and_the_run_begins_after_it(studio, server):
     assert "step 2/2" in studio.preview.status.value and "<progress" not in studio.preview.phase.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 0], ids=["on its way", "nothing comes"])
 def test_stop_while_it_downloads(share, studio, server):
     half = int(len(server.content) * share)

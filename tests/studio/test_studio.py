@@ -111,6 +111,7 @@ def test_pause_stop_and_resume_from_the_gallery(studio):
     assert studio.job.run.journal.folder == run.journal.folder
 
 
+@pytest.mark.slow
 def test_a_branch_starts_from_the_shown_frame(studio):
     click(studio, "Generate")
     first = studio.wait()

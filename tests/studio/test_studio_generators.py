@@ -79,6 +79,7 @@ def test_a_branch_starts_from_the_latent(other):
     assert latent.dtype == first.journal.latent(3).dtype and np.array_equal(latent, first.journal.latent(3))
 
 
+@pytest.mark.slow
 def test_a_mask_is_painted(other):
     click(other, "Generate")
     first = other.wait()

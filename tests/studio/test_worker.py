@@ -2,12 +2,14 @@
 
 import threading
 
+import pytest
 from studio_hands import SMALL, until
 
 import clipgen
 from clipgen.studio.worker import Job
 
 
+@pytest.mark.slow
 def test_a_slow_line_does_not_slow_the_run(tmp_path):
     free, told = threading.Event(), []
 

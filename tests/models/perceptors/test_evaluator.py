@@ -1,5 +1,6 @@
 """The embedded judge as a perceptor like any other."""
 
+import pytest
 import torch
 
 import clipgen
@@ -8,6 +9,7 @@ from clipgen.models.parameterisations.catalogue import GENERATORS
 from clipgen.runs.presets import PRESETS
 
 
+@pytest.mark.slow
 def test_it_knows_drawings_that_it_has_not_seen():
     images, names = held_out()
     judge = clipgen.load_perceptor("evaluator")

@@ -102,6 +102,7 @@ def test_best_first_and_the_same_again():
     assert drawings._repr_png_().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_stream_yields_row_by_row():
     frames = list(clipgen.dalle("a cat", 2, stream=True))
     assert [frame.done for frame in frames] == [row / 16 for row in range(1, 17)]
