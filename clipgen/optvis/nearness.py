@@ -73,6 +73,18 @@ def coloured_in(image: Tensor, drawing: Tensor) -> Tensor:
 
 def _lines(image: Tensor) -> Tensor:
     light = lightness(image)
-    reach = max(1, image.shape[-2] // 16)
-    around = F.avg_pool2d(F.pad(light, (reach,) * 4, mode="replicate"), 2 * reach + 1, stride=1)
-    return light - around
+    return light - mean_around(light, max(1, image.shape[-2] // 16))
+
+
+def mean_around(image: Tensor, reach: int) -> Tensor:
+    """The mean of (B, C, H, W) over the square that reaches so far from each place; beyond an edge is what is at it.
+
+    By running sums, which cost the same for every reach: of a step at 512x512 a pooling so wide took six sevenths.
+    """
+    width = 2 * reach + 1
+    mean = F.pad(image, (reach + 1, reach, reach + 1, reach), mode="replicate")
+    for side in (-2, -1):
+        sums = mean.cumsum(side)
+        places = sums.shape[side] - width
+        mean = (sums.narrow(side, width, places) - sums.narrow(side, 0, places)) / width
+    return mean

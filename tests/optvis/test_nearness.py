@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from clipgen.optvis.nearness import coloured_in
+from clipgen.optvis.nearness import coloured_in, mean_around
 
 
 def drawing():
@@ -49,3 +50,10 @@ def test_it_has_a_gradient_at_any_size(size):
     image = torch.rand(1, 3, *size, requires_grad=True)
     coloured_in(image, torch.rand(1, 3, *size)).backward()
     assert image.grad.isfinite().all() and image.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("size", "reach"), [((9, 7), 1), ((16, 40), 5)])
+def test_the_mean_around_a_place_is_that_of_a_pool(size, reach):
+    image = torch.rand(2, 3, *size)
+    pool = F.avg_pool2d(F.pad(image, (reach,) * 4, mode="replicate"), 2 * reach + 1, stride=1)
+    torch.testing.assert_close(mean_around(image, reach), pool)
