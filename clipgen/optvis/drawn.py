@@ -58,11 +58,19 @@ class Dalle(Start):
     def _drawn(self, scene: Scene, prompts: Sequence[Prompt]) -> Drawings:
         text = " and ".join(prompt.text for prompt in prompts if prompt.weight > 0)
         if text not in self._drawings:
-            where = str(scene.param.device)
-            self._drawings[text] = dalle(
-                text, model=self.model, seed=scene.seed, perceptor=scene.perceptor, device=where
-            )
+            self._drawings[text] = self._draw(scene, text)
         return self._drawings[text]
+
+    def _draw(self, scene: Scene, text: str, temperature: float | None = None) -> Drawings:
+        where = str(scene.param.device)
+        return dalle(
+            text,
+            model=self.model,
+            temperature=temperature,
+            seed=scene.seed,
+            perceptor=scene.perceptor,
+            device=where,
+        )
 
 
 class DalleMini(Dalle):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal, TypedDict, cast, overload
@@ -39,6 +39,7 @@ class Drawings:
     scores: list[float]  # CLIP's cosine to the prompt; empty while they are being drawn
     tokens: Tensor  # (n, side, side) int64
     generator: str  # whose tokens they are
+    likelihoods: list[float]  # what the transformer makes of each, in nats: the logarithm of how likely its tokens are
     done: float = 1.0  # share of the tokens that are drawn
 
     def __len__(self) -> int:
@@ -48,6 +49,17 @@ class Drawings:
         """All of them in one picture, with their scores."""
         labels = [f"{score:.3f}" for score in self.scores] or [""] * len(self)
         return contact_sheet(self.images, columns or math.ceil(math.sqrt(len(self))), labels)
+
+    def ordered(self, worth: Sequence[float]) -> Drawings:
+        """The same, those that are worth most first."""
+        order = sorted(range(len(self)), key=lambda i: -worth[i])
+        return replace(
+            self,
+            images=[self.images[i] for i in order],
+            scores=[self.scores[i] for i in order],
+            tokens=self.tokens[order],
+            likelihoods=[self.likelihoods[i] for i in order],
+        )
 
     def _repr_png_(self) -> bytes:
         return png_bytes(self.sheet())
@@ -154,15 +166,17 @@ def _written(
 ) -> Iterator[Drawings]:
     """Tokens drawn one after another; what there is after each of the ``rows`` if they are wanted, and in the end."""
     side, flat, previous = len(kept), tokens.view(len(tokens), -1), None
+    said = torch.zeros(len(tokens))
     for place, known in enumerate(kept.flatten().tolist()):
         likely = logits(previous)
         if not known:
-            flat[:, place] = draw(likely.cpu())
+            flat[:, place] = draw(likely := likely.cpu())
+            said += likely.log_softmax(1).gather(1, flat[:, place, None])[:, 0]
         previous = flat[:, place].to(generator.device)
         row, rest = divmod(place + 1, side)
         if rest == 0 and (rows or row == side):
             images = _paint(generator, tokens, kept, row)
-            yield Drawings(prompt, images, [], tokens.clone(), generator.name, row / side)
+            yield Drawings(prompt, images, [], tokens.clone(), generator.name, said.tolist(), row / side)
 
 
 def _ranked(made: Iterator[Drawings], judge: Perceptor) -> Iterator[Drawings]:
@@ -191,6 +205,4 @@ def _paint(generator: Discrete, tokens: Tensor, kept: Tensor, rows: int) -> list
 def rerank(drawings: Drawings, perceptor: Perceptor) -> Drawings:
     """The same, those that CLIP finds nearest to the prompt first, with its scores."""
     scores = (perceptor.embed_image(drawings.images) @ embed(perceptor, [drawings.prompt])[0]).tolist()
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    images, scores = [drawings.images[i] for i in order], [scores[i] for i in order]
-    return replace(drawings, images=images, scores=scores, tokens=drawings.tokens[order])
+    return replace(drawings, scores=scores).ordered(scores)
