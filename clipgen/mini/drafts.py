@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -47,7 +48,8 @@ def things(text: str) -> list[Thing]:
 
 def _thing(text: str) -> Thing:
     words = [word for word in text.split() if word.lower() not in COLOURS]
-    if len(words) == len(text.split()) or not set(words) - _ARTICLES:  # "an orange" is a thing
+    known = _bare(text) in names()  # "a red apple"
+    if known or len(words) == len(text.split()) or not set(words) - _ARTICLES:  # "an orange" is a thing
         return Thing(text, False)
     for i, word in enumerate(words[:-1]):
         if word in ("a", "an"):
@@ -55,17 +57,28 @@ def _thing(text: str) -> Thing:
     return Thing(" ".join(words), True)
 
 
+@cache
+def names() -> list[str]:
+    """What the transformer was taught to call things."""
+    return [called(name) for name in library().names]
+
+
 def taught(text: str, perceptor: Perceptor) -> str:
-    """What the transformer was taught to call a thing: "a car" is "an automobile". Mini CLIP knows which are alike."""
-    names = [called(name) for name in library().names]
-    words = [word for word in text.split() if word.lower() not in _ARTICLES]
-    if not words or " ".join(words) in names:
+    """A thing by the name that the transformer was taught: "a car" is "an automobile".
+
+    ``perceptor``: knows which are alike.
+    """
+    if _bare(text) in (*names(), ""):
         return text
     alike, which = (library().said(perceptor) @ embed(perceptor, [text])[0]).max(0)
     if alike < ALIKE:
         return text
-    name = names[int(which)]
+    name = names()[int(which)]
     return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
+
+
+def _bare(text: str) -> str:
+    return " ".join(word for word in text.split() if word.lower() not in _ARTICLES)
 
 
 def places(height: int, width: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

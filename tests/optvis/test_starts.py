@@ -62,12 +62,30 @@ def test_each_thing_is_drawn_alone():
         "a green cat": [("a cat", True)],
         "an Orange fish": [("a fish", True)],
         "an orange": [("an orange", False)],
-        "a red apple and a banana": [("an apple", True), ("a banana", False)],
+        "a red crab and a banana": [("a crab", True), ("a banana", False)],
+        "an orange octopus": [("an octopus", True)],
+        "a red apple": [("a red apple", False)],
         "a red car in the snow": [("a red car in the snow", False)],
         "the sun over the sea and a boat": [("the sun over the sea and a boat", False)],
         "red": [("red", False)],
     }
     assert {text: drafts.things(text) for text in told} == told
+
+
+def test_a_thing_is_called_as_the_transformer_was_taught():
+    mini = clipgen.load_perceptor("mini")
+    told = {"a car": "an automobile", "a bike": "a bicycle", "a cat": "a cat", "a squirrel": "a squirrel"}
+    assert {text: drafts.taught(text, mini) for text in told} == told
+
+
+@pytest.mark.slow
+def test_of_its_drafts_the_likeliest_comes_first():
+    """A key that it knows by heart is among them, and mixtures that mini CLIP likes better."""
+    perceptor = clipgen.load_perceptor("mini")
+    scene = SimpleNamespace(param=SimpleNamespace(device=torch.device("cpu")), seed=5, perceptor=perceptor)
+    drawings = drafts.Drafts()._draw(scene, "a key")
+    assert drawings.likelihoods == sorted(drawings.likelihoods, reverse=True) and len(drawings) == 16
+    assert drawings.likelihoods[0] > -10 and drawings.scores[0] < max(drawings.scores)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,16 @@ def test_best_first_and_the_same_again():
 
 
 @pytest.mark.slow
+def test_likelihoods_are_those_of_the_whole_net(stage):
+    drawings, net = clipgen.dalle("a red car", 3, guidance=1), stage.net
+    text = net.read(["a red car"])
+    with torch.no_grad():
+        losses = [net.losses(text, stage.tower.features(text), image.flatten()[None])[1] for image in drawings.tokens]
+    wanted = [-float(loss) * stage.side**2 for loss in losses]
+    assert drawings.likelihoods == pytest.approx(wanted, rel=0.05, abs=1)
+
+
+@pytest.mark.slow
 def test_stream_yields_row_by_row():
     frames = list(clipgen.dalle("a cat", 2, stream=True))
     assert [frame.done for frame in frames] == [row / 16 for row in range(1, 17)]
