@@ -29,7 +29,7 @@ from clipgen.optvis.starts import Scene
 _PLACED = re.compile(r"\b(in|on|at|over|under|with|of)\b")
 _ARTICLES = {"a", "an", "the"}
 ALIKE = 0.88  # the cosine of two names of a thing: of a car and an automobile 0.91; a squirrel is no bison, 0.86
-CALM = 0.5  # the temperature at which a thing is drawn that it knows by heart
+CALM = 0.5  # the temperature at which a thing is drawn that it knows by heart, and without guidance
 
 
 class Thing(NamedTuple):
@@ -120,11 +120,11 @@ class Drafts(Dalle):
             place.copy_(torch.minimum(place, self._draft(scene, thing, (side, side))))
         return image
 
-    def _draw(self, scene: Scene, text: str, temperature: float | None = None) -> Drawings:
+    def _draw(self, scene: Scene, text: str, temperature: float | None = CALM, guidance: float | None = 1) -> Drawings:
         """Of a thing, the likeliest first: of what it knows by heart it is sure, of what it mixes from several not."""
         if " and " in text or _PLACED.search(text):
-            return super()._draw(scene, text, temperature)
-        drawings = super()._draw(scene, taught(text, load_perceptor("mini")), temperature or CALM)
+            return super()._draw(scene, text)
+        drawings = super()._draw(scene, taught(text, load_perceptor("mini")), temperature, guidance)
         return drawings.ordered(drawings.likelihoods)
 
     def _draft(self, scene: Scene, thing: Thing, size: tuple[int, int]) -> Tensor:
