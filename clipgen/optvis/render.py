@@ -38,9 +38,11 @@ class Render:
 
         The device is waited for once, when the step is known to be sound.
         """
-        r, numbers = self.recipe, self.rng.get_state()
+        r, progress, numbers = self.recipe, self.step / self.recipe.steps, self.rng.get_state()
+        rate = r.descent.rate(progress, r.param.lr, bool(r.camera)) * self.slower
+        self.optimizer.param_groups[0]["lr"] = rate
         while True:
-            self.begin()
+            self.optimizer.zero_grad()
             try:
                 picture = self.image(self.rng)
                 image = self.masked(picture)
@@ -55,29 +57,14 @@ class Render:
             except RuntimeError as error:
                 self.memory.relieve(error, r)
             self.rng.set_state(numbers)  # the same views again
-        self.finish(picture, loss)
-        return moment.scores | {"loss": loss}
-
-    def begin(self) -> None:
-        """Ready the optimiser for a step: its rate, and no gradient yet."""
-        r = self.recipe
-        rate = r.descent.rate(self.step / r.steps, r.param.lr, bool(r.camera)) * self.slower
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.zero_grad()
-
-    def finish(self, picture: Tensor, loss: Tensor) -> None:
-        """Move the latent by the gradient that a step has left there, if all numbers are finite.
-
-        ``picture``: what it decoded, from which the next step goes on if it will decode a window alone.
-        """
-        r = self.recipe
-        self.kept = picture.detach() if r.window.window < 1 else None
+        self.keep(picture)
         if self._sound(loss):
             if self.latent.grad is not None:
                 self.optimizer.step()
             r.param.project_(self.latent)
             self.average.lerp_(self.latent.detach(), 1 - r.descent.ema)
         self.step += 1
+        return moment.scores | {"loss": loss}
 
     @property
     def stuck(self) -> bool:
@@ -99,9 +86,9 @@ class Render:
         self.trouble += 1
         self.slower /= 2
         if self.stuck:
-            warnings.warn("the loss was not finite three times in a row; stopped at the last good frame", stacklevel=4)
+            warnings.warn("the loss was not finite three times in a row; stopped at the last good frame", stacklevel=3)
         else:
-            warnings.warn("the loss is not finite: this step is skipped, and the learning rate halved", stacklevel=4)
+            warnings.warn("the loss is not finite: this step is skipped, and the learning rate halved", stacklevel=3)
         return False
 
     # --- what it looks like ---------------------------------------------------------------------------
@@ -138,6 +125,10 @@ class Render:
         """(1, 3, H, W) as the next step decodes it, before the mask."""
         r = self.recipe
         return r.window.decode(r.param, self.latent, self.kept, self.step, rng, r.steps)
+
+    def keep(self, picture: Tensor) -> None:
+        """Let the next step go on from what this one decoded, if it will decode a window alone."""
+        self.kept = picture.detach() if self.recipe.window.window < 1 else None
 
     def masked(self, image: Tensor) -> Tensor:
         """The image with what stays as it is where the mask does not paint."""

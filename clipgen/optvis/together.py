@@ -51,7 +51,9 @@ def _advance(renders: Sequence[Render]) -> list[dict[str, Tensor]]:
     """``Render.advance``, for several."""
     r, progress = renders[0].recipe, renders[0].step / renders[0].recipe.steps
     for render in renders:
-        render.begin()
+        rate = render.recipe.descent.rate(progress, r.param.lr, bool(render.recipe.camera)) * render.slower
+        render.optimizer.param_groups[0]["lr"] = rate
+        render.optimizer.zero_grad()
     if any(render.recipe.window.window < 1 for render in renders):  # each has a window of its own
         decoded = [render.image(render.rng) for render in renders]
     else:
@@ -68,7 +70,13 @@ def _advance(renders: Sequence[Render]) -> list[dict[str, Tensor]]:
     if pulled:
         torch.autograd.backward([image for image, _ in pulled], [leaf.grad for _, leaf in pulled])
     for render, picture, loss in zip(renders, decoded, losses):
-        render.finish(picture, loss)
+        render.keep(picture)
+        if render._sound(loss):
+            if render.latent.grad is not None:
+                render.optimizer.step()
+            r.param.project_(render.latent)
+            render.average.lerp_(render.latent.detach(), 1 - render.recipe.descent.ema)
+        render.step += 1
     return [moment.scores | {"loss": loss} for moment, loss in zip(moments, losses)]
 
 
