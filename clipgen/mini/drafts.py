@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipgen.images.palette import lightness
 from clipgen.mini.collage import called, library
-from clipgen.mini.scenes import COLOURS
+from clipgen.mini.scenes import COLOURS, with_article
 from clipgen.models.perceptors.catalogue import embed, load_perceptor
 from clipgen.models.perceptors.protocol import Perceptor
 from clipgen.models.priors.sampling import Drawings
@@ -59,22 +59,20 @@ def _thing(text: str) -> Thing:
 
 @cache
 def names() -> list[str]:
-    """What the transformer was taught to call things."""
+    """What drawings are called. The transformer was taught 841 of these names."""
     return [called(name) for name in library().names]
 
 
 def taught(text: str, perceptor: Perceptor) -> str:
     """A thing by the name that the transformer was taught: "a car" is "an automobile".
 
-    ``perceptor``: knows which are alike.
+    Mini CLIP knows which are alike: ``perceptor``, if it is that.
     """
     if _bare(text) in (*names(), ""):
         return text
-    alike, which = (library().said(perceptor) @ embed(perceptor, [text])[0]).max(0)
-    if alike < ALIKE:
-        return text
-    name = names()[int(which)]
-    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
+    mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")
+    alike, which = (library().said(mini) @ embed(mini, [text])[0]).max(0)
+    return text if alike < ALIKE else with_article(names()[int(which)])
 
 
 def _bare(text: str) -> str:
@@ -124,7 +122,7 @@ class Drafts(Dalle):
         """Of a thing, the likeliest first: of what it knows by heart it is sure, of what it mixes from several not."""
         if " and " in text or _PLACED.search(text):
             return super()._draw(scene, text)
-        drawings = super()._draw(scene, taught(text, load_perceptor("mini")), temperature, guidance)
+        drawings = super()._draw(scene, taught(text, scene.perceptor), temperature, guidance)
         return drawings.ordered(drawings.likelihoods)
 
     def _draft(self, scene: Scene, thing: Thing, size: tuple[int, int]) -> Tensor:

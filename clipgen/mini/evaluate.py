@@ -33,7 +33,7 @@ from clipgen.cli import add_settings
 from clipgen.images.reading import to_tensor
 from clipgen.mini.collage import library
 from clipgen.mini.judge import Evaluator, Judge
-from clipgen.mini.scenes import COLOURS, fraction
+from clipgen.mini.scenes import COLOURS, fraction, with_article
 from clipgen.mini.scenes import held_out as is_held_out
 from clipgen.mini.ways import WAYS, held_out
 from clipgen.models.parameterisations.protocol import Discrete
@@ -124,11 +124,12 @@ def combinations(unseen: bool) -> list[str]:
     plain = [word for word in words if not set(word.split()) & set(COLOURS)]
     names = {word: name for word in plain for name in (f"{word} face", word) if name in known}
 
-    def a(text: str) -> str:
-        return f"an {text}" if text[0] in "aeiou" else f"a {text}"
-
-    coloured = [a(f"{c} {word}") for word in names for c in COLOURS if is_held_out(c, names[word]) == unseen]
-    pairs = [f"{a(x)} and {a(y)}" for x, y in pairings(names, 2) if is_held_out(names[x], names[y]) == unseen]
+    coloured = [with_article(f"{c} {word}") for word in names for c in COLOURS if is_held_out(c, names[word]) == unseen]
+    pairs = [
+        f"{with_article(x)} and {with_article(y)}"
+        for x, y in pairings(names, 2)
+        if is_held_out(names[x], names[y]) == unseen
+    ]
     coloured, pairs = sorted(coloured, key=fraction), sorted(pairs, key=fraction)
     # In turns, so that the first few are as fair a sample as all.
     return [prompt for i in range(20) for prompt in (*coloured[3 * i : 3 * i + 3], *pairs[2 * i : 2 * i + 2])]

@@ -58,6 +58,11 @@ _GROUND: dict[str, tuple[RGB, RGB]] = {
 }
 
 
+def with_article(name: str) -> str:
+    """As a person says it: "a cat", "an apple"."""
+    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
+
+
 def fraction(text: str) -> float:
     """A number in [0, 1) that depends on the text alone: the same split on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
