@@ -39,7 +39,7 @@ def test_output_by_suffix(tmp_path):
     [
         ([""], "write what you want to see"),
         (["a cat", "--generator", "nothing"], "choose one of"),
-        (["a cat", "--size", "500x500"], "nearest is (496, 496)"),
+        (["a cat", "--generator", "mini-dvae", "--size", "500x500"], "nearest is (496, 496)"),
         (["a cat", "--size", "big"], "size='big': write width x height"),
         (["a cat", "--steps", "0"], "a number from 1"),
         (["a cat", "--stepz", "3"], "did you mean --steps?"),

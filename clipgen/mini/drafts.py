@@ -1,8 +1,9 @@
 """A start for a run: the transformer draws each thing alone, grey where it is to be coloured, and CLIP does the rest.
 
 What the transformer knows by heart are plain things, by the names that it was taught. Of a coloured one it draws an
-outline without its parts, of two at once hardly either. To colour a drawing, on the other hand, is what CLIP's gradient
-does well, if there is no colour in its way.
+outline without its parts, of two at once hardly either, and before a sea it draws half of a thing. So they are cut out
+and put side by side, or where the prompt has a place for them, before that. To colour a drawing, on the other hand, is
+what CLIP's gradient does well, if there is no colour in its way.
 """
 
 from __future__ import annotations
@@ -13,23 +14,30 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+from PIL import ImageDraw
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipgen.images.palette import lightness
+from clipgen.images.reading import to_image, to_tensor
 from clipgen.mini.collage import called, library
-from clipgen.mini.scenes import COLOURS, with_article
+from clipgen.mini.scenes import COLOURS, PLACES, background, with_article
 from clipgen.models.perceptors.catalogue import embed, load_perceptor
 from clipgen.models.perceptors.protocol import Perceptor
 from clipgen.models.priors.sampling import Drawings
-from clipgen.optvis.drawn import Dalle, texts
+from clipgen.optvis.drawn import Dalle
 from clipgen.optvis.objectives import Goal
-from clipgen.optvis.prompt import Prompt
+from clipgen.optvis.prompt import Prompt, texts
 from clipgen.optvis.starts import Scene
 
 _PLACED = re.compile(r"\b(in|on|at|over|under|with|of)\b")
+_TO = r"(?:in front of|in|on|at|over|above|under|by|among)(?: the| an?)? "
+_FIELDS = {re.sub(f"^{_TO}", "", phrase): place for place in PLACES for phrase in (place, *PLACES[place])}
+_SOMEWHERE = re.compile(f"(.+?) {_TO}({'|'.join(_FIELDS)})")
 _ARTICLES = {"a", "an", "the"}
 ALIKE = 0.88  # the cosine of two names of a thing: of a car and an automobile 0.91; a squirrel is no bison, 0.86
 CALM = 0.5  # the temperature at which a thing is drawn that it knows by heart, and without guidance
+_PAPER = 60  # levels of 255, of all channels together, by which paper may differ from white
 
 
 class Thing(NamedTuple):
@@ -39,11 +47,20 @@ class Thing(NamedTuple):
     coloured: bool
 
 
-def things(text: str) -> list[Thing]:
-    """Each is drawn alone: "a red car and a cat" is "a car" and "a cat"; a scene stays as it is."""
-    if text.count(" and ") > 1 or _PLACED.search(text):
-        return [Thing(text, False)]
-    return [_thing(part) for part in text.split(" and ")]
+class Layout(NamedTuple):
+    """Things side by side, before a place (of ``PLACES``) if there is one."""
+
+    things: list[Thing]
+    place: str | None = None
+
+
+def layout(text: str) -> Layout:
+    """Each thing is drawn alone: "a red car and a cat" is "a car" and "a cat"; an unknown scene stays as it is."""
+    somewhere = _SOMEWHERE.fullmatch(text)
+    what, place = (somewhere[1], _FIELDS[somewhere[2]]) if somewhere else (text, None)
+    if what.count(" and ") > 1 or _PLACED.search(what):
+        return Layout([Thing(text, False)])
+    return Layout([_thing(part) for part in what.split(" and ")], place)
 
 
 def _thing(text: str) -> Thing:
@@ -64,58 +81,79 @@ def names() -> list[str]:
 
 
 def taught(text: str, perceptor: Perceptor) -> str:
-    """A thing by the name that the transformer was taught: "a car" is "an automobile".
+    """A thing by the name that the transformer was taught: "the sun" is "a sun", "a car" is "an automobile".
 
-    Mini CLIP knows which are alike: ``perceptor``, if it is that.
+    Mini CLIP knows which are alike: ``perceptor``, if it is that. "A moon" is at least a kind of it, "a crescent moon".
     """
-    if _bare(text) in (*names(), ""):
+    bare = _bare(text)
+    text = with_article(bare) if text.startswith("the ") else text
+    if bare in (*names(), ""):
         return text
     mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")
-    alike, which = (library().said(mini) @ embed(mini, [text])[0]).max(0)
-    return text if alike < ALIKE else with_article(names()[int(which)])
+    alike = library().said(mini) @ embed(mini, [text])[0]
+    kinds = [i for i, name in enumerate(names()) if name.endswith(f" {bare}")]
+    if alike.max() >= ALIKE:
+        return with_article(names()[int(alike.argmax())])
+    return with_article(names()[max(kinds, key=lambda i: float(alike[i]))]) if kinds else text
 
 
 def _bare(text: str) -> str:
     return " ".join(word for word in text.split() if word.lower() not in _ARTICLES)
 
 
-def places(height: int, width: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Top, left and side of two squares, end to end along the longer side and a little askew across it.
+def places(count: int, height: int, width: int) -> list[tuple[int, int, int]]:
+    """Top, left and side of one square in the middle, or of two end to end along the longer side and a little askew.
 
-    Where they would be small, their margins overlap. Mini CLIP knows pairs so, and not from corner to corner.
+    Where two would be small, their margins overlap. Mini CLIP knows pairs so, and not from corner to corner.
     """
     long, short = max(height, width), min(height, width)
+    if count == 1:
+        side = 7 * short // 8
+        return [((height - side) // 2, (width - side) // 2, side)]
     side = max(min(short, long // 2), 9 * short // 16)
     middle, askew = (short - side) // 2, (short - side) // 6
     first, second = (0, middle - askew), (long - side, middle + askew)
     if height > width:
-        return (*first, side), (*second, side)
-    return (*first[::-1], side), (*second[::-1], side)
+        return [(*first, side), (*second, side)]
+    return [(*first[::-1], side), (*second[::-1], side)]
+
+
+def cut_out(drawing: Tensor) -> Tensor:
+    """How opaque a drawing (1, 3, H, W) on white paper is, (1, 1, H, W): not where paper reaches it from the edge."""
+    paper = to_image(F.pad(drawing[0], (1, 1, 1, 1), value=1))
+    ImageDraw.floodfill(paper, (0, 0), (255, 0, 255), thresh=_PAPER)
+    filled = to_tensor(paper)[..., 1:-1, 1:-1].to(drawing.device)
+    outside = (filled - filled.new_tensor([1, 0, 1])[:, None, None]).abs().amax(1, keepdim=True) == 0
+    # The rim is half paper.
+    return 1 - F.avg_pool2d(F.max_pool2d(outside.float(), 5, 1, 2), 3, 1, 1, count_include_pad=False)
 
 
 class Drafts(Dalle):
     """The things of the prompt side by side; grey, and to be coloured in, where the prompt has a colour for one."""
 
     def latent(self, scene: Scene) -> Tensor:
-        named = self._named(self._first(scene))
-        if len(named) == 1 and not named[0].coloured:
+        drawn = self._layout(self._first(scene))
+        if drawn.place is None and len(drawn.things) == 1 and not drawn.things[0].coloured:
             return super().latent(scene)
         return scene.param.encode(self._image(scene, self._first(scene), scene.size))
 
     def goals(self, scene: Scene) -> list[Goal]:
-        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), space="colouring")
+        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), space="colouring", restarts=True)
 
-    def _named(self, prompts: Sequence[Prompt]) -> list[Thing]:
-        return things(" and ".join(prompt.text for prompt in texts(prompts)))
+    def _layout(self, prompts: Sequence[Prompt]) -> Layout:
+        return layout(" and ".join(prompt.text for prompt in texts(prompts)))
 
     def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
-        named = self._named(prompts)
-        if len(named) == 1:
-            return self._draft(scene, named[0], size)
+        drawn = self._layout(prompts)
+        if drawn.place is None and len(drawn.things) == 1:
+            return self._draft(scene, drawn.things[0], size)
         image = torch.ones(1, 3, *size, device=scene.param.device)
-        for thing, (top, left, side) in zip(named, places(*size), strict=True):
-            place = image[..., top : top + side, left : left + side]
-            place.copy_(torch.minimum(place, self._draft(scene, thing, (side, side))))
+        if drawn.place:
+            field = background(drawn.place, max(size), torch.Generator().manual_seed(scene.seed))
+            image[:] = F.interpolate(field[None], size, mode="bilinear", antialias=True)
+        for thing, (top, left, side) in zip(drawn.things, places(len(drawn.things), *size), strict=True):
+            draft = self._draft(scene, thing, (side, side))
+            image[..., top : top + side, left : left + side].lerp_(draft, cut_out(draft))
         return image
 
     def _draw(self, scene: Scene, text: str, temperature: float | None = CALM, guidance: float | None = 1) -> Drawings:

@@ -19,7 +19,7 @@ class Embedded(Computing):
     """A perceptor of 64 x 64 pixels that is always there: ``build`` makes its net, for the weights in ``file``."""
 
     size, bias, patches = 64, None, 0
-    default_start = "collage"
+    default_start = "dalle"
     known: ClassVar[str]
     file: ClassVar[str]
     build: ClassVar[Callable[..., nn.Module]]

@@ -13,7 +13,7 @@ from clipgen.images.reading import to_tensor
 from clipgen.models.parameterisations.protocol import Discrete
 from clipgen.models.priors.sampling import Drawings, dalle
 from clipgen.optvis.objectives import Goal
-from clipgen.optvis.prompt import Prompt
+from clipgen.optvis.prompt import Prompt, texts
 from clipgen.optvis.starts import Scene, Start
 
 
@@ -39,7 +39,7 @@ class Dalle(Start):
         return scene.param.encode(self._image(scene, prompts, scene.size))
 
     def goals(self, scene: Scene) -> list[Goal]:
-        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=12.0)
+        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=12.0, restarts=True)
 
     def _first(self, scene: Scene) -> list[Prompt]:
         self.check(scene.prompts)  # they may have been changed since
@@ -86,8 +86,3 @@ class DalleMega(Dalle):
     """The same with DALL-E mega's."""
 
     model = "dalle-mega"
-
-
-def texts(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Those that say what is wanted, in words."""
-    return [prompt for prompt in prompts if prompt.weight > 0 and not prompt.is_image]

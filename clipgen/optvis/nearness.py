@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from clipgen.images.palette import lightness
 from clipgen.optvis.objectives import Goal, Moment, Objective
-from clipgen.optvis.prompt import strengths
 from clipgen.optvis.prompt_loss import spherical_distance
 from clipgen.setting import setting
 
@@ -36,9 +35,8 @@ class Nearness(Objective):
     near_fade: float = setting(0.0, "0: as strong to the end; 1: fading to nothing by the end", 0, 1, shown="start")
 
     def terms(self, moment: Moment) -> Iterator[Tensor]:
-        goals, much = moment.recipe.goals, strengths(moment.recipe.prompts, moment.step)
-        shares = [sum(max(0.0, much[i]) for i in goal.prompts) for goal in goals]
-        for share, goal in zip(shares, goals, strict=True):
+        shares = moment.recipe.shares(moment.step)
+        for share, goal in zip(shares, moment.recipe.goals, strict=True):
             near = self.near * (1 - self.near_fade * moment.progress) * goal.strength
             if near and share:
                 yield near * share / sum(shares) * self._away(moment, goal)

@@ -17,7 +17,7 @@ from clipgen.models.parameterisations.protocol import Parameterisation
 from clipgen.models.perceptors.protocol import Perceptor
 from clipgen.optvis.cutouts import Cutouts
 from clipgen.optvis.descent import Descent
-from clipgen.optvis.prompt import Prompt
+from clipgen.optvis.prompt import Prompt, strengths
 from clipgen.optvis.window import Window
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]  # (image (1, 3, H, W), latent, step) to a scalar
@@ -31,6 +31,7 @@ class Goal(NamedTuple):
     strength: float  # how firmly, as a factor on ``near``
     prompts: tuple[int, ...]  # those that it stands for
     space: str = "latent"  # where nearness to it is measured, unless the run says
+    restarts: bool = False  # whether the picture begins again from it when it takes the place of another
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ class Recipe:
     cutouts: Cutouts
     window: Window
     precision: str = "fp32"  # what its models compute in; fp16 asks for a scaled loss
+
+    def shares(self, step: int) -> list[float]:
+        """How much each goal counts at a step: as much as the prompts that it stands for."""
+        much = strengths(self.prompts, step)
+        return [sum(max(0.0, much[i]) for i in goal.prompts) for goal in self.goals]
+
+    def goal(self, step: int) -> Goal | None:
+        """The one that counts most at a step, if one does."""
+        share, goal = max(zip(self.shares(step), self.goals, strict=True), key=lambda pair: pair[0], default=(0.0, None))
+        return goal if share else None
 
     @property
     def views(self) -> int:

@@ -19,6 +19,11 @@ class Prompt:
     is_image: bool = False  # whether ``text`` names a picture
 
 
+def texts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Those that say what is wanted, in words."""
+    return [prompt for prompt in prompts if prompt.weight > 0 and not prompt.is_image]
+
+
 def strengths(prompts: Sequence[Prompt], step: int) -> list[float]:
     """The weight of each prompt at a step, faded where spans overlap."""
     shares = fading([prompt.span for prompt in prompts], step)

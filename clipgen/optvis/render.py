@@ -32,6 +32,17 @@ class Render:
         self.kept: Tensor | None = None  # the picture of the step before, where the next one decodes a window of it
         self.optimizer = recipe.descent.start(self.latent)
         self.memory.plan(recipe, self.latent)
+        self._goal = recipe.goal(self.step)
+
+    def turn(self) -> None:
+        """Before a step: where another draft is wanted than before, begin again from that. What is shown goes over.
+
+        To paint one over the other leaves both: colours at their fullest have no gradient left to be changed by.
+        """
+        before, self._goal = self._goal, self.recipe.goal(self.step)
+        if before and self._goal and self._goal.restarts and not torch.equal(before.image, self._goal.image):
+            self.latent.data.copy_(self._goal.latent)
+            self.optimizer, self.kept = self.recipe.descent.start(self.latent), None
 
     def advance(self) -> dict[str, Tensor]:
         """Make one step; returns the loss, and the CLIP score of what it looked at, as scalars on the device.
@@ -148,7 +159,7 @@ class Render:
 
     def restore(self, step: int, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Become what ``state`` described after ``step``."""
-        self.step = step
+        self.step, self._goal = step, self.recipe.goal(max(0, step - 1))
         self.rng.set_state(tensors["rng"])
         self.latent.data.copy_(tensors["latent"])
         self.average, self.base = (tensors[key].to(self.latent.device) for key in ("shown", "base"))

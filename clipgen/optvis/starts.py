@@ -42,6 +42,7 @@ class Scene:
         imagine: Callable[[list[Prompt], tuple[int, int]], Tensor],
         strength: float = 1.0,
         space: str = "latent",
+        restarts: bool = False,
     ) -> list[Goal]:
         """A goal for each span of a story; ``imagine`` turns its texts into a (1, 3, H, W) of a size.
 
@@ -59,7 +60,7 @@ class Scene:
                 image = self.base.clone()
                 image[..., rows, columns] = imagine(prompts, (rows.stop - rows.start, columns.stop - columns.start))
                 image = masks.blend(image, self.base, self.mask)
-            made.append(self.goal(image, strength, which, space))
+            made.append(self.goal(image, strength, which, space)._replace(restarts=restarts))
         return made
 
 

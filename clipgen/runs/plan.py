@@ -19,6 +19,7 @@ from clipgen.models.parameterisations.protocol import Parameterisation
 from clipgen.models.perceptors.catalogue import family, load_perceptor
 from clipgen.models.perceptors.protocol import Perceptor
 from clipgen.optvis.objectives import Loss, Objective, Own
+from clipgen.optvis.prompt import texts
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.prompts import parse, weighted
@@ -61,12 +62,14 @@ class Plan:
             entry.check(settings.generator, settings.relax, size)
         if settings.tile and not entry.tiles:
             raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
-        init = first.default_start if settings.init == "auto" else settings.init
+        prompts = parse(settings.prompt)
+        usual = first.default_start if texts(prompts) else "random"  # no start draws what no word says
+        init = usual if settings.init == "auto" else settings.init
         self.settings = replace(settings, init=init)
         self._check_spared(self.settings)
         self.inputs.load(self.settings)
         self.start = self.inputs.start(self.settings)
-        self.start.check(parse(settings.prompt))
+        self.start.check(prompts)
         if init in self.inputs.latents and (tokens := self.inputs.latents[init]).dtype.kind in "iu":
             width, height = settings.sizes[0]
             entry.check_tokens(settings.generator, tokens, (height, width))

@@ -58,6 +58,7 @@ class Rerun:
         if (then := self._settings.at(render.step)) != self._now:
             self._now = then
             self._recipes.follow(render, then)
+        render.turn()
         return render.step
 
     def _advance(self, render: Render) -> None:

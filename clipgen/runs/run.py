@@ -227,6 +227,7 @@ class Run:
             if (then := self.settings.at(self.step)) != now:
                 recipes.follow(render, then)
                 now, judging = then, recipes.judging(then)
+            render.turn()
             scores = (yield render) or {}
             self.step = render.step
             if render.stuck:

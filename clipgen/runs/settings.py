@@ -59,7 +59,7 @@ class _Own:
         False, "a picture that repeats without a seam: views and decoder see it wrapped", live=False, shown="settle"
     )
     generator: str = setting(
-        "mini-vqgan",
+        "stack",
         "what is optimised: the latent of a decoder, or pixels",
         common=lambda: GENERATORS,
         live=False,
@@ -95,8 +95,8 @@ class _Own:
     )
     init: str = setting(
         "auto",
-        "where to start: random (codes), collage (of known drawings; auto with the mini CLIP), dalle (a transformer's "
-        "best of 16), dalle-mini, dalle-mega, noise, perlin, gradient, a colour, an image, a run folder (its last "
+        "where to start: random (codes), dalle (what a transformer draws; auto with the mini CLIP), "
+        "collage (of known drawings), dalle-mini, dalle-mega, noise, perlin, gradient, a colour, an image, a run folder (its last "
         "frame), tokens as .npy",
         common=lambda: ("auto", *STARTS),
         live=False,
@@ -131,7 +131,7 @@ class _Own:
     settled: float = setting(
         0.0,
         "ends when in a tenth of its steps the picture changes by less than this, in levels of 255; 0: never. Unless "
-        "steps are asked for, 1 with mini-vqgan",
+        "steps are asked for, 1 with stack and mini-vqgan",
         0,
         255,
         live=False,

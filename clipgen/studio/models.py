@@ -23,7 +23,8 @@ class Pair:
 
 # Memory: the most that a process had in use over three steps of the generator's defaults, with random weights.
 PAIRS = (
-    Pair("Embedded", "mini-vqgan", "mini", 1.3),
+    Pair("Embedded", "stack", "mini", 1.3),
+    Pair("Embedded, with a decoder", "mini-vqgan", "mini", 1.3),
     Pair("VQGAN ImageNet", "vqgan_imagenet_f16_16384", "ViT-B-32/openai", 4),
     Pair("VQGAN ImageNet, two CLIPs", "vqgan_imagenet_f16_16384", "ViT-B-32/openai | ViT-B-16/openai", 6),
     Pair("VQGAN OpenImages", "vqgan_openimages_f8_8192", "ViT-B-32/openai", 4),

@@ -102,7 +102,7 @@ def test_marks_are_written_by_the_letter(tmp_path):
 
 def test_what_has_no_vectors_is_refused_before_anything(run, tmp_path, monkeypatch, capsys):
     file = tmp_path / "a.svg"
-    with pytest.raises(clipgen.ClipgenError, match=r"mini-vqgan' makes pixels, no vectors; .*'strokes' or 'shapes'"):
+    with pytest.raises(clipgen.ClipgenError, match=r"stack' makes pixels, no vectors; .*'strokes' or 'shapes'"):
         run.export(file)
     with pytest.raises(clipgen.ClipgenError, match="vectors are sharp at any size"):
         export([Drawing((64, 64), MARKS)], file, upscale=2)

@@ -10,7 +10,7 @@ from clipgen.models.computing import Block
 from clipgen.models.parameterisations.seamless import Seamless
 from clipgen.optvis import memory
 
-FEW = {"steps": 2, "every": 1, "cutouts": 4, "size": (64, 64), "init": "random", "device": "cpu"}
+FEW = {"generator": "mini-vqgan", "steps": 2, "every": 1, "cutouts": 4, "size": (64, 64), "init": "random", "device": "cpu"}
 
 
 @pytest.fixture(scope="module")

@@ -59,22 +59,48 @@ def test_what_the_prompt_has_a_colour_for_is_drafted_grey(tmp_path):
 
 def test_each_thing_is_drawn_alone():
     told = {
-        "a green cat": [("a cat", True)],
-        "an Orange fish": [("a fish", True)],
-        "an orange": [("an orange", False)],
-        "a red crab and a banana": [("a crab", True), ("a banana", False)],
-        "an orange octopus": [("an octopus", True)],
-        "a red apple": [("a red apple", False)],
-        "a red car in the snow": [("a red car in the snow", False)],
-        "the sun over the sea and a boat": [("the sun over the sea and a boat", False)],
-        "red": [("red", False)],
+        "a green cat": ([("a cat", True)], None),
+        "an Orange fish": ([("a fish", True)], None),
+        "an orange": ([("an orange", False)], None),
+        "a red crab and a banana": ([("a crab", True), ("a banana", False)], None),
+        "an orange octopus": ([("an octopus", True)], None),
+        "a red apple": ([("a red apple", False)], None),
+        "a red car in the snow": ([("a car", True)], "snow"),
+        "a cat and a dog on a green field": ([("a cat", False), ("a dog", False)], "grass"),
+        "a rocket at night": ([("a rocket", False)], "night sky"),
+        "a glass of wine on the beach": ([("a glass of wine on the beach", False)], None),
+        "a cat on a table": ([("a cat on a table", False)], None),
+        "the sun over the sea and a boat": ([("the sun over the sea and a boat", False)], None),
+        "red": ([("red", False)], None),
     }
-    assert {text: drafts.things(text) for text in told} == told
+    assert {text: drafts.layout(text) for text in told} == told
+
+
+def test_a_drawing_is_cut_out_of_its_paper():
+    """White within its lines stays, and so does what is at the edge of the picture."""
+    drawing = torch.full((1, 3, 64, 64), 0.97)
+    drawing[..., 20:44, 20:44] = 0.2
+    drawing[..., 28:36, 28:36] = 1.0
+    drawing[..., 50:, 30:40] = 0.4
+    opaque = drafts.cut_out(drawing)
+    assert opaque.shape == (1, 1, 64, 64) and opaque[..., 24:40, 24:40].min() == 1 and opaque[..., 56:, 34:36].min() == 1
+    assert opaque[..., :18, :].max() == 0 and opaque[..., 20:44, 46:].max() == 0
+
+
+@pytest.mark.slow
+def test_a_place_is_behind_the_thing(tmp_path):
+    asked = {"generator": "stack", "init": "dalle", "steps": 1, "cutouts": 2, "size": (64, 64)}
+    run = clipgen.Run("a dog in the night sky", folder=tmp_path, **asked)
+    list(run)
+    (goal,) = run.render.recipe.goals
+    edges = torch.cat([goal.image[..., :4, :].flatten(), goal.image[..., -4:, :].flatten()])
+    assert edges.quantile(0.9) < 0.4 < 0.8 < goal.image[..., 16:48, 16:48].amax()
 
 
 def test_a_thing_is_called_as_the_transformer_was_taught():
     mini = clipgen.load_perceptor("mini")
-    told = {"a car": "an automobile", "a bike": "a bicycle", "a cat": "a cat", "a squirrel": "a squirrel"}
+    told = {"a car": "an automobile", "a bike": "a bicycle", "the sun": "a sun", "the moon": "a crescent moon"}
+    told |= {"a cat": "a cat", "a squirrel": "a squirrel"}
     assert {text: drafts.taught(text, mini) for text in told} == told
 
 
@@ -106,7 +132,7 @@ def test_two_drawings_have_the_room_there_is(size, squares, monkeypatch):
     scene = starts.Scene(param, None, size, 0, rng(), latent, prompts)
     image = drafts.Drafts()._image(scene, scene.prompts, scene.size)
     wanted = torch.ones(size)
-    for (top, left, side), value in reversed(tuple(zip(squares, (0.5, 0.7)))):  # the darker one is seen
+    for (top, left, side), value in zip(squares, (0.5, 0.7), strict=True):  # the second lies on the first
         wanted[top : top + side, left : left + side] = value
     assert image.shape == (1, 3, *size) and torch.allclose(image[0, 0], wanted)
 

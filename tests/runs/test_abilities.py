@@ -158,7 +158,8 @@ def test_passes_make_the_same_picture(tmp_path):
 
 
 def test_short_memory_is_met_with_passes(tmp_path, monkeypatch):
-    run = clipgen.Run("a bee", folder=tmp_path, steps=6, every=2, **(QUICK | {"cutouts": 8}))
+    knobs = QUICK | {"generator": "mini-vqgan", "cutouts": 8}
+    run = clipgen.Run("a bee", folder=tmp_path, steps=6, every=2, **knobs)
     (perceptor, _), whole = run.models.perceptors[0], run.models.perceptors[0][0].encode_image
 
     def small_memory(images, kept=None):
@@ -171,7 +172,7 @@ def test_short_memory_is_met_with_passes(tmp_path, monkeypatch):
         list(run)
     assert run.finished and len(said) == 1
     monkeypatch.undo()
-    plenty = clipgen.generate("a bee", folder=tmp_path, steps=6, every=2, **(QUICK | {"cutouts": 8}), progress=False)
+    plenty = clipgen.generate("a bee", folder=tmp_path, steps=6, every=2, **knobs, progress=False)
     assert np.abs(np.asarray(run.image, float) - np.asarray(plenty.image, float)).mean() < 1
 
     run = clipgen.Run("a bee", folder=tmp_path, steps=6, **QUICK)
@@ -254,7 +255,7 @@ def test_a_change_just_before_the_crash_is_kept(tmp_path):
 
 
 def test_branch(tmp_path):
-    run = clipgen.generate("a cat", folder=tmp_path, **small())
+    run = clipgen.generate("a cat", generator="mini-vqgan", folder=tmp_path, **small())
     branch = run.branch(6, prompt="a dog", steps=5, folder=tmp_path)
     first = next(iter(branch))
     then, now = np.asarray(run.journal.frame(6), float), np.asarray(first.image, float)

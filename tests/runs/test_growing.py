@@ -113,7 +113,7 @@ def test_films_are_as_large_as_the_last_frame(tmp_path):
 @pytest.mark.parametrize(
     ("size", "remedy"),
     [
-        ("32x32@0-3, 60x60@3-", r"size=\(60, 60\): mini-vqgan works in steps of 8 .* nearest is \(64, 64\)"),
+        ("32x32@0-3, 60x60@3-", r"size=\(60, 60\): mini-dvae works in steps of 8 .* nearest is \(64, 64\)"),
         ("64x64@0-3, 32x32@3-", "sizes that grow"),
         ("32x64@0-3, 64x32@3-", "sizes that grow"),
         ("32x32@0-3, 32x32@3-", "sizes that grow"),
@@ -127,7 +127,7 @@ def test_films_are_as_large_as_the_last_frame(tmp_path):
 def test_what_cannot_work_is_said_before_anything_is_loaded(size, remedy, tmp_path, monkeypatch):
     monkeypatch.setattr(clipgen.runs.plan.Plan, "load", None)
     with pytest.raises(ClipgenError, match=remedy):
-        clipgen.Run("a cat", folder=tmp_path, size=size)
+        clipgen.Run("a cat", generator="mini-dvae", folder=tmp_path, size=size)
     Image.new("L", (64, 64), 255).save(tmp_path / "mask.png")
     with pytest.raises(ClipgenError, match="bring it to the same proportions"):
         clipgen.Run("a cat", folder=tmp_path, size="64x64@0-3, 64x80@3-", mask=str(tmp_path / "mask.png"))

@@ -86,7 +86,7 @@ def test_patch_dropout_is_refused_by_who_has_no_patches(vit, tmp_path):
     [
         {"generator": "mini-vqgan", "mask": "left", "steps": 12},
         {"generator": "mini-dvae", "relax": "gumbel"},
-        {"camera": "zoom=1.1", "window": "0.5@0-6, 1@6-"},
+        {"generator": "mini-dvae", "camera": "zoom=1.1", "window": "0.5@0-6, 1@6-"},
     ],
     ids=["mask", "gumbel", "camera"],
 )
@@ -100,7 +100,7 @@ def test_window_decoding(knobs, tmp_path):
 
 
 def test_windows_of_several_in_one_tensor(tmp_path):
-    knobs = KNOBS | {"window": 0.5}
+    knobs = KNOBS | {"generator": "mini-vqgan", "window": 0.5}
     alone = clipgen.generate("a cat", folder=tmp_path, progress=False, **knobs)
     made = clipgen.batch("a cat", 2, batch=2, progress=False, folder=tmp_path, **knobs)
     assert abs(np.asarray(made[0].image, int) - np.asarray(alone.image, int)).mean() < 1
@@ -109,7 +109,7 @@ def test_windows_of_several_in_one_tensor(tmp_path):
 def test_a_window_is_refused_where_nothing_is_decoded(tmp_path):
     for knobs, says in (
         ({"generator": "fft"}, "window=0.5: fft decodes nothing; choose window=1"),
-        ({"tile": True}, "window=0.5: tile=True decodes around the edge"),
+        ({"generator": "mini-vqgan", "tile": True}, "window=0.5: tile=True decodes around the edge"),
     ):
         with pytest.raises(ClipgenError, match=says):
             clipgen.Run("a cat", folder=tmp_path, window=0.5, **knobs)

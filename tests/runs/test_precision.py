@@ -7,7 +7,7 @@ import clipgen
 from clipgen import device as devices
 from clipgen.errors import ClipgenError
 
-SMALL = {"init": "noise", "size": (64, 64), "cutouts": 2, "steps": 3, "every": 1}
+SMALL = {"generator": "mini-vqgan", "init": "noise", "size": (64, 64), "cutouts": 2, "steps": 3, "every": 1}
 
 
 def test_runs_of_two_precisions_share_no_model(tmp_path):

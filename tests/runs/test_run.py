@@ -92,8 +92,8 @@ def test_an_interrupt_keeps_what_was_made(tmp_path, monkeypatch):
     [
         ({"prompt": " "}, "nothing to draw"),
         ({"steps": 0}, "a number from 1"),
-        ({"size": (500, 500)}, r"nearest is \(496, 496\)"),
-        ({"size": (8, 8)}, r"nearest is \(32, 32\)"),
+        ({"generator": "mini-vqgan", "size": (500, 500)}, r"nearest is \(496, 496\)"),
+        ({"generator": "mini-vqgan", "size": (8, 8)}, r"nearest is \(32, 32\)"),
         ({"size": (10**6, 128)}, r"nearest is \(4096, 128\)"),
         ({"generator": "vqgam"}, "mini-vqgan"),
         ({"perceptor": "clop"}, "choose one of: mini"),

@@ -14,7 +14,7 @@ from studio_hands import COLABS, SMALL, below, blue, click, control, named, part
 import clipgen
 from clipgen.optvis.prompt import Prompt
 from clipgen.runs.prompts import parse
-from clipgen.runs.settings import Settings
+from clipgen.runs.settings import Settings, build
 from clipgen.studio.controls import Controls
 from clipgen.studio.parts import Brush, Dial, Fold, Webcam
 from clipgen.studio.pictures import Picker, to_url
@@ -97,7 +97,8 @@ def test_a_schedule_on_a_dial_is_text_until_it_is_a_number_again(studio):
 
 
 def test_what_is_asked_is_what_was_said(studio):
-    assert Settings(**studio.controls.asked) == Settings("a red heart", steps=8, init="perlin", **SMALL)
+    asked = {"settled": 0.0} | studio.controls.asked
+    assert Settings(**asked) == build("a red heart", {"steps": 8, "init": "perlin"} | SMALL)
     assert studio.controls.changeable.keys() < studio.controls.asked.keys()
 
 

@@ -36,11 +36,11 @@ def test_every_pair_is_known_and_says_what_it_costs(pair, models, studio):
 def test_it_stands_at_the_top_and_follows_the_settings(models, studio):
     ask = studio.children[1].children[0]
     assert ask.children[0] is models and named(studio, "Models") == [models.choice]
-    put(studio, generator="stack")
+    put(studio, generator="pixels")
     assert models.choice.label == "As set below" and "nothing is downloaded" in models.note.value
     put(studio, generator="vqgan_imagenet_f16_16384", perceptor="ViT-B-32/openai")
     assert models.choice.value.name == "VQGAN ImageNet"
     put(studio, perceptor="ViT-B-32/laion400m_e32")
     assert models.choice.label == "As set below" and "is said when it comes" in models.note.value
     choose(models, "Embedded")
-    assert studio.controls.asked["perceptor"] == "mini" and control(studio.controls, "generator").value == "mini-vqgan"
+    assert studio.controls.asked["perceptor"] == "mini" and control(studio.controls, "generator").value == "stack"

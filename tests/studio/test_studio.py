@@ -36,7 +36,7 @@ def test_a_seamless_picture_is_shown_beside_itself(studio):
     click(studio, "Generate")
     studio.wait()
     assert nine.layout.display == "none", "only where it has no seam"
-    put(studio, tile=True)
+    put(studio, generator="mini-vqgan", tile=True)
     click(studio, "Generate")
     run = studio.wait()
     assert nine.layout.display == ""

@@ -16,7 +16,7 @@ PIXELS = ["pixels", "fft", "stack", "strokes"]
 
 @pytest.mark.parametrize("generator", PIXELS)
 def test_it_brings_what_suits_it_and_takes_it_away_again(generator, tmp_path):
-    studio = clipgen.Studio("a red heart", folder=tmp_path)
+    studio = clipgen.Studio("a red heart", folder=tmp_path, generator="mini-vqgan")
     put(studio, symmetry=0.5)
     before = studio.controls.asked
     put(studio, generator=generator)
