@@ -58,8 +58,8 @@ class Recipe:
 
     def goal(self, step: int) -> Goal | None:
         """The one that counts most at a step, if one does."""
-        share, goal = max(zip(self.shares(step), self.goals, strict=True), key=lambda pair: pair[0], default=(0.0, None))
-        return goal if share else None
+        shares = self.shares(step)
+        return self.goals[shares.index(max(shares))] if any(shares) else None
 
     @property
     def views(self) -> int:

@@ -96,8 +96,8 @@ class _Own:
     init: str = setting(
         "auto",
         "where to start: random (codes), dalle (what a transformer draws; auto with the mini CLIP), "
-        "collage (of known drawings), dalle-mini, dalle-mega, noise, perlin, gradient, a colour, an image, a run folder (its last "
-        "frame), tokens as .npy",
+        "collage (of known drawings), dalle-mini, dalle-mega, noise, perlin, gradient, a colour, an image, a run "
+        "folder (its last frame), tokens as .npy",
         common=lambda: ("auto", *STARTS),
         live=False,
         shown="start",

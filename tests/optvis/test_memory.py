@@ -10,7 +10,8 @@ from clipgen.models.computing import Block
 from clipgen.models.parameterisations.seamless import Seamless
 from clipgen.optvis import memory
 
-FEW = {"generator": "mini-vqgan", "steps": 2, "every": 1, "cutouts": 4, "size": (64, 64), "init": "random", "device": "cpu"}
+FEW = {"generator": "mini-vqgan", "init": "random", "device": "cpu"}
+FEW |= {"steps": 2, "every": 1, "cutouts": 4, "size": (64, 64)}
 
 
 @pytest.fixture(scope="module")

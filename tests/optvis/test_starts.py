@@ -83,7 +83,8 @@ def test_a_drawing_is_cut_out_of_its_paper():
     drawing[..., 28:36, 28:36] = 1.0
     drawing[..., 50:, 30:40] = 0.4
     opaque = drafts.cut_out(drawing)
-    assert opaque.shape == (1, 1, 64, 64) and opaque[..., 24:40, 24:40].min() == 1 and opaque[..., 56:, 34:36].min() == 1
+    assert opaque.shape == (1, 1, 64, 64)
+    assert opaque[..., 24:40, 24:40].min() == 1 and opaque[..., 56:, 34:36].min() == 1
     assert opaque[..., :18, :].max() == 0 and opaque[..., 20:44, 46:].max() == 0
 
 
