@@ -131,7 +131,7 @@ class _Own:
     settled: float = setting(
         0.0,
         "ends when in a tenth of its steps the picture changes by less than this, in levels of 255; 0: never. Unless "
-        "steps are asked for, 1 with stack and mini-vqgan",
+        "steps are asked for, 2 with stack and 1 with mini-vqgan",
         0,
         255,
         live=False,

@@ -109,7 +109,7 @@ GENERATORS: dict[str, Entry] = {
     "mini-dvae": Entry("clipgen.mini.autoencoders:load_dvae", logits=True, **_MINI),  # type: ignore[arg-type]
     "pixels": Entry(f"{_HERE}.pixels:load", licence="-", side=128, stride=1, defaults=defaults.BARE | {"lr": 0.3}),
     "fft": Entry(f"{_HERE}.fft:load", licence="-", side=128, stride=1, defaults=defaults.FFT),
-    "stack": Entry(f"{_HERE}.stack:load", defaults=defaults.BARE | {"lr": 0.08}, settled=1.0, **_DRAWN),  # type: ignore[arg-type]
+    "stack": Entry(f"{_HERE}.stack:load", defaults=defaults.BARE | {"lr": 0.08}, settled=2.0, **_DRAWN),  # type: ignore[arg-type]
     "strokes": Entry(f"{_HERE}.strokes:load", config={"marks": 128}, defaults=defaults.STROKES, **_DRAWN),  # type: ignore[arg-type]
     "shapes": Entry(f"{_HERE}.shapes:load", config={"marks": 96}, defaults=defaults.STROKES, **_DRAWN),  # type: ignore[arg-type]
     "pen": Entry(f"{_HERE}.strokes:load_pen", config={"marks": 192}, defaults=defaults.STROKES, **_DRAWN),  # type: ignore[arg-type]
