@@ -56,6 +56,8 @@ class Layout(NamedTuple):
 
 def layout(text: str) -> Layout:
     """Each thing is drawn alone: "a red car and a cat" is "a car" and "a cat"; an unknown scene stays as it is."""
+    if (bare := _bare(text)) in _FIELDS and bare not in names():  # "the sea"
+        return Layout([], _FIELDS[bare])
     somewhere = _SOMEWHERE.fullmatch(text)
     what, place = (somewhere[1], _FIELDS[somewhere[2]]) if somewhere else (text, None)
     if what.count(" and ") > 1 or _PLACED.search(what):
@@ -102,14 +104,14 @@ def _bare(text: str) -> str:
 
 
 def places(count: int, height: int, width: int) -> list[tuple[int, int, int]]:
-    """Top, left and side of one square in the middle, or of two end to end along the longer side and a little askew.
+    """Top, left and side of squares: none, one in the middle, or two end to end along the longer side, a little askew.
 
     Where two would be small, their margins overlap. Mini CLIP knows pairs so, and not from corner to corner.
     """
     long, short = max(height, width), min(height, width)
-    if count == 1:
+    if count < 2:
         side = 7 * short // 8
-        return [((height - side) // 2, (width - side) // 2, side)]
+        return count * [((height - side) // 2, (width - side) // 2, side)]
     side = max(min(short, long // 2), 9 * short // 16)
     middle, askew = (short - side) // 2, (short - side) // 6
     first, second = (0, middle - askew), (long - side, middle + askew)

@@ -4,7 +4,7 @@
 another commit, with random weights at the published size; each side in a process of its own, in turns.
 ``scale``: how the cost of a step grows with the picture's side, the number of views, and pictures in one tensor.
 ``less``: what a step costs with each setting that saves work, and whether its gradient points the same way.
-``sooner``: when the embedded default, and the same with less work, have the same score of a judge.
+``sooner``: when the embedded decoder has a judge's score with all steps, and when with less work; and made pictures.
 ``start``: the README's command, whole and until its first preview.
 ``profile``: where the time of a step goes, by operator.
 ``numerics``: what a judge says of pictures that were made in less than fp32, beside those made in fp32.
@@ -39,8 +39,19 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 WORK: dict[str, tuple[str, int, dict[str, Any]]] = {
     "vqgan": ("nerdyrodent", 256, {"generator": "vqgan_imagenet_f16_16384", "cut_min": 1.0, "cut_max": 1.0}),
     "dvae": ("murdoch", 512, {"generator": "dvae", "relax": "gumbel", "cut_min": 0.43, "cut_max": 1.9}),
-    "embedded": ("", 128, {}),
+    "embedded": ("", 128, {"generator": "mini-vqgan", "init": "collage"}),
 }
+
+
+def published(work: str) -> list[str]:
+    """The generators of some work whose published weights are made at random."""
+    return [name for name in [WORK[work][2]["generator"]] if not name.startswith("mini")]
+
+
+def settings_of(work: str, cache: Path) -> dict[str, Any]:
+    """clipgen's settings for some work, with weights from ``cache``."""
+    clip = {"perceptor": f"ViT-B-32/{cache / 'ViT-B-32.pt'}", "init": "random"} if published(work) else {}
+    return WORK[work][2] | clip
 
 
 class Side:
@@ -99,9 +110,9 @@ def weights(names: list[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         if names:
             sys.path.insert(0, str(ROOT / "tests"))
-            from published import published
+            from published import published as made_up
 
-            published(Path(folder), *[name for name in names if name != "dvae"])
+            made_up(Path(folder), *[name for name in names if name != "dvae"])
             # The first time converts what was downloaded; that is told nowhere.
             load = "import clipgen, sys; clipgen.load_generator(sys.argv[1])"
             environment = os.environ | {"CLIPGEN_CACHE": folder, "PYTHONPATH": str(ROOT)}
@@ -111,19 +122,17 @@ def weights(names: list[str]) -> Iterator[Path]:
 
 
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
-    settings = WORK[options.work][2]
-    with weights([settings["generator"]] if settings else []) as cache:
+    with weights(published(options.work)) as cache:
         return compared(options, cache)
 
 
 def compared(options: argparse.Namespace, cache: Path, alone: bool = False) -> list[dict[str, Any]]:
     """A row for each side, with weights from ``cache``; ``alone``: clipgen's only."""
-    reference, side, settings = WORK[options.work]
+    reference, side, _ = WORK[options.work]
     size = options.size or side
     wide = {"size": size, "views": options.views, "device": options.device, "batch": getattr(options, "batch", 1)}
     with contextlib.ExitStack() as trees:
-        clip = {"perceptor": f"ViT-B-32/{cache / 'ViT-B-32.pt'}", "init": "random"} if settings else {}
-        mine = wide | {"side": "clipgen", "settings": settings | clip}
+        mine = wide | {"side": "clipgen", "settings": settings_of(options.work, cache)}
         told = [("clipgen", mine | {"settings": mine["settings"] | options.setting}, ROOT)]
         if options.against:
             told.append((options.against, mine, trees.enter_context(tree(options.against))))
@@ -147,13 +156,13 @@ def compared(options: argparse.Namespace, cache: Path, alone: bool = False) -> l
 
 
 def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
-    rows, settings = [], WORK[options.work][2]
+    rows = []
     usual = {"work": options.work, "size": 256, "views": 32, "batch": 1}
     asked = [("size", usual | {"size": size}) for size in options.sizes]
     asked += [("views", usual | {"views": views}) for views in options.view_counts]
     small = {"work": "embedded", "size": 128, "views": 16}
     asked += [("batch", small | {"batch": batch}) for batch in options.batches]
-    with weights([settings["generator"]] if settings else []) as cache:
+    with weights(published(options.work)) as cache:
         for grows, one in asked:
             wide = argparse.Namespace(**vars(options) | {"against": "", "setting": {}} | one)
             told = compared(wide, cache, alone=True)[0]
@@ -189,11 +198,9 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
 def less(options: argparse.Namespace) -> list[dict[str, Any]]:
     from tests.benchmarks import less as saving
 
-    settings = WORK[options.work][2]
-    with weights([settings["generator"]] if settings else []) as cache:
+    with weights(published(options.work)) as cache:
         os.environ["CLIPGEN_CACHE"] = str(cache)
-        clip = {"perceptor": f"ViT-B-32/{cache / 'ViT-B-32.pt'}"} if settings else {}
-        return saving.less(options, cache, settings | clip)
+        return saving.less(options, cache, settings_of(options.work, cache))
 
 
 def sooner(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -234,12 +241,11 @@ def start(options: argparse.Namespace) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def work(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A folder for runs, and clipgen's settings for some work, its weights in the cache."""
-    _, side, settings = WORK[options.work]
-    size = options.size or side
-    with weights([settings["generator"]] if settings else []) as cache:
+    size = options.size or WORK[options.work][1]
+    with weights(published(options.work)) as cache:
         os.environ["CLIPGEN_CACHE"] = str(cache)
-        clip = {"perceptor": f"ViT-B-32/{cache / 'ViT-B-32.pt'}", "init": "random"} if settings else {}
-        yield cache, settings | clip | {"size": (size, size), "cutouts": options.views, "device": options.device}
+        asked = {"size": (size, size), "cutouts": options.views, "device": options.device}
+        yield cache, settings_of(options.work, cache) | asked
 
 
 def plain(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -274,6 +280,7 @@ def numerics(options: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for prompt in ("a red apple", "a boat on the sea", "a cat in the snow", "a blue car")[: options.rounds]:
             asked = {"judge": "evaluator", "steps": 50, "every": 50, "device": options.device, "folder": folder}
+            asked |= WORK["embedded"][2]
             made = {name: clipgen.generate(prompt, precision=name, **asked) for name in ("fp32", options.reduced)}
             told: dict[str, Any] = {name: run.journal.scores[-1]["judge"] for name, run in made.items()}
             rows.append({"work": prompt} | told | {"ratio": told[options.reduced] / told["fp32"]})

@@ -26,12 +26,15 @@ WAYS: dict[str, dict[str, Any]] = {
     "both": {"patch_dropout": 0.5, "window": 0.5},
 }
 FEWER = "4@0-40, 16@40-"
+DECODED = {"generator": "mini-vqgan", "init": "collage"}  # the default, until pictures were made
 SOONER: dict[str, dict[str, Any]] = {
-    "all steps": {"settled": 0},
-    "default": {},
-    "window=0.5": {"settled": 0, "window": 0.5},
-    f"cutouts={FEWER!r}": {"settled": 0, "cutouts": FEWER},
-    "all three": {"settled": 1, "window": 0.5, "cutouts": FEWER},
+    "all steps": DECODED | {"settled": 0},
+    "settled=1": DECODED | {"settled": 1},
+    "window=0.5": DECODED | {"settled": 0, "window": 0.5},
+    f"cutouts={FEWER!r}": DECODED | {"settled": 0, "cutouts": FEWER},
+    "all three": DECODED | {"settled": 1, "window": 0.5, "cutouts": FEWER},
+    "made, all steps": {"settled": 0},
+    "made: default": {},
 }
 PROMPTS = (
     "a red apple",
@@ -52,7 +55,7 @@ def less(options: argparse.Namespace, cache: Path, settings: dict[str, Any]) -> 
     rows, runs, means = [], dict[str, clipgen.Run](), dict[str, Any]()
     for name in options.ways or WAYS:
         like = next(iter(runs.values()), None)
-        asked = still | settings | {"size": (size, size), "cutouts": options.views} | WAYS[name]
+        asked = settings | still | {"size": (size, size), "cutouts": options.views} | WAYS[name]
         runs[name] = run = clipgen.Run("a red apple", folder=cache, like=like, **asked)
         next(iter(run))  # a step to warm up
         run.render.rng.manual_seed(len(runs))
@@ -73,19 +76,21 @@ def less(options: argparse.Namespace, cache: Path, settings: dict[str, Any]) -> 
 
 
 def sooner(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All steps of the embedded default against itself with less work, by the evaluator's score of whole frames.
+    """All steps of the embedded decoder against less work, and made pictures, by the evaluator's score of whole frames.
 
     ``end``: seconds of the whole run. ``score``: of its last frame. ``there``: seconds until a frame had 99% of the
     score that all steps end with; of all pairs of a prompt and a seed the median.
     """
     told: dict[str, list[tuple[float, float, float]]] = {name: [] for name in SOONER}
-    like = clipgen.Run("a cat", folder=tempfile.gettempdir(), judge="evaluator", device=options.device)
+    shared = {"folder": tempfile.gettempdir(), "judge": "evaluator", "device": options.device}
+    like = {kind: clipgen.Run("a cat", generator=kind, **shared) for kind in ("mini-vqgan", "stack")}
     for prompt in PROMPTS[: options.prompts]:
         for seed in range(2):
             wanted = None
             for name, settings in SOONER.items():
                 with tempfile.TemporaryDirectory() as folder:
-                    run = clipgen.Run(prompt, folder=folder, like=like, seed=seed, judge="evaluator", **settings)
+                    kind = like[settings.get("generator", "stack")]
+                    run = clipgen.Run(prompt, folder=folder, like=kind, seed=seed, judge="evaluator", **settings)
                     began, curve = _now(options.device), []
                     for frame in run:
                         curve.append((_now(options.device) - began, frame.scores["judge"]))

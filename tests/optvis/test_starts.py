@@ -71,6 +71,7 @@ def test_each_thing_is_drawn_alone():
         "a glass of wine on the beach": ([("a glass of wine on the beach", False)], None),
         "a cat on a table": ([("a cat on a table", False)], None),
         "the sun over the sea and a boat": ([("the sun over the sea and a boat", False)], None),
+        "the night sky": ([], "night sky"),
         "red": ([("red", False)], None),
     }
     assert {text: drafts.layout(text) for text in told} == told
