@@ -140,7 +140,7 @@ class Drafts(Dalle):
         return scene.param.encode(self._image(scene, self._first(scene), scene.size))
 
     def goals(self, scene: Scene) -> list[Goal]:
-        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), space="colouring", restarts=True)
+        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), space="colouring", drafted=True)
 
     def _layout(self, prompts: Sequence[Prompt]) -> Layout:
         return layout(" and ".join(prompt.text for prompt in texts(prompts)))

@@ -4,9 +4,9 @@ Retrieval on held-out drawings, PSNR and codebook use of the autoencoders, and R
 how often the evaluator (``clipgen.mini.judge``), which guided none of them, picks a picture's prompt among all 100 of
 its set. Sets: ``hundred`` plain prompts, ``seen`` and ``held-out`` combinations (a colour of a thing, or two things)
 that training showed or left out on purpose, ``drawings`` (names of held-out drawings). Ways: ``noise`` (guidance from
-where the generator begins), ``transformer`` (one drawing), ``rerank`` (the best of 16 by mini CLIP), ``bridge``
-(guidance from there), ``collage`` (from stored drawings), ``default`` (as clipgen draws), ``steer`` (half of the steps
-towards another prompt), ``picture`` (an image prompt alone, from noise), ``half`` (a masked half of a picture).
+where the generator begins), ``transformer`` (one drawing), ``rerank`` (the best of 16 by mini CLIP), ``default`` (as
+clipgen draws: each thing drafted alone, guidance from there), ``collage`` (from stored drawings), ``steer`` (half of
+the steps towards another prompt), ``picture`` (an image prompt alone, from noise), ``half`` (a masked half of one).
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ SETS: dict[str, Callable[[], list[str]]] = {
     "held-out": lambda: combinations(True),
     "drawings": lambda: [f"a {name}" for name in held_out()[1][:100]],
 }
-USUAL_SETS, USUAL_WAYS = ["hundred", "seen", "held-out"], ["noise", "transformer", "rerank", "bridge", "collage"]
+USUAL_SETS, USUAL_WAYS = ["hundred", "seen", "held-out"], ["noise", "transformer", "rerank", "default", "collage"]
 
 
 def names_of(known: Mapping[str, Any]) -> Callable[[str], list[str]]:

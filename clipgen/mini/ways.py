@@ -51,11 +51,8 @@ def best_of(count: int) -> Way:
 
 
 def steer(prompts: Sequence[str], i: int, **settings) -> Image.Image:
-    """Half of the steps towards the prompt before it, as a person would who then wants this one.
-
-    From noise, unless a start is asked for.
-    """
-    run = clipgen.Run(prompts[i - 1], **{"init": "random"} | settings)
+    """Half of the steps towards the prompt before it, as a person would who then wants this one."""
+    run = clipgen.Run(prompts[i - 1], **settings)
     for frame in run:
         if frame.step >= run.settings.steps / 2 and run.settings.prompt != prompts[i]:
             run.change(prompt=prompts[i])
@@ -80,9 +77,8 @@ WAYS: dict[str, Way] = {
     "noise": from_start("random"),
     "transformer": best_of(1),
     "rerank": best_of(16),
-    "bridge": from_start("dalle"),
-    "collage": from_start("collage"),
     "default": from_start("auto"),
+    "collage": from_start("collage"),
     "steer": steer,
     "picture": picture,
     "half": half,

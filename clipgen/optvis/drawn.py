@@ -39,7 +39,7 @@ class Dalle(Start):
         return scene.param.encode(self._image(scene, prompts, scene.size))
 
     def goals(self, scene: Scene) -> list[Goal]:
-        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=12.0, restarts=True)
+        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=12.0, drafted=True)
 
     def _first(self, scene: Scene) -> list[Prompt]:
         self.check(scene.prompts)  # they may have been changed since

@@ -31,7 +31,7 @@ class Goal(NamedTuple):
     strength: float  # how firmly, as a factor on ``near``
     prompts: tuple[int, ...]  # those that it stands for
     space: str = "latent"  # where nearness to it is measured, unless the run says
-    restarts: bool = False  # whether the picture begins again from it when it takes the place of another
+    drafted: str = ""  # the words that it was drawn for, if the picture begins again where they are others
 
 
 @dataclass(frozen=True)

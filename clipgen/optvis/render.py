@@ -40,7 +40,7 @@ class Render:
         To paint one over the other leaves both: colours at their fullest have no gradient left to be changed by.
         """
         before, self._goal = self._goal, self.recipe.goal(self.step)
-        if before and self._goal and self._goal.restarts and not torch.equal(before.image, self._goal.image):
+        if before and self._goal and self._goal.drafted not in ("", before.drafted):
             self.latent.data.copy_(self._goal.latent)
             self.optimizer, self.kept = self.recipe.descent.start(self.latent), None
 

@@ -42,11 +42,11 @@ class Scene:
         imagine: Callable[[list[Prompt], tuple[int, int]], Tensor],
         strength: float = 1.0,
         space: str = "latent",
-        restarts: bool = False,
+        drafted: bool = False,
     ) -> list[Goal]:
         """A goal for each span of a story; ``imagine`` turns its texts into a (1, 3, H, W) of a size.
 
-        Where a mask is, it is imagined in the part that is painted.
+        Where a mask is, it is imagined in the part that is painted. ``drafted``: see ``Goal``.
         """
         texts = [(i, prompt) for i, prompt in enumerate(self.prompts) if not prompt.is_image]
         made = []
@@ -60,7 +60,8 @@ class Scene:
                 image = self.base.clone()
                 image[..., rows, columns] = imagine(prompts, (rows.stop - rows.start, columns.stop - columns.start))
                 image = masks.blend(image, self.base, self.mask)
-            made.append(self.goal(image, strength, which, space)._replace(restarts=restarts))
+            words = " and ".join(prompt.text for prompt in prompts if prompt.weight > 0) if drafted else ""
+            made.append(self.goal(image, strength, which, space)._replace(drafted=words))
         return made
 
 

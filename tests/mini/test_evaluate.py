@@ -72,11 +72,11 @@ def test_ways_of_more_than_a_prompt(way, tmp_path):
 @pytest.mark.slow
 def test_the_evaluation_command(tmp_path):
     sheet = tmp_path / "sheet.png"
-    command = [sys.executable, "-m", "clipgen.mini.evaluate", "--sets", "seen,held-out", "--ways", "rerank,bridge"]
+    command = [sys.executable, "-m", "clipgen.mini.evaluate", "--sets", "seen,held-out", "--ways", "rerank,default"]
     command += ["--pictures", "2", "--steps", "20", "--sheet", sheet, "--blind", tmp_path / "blind"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    figures = {k: float(v) for k, v in re.findall(r"(CLIP: top-1|mini-\w+:|held-out +bridge) +([\d.]+)", done.stdout)}
-    assert figures["CLIP: top-1"] > 0.3 and figures["mini-vqgan:"] > 20 and 0 <= figures["held-out  bridge"] <= 1
+    figures = {k: float(v) for k, v in re.findall(r"(CLIP: top-1|mini-\w+:|held-out +default) +([\d.]+)", done.stdout)}
+    assert figures["CLIP: top-1"] > 0.3 and figures["mini-vqgan:"] > 20 and 0 <= figures["held-out  default"] <= 1
     assert len((tmp_path / "blind" / "key.csv").read_text().splitlines()) == 8
-    for made in ("seen-rerank", "seen-bridge", "held-out-rerank", "held-out-bridge"):
+    for made in ("seen-rerank", "seen-default", "held-out-rerank", "held-out-default"):
         assert sheet.with_stem(f"sheet-{made}").stat().st_size > 10_000

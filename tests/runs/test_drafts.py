@@ -1,0 +1,78 @@
+"""Runs that start from drafts: what a changed prompt, a story, a crash and a look back make of them."""
+
+import pytest
+import torch
+from PIL import Image
+
+import clipgen
+from clipgen.mini.drafts import Drafts
+
+SMALL = {"init": "dalle", "size": (64, 64), "cutouts": 3, "steps": 12, "every": 2, "lr": 1e-6, "ema": 0.0}
+STORY = "a cat@0-6 | a dog@6-"
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Drafts that need no transformer: a square, the lighter the longer its name is."""
+
+    def draft(self, scene, thing, size):
+        image = torch.ones(1, 3, *size)
+        image[..., size[0] // 4 : -size[0] // 4, size[1] // 4 : -size[1] // 4] = len(thing.text) / 20
+        return image
+
+    monkeypatch.setattr(Drafts, "_draft", draft)
+
+
+def shade(image):
+    return image.getpixel((32, 32))[0] / 255
+
+
+@pytest.mark.parametrize("generator", ["stack", "mini-dvae"])
+def test_a_changed_prompt_begins_again_from_its_draft(generator, plain, tmp_path):
+    run, seen = clipgen.Run("a cat", generator=generator, folder=tmp_path, **SMALL), []
+    for frame in run:
+        seen.append(shade(frame.image))
+        if frame.step == 4:
+            run.change(prompt="a rhinoceros | grey:-0.2")
+        elif frame.step == 8:
+            run.change(prompt="a rhinoceros | red:-0.1", near=2.0)
+    cat, rhinoceros = seen[:3], seen[3:]  # the first step has a frame, too
+    assert max(cat) < 0.35 and min(rhinoceros) > 0.5
+    assert run.render.optimizer.state_dict()["state"][0]["step"] == 8, "what is no draft of its own begins nothing"
+
+
+def test_what_is_shown_goes_over(plain, tmp_path):
+    run, seen = clipgen.Run("a cat", folder=tmp_path, **SMALL | {"ema": 0.8, "every": 1}), []
+    for frame in run:
+        seen.append(shade(frame.image))
+        if frame.step == 4:
+            run.change(prompt="a rhinoceros")
+    assert seen[3] < seen[4] < seen[6] < seen[-1] and seen[-1] - seen[4] > 0.1
+
+
+def test_a_story_is_the_same_after_a_stop(plain, tmp_path):
+    def frames(stop):
+        run = clipgen.Run(STORY, folder=tmp_path, **SMALL)
+        for frame in run:
+            if frame.step == stop:
+                run.stop()
+        if stop:
+            run = clipgen.Run.resume(run.journal.folder)
+            list(run)
+        score = run.journal.scores[4]
+        assert run.views(score["step"], progress=False).score == pytest.approx(score["clip"], abs=1e-5)
+        return [frame.tobytes() for frame in run.journal.frames()]
+
+    whole = frames(None)
+    assert frames(4) == whole and frames(6) == whole and frames(8) == whole
+
+
+def test_a_story_of_several_in_one_tensor(plain, tmp_path):
+    alone = clipgen.generate(STORY, folder=tmp_path, progress=False, **SMALL)
+    made, _ = clipgen.batch(STORY, 2, batch=2, progress=False, folder=tmp_path, **SMALL)
+    assert abs(shade(made.image) - shade(alone.image)) < 0.01
+
+
+def test_a_picture_alone_is_no_draft(tmp_path):
+    run = clipgen.Run(Image.new("RGB", (64, 64), "red"), folder=tmp_path, **SMALL | {"init": "auto"})
+    assert run.settings.init == "random" and clipgen.Run("red", folder=tmp_path).settings.init == "dalle"
