@@ -44,10 +44,17 @@ class Recipes:
         self._scene = self._first = replace(scene, base=plan.start.base(scene, self._latent))
 
     def begin(self, settings: Settings) -> Render:
-        """The render at its first step; at another size only a place for what it is restored from."""
+        """The render at its first step; at another size only a place for what it is restored from.
+
+        A masked part begins with its draft, or what was there would show through.
+        """
         base, scene = self._turn_to(_inside(settings)), self._scene
-        latent = self._latent if scene is self._first else scene.param.start(scene.size, scene.rng)
-        return Render(self._of(settings), latent, base, scene.rng, settings.passes)
+        latent, recipe = self._latent, self._of(settings)
+        if scene is not self._first:
+            latent = scene.param.start(scene.size, scene.rng)
+        elif settings.mask and (goal := recipe.goal(0)) and goal.drafted:
+            latent = goal.latent
+        return Render(recipe, latent, base, scene.rng, settings.passes)
 
     def follow(self, render: Render, settings: Settings) -> None:
         """Let a render go on with these settings, schedules resolved; where their size is another, its picture grows.

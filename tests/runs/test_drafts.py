@@ -73,6 +73,14 @@ def test_a_story_of_several_in_one_tensor(plain, tmp_path):
     assert abs(shade(made.image) - shade(alone.image)) < 0.01
 
 
+def test_a_masked_part_begins_with_its_draft(plain, tmp_path):
+    photo, asked = Image.new("RGB", (64, 64), "black"), SMALL | {"mask": "left", "steps": 1}
+    image = clipgen.generate("a cat", folder=tmp_path, progress=False, **asked | {"init": photo}).image
+    assert image.getpixel((3, 60))[0] > 240 and image.getpixel((60, 3))[0] < 10
+    image = clipgen.generate("a cat", folder=tmp_path, progress=False, **asked | {"init": photo, "near": 0.0}).image
+    assert image.getpixel((3, 60))[0] < 10, "left to CLIP, it grows out of the picture"
+
+
 def test_a_picture_alone_is_no_draft(tmp_path):
     run = clipgen.Run(Image.new("RGB", (64, 64), "red"), folder=tmp_path, **SMALL | {"init": "auto"})
     assert run.settings.init == "random" and clipgen.Run("red", folder=tmp_path).settings.init == "dalle"
