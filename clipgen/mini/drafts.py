@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from clipgen.mini.collage import called, library
 from clipgen.mini.scenes import COLOURS, PLACES, background, with_article
 from clipgen.models.perceptors.catalogue import embed, load_perceptor
 from clipgen.models.perceptors.protocol import Perceptor
-from clipgen.models.priors.sampling import Drawings
+from clipgen.models.priors.sampling import Drawings, dalle
 from clipgen.optvis.drawn import Dalle
 from clipgen.optvis.objectives import Goal
 from clipgen.optvis.prompt import Prompt, texts
@@ -130,6 +130,16 @@ def cut_out(drawing: Tensor) -> Tensor:
     return 1 - F.avg_pool2d(F.max_pool2d(outside.float(), 5, 1, 2), 3, 1, 1, count_include_pad=False)
 
 
+@lru_cache(maxsize=32)
+def by_heart(thing: str, seed: int, device: str) -> Drawings:
+    """Sixteen drawings of a thing, the likeliest first, kept for the next run that wants them.
+
+    Of what the transformer knows by heart it is sure, of what it mixes from several it is not.
+    """
+    drawings = dalle(thing, temperature=CALM, guidance=1, seed=seed, device=device)
+    return drawings.ordered(drawings.likelihoods)
+
+
 class Drafts(Dalle):
     """The things of the prompt side by side; grey, and to be coloured in, where the prompt has a colour for one."""
 
@@ -158,12 +168,10 @@ class Drafts(Dalle):
             image[..., top : top + side, left : left + side].lerp_(draft, cut_out(draft))
         return image
 
-    def _draw(self, scene: Scene, text: str, temperature: float | None = CALM, guidance: float | None = 1) -> Drawings:
-        """Of a thing, the likeliest first: of what it knows by heart it is sure, of what it mixes from several not."""
+    def _draw(self, scene: Scene, text: str) -> Drawings:
         if " and " in text or _PLACED.search(text):
             return super()._draw(scene, text)
-        drawings = super()._draw(scene, taught(text, scene.perceptor), temperature, guidance)
-        return drawings.ordered(drawings.likelihoods)
+        return by_heart(taught(text, scene.perceptor), scene.seed, str(scene.param.device))
 
     def _draft(self, scene: Scene, thing: Thing, size: tuple[int, int]) -> Tensor:
         draft = super()._image(scene, [Prompt(thing.text)], size)

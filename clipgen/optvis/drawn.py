@@ -61,19 +61,9 @@ class Dalle(Start):
             self._drawings[text] = self._draw(scene, text)
         return self._drawings[text]
 
-    def _draw(
-        self, scene: Scene, text: str, temperature: float | None = None, guidance: float | None = None
-    ) -> Drawings:
+    def _draw(self, scene: Scene, text: str) -> Drawings:
         where = str(scene.param.device)
-        return dalle(
-            text,
-            model=self.model,
-            temperature=temperature,
-            guidance=guidance,
-            seed=scene.seed,
-            perceptor=scene.perceptor,
-            device=where,
-        )
+        return dalle(text, model=self.model, seed=scene.seed, perceptor=scene.perceptor, device=where)
 
 
 class DalleMini(Dalle):

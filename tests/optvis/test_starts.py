@@ -109,9 +109,7 @@ def test_a_thing_is_called_as_the_transformer_was_taught():
 @pytest.mark.slow
 def test_of_its_drafts_the_likeliest_comes_first():
     """A key it knows by heart, a squirrel it was never shown."""
-    perceptor = clipgen.load_perceptor("mini")
-    scene = SimpleNamespace(param=SimpleNamespace(device=torch.device("cpu")), seed=5, perceptor=perceptor)
-    key, squirrel = (drafts.Drafts()._draw(scene, text).likelihoods for text in ("a key", "a squirrel"))
+    key, squirrel = (drafts.by_heart(text, 5, "cpu").likelihoods for text in ("a key", "a squirrel"))
     assert key == sorted(key, reverse=True) and len(key) == 16
     assert key[0] > -10 and squirrel[0] < -20
 
