@@ -9,7 +9,7 @@ from shared_places import REPORTS
 from studio_page import StudioPage
 
 pytestmark = pytest.mark.slow
-CELL = 'import clipgen\n\nclipgen.Studio("a red apple", steps=80, judge="evaluator", tile=True)'
+CELL = 'import clipgen\n\nclipgen.Studio("a red apple", steps=80, judge="evaluator", generator="mini-vqgan", tile=True)'
 WIDTHS = {"wide": 1280, "narrow": 420}
 GRAVE = {"serious", "critical"}
 # What axe finds inside the Studio: rule, how grave, where, and what it says of it.

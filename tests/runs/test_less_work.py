@@ -133,7 +133,7 @@ def test_a_run_ends_when_its_picture_has_settled(tmp_path):
 
 @pytest.mark.slow
 def test_without_a_word_about_steps_the_embedded_run_ends_when_it_has_settled(tmp_path):
-    assert build("a cat", {}).settled == 1
+    assert build("a cat", {}).settled == 2 and build("a cat", {"generator": "mini-vqgan"}).settled == 1
     for asked in ({"steps": 120}, {"settled": 0.0}, {"generator": "mini-dvae"}, {"recipe": "das"}):
         assert not build("a cat", asked).settled
     run = clipgen.generate("a cat", folder=tmp_path, progress=False, lr=1e-12, cutouts=2, every=4, size=(32, 32))
