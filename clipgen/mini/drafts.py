@@ -33,7 +33,7 @@ from clipgen.optvis.starts import Scene
 _PLACED = re.compile(r"\b(in|on|at|over|under|with|of)\b")
 _TO = r"(?:in front of|in|on|at|over|above|under|by|among)(?: the| an?)? "
 _FIELDS = {re.sub(f"^{_TO}", "", phrase): place for place in PLACES for phrase in (place, *PLACES[place])}
-_SOMEWHERE = re.compile(f"(.+?) {_TO}({'|'.join(_FIELDS)})")
+_SOMEWHERE = re.compile(f"(.+?) {_TO}({'|'.join(_FIELDS)})", re.IGNORECASE)
 _ARTICLES = {"a", "an", "the"}
 ALIKE = 0.88  # the cosine of two names of a thing: of a car and an automobile 0.91; a squirrel is no bison, 0.86
 CALM = 0.5  # the temperature at which a thing is drawn that it knows by heart, and without guidance
@@ -56,13 +56,16 @@ class Layout(NamedTuple):
 
 def layout(text: str) -> Layout:
     """Each thing is drawn alone: "a red car and a cat" is "a car" and "a cat"; an unknown scene stays as it is."""
-    if (bare := _bare(text)) in _FIELDS and bare not in names():  # "the sea"
-        return Layout([], _FIELDS[bare])
     somewhere = _SOMEWHERE.fullmatch(text)
-    what, place = (somewhere[1], _FIELDS[somewhere[2]]) if somewhere else (text, None)
+    what, place = (somewhere[1], _FIELDS[somewhere[2].lower()]) if somewhere else (text, None)
     if what.count(" and ") > 1 or _PLACED.search(what):
         return Layout([Thing(text, False)])
-    return Layout([_thing(part) for part in what.split(" and ")], place)
+    parts = what.split(" and ")
+    for part in parts:  # "the sea", or "the moon and the sea"
+        if place is None and (bare := _bare(part).lower()) in _FIELDS and bare not in names():
+            place = _FIELDS[bare]
+            parts = [other for other in parts if other != part]
+    return Layout([_thing(part) for part in parts], place)
 
 
 def _thing(text: str) -> Thing:
@@ -88,7 +91,7 @@ def taught(text: str, perceptor: Perceptor) -> str:
     Mini CLIP knows which are alike: ``perceptor``, if it is that. "A moon" is at least a kind of it, "a crescent moon".
     """
     bare = _bare(text)
-    text = with_article(bare) if text.startswith("the ") else text
+    text = with_article(bare) if bare and text.lower().startswith("the ") else text
     if bare in (*names(), ""):
         return text
     mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")

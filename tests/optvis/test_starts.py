@@ -72,6 +72,8 @@ def test_each_thing_is_drawn_alone():
         "a cat on a table": ([("a cat on a table", False)], None),
         "the sun over the sea and a boat": ([("the sun over the sea and a boat", False)], None),
         "the night sky": ([], "night sky"),
+        "the Sea and the moon": ([("the moon", False)], "sea"),
+        "A rose In The Snow": ([("A rose", False)], "snow"),
         "red": ([("red", False)], None),
     }
     assert {text: drafts.layout(text) for text in told} == told
@@ -101,8 +103,8 @@ def test_a_place_is_behind_the_thing(tmp_path):
 
 def test_a_thing_is_called_as_the_transformer_was_taught():
     mini = clipgen.load_perceptor("mini")
-    told = {"a car": "an automobile", "a bike": "a bicycle", "the sun": "a sun", "the moon": "a crescent moon"}
-    told |= {"a cat": "a cat", "a squirrel": "a squirrel"}
+    told = {"a car": "an automobile", "a bike": "a bicycle", "the sun": "a sun", "The moon": "a crescent moon"}
+    told |= {same: same for same in ("a cat", "a squirrel", "the the")}
     assert {text: drafts.taught(text, mini) for text in told} == told
 
 
