@@ -30,13 +30,16 @@ from clipgen.optvis.objectives import Goal
 from clipgen.optvis.prompt import Prompt, texts
 from clipgen.optvis.starts import Scene
 
-_PLACED = re.compile(r"\b(in|on|at|over|under|with|of)\b")
+_PLACED = re.compile(r"\b(in|on|at|over|above|under|by|among|with|of)\b")
 _TO = r"(?:in front of|in|on|at|over|above|under|by|among)(?: the| an?)? "
 _FIELDS = {re.sub(f"^{_TO}", "", phrase): place for place in PLACES for phrase in (place, *PLACES[place])}
-_SOMEWHERE = re.compile(f"(.+?) {_TO}({'|'.join(_FIELDS)})", re.IGNORECASE)
+_SOMEWHERE = re.compile(f"(?:(.+?) )?{_TO}({'|'.join(_FIELDS)})")
 _ARTICLES = {"a", "an", "the"}
+_MORE = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"
+_TINTS = {*COLOURS, *_MORE}
 ALIKE = 0.88  # the cosine of two names of a thing: of a car and an automobile 0.91; a squirrel is no bison, 0.86
 CALM = 0.5  # the temperature at which a thing is drawn that it knows by heart, and without guidance
+_DRAWN = (128, 128)  # the size at which a thing is cut out
 _PAPER = 60  # levels of 255, of all channels together, by which paper may differ from white
 
 
@@ -48,41 +51,49 @@ class Thing(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Things side by side, before a place (of ``PLACES``) if there is one."""
+    """One thing in the middle or two side by side, before a place (of ``PLACES``) if there is one; or a place alone."""
 
     things: list[Thing]
     place: str | None = None
 
 
-def layout(text: str) -> Layout:
-    """Each thing is drawn alone: "a red car and a cat" is "a car" and "a cat"; an unknown scene stays as it is."""
-    somewhere = _SOMEWHERE.fullmatch(text)
-    what, place = (somewhere[1], _FIELDS[somewhere[2].lower()]) if somewhere else (text, None)
-    if what.count(" and ") > 1 or _PLACED.search(what):
-        return Layout([Thing(text, False)])
-    parts = what.split(" and ")
-    for part in parts:  # "the sea", or "the moon and the sea"
-        if place is None and (bare := _bare(part).lower()) in _FIELDS and bare not in names():
-            place = _FIELDS[bare]
-            parts = [other for other in parts if other != part]
-    return Layout([_thing(part) for part in parts], place)
+def layout(*prompts: str) -> Layout:
+    """Each thing is drawn alone: "a red car and a cat" is "a car" and "a cat"; an unknown scene stays as it is.
+
+    Of several prompts the first two things are taken, and the first place.
+    """
+    things, place = list[Thing](), None
+    for text in (prompt.lower().rstrip(" .,!") for prompt in prompts):
+        found = _SOMEWHERE.fullmatch(text)
+        what, where = (found[1], _FIELDS[found[2]]) if found else (text, None)
+        parts = what.split(" and ") if what else []
+        if len(parts) > 2 or _PLACED.search(what or ""):
+            parts, where = [], None
+            things.append(Thing(text, False))
+        for part in parts:
+            if where is None and _bare(part) in _FIELDS and _bare(part) not in names():
+                where = _FIELDS[_bare(part)]  # "the sea", or "the moon and the sea"
+            else:
+                things.append(_thing(part))
+        place = place or where
+    return Layout(things[:2], place)
 
 
 def _thing(text: str) -> Thing:
-    words = [word for word in text.split() if word.lower() not in COLOURS]
+    words = [word for word in text.split() if word not in _TINTS]
     known = _bare(text) in names()  # "a red apple"
     if known or len(words) == len(text.split()) or not set(words) - _ARTICLES:  # "an orange" is a thing
         return Thing(text, False)
     for i, word in enumerate(words[:-1]):
         if word in ("a", "an"):
-            words[i] = "an" if words[i + 1][0].lower() in "aeiou" else "a"
+            words[i] = "an" if words[i + 1][0] in "aeiou" else "a"
     return Thing(" ".join(words), True)
 
 
 @cache
 def names() -> list[str]:
     """What drawings are called. The transformer was taught 841 of these names."""
-    return [called(name) for name in library().names]
+    return [called(name).lower() for name in library().names]
 
 
 def taught(text: str, perceptor: Perceptor) -> str:
@@ -91,7 +102,7 @@ def taught(text: str, perceptor: Perceptor) -> str:
     Mini CLIP knows which are alike: ``perceptor``, if it is that. "A moon" is at least a kind of it, "a crescent moon".
     """
     bare = _bare(text)
-    text = with_article(bare) if bare and text.lower().startswith("the ") else text
+    text = with_article(bare) if bare and text.startswith("the ") else text
     if bare in (*names(), ""):
         return text
     mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")
@@ -103,7 +114,7 @@ def taught(text: str, perceptor: Perceptor) -> str:
 
 
 def _bare(text: str) -> str:
-    return " ".join(word for word in text.split() if word.lower() not in _ARTICLES)
+    return " ".join(word for word in text.split() if word not in _ARTICLES)
 
 
 def places(count: int, height: int, width: int) -> list[tuple[int, int, int]]:
@@ -113,9 +124,9 @@ def places(count: int, height: int, width: int) -> list[tuple[int, int, int]]:
     """
     long, short = max(height, width), min(height, width)
     if count < 2:
-        side = 7 * short // 8
+        side = max(1, 7 * short // 8)
         return count * [((height - side) // 2, (width - side) // 2, side)]
-    side = max(min(short, long // 2), 9 * short // 16)
+    side = max(1, min(short, long // 2), 9 * short // 16)
     middle, askew = (short - side) // 2, (short - side) // 6
     first, second = (0, middle - askew), (long - side, middle + askew)
     if height > width:
@@ -134,7 +145,7 @@ def cut_out(drawing: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def by_heart(thing: str, seed: int, device: str) -> Drawings:
+def drawings_of(thing: str, seed: int, device: str) -> Drawings:
     """Sixteen drawings of a thing, the likeliest first, kept for the next run that wants them.
 
     Of what the transformer knows by heart it is sure, of what it mixes from several it is not.
@@ -149,33 +160,45 @@ class Drafts(Dalle):
     def latent(self, scene: Scene) -> Tensor:
         drawn = self._layout(self._first(scene))
         if drawn.place is None and len(drawn.things) == 1 and not drawn.things[0].coloured:
-            return super().latent(scene)
+            return self._begun(scene, [Prompt(drawn.things[0].text)])
         return scene.param.encode(self._image(scene, self._first(scene), scene.size))
 
     def goals(self, scene: Scene) -> list[Goal]:
-        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), space="colouring", drafted=True)
+        def drafted(prompts: Sequence[Prompt]) -> str:
+            return str(self._layout(prompts))
+
+        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), space="colouring", drafted=drafted)
 
     def _layout(self, prompts: Sequence[Prompt]) -> Layout:
-        return layout(" and ".join(prompt.text for prompt in texts(prompts)))
+        """Of what weighs most. What is asked for in a part of the picture, or counts less, is left to CLIP."""
+        wanted = texts(prompts)
+        whole = [prompt for prompt in wanted if not prompt.where] or wanted
+        most = max((prompt.weight for prompt in whole), default=0.0)
+        return layout(*(prompt.text for prompt in whole if prompt.weight >= most))
 
     def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
         drawn = self._layout(prompts)
         if drawn.place is None and len(drawn.things) == 1:
-            return self._draft(scene, drawn.things[0], size)
+            return _grey(self._alone(scene, drawn.things[0], size), drawn.things[0])
         image = torch.ones(1, 3, *size, device=scene.param.device)
         if drawn.place:
             field = background(drawn.place, max(size), torch.Generator().manual_seed(scene.seed))
             image[:] = F.interpolate(field[None], size, mode="bilinear", antialias=True)
         for thing, (top, left, side) in zip(drawn.things, places(len(drawn.things), *size), strict=True):
-            draft = self._draft(scene, thing, (side, side))
-            image[..., top : top + side, left : left + side].lerp_(draft, cut_out(draft))
+            drawing = self._alone(scene, thing, _DRAWN)
+            both = torch.cat([_grey(drawing, thing), cut_out(drawing)], 1)
+            draft = F.interpolate(both, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+            image[..., top : top + side, left : left + side].lerp_(draft[:, :3], draft[:, 3:])
         return image
+
+    def _alone(self, scene: Scene, thing: Thing, size: tuple[int, int]) -> Tensor:
+        return super()._image(scene, [Prompt(thing.text)], size)
 
     def _draw(self, scene: Scene, text: str) -> Drawings:
         if " and " in text or _PLACED.search(text):
             return super()._draw(scene, text)
-        return by_heart(taught(text, scene.perceptor), scene.seed, str(scene.param.device))
+        return drawings_of(taught(text, scene.perceptor), scene.seed, str(scene.param.device))
 
-    def _draft(self, scene: Scene, thing: Thing, size: tuple[int, int]) -> Tensor:
-        draft = super()._image(scene, [Prompt(thing.text)], size)
-        return lightness(draft).expand_as(draft) if thing.coloured else draft
+
+def _grey(drawing: Tensor, thing: Thing) -> Tensor:
+    return lightness(drawing).expand_as(drawing) if thing.coloured else drawing

@@ -31,7 +31,9 @@ class Dalle(Start):
 
     def latent(self, scene: Scene) -> Tensor:
         """The best drawing of the first span's prompts: its very tokens, where the generator has the same."""
-        prompts = self._first(scene)
+        return self._begun(scene, self._first(scene))
+
+    def _begun(self, scene: Scene, prompts: Sequence[Prompt]) -> Tensor:
         drawings = self._drawn(scene, prompts)
         side = drawings.tokens.shape[1] * scene.param.stride
         if drawings.generator == scene.param.name and scene.size == (side, side):
@@ -39,7 +41,7 @@ class Dalle(Start):
         return scene.param.encode(self._image(scene, prompts, scene.size))
 
     def goals(self, scene: Scene) -> list[Goal]:
-        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=12.0, drafted=True)
+        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), strength=12.0, drafted=_words)
 
     def _first(self, scene: Scene) -> list[Prompt]:
         self.check(scene.prompts)  # they may have been changed since
@@ -56,7 +58,7 @@ class Dalle(Start):
         return F.pad(square, (left, size[1] - side - left, top, size[0] - side - top), mode="replicate")
 
     def _drawn(self, scene: Scene, prompts: Sequence[Prompt]) -> Drawings:
-        text = " and ".join(prompt.text for prompt in prompts if prompt.weight > 0)
+        text = _words(prompts)
         if text not in self._drawings:
             self._drawings[text] = self._draw(scene, text)
         return self._drawings[text]
@@ -64,6 +66,10 @@ class Dalle(Start):
     def _draw(self, scene: Scene, text: str) -> Drawings:
         where = str(scene.param.device)
         return dalle(text, model=self.model, seed=scene.seed, perceptor=scene.perceptor, device=where)
+
+
+def _words(prompts: Sequence[Prompt]) -> str:
+    return " and ".join(prompt.text for prompt in prompts if prompt.weight > 0)
 
 
 class DalleMini(Dalle):

@@ -17,7 +17,7 @@ from clipgen.models.parameterisations.protocol import Parameterisation
 from clipgen.models.perceptors.protocol import Perceptor
 from clipgen.optvis.cutouts import Cutouts
 from clipgen.optvis.descent import Descent
-from clipgen.optvis.prompt import Prompt, strengths
+from clipgen.optvis.prompt import Prompt, fading, strengths
 from clipgen.optvis.window import Window
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]  # (image (1, 3, H, W), latent, step) to a scalar
@@ -31,7 +31,7 @@ class Goal(NamedTuple):
     strength: float  # how firmly, as a factor on ``near``
     prompts: tuple[int, ...]  # those that it stands for
     space: str = "latent"  # where nearness to it is measured, unless the run says
-    drafted: str = ""  # the words that it was drawn for, if the picture begins again where they are others
+    drafted: str = ""  # what it is a draft of: where that changes, the picture begins again; empty: never
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,12 @@ class Recipe:
         much = strengths(self.prompts, step)
         return [sum(max(0.0, much[i]) for i in goal.prompts) for goal in self.goals]
 
-    def goal(self, step: int) -> Goal | None:
-        """The one that counts most at a step, if one does."""
-        shares = self.shares(step)
+    def goal(self, step: int, drafted: str = "") -> Goal | None:
+        """The one that counts most at a step, if one does; the draft of ``drafted`` while its prompts still hold."""
+        shares, held = self.shares(step), fading([prompt.span for prompt in self.prompts], step)
+        for goal in self.goals:
+            if goal.drafted and goal.drafted == drafted and max(held[i] for i in goal.prompts) >= 0.5:
+                return goal
         return self.goals[shares.index(max(shares))] if any(shares) else None
 
     @property

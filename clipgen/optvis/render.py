@@ -23,6 +23,7 @@ class Render:
     def __init__(self, recipe: Recipe, latent: Tensor, base: Tensor, rng: torch.Generator, passes: int = 1):
         self.rng, self.memory, self.scaling = rng, Memory(passes), Scaling(recipe.precision)
         self.step, self.slower, self.trouble = 0, 1.0, 0
+        self.drafted = goal.drafted if (goal := recipe.goal(0)) else ""
         self.grow(recipe, latent, base)
 
     def grow(self, recipe: Recipe, latent: Tensor, base: Tensor) -> None:
@@ -32,17 +33,21 @@ class Render:
         self.kept: Tensor | None = None  # the picture of the step before, where the next one decodes a window of it
         self.optimizer = recipe.descent.start(self.latent)
         self.memory.plan(recipe, self.latent)
-        self._goal = recipe.goal(self.step)
 
     def turn(self) -> None:
         """Before a step: where another draft is wanted than before, begin again from that. What is shown goes over.
 
         To paint one over the other leaves both: colours at their fullest have no gradient left to be changed by.
         """
-        before, self._goal = self._goal, self.recipe.goal(self.step)
-        if before and self._goal and self._goal.drafted not in ("", before.drafted):
-            self.latent.data.copy_(self._goal.latent)
+        goal = self.recipe.goal(self.step, self.drafted)
+        if goal is None or goal.drafted in ("", self.drafted):
+            return
+        if self.drafted:
+            self.latent.data.copy_(goal.latent)
             self.optimizer, self.kept = self.recipe.descent.start(self.latent), None
+            if self.step == 0:
+                self.average.copy_(goal.latent)
+        self.drafted = goal.drafted
 
     def advance(self) -> dict[str, Tensor]:
         """Make one step; returns the loss, and the CLIP score of what it looked at, as scalars on the device.
@@ -154,12 +159,12 @@ class Render:
         tensors |= {} if self.kept is None else {"kept": self.kept}
         tensors |= {f"optimizer.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
         notes: dict[str, Any] = {"passes": self.memory.passes, "slower": self.slower, "trouble": self.trouble}
-        notes["scaling"] = self.scaling.state
+        notes |= {"scaling": self.scaling.state, "drafted": self.drafted}
         return tensors, notes | {"optimizer": {k: v for k, v in state.items() if isinstance(v, (int, float))}}
 
     def restore(self, step: int, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Become what ``state`` described after ``step``."""
-        self.step, self._goal = step, self.recipe.goal(max(0, step - 1))
+        self.step, self.drafted = step, notes.get("drafted", self.drafted)
         self.rng.set_state(tensors["rng"])
         self.latent.data.copy_(tensors["latent"])
         self.average, self.base = (tensors[key].to(self.latent.device) for key in ("shown", "base"))

@@ -42,7 +42,7 @@ class Scene:
         imagine: Callable[[list[Prompt], tuple[int, int]], Tensor],
         strength: float = 1.0,
         space: str = "latent",
-        drafted: bool = False,
+        drafted: Callable[[Sequence[Prompt]], str] = lambda prompts: "",
     ) -> list[Goal]:
         """A goal for each span of a story; ``imagine`` turns its texts into a (1, 3, H, W) of a size.
 
@@ -60,13 +60,14 @@ class Scene:
                 image = self.base.clone()
                 image[..., rows, columns] = imagine(prompts, (rows.stop - rows.start, columns.stop - columns.start))
                 image = masks.blend(image, self.base, self.mask)
-            words = " and ".join(prompt.text for prompt in prompts if prompt.weight > 0) if drafted else ""
-            made.append(self.goal(image, strength, which, space)._replace(drafted=words))
+            made.append(self.goal(image, strength, which, space)._replace(drafted=drafted(prompts)))
         return made
 
 
 class Start:
     """A way to begin. The least that one says is its ``latent``."""
+
+    redrafted = False  # whether a part that is painted, of a mask, begins with its draft instead
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Raise ClipgenError for prompts that it can do nothing with; before anything is loaded."""
@@ -103,6 +104,8 @@ class Saved(Start):
 
 class Picture(Start):
     """A given picture, which the run is held near to; ``fit``: how it is brought to size."""
+
+    redrafted = True
 
     def __init__(self, picture: Image.Image, fit: str = "crop"):
         self.picture, self.fit = picture, fit

@@ -46,13 +46,13 @@ class Recipes:
     def begin(self, settings: Settings) -> Render:
         """The render at its first step; at another size only a place for what it is restored from.
 
-        A masked part begins with its draft, or what was there would show through.
+        A masked part of a picture begins with its draft, or what was there would show through.
         """
         base, scene = self._turn_to(_inside(settings)), self._scene
         latent, recipe = self._latent, self._of(settings)
         if scene is not self._first:
             latent = scene.param.start(scene.size, scene.rng)
-        elif settings.mask and (goal := recipe.goal(0)) and goal.drafted:
+        elif self._plan.start.redrafted and settings.mask and (goal := recipe.goal(0)) and goal.drafted:
             latent = goal.latent
         return Render(recipe, latent, base, scene.rng, settings.passes)
 

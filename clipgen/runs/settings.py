@@ -251,7 +251,8 @@ def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
             raise ClipgenError(f"{name}=...: there is no such setting; {hint}")
     recipe = str(asked.get("recipe", ""))
     generator = str(asked.get("generator", _Own.generator))
-    ends = {} if recipe or "steps" in asked else {"settled": entry_of(generator).settled}
+    drafted = asked.get("init", "auto") in ("auto", "dalle", "collage") and asked.get("perceptor", "mini") == "mini"
+    ends = {"settled": entry_of(generator).settled} if drafted and not recipe and "steps" not in asked else {}
     values = suited(str(asked.get("quality", "normal")), generator, recipe) | ends | dict(asked)
     if isinstance(size := values.get("size"), (str, list)):
         values["size"] = size_of(size) if isinstance(size, str) else tuple(size)

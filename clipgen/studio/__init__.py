@@ -38,7 +38,7 @@ class Studio(widgets.VBox):
     _latest: ClassVar[Job | None] = None  # of any Studio: the next one waits for its end and shares its models
 
     def __init__(self, prompt: str = "a red apple", *, folder: str | Path = "clipgen-runs", **settings: Any):
-        asked = build(prompt, settings)
+        asked = build(prompt, {"settled": 0.0} | settings)  # who looks on may still want to steer
         if Studio._latest:
             Studio._latest.stop()
         if "google.colab" in sys.modules:

@@ -65,10 +65,9 @@ def test_a_film(front_end, request, page, notebooks, report):
     report("from Run All to the first picture", time.monotonic() - began)
     idle()  # the notebook's own run keeps the kernel from hearing the controls
 
-    studio.generate("a red heart", steps=5000)
-    studio.wait_for_step(15)
+    studio.generate("a blue heart", steps=5000)
     first = studio.shown()
-    studio.wait_for_step(30)
+    studio.wait_for_step(45)
     assert differ(first, studio.shown())
 
     # Another prompt while it runs: the score against it is low, and rises.
@@ -163,9 +162,9 @@ def test_another_generator_and_a_page_to_send(page, lab, notebooks):
     fold.press("Enter")
     expect(fold).to_have_attribute("title", re.compile("^Open"))
     usual = augment.input_value()
-    studio.root.get_by_label("generator", exact=True).select_option("stack")
+    studio.root.get_by_label("generator", exact=True).select_option("fft")
     expect(augment).not_to_have_value(usual)
-    page.screenshot(path=REPORTS / "stack.png")
+    page.screenshot(path=REPORTS / "fft.png")
     fold.press("Space")
     expect(augment).to_be_hidden()
 
@@ -180,7 +179,7 @@ def test_another_generator_and_a_page_to_send(page, lab, notebooks):
     with page.context.new_page() as shown:
         shown.goto(film.as_uri())
         expect(shown.locator("h1")).to_have_text("a red heart")
-        expect(shown.locator("tr").filter(has_text="generator")).to_contain_text("stack")
+        expect(shown.locator("tr").filter(has_text="generator")).to_contain_text("fft")
         shown.get_by_role("slider", name="Frame").press("Home")
         expect(shown.locator("#said")).to_contain_text("step 1 · CLIP score")
     assert not studio.root.locator(".clipgen-error").inner_text().strip()

@@ -73,10 +73,24 @@ def test_each_thing_is_drawn_alone():
         "the sun over the sea and a boat": ([("the sun over the sea and a boat", False)], None),
         "the night sky": ([], "night sky"),
         "the Sea and the moon": ([("the moon", False)], "sea"),
-        "A rose In The Snow": ([("A rose", False)], "snow"),
+        "A rose In The Snow.": ([("a rose", False)], "snow"),
+        "a grey cat by a golden house": ([("a grey cat by a golden house", False)], None),
+        "at night": ([], "night sky"),
         "red": ([("red", False)], None),
     }
     assert {text: drafts.layout(text) for text in told} == told
+
+
+def test_prompts_are_read_one_by_one_and_what_weighs_most_is_drafted():
+    def drawn(*prompts):
+        return drafts.Drafts()._layout(prompts)
+
+    cat, snow = Prompt("a golden cat"), Prompt("in the snow")
+    assert drawn(cat, snow) == ([("a cat", True)], "snow")
+    assert drawn(cat, Prompt("a red house")) == ([("a cat", True), ("a house", True)], None)
+    beside = Prompt("oil", 0.5), Prompt("a crown", where="top"), Prompt("grey", -1)
+    assert drawn(cat, *beside) == ([("a cat", True)], None)
+    assert drawn(Prompt("a crown", where="top")) == ([("a crown", False)], None)
 
 
 def test_a_drawing_is_cut_out_of_its_paper():
@@ -103,7 +117,7 @@ def test_a_place_is_behind_the_thing(tmp_path):
 
 def test_a_thing_is_called_as_the_transformer_was_taught():
     mini = clipgen.load_perceptor("mini")
-    told = {"a car": "an automobile", "a bike": "a bicycle", "the sun": "a sun", "The moon": "a crescent moon"}
+    told = {"a car": "an automobile", "a bike": "a bicycle", "the sun": "a sun", "the moon": "a crescent moon"}
     told |= {same: same for same in ("a cat", "a squirrel", "the the")}
     assert {text: drafts.taught(text, mini) for text in told} == told
 
@@ -111,7 +125,7 @@ def test_a_thing_is_called_as_the_transformer_was_taught():
 @pytest.mark.slow
 def test_of_its_drafts_the_likeliest_comes_first():
     """A key it knows by heart, a squirrel it was never shown."""
-    key, squirrel = (drafts.by_heart(text, 5, "cpu").likelihoods for text in ("a key", "a squirrel"))
+    key, squirrel = (drafts.drawings_of(text, 5, "cpu").likelihoods for text in ("a key", "a squirrel"))
     assert key == sorted(key, reverse=True) and len(key) == 16
     assert key[0] > -10 and squirrel[0] < -20
 
