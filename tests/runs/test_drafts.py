@@ -67,6 +67,22 @@ def test_a_story_is_the_same_after_a_stop(plain, tmp_path):
     assert frames(4) == whole and frames(6) == whole and frames(8) == whole
 
 
+@pytest.mark.parametrize(
+    ("prompt", "knobs", "steps"),
+    [
+        ("a cat | a rhinoceros@4-8:2", {}, 12),  # it joins, and takes nobody's place
+        ("a cat@0-6 | a rhinoceros@4-", {}, 7),  # half way through the fading
+        ("a cat@0-4 | a rhinoceros@8-", {}, 4),  # after a time without a goal
+        ("a cat@0-6 | a rhinoceros@6-", {"size": "32x32@0-6, 64x64@6-"}, 6),
+    ],
+    ids=["joins", "fades", "gap", "grows"],
+)
+def test_when_it_begins_again(prompt, knobs, steps, plain, tmp_path):
+    run = clipgen.Run(prompt, folder=tmp_path, **SMALL | knobs)
+    list(run)
+    assert run.render.optimizer.state_dict()["state"][0]["step"] == steps
+
+
 def test_a_story_of_several_in_one_tensor(plain, tmp_path):
     alone = clipgen.generate(STORY, folder=tmp_path, progress=False, **SMALL)
     made, _ = clipgen.batch(STORY, 2, batch=2, progress=False, folder=tmp_path, **SMALL)
