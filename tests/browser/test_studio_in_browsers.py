@@ -65,7 +65,7 @@ def test_a_film(front_end, request, page, notebooks, report):
     report("from Run All to the first picture", time.monotonic() - began)
     idle()  # the notebook's own run keeps the kernel from hearing the controls
 
-    studio.generate("a blue heart", steps=5000)
+    studio.generate("a blue car", steps=5000)
     first = studio.shown()
     studio.wait_for_step(45)
     assert differ(first, studio.shown())
