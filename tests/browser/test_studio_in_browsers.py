@@ -109,7 +109,7 @@ def test_a_film(front_end, request, page, notebooks, report):
     page.screenshot(path=REPORTS / f"{front_end}-export.png")
     with page.expect_download() as download:
         link.click()
-    assert download.value.suggested_filename == "a-red-heart.gif"
+    assert download.value.suggested_filename == "a-blue-car.gif"
     with Image.open(download.value.path()) as film:
         assert film.format == "GIF"
         assert len({frame.convert("RGB").tobytes() for frame in ImageSequence.Iterator(film)}) > 10
