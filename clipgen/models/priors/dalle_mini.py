@@ -114,7 +114,7 @@ class Attention(nn.Module):
         return self._split(self.k_proj(x)), self._split(self.v_proj(x))
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(B, n, width), looking at m keys and values, those that are ``seen`` (B, 1, 1, m), to the same shape."""
+        """(B, n, width), looking at m keys and values, those that are ``seen`` (..., n or 1, m), to the same shape."""
         y = F.scaled_dot_product_attention(self._split(self.q_proj(x)), keys, values, seen)
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
@@ -152,9 +152,12 @@ class DecoderLayer(nn.Module):
         self.glu = GLU(width, inner)
 
     def forward(self, x: Tensor, cache: KVCache, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
-        """One new position of every picture (texts * pictures, 1, width) to the same; keys and values of the texts."""
+        """New positions of every picture (texts * pictures, n, width) to the same; keys and values of the texts."""
         y = self.pre_self_attn_layer_norm(x)
-        x = x + self.self_attn_layer_norm(self.self_attn(y, *cache.add(*self.self_attn.read(y))))
+        own = cache.add(*self.self_attn.read(y))
+        n, all_ = x.shape[1], cache.length
+        earlier = None if n == 1 else torch.ones(n, all_, dtype=torch.bool, device=x.device).tril(all_ - n)
+        x = x + self.self_attn_layer_norm(self.self_attn(y, *own, earlier))
         # The pictures of a text look at the same keys, so they are the queries of one attention.
         y = self.pre_encoder_attn_layer_norm(x).view(len(seen), -1, x.shape[-1])
         x = x + self.encoder_attn_layer_norm(self.encoder_attn(y, keys, values, seen)).view_as(x)
@@ -199,12 +202,13 @@ class Decoder(nn.Module):
         ]
 
     def forward(self, tokens: Tensor, states: list[tuple[KVCache, Tensor, Tensor]], seen: Tensor) -> Tensor:
-        """The last token of every picture (texts * pictures,) to the logits of the next, of all ``codes``."""
-        x = self.embed_tokens(tokens) + self.embed_positions.weight[states[0][0].length]
-        x = self.layernorm_embedding(x)[:, None]
+        """Tokens of every picture (texts * pictures, n) to the logits of those after each, of all ``codes``."""
+        first = states[0][0].length
+        x = self.embed_tokens(tokens) + self.embed_positions.weight[first : first + tokens.shape[1]]
+        x = self.layernorm_embedding(x)
         for layer, state in zip(self.layers, states, strict=True):
             x = layer(x, *state, seen)
-        return self.lm_head(self.final_ln(x))[:, 0]
+        return self.lm_head(self.final_ln(x))
 
 
 def seen(text: Tensor) -> Tensor:
@@ -246,18 +250,21 @@ class DalleMini:
 
 
 class _Stream:
+    ahead = 1  # its drawings are far less sure than the embedded ones; more was not measured
+
     @torch.no_grad()
     def __init__(self, model: DalleMini, text: str, count: int, guidance: float):
         self.decoder, self.guidance = model.decoder, guidance
         said = model.read([text] if guidance == 1 else [text, ""])
         self.seen = seen(said)
         self.states = self.decoder.read(model.encoder(said), count)
-        self.first = torch.full((count,), START, device=said.device)
 
     @torch.no_grad()
-    def __call__(self, previous: Tensor | None) -> Tensor:
-        tokens = (self.first if previous is None else previous).repeat(len(self.seen))
-        logits = self.decoder(tokens, self.states, self.seen)[:, :CODES].float()
+    def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
+        begun = F.pad(tokens, (1, 0), value=START)[:, first : first + n]
+        for cache, *_ in self.states:
+            cache.length = first
+        logits = self.decoder(begun.repeat(len(self.seen), 1), self.states, self.seen)[..., :CODES].float()
         return guided(logits, self.guidance)
 
 

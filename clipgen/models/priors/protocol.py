@@ -11,8 +11,13 @@ from torch import Tensor
 class Stream(Protocol):
     """A number of pictures in the making, with all that was computed for the tokens so far."""
 
-    def __call__(self, previous: Tensor | None) -> Tensor:
-        """The tokens (count,) just drawn, None at the beginning, to the logits (count, codes) of the next."""
+    ahead: int  # how many tokens it best reads at a time, 1 and more, where those to come are guessed
+
+    def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
+        """The pictures' tokens (count, side * side), to the logits (count, n, codes) of those from ``first`` on.
+
+        Each is given all before it. Those before ``first`` have been read as they are, in earlier calls.
+        """
 
 
 class Prior(Protocol):
@@ -38,7 +43,7 @@ class KVCache:
 
     def __init__(self, shape: tuple[int, ...], like: Tensor):
         self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
-        self.length = 0
+        self.length = 0  # less than before, and what comes is written over what was guessed
 
     def add(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """(..., n, d) of new positions to those of all."""
@@ -48,7 +53,7 @@ class KVCache:
 
 
 def guided(logits: Tensor, guidance: float) -> Tensor:
-    """Logits with the text, above those without it where there are both, to those that are drawn from."""
+    """Logits (rows, ...) with the text, above those without it where there are both, to those that are drawn from."""
     if guidance == 1:
         return logits
     cond, uncond = logits.chunk(2)

@@ -8,9 +8,10 @@ import clipgen
 from clipgen.cli import main
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.mini import WEIGHTS
+from clipgen.mini.drafts import CALM, DRAFTS
 from clipgen.mini.evaluate import held_out
 from clipgen.models.priors.catalogue import load_prior
-from clipgen.models.priors.sampling import UNDRAWN, sample
+from clipgen.models.priors.sampling import UNDRAWN, Sampler, _models, dalle
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +40,57 @@ def test_size(stage):
 
 def test_stream_is_the_whole_net_step_by_step(stage, rng):
     tokens = torch.randint(stage.codes, (2, stage.side**2), generator=rng)
-    stream, logits, previous = stage.start("a red car", 2, 1.0), [], None
-    for place in range(20):
-        logits.append(stream(previous))
-        previous = tokens[:, place]
+    stream, logits, first = stage.start("a red car", 2, 1.0), [], 0
+    for n in (3, 1, 5, 11):
+        guessed = tokens.clone()
+        guessed[:, first:] = 0
+        stream(guessed, first, 7)  # what it reads of guesses is forgotten
+        logits.append(stream(tokens, first, n))
+        first += n
     net = stage.net
     with torch.no_grad():
         text, told = (part.expand(2, -1) for part in stage.read("a red car"))
         features = net(net.embed(text, told, tokens[:, :19]))
         whole = net.next_code(features[:, net.context - 1 :])
-    torch.testing.assert_close(torch.stack(logits, 1), whole, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(torch.cat(logits, 1), whole, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("image", [None, "picture"])
+@pytest.mark.parametrize("text", ["a red apple", "a robot in the snow"])
+def test_what_is_guessed_ahead_changes_nothing(stage, text, image, request, monkeypatch):
+    """The tokens are those of one by one, in a fraction of the readings; and as likely."""
+    given = {"image": request.getfixturevalue(image)} if image else {}
+    read, start, made = [], type(stage).start, []
+    for ahead in (1, 16):
+
+        def begin(self, *rest, ahead=ahead):
+            stream = start(self, *rest)
+            read.append(0)
+
+            class Counted:
+                def __init__(self):
+                    self.ahead = ahead
+
+                def __call__(self, *rest):
+                    read[-1] += 1
+                    return stream(*rest)
+
+            return Counted()
+
+        monkeypatch.setattr(type(stage), "start", begin)
+        monkeypatch.setattr("clipgen.models.priors.sampling.load_prior", lambda *_: stage)
+        _models.cache_clear()
+        made.append(dalle(text, 2, temperature=0.5, guidance=1, **given))
+    one, many = made
+    assert torch.equal(one.tokens, many.tokens)
+    assert one.likelihoods == pytest.approx(many.likelihoods, rel=1e-3)
+    assert read[0] == 256 and read[1] < 140
 
 
 def test_guidance_moves_away_from_no_text(stage):
-    told, untold, guided = (stage.start(text, 1, g)(None) for text, g in (("a cat", 1.0), ("", 1.0), ("a cat", 3.0)))
+    none = torch.zeros(1, stage.side**2, dtype=torch.int64)
+    asked = ("a cat", 1.0), ("", 1.0), ("a cat", 3.0)
+    told, untold, guided = (stage.start(text, 1, guidance)(none, 0, 1) for text, guidance in asked)
     torch.testing.assert_close(guided, untold + 3 * (told - untold), atol=1e-3, rtol=1e-3)
     assert not torch.allclose(told, untold, atol=0.01)
 
@@ -80,10 +118,29 @@ def test_attention_is_causal_and_sums_to_one(stage, rng):
 
 
 def test_sampling_keeps_to_the_likeliest(rng):
-    logits = torch.tensor([[0.0, 5.0, 1.0, 4.9], [9.0, 0.0, 0.0, 8.9]]).repeat(200, 1)
-    drawn = sample(logits, 1.0, 2, rng)
+    logits = torch.tensor([[0.0, 5.0, 1.0, 4.9], [9.0, 0.0, 0.0, 8.9]]).repeat(200, 1)[None]
+    sampler, none = Sampler(1.0, 2, rng), torch.empty(1, 0, 0)
+    drawn = sampler(logits, sampler.more(none, logits))[0]
     assert set(drawn[::2].tolist()) == {1, 3} and set(drawn[1::2].tolist()) == {0, 3}
-    assert sample(logits, 0.01, 4, rng).tolist() == [1, 0] * 200
+    cold = Sampler(0.001, 4, rng)
+    assert cold(logits, cold.more(none, logits))[0].tolist() == [1, 0] * 200
+
+
+def test_sampling_is_as_likely_as_the_logits_say(rng):
+    logits, none = torch.tensor([2.0, 0.0, 1.0, -9.0]).expand(1, 20_000, 4), torch.empty(1, 0, 0)
+    sampler = Sampler(2.0, 3, rng)
+    drawn = sampler(logits, sampler.more(none, logits))[0].bincount(minlength=4) / 20_000
+    torch.testing.assert_close(drawn[:3], (logits[0, 0, :3] / 2).softmax(0), atol=0.015, rtol=0)
+    assert drawn[3] == 0
+
+
+def test_noise_belongs_to_its_place(rng):
+    """However many places are drawn at a time."""
+    logits, none = torch.zeros(2, 6, 5), torch.empty(2, 0, 0)
+    whole = Sampler(1.0, 5, rng).more(none, logits)
+    sampler = Sampler(1.0, 5, torch.Generator().manual_seed(0))
+    parts = sampler.more(sampler.more(none, logits[:, :1]), logits[:, :4])
+    assert torch.equal(whole, sampler.more(parts, logits)) and not torch.equal(whole[0], whole[1])
 
 
 @pytest.mark.slow
@@ -169,7 +226,7 @@ def test_the_bridge(tmp_path):
     run = clipgen.Run("a red apple", init="dalle", steps=6, folder=tmp_path)
     frames = iter(run)
     first = next(frames).image
-    drawings = clipgen.dalle("a red apple", 16, temperature=0.5, guidance=1)
+    drawings = clipgen.dalle("a red apple", DRAFTS, temperature=CALM, guidance=1)
     likeliest = drawings.ordered(drawings.likelihoods).images[0]
     assert (to_tensor(first) - to_tensor(likeliest)).abs().mean() < 0.08
     run.change(prompt="a tree")

@@ -99,6 +99,7 @@ def test_equal_to_the_reference(published):
     stream = model.start("a red car on the snow", count, guidance)
     rows = [0] * count + [1] * count
     state, tokens = torch.zeros(3, 4 * count, 256, 64), torch.full((count,), 16384)
+    picture, wanted = torch.zeros(count, 256, dtype=torch.int64), []
     for place in range(8):
         logits, state = decoder(
             said.flip(0)[rows].ne(dalle_mini.PADDING)[:, None, None],
@@ -109,11 +110,14 @@ def test_equal_to_the_reference(published):
         )
         untold, told = logits[:, -1, :CODES].chunk(2)
         mixed = untold * (1 - guidance) + told * guidance
-        ours = stream(tokens if place else None)
-        assert ours.shape == (count, CODES)
-        assert (ours - mixed).abs().max() <= 1e-5
-        tokens = ours.softmax(1).multinomial(1)[:, 0]
+        ours = stream(picture, place, 1)
+        assert ours.shape == (count, 1, CODES)
+        assert (ours[:, 0] - mixed).abs().max() <= 1e-5
+        picture[:, place] = tokens = ours[:, 0].softmax(1).multinomial(1)[:, 0]
+        wanted.append(mixed)
     assert len(tokens.unique()) > 1, "else the pictures were all the same"
+    together = stream(picture, 2, 6)  # several at a time
+    assert (together - torch.stack(wanted[2:], 1)).abs().max() <= 1e-5
 
 
 @torch.no_grad()
@@ -121,12 +125,13 @@ def test_without_guidance_the_text_alone_counts(published):
     name, *_ = published
     model = DalleMini(name)
     pure, near = model.start("a cat", 2, 1), model.start("a cat", 2, 1 + 1e-6)
-    previous = None
-    for _ in range(3):
-        logits = pure(previous)
-        assert (logits - near(previous)).abs().max() <= 1e-4
-        previous = logits.argmax(1)
-    assert (model.start("a dog", 2, 1)(None) - model.start("a cat", 2, 1)(None)).abs().max() > 1e-3
+    picture = torch.zeros(2, 256, dtype=torch.int64)
+    for place in range(3):
+        logits = pure(picture, place, 1)
+        assert (logits - near(picture, place, 1)).abs().max() <= 1e-4
+        picture[:, place] = logits[:, 0].argmax(1)
+    dog, cat = (model.start(text, 2, 1)(picture, 0, 1) for text in ("a dog", "a cat"))
+    assert (dog - cat).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
