@@ -5,7 +5,7 @@ another commit, with random weights at the published size; each side in a proces
 ``scale``: how the cost of a step grows with the picture's side, the number of views, and pictures in one tensor.
 ``less``: what a step costs with each setting that saves work, and whether its gradient points the same way.
 ``sooner``: when the embedded decoder has a judge's score with all steps, and when with less work; and made pictures.
-``start``: the README's command, whole and until its first preview.
+``start``: the README's command, whole and until its first preview, and what the evaluator says of its picture.
 ``profile``: where the time of a step goes, by operator.
 ``numerics``: what a judge says of pictures that were made in less than fp32, beside those made in fp32.
 ``plain``: a run's step beside nothing but its parts, in one process (``tests/benchmarks/plain.py``).
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from clipgen.device import PRECISIONS, pick, precision
 from tests.benchmarks.studies import cluster, overhead
@@ -210,7 +211,10 @@ def sooner(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def start(options: argparse.Namespace) -> list[dict[str, Any]]:
-    seconds: dict[str, list[tuple[float, float]]] = {}
+    from clipgen.models.perceptors.catalogue import embed, load_perceptor
+
+    judge, taken = load_perceptor("evaluator"), dict[str, list[tuple[float, float, float]]]()
+    wanted = embed(judge, [options.prompt])[0]
     with contextlib.ExitStack() as trees, tempfile.TemporaryDirectory() as folder:
         places = {"clipgen": ROOT}
         if options.against:
@@ -218,24 +222,28 @@ def start(options: argparse.Namespace) -> list[dict[str, Any]]:
         for _ in range(options.rounds + 1):
             for name, place in places.items():
                 run = subprocess.Popen(
-                    [sys.executable, "-m", "clipgen", "a red apple"],
+                    [sys.executable, "-m", "clipgen", options.prompt],
                     cwd=folder,
                     env=os.environ | {"PYTHONPATH": str(place)},
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )
                 began, before = time.perf_counter(), set(Path(folder).glob("clipgen-runs/*/frames/*.png"))
-                while not set(Path(folder).glob("clipgen-runs/*/frames/*.png")) - before and run.poll() is None:
+                while not (frames := set(Path(folder).glob("clipgen-runs/*/frames/*.png")) - before):
+                    if run.poll() is not None:
+                        break
                     time.sleep(0.01)
                 first = time.perf_counter() - began
                 if run.wait():
                     raise SystemExit(f"{name}: the command failed")
-                seconds.setdefault(name, []).append((first, time.perf_counter() - began))
-    rows = []
-    for name, pairs in seconds.items():
-        first, whole = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
-        rows.append({"work": 'clipgen "a red apple"', "side": name, "first preview": first, "whole": whole})
-    return rows
+                whole = time.perf_counter() - began
+                last = max(frames.pop().parent.glob("*.png"))
+                score = float(judge.embed_image([Image.open(last).convert("RGB")])[0] @ wanted)
+                taken.setdefault(name, []).append((first, whole, score))
+    heads = "first preview", "whole", "judge"
+    medians = {name: map(statistics.median, zip(*told[1:], strict=True)) for name, told in taken.items()}
+    asked = f'clipgen "{options.prompt}"'
+    return [{"work": asked, "side": name} | dict(zip(heads, row, strict=True)) for name, row in medians.items()]
 
 
 @contextlib.contextmanager
@@ -337,6 +345,8 @@ def main() -> None:
             one.add_argument("--setting", type=json.loads, default={}, help='for clipgen alone, as {"passes": 4}')
         if name in ("compare", "start"):
             one.add_argument("--against", default="", help="a commit instead of the reference")
+        if name == "start":
+            one.add_argument("--prompt", default="a red apple")
         if name == "scale":
             one.add_argument("--sizes", type=int, nargs="*", default=[256, 512, 1024])
             one.add_argument("--view-counts", type=int, nargs="*", default=[8, 32, 128])

@@ -190,11 +190,11 @@ def _written(
         done, noise = done + sure, noise[:, sure:]
         if done // side > row and (rows or done == len(known)):
             row = done // side
-            settled = kept.clone()
-            settled[:row] = True
-            made = tokens * settled  # without what is guessed
+            certain = kept.clone()
+            certain[:row] = True
+            made = tokens * certain  # without what is guessed
             yield Drawings(
-                prompt, _paint(generator, made, settled), [], made, generator.name, said.tolist(), row / side
+                prompt, _paint(generator, made, certain), [], made, generator.name, said.tolist(), row / side
             )
 
 
