@@ -171,31 +171,28 @@ def _written(
     Parallel Nonlinear Equation Solving").
     """
     side, flat, known = len(kept), tokens.flatten(1), kept.flatten()
-    said, done, noise = torch.zeros(len(tokens)), 0, torch.empty(len(tokens), 0, 0)
+    said, done, guessed = torch.zeros(len(tokens)), 0, 0
     while done < len(known):
         n, row = min(likely.ahead if done else 1, len(known) - done), done // side
-        for place in range(done + noise.shape[1], done + n):
+        now = slice(done, done + n)
+        for place in range(guessed, now.stop):
             if not known[place]:
                 flat[:, place] = flat[:, max(0, place - side)]  # as above
+        guessed = now.stop
         logits = likely(flat.to(generator.device), done, n).cpu()
-        noise = sampler.more(noise, logits)
-        now = slice(done, done + n)
-        drawn = torch.where(known[now], flat[:, now], sampler(logits, noise[:, :n]))
-        right = (drawn == flat[:, now]).all(0).cumprod(0)
+        drawn = torch.where(known[now], flat[:, now], sampler(logits, done))
+        # One more than were guessed right: it was drawn from what is right.
+        sure = min(n, 1 + int((drawn == flat[:, now]).all(0).cumprod(0).sum()))
         flat[:, now] = drawn
-        # One more than were right: it was drawn from what is right.
-        sure = min(n, int(right.sum()) + 1)
         worth = logits.log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
         said += (worth * ~known[now])[:, :sure].sum(1)
-        done, noise = done + sure, noise[:, sure:]
+        done += sure
         if done // side > row and (rows or done == len(known)):
-            row = done // side
-            certain = kept.clone()
-            certain[:row] = True
-            made = tokens * certain  # without what is guessed
-            yield Drawings(
-                prompt, _paint(generator, made, certain), [], made, generator.name, said.tolist(), row / side
-            )
+            shown = kept.clone()
+            shown[: (row := done // side)] = True
+            made = tokens * shown  # without what is guessed
+            pictures = _paint(generator, made, shown)
+            yield Drawings(prompt, pictures, [], made, generator.name, said.tolist(), row / side)
 
 
 def _ranked(made: Iterator[Drawings], judge: Perceptor) -> Iterator[Drawings]:
@@ -204,28 +201,26 @@ def _ranked(made: Iterator[Drawings], judge: Perceptor) -> Iterator[Drawings]:
         yield rerank(drawings, judge) if drawings.done == 1 else drawings
 
 
-@dataclass(frozen=True)
 class Sampler:
     """Draws tokens by their logits: where they and Gumbel's noise are highest together, among the likeliest ``top_k``.
 
     Each place of each picture has its own noise, so that the same logits give the same token (Gumbel 1954).
     """
 
-    temperature: float
-    top_k: int
-    rng: torch.Generator
+    def __init__(self, temperature: float, top_k: int, rng: torch.Generator):
+        self.temperature, self.top_k, self.rng = temperature, top_k, rng
+        self._noise: dict[int, Tensor] = {}  # of places that may have to be drawn again
 
-    def more(self, noise: Tensor, logits: Tensor) -> Tensor:
-        """The noise (B, m, codes) of the next m places, for as many more as the logits (B, n, codes) have."""
-        shape = logits[:, noise.shape[1] :].transpose(0, 1).shape  # place by place, however many at a time
-        drawn = -torch.empty(shape).exponential_(generator=self.rng).log()
-        return torch.cat([noise.view(len(logits), -1, logits.shape[-1]), drawn.transpose(0, 1)], 1)
-
-    def __call__(self, logits: Tensor, noise: Tensor) -> Tensor:
-        """Logits and noise (B, n, codes) to tokens (B, n)."""
+    def __call__(self, logits: Tensor, first: int) -> Tensor:
+        """Logits (B, n, codes) of the places from ``first`` on, to tokens (B, n). What was before is done with."""
+        noise = {first + i: self._noise.get(first + i) for i in range(logits.shape[1])}
+        self._noise = {place: self._drawn(logits[:, 0]) if old is None else old for place, old in noise.items()}
         best, which = logits.topk(min(self.top_k, logits.shape[-1]))
-        drawn = (best / self.temperature + noise.gather(-1, which)).argmax(-1, keepdim=True)
-        return which.gather(-1, drawn)[..., 0]
+        both = best / self.temperature + torch.stack([*self._noise.values()], 1).gather(-1, which)
+        return which.gather(-1, both.argmax(-1, keepdim=True))[..., 0]
+
+    def _drawn(self, like: Tensor) -> Tensor:
+        return -torch.empty(like.shape).exponential_(generator=self.rng).log()
 
 
 def _paint(generator: Discrete, tokens: Tensor, drawn: Tensor) -> list[Image.Image]:

@@ -119,28 +119,26 @@ def test_attention_is_causal_and_sums_to_one(stage, rng):
 
 def test_sampling_keeps_to_the_likeliest(rng):
     logits = torch.tensor([[0.0, 5.0, 1.0, 4.9], [9.0, 0.0, 0.0, 8.9]]).repeat(200, 1)[None]
-    sampler, none = Sampler(1.0, 2, rng), torch.empty(1, 0, 0)
-    drawn = sampler(logits, sampler.more(none, logits))[0]
+    drawn = Sampler(1.0, 2, rng)(logits, 0)[0]
     assert set(drawn[::2].tolist()) == {1, 3} and set(drawn[1::2].tolist()) == {0, 3}
-    cold = Sampler(0.001, 4, rng)
-    assert cold(logits, cold.more(none, logits))[0].tolist() == [1, 0] * 200
+    assert Sampler(0.001, 4, rng)(logits, 0)[0].tolist() == [1, 0] * 200
 
 
 def test_sampling_is_as_likely_as_the_logits_say(rng):
-    logits, none = torch.tensor([2.0, 0.0, 1.0, -9.0]).expand(1, 20_000, 4), torch.empty(1, 0, 0)
-    sampler = Sampler(2.0, 3, rng)
-    drawn = sampler(logits, sampler.more(none, logits))[0].bincount(minlength=4) / 20_000
+    logits = torch.tensor([2.0, 0.0, 1.0, -9.0]).expand(1, 20_000, 4)
+    drawn = Sampler(2.0, 3, rng)(logits, 0)[0].bincount(minlength=4) / 20_000
     torch.testing.assert_close(drawn[:3], (logits[0, 0, :3] / 2).softmax(0), atol=0.015, rtol=0)
     assert drawn[3] == 0
 
 
-def test_noise_belongs_to_its_place(rng):
-    """However many places are drawn at a time."""
-    logits, none = torch.zeros(2, 6, 5), torch.empty(2, 0, 0)
-    whole = Sampler(1.0, 5, rng).more(none, logits)
-    sampler = Sampler(1.0, 5, torch.Generator().manual_seed(0))
-    parts = sampler.more(sampler.more(none, logits[:, :1]), logits[:, :4])
-    assert torch.equal(whole, sampler.more(parts, logits)) and not torch.equal(whole[0], whole[1])
+def test_a_place_draws_the_same_again(rng):
+    """However many places are drawn at a time, until it is done with."""
+    logits = torch.zeros(2, 6, 50)
+    whole = Sampler(1.0, 50, rng)(logits, 0)
+    sampler = Sampler(1.0, 50, torch.Generator().manual_seed(0))
+    assert torch.equal(sampler(logits[:, :3], 0), whole[:, :3])
+    assert torch.equal(sampler(logits[:, :4], 2), whole[:, 2:])
+    assert not torch.equal(whole[0], whole[1])
 
 
 @pytest.mark.slow
