@@ -30,9 +30,20 @@ from clipgen.optvis.objectives import Goal
 from clipgen.optvis.prompt import Prompt, texts
 from clipgen.optvis.starts import Scene
 
-_PLACED = re.compile(r"\b(in|on|at|over|above|under|by|among|with|of)\b")
-_TO = r"(?:in front of|in|on|at|over|above|under|by|among)(?: the| an?)? "
-_FIELDS = {re.sub(f"^{_TO}", "", phrase): place for place in PLACES for phrase in (place, *PLACES[place])}
+_RELATED = "in front of|in|on|at|over|above|under|by|among"
+_TO = rf"(?:{_RELATED})(?: the| an?)? "
+_BESIDE = re.compile(rf" (?:{_RELATED}|with|near|next to|behind) ")
+_SOME = re.compile(r"(?:\w+ )?\w+ of (.+)")  # "a slice of pizza", "a pair of scissors"
+_LIKE = {  # places that look like one that training had
+    "grass": ("garden", "park", "field", "hill"),
+    "sea": ("lake", "river", "waves"),
+    "night sky": ("dark",),
+    "sky": ("sky", "clouds", "air"),
+    "beach": ("desert",),
+    "forest": ("jungle",),
+}
+_PHRASES = {place: (place, *PLACES.get(place, ()), *_LIKE.get(place, ())) for place in (*PLACES, *_LIKE)}
+_FIELDS = {re.sub(f"^{_TO}", "", phrase): place for place, phrases in _PHRASES.items() for phrase in phrases}
 _SOMEWHERE = re.compile(f"(?:(.+?) )?{_TO}({'|'.join(_FIELDS)})")
 _ARTICLES = {"a", "an", "the"}
 _MORE = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"
@@ -40,6 +51,7 @@ _TINTS = {*COLOURS, *_MORE}
 ALIKE = 0.88  # the cosine of two names of a thing: of a car and an automobile 0.91; a squirrel is no bison, 0.86
 CALM = 0.25  # the temperature at which a thing is drawn that it knows by heart, and without guidance
 DRAFTS = 4  # so many; as likely as the likeliest of 16 at twice the temperature, in a third of their time
+SURE, TRIES = -20.0, 3  # nats: what it knows by heart is likelier, what it mixes is not, and is tried again
 _DRAWN = (128, 128)  # the size at which a thing is cut out
 _PAPER = 60  # levels of 255, of all channels together, by which paper may differ from white
 
@@ -52,32 +64,51 @@ class Thing(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """One thing in the middle or two side by side, before a place (of ``PLACES``) if there is one; or a place alone."""
+    """One thing in the middle or two side by side, before a place of ``background`` if there is one; or that alone."""
 
     things: list[Thing]
     place: str | None = None
 
 
 def layout(*prompts: str) -> Layout:
-    """Each thing is drawn alone: "a red car and a cat" is "a car" and "a cat"; an unknown scene stays as it is.
+    """Each thing is drawn alone: "a red car and a cat" is "a car" and "a cat", "a cat on a table" is a cat.
 
-    Of several prompts the first two things are taken, and the first place.
+    The first two things are taken, and the first place. What has no name is left to CLIP.
     """
     things, place = list[Thing](), None
     for text in (prompt.lower().rstrip(" .,!") for prompt in prompts):
-        found = _SOMEWHERE.fullmatch(text)
-        what, where = (found[1], _FIELDS[found[2]]) if found else (text, None)
-        parts = what.split(" and ") if what else []
-        if len(parts) > 2 or _PLACED.search(what or ""):
-            parts, where = [], None
-            things.append(Thing(text, False))
-        for part in parts:
-            if where is None and _bare(part) in _FIELDS and _bare(part) not in names():
-                where = _FIELDS[_bare(part)]  # "the sea", or "the moon and the sea"
-            else:
-                things.append(_thing(part))
-        place = place or where
+        for i, phrase in enumerate(text.split(", ")):
+            for part in phrase.split(" and "):
+                what, where = _placed(part)
+                place = place or where
+                if what and (i == 0 or _named(what)):  # what follows a comma may be a style
+                    things += map(_thing, _apart(what))
     return Layout(things[:2], place)
+
+
+def _placed(text: str) -> tuple[str, str | None]:
+    """What there is, empty for nothing, and the place where it is, if that is one that we know."""
+    if found := _SOMEWHERE.fullmatch(text):
+        return found[1] or "", _FIELDS[found[2]]
+    if (bare := _bare(text)) in _FIELDS and not _named(text):  # of "the moon and the sea" the second
+        return "", _FIELDS[bare]
+    return text, None
+
+
+def _apart(text: str) -> list[str]:
+    """What is beside a thing, or where it is, is a second thing if it has a name; if not, it is left to CLIP."""
+    if _named(text):
+        return [text]
+    if (some := _SOME.fullmatch(text)) and _named(some[1]):
+        return [some[1]]
+    what, *beside = _BESIDE.split(text, maxsplit=1)
+    return [what, *filter(_named, beside)]
+
+
+def _named(text: str) -> bool:
+    """Whether that is what a drawing is called, or a kind of it: "a red hat", of a "top hat"."""
+    bare = " ".join(word for word in _bare(text).split() if word not in _TINTS) or _bare(text)
+    return any(name == bare or name.endswith(f" {bare}") for name in names())
 
 
 def _thing(text: str) -> Thing:
@@ -151,8 +182,12 @@ def drawings_of(thing: str, seed: int, device: str) -> Drawings:
 
     Of what the transformer knows by heart it is sure, of what it mixes from several it is not.
     """
-    drawings = dalle(thing, DRAFTS, temperature=CALM, guidance=1, seed=seed, device=device)
-    return drawings.ordered(drawings.likelihoods)
+    tried = list[Drawings]()
+    while len(tried) < TRIES and (not tried or tried[-1].likelihoods[0] < SURE):
+        other = (seed + len(tried) * 10**6) % 2**63
+        drawings = dalle(thing, DRAFTS, temperature=CALM, guidance=1, seed=other, device=device)
+        tried.append(drawings.ordered(drawings.likelihoods))
+    return max(tried, key=lambda drawings: drawings.likelihoods[0])
 
 
 class Drafts(Dalle):
@@ -196,8 +231,6 @@ class Drafts(Dalle):
         return super()._image(scene, [Prompt(thing.text)], size)
 
     def _draw(self, scene: Scene, text: str) -> Drawings:
-        if " and " in text or _PLACED.search(text):
-            return super()._draw(scene, text)
         return drawings_of(taught(text, scene.perceptor), scene.seed, str(scene.param.device))
 
 
