@@ -101,7 +101,7 @@ def _apart(text: str) -> list[str]:
         return [text]
     if (some := _SOME.fullmatch(text)) and _named(some[1]):
         return [some[1]]
-    what, *beside = _BESIDE.split(text, maxsplit=1)
+    what, *beside = _BESIDE.split(text)
     return [what, *filter(_named, beside)]
 
 

@@ -70,6 +70,7 @@ def test_each_thing_is_drawn_alone():
         "a rocket at night": ([("a rocket", False)], "night sky"),
         "a glass of wine on the beach": ([("a glass of wine", False)], "beach"),
         "a cat on a table": ([("a cat", False)], None),
+        "a cat on a mat under a tree": ([("a cat", False), ("a tree", False)], None),
         "a cat with a red hat": ([("a cat", False), ("a hat", True)], None),
         "the sun over the sea and a boat": ([("the sun", False), ("a boat", False)], "sea"),
         "a dog, a cat and a bird": ([("a dog", False), ("a cat", False)], None),
