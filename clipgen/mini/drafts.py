@@ -30,21 +30,22 @@ from clipgen.optvis.objectives import Goal
 from clipgen.optvis.prompt import Prompt, texts
 from clipgen.optvis.starts import Scene
 
-_RELATED = "in front of|in|on|at|over|above|under|by|among"
+_RELATED = "in front of|on top of|in|on|at|over|above|under|by|among|near"
 _TO = rf"(?:{_RELATED})(?: the| an?)? "
-_BESIDE = re.compile(rf" (?:{_RELATED}|with|near|next to|behind) ")
-_SOME = re.compile(r"(?:\w+ )?\w+ of (.+)")  # "a slice of pizza", "a pair of scissors"
+_JOINT = re.compile(rf" (and|with|next to|behind|{_RELATED})(?= )")
+_PART = (
+    "slice|piece|pair|bunch|bowl|painting|drawing|photo|photograph|picture|portrait|sketch|image|illustration|render"
+)
+_OF = re.compile(rf"(?:[\w-]+ )*(?:{_PART}) of ")  # "a slice of pizza", "an oil painting of a cat"
 _LIKE = {  # places that look like one that training had
     "grass": ("garden", "park", "field", "hill"),
     "sea": ("lake", "river", "waves"),
-    "night sky": ("dark",),
-    "sky": ("sky", "clouds", "air"),
+    "sky": ("clouds", "air"),
     "beach": ("desert",),
     "forest": ("jungle",),
 }
 _PHRASES = {place: (place, *PLACES.get(place, ()), *_LIKE.get(place, ())) for place in (*PLACES, *_LIKE)}
 _FIELDS = {re.sub(f"^{_TO}", "", phrase): place for place, phrases in _PHRASES.items() for phrase in phrases}
-_SOMEWHERE = re.compile(f"(?:(.+?) )?{_TO}({'|'.join(_FIELDS)})")
 _ARTICLES = {"a", "an", "the"}
 _MORE = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"
 _TINTS = {*COLOURS, *_MORE}
@@ -73,48 +74,56 @@ class Layout(NamedTuple):
 def layout(*prompts: str) -> Layout:
     """Each thing is drawn alone: "a red car and a cat" is "a car" and "a cat", "a cat on a table" is a cat.
 
-    The first two things are taken, and the first place. What has no name is left to CLIP.
+    The first two things are taken, and the first place. What is beside a thing, or after a comma, is one if it has a
+    name; if not, it is left to CLIP.
     """
     things, place = list[Thing](), None
-    for text in (prompt.lower().rstrip(" .,!") for prompt in prompts):
-        for i, phrase in enumerate(text.split(", ")):
-            for part in phrase.split(" and "):
-                what, where = _placed(part)
-                place = place or where
-                if what and (i == 0 or _named(what)):  # what follows a comma may be a style
-                    things += map(_thing, _apart(what))
+    for text in (prompt.lower().strip(" .,!") for prompt in prompts):
+        heads, others, where = list[str](), list[str](), None
+        first, *later = re.split(r",\s*", text)
+        if later and not _known(first) and len(_bare(first).split()) == 1 and _described(later[0]):
+            first, *later = later  # "a huge, green dragon"
+        for phrase in (first, *later):
+            for joint, part in _parts(phrase):
+                bare, beside = _bare(part), phrase is not first or joint not in ("", "and")
+                if bare in _FIELDS and joint != "with" and (beside or bare not in names()):
+                    where = where or _FIELDS[bare]
+                elif not beside and set(bare.split()) - _TINTS:
+                    heads.append(part)
+                elif beside and _known(part) and (joint or part != bare):  # after a comma with its article
+                    others.append(part)
+        place = place or where
+        things += map(_thing, heads + others or ([] if where else [text]))
     return Layout(things[:2], place)
 
 
-def _placed(text: str) -> tuple[str, str | None]:
-    """What there is, empty for nothing, and the place where it is, if that is one that we know."""
-    if found := _SOMEWHERE.fullmatch(text):
-        return found[1] or "", _FIELDS[found[2]]
-    if (bare := _bare(text)) in _FIELDS and not _named(text):  # of "the moon and the sea" the second
-        return "", _FIELDS[bare]
-    return text, None
+def _parts(phrase: str) -> list[tuple[str, str]]:
+    """What joins each part of a phrase to what is before it, and the part, without its style and its portion."""
+    if _bare(phrase) in names():  # "a bow and arrow"
+        return [("", phrase)]
+    first, *rest = _JOINT.split(f" {phrase}")
+    parts = [("", first), *zip(rest[::2], rest[1::2], strict=True)]
+    return [(joint, _OF.sub("", part.strip())) for joint, part in parts if part.strip()]
 
 
-def _apart(text: str) -> list[str]:
-    """What is beside a thing, or where it is, is a second thing if it has a name; if not, it is left to CLIP."""
-    if _named(text):
-        return [text]
-    if (some := _SOME.fullmatch(text)) and _named(some[1]):
-        return [some[1]]
-    what, *beside = _BESIDE.split(text)
-    return [what, *filter(_named, beside)]
+def _described(text: str) -> bool:
+    """Whether that goes on with an adjective and a name, as "green dragon" does; "oil painting" does not."""
+    words = text.split()
+    return len(words) > 1 and words[0] not in _ARTICLES and _known(f"a {words[-1]}")
 
 
-def _named(text: str) -> bool:
-    """Whether that is what a drawing is called, or a kind of it: "a red hat", of a "top hat"."""
-    bare = " ".join(word for word in _bare(text).split() if word not in _TINTS) or _bare(text)
-    return any(name == bare or name.endswith(f" {bare}") for name in names())
+def _known(text: str) -> bool:
+    """Whether that is what a drawing is called; "a red hat" is a kind of it, of a "top hat"."""
+    bare = " ".join(word for word in _bare(text).split() if word not in _TINTS)
+    kind = text.startswith(("a ", "an "))
+    return bare in names() or (bool(bare) and kind and any(name.endswith(f" {bare}") for name in names()))
 
 
 def _thing(text: str) -> Thing:
     words = [word for word in text.split() if word not in _TINTS]
     known = _bare(text) in names()  # "a red apple"
-    if known or len(words) == len(text.split()) or not set(words) - _ARTICLES:  # "an orange" is a thing
+    # "An orange" is a thing, and "a heart of gold" has no colour.
+    if known or len(words) == len(text.split()) or text.split()[-1] in _TINTS:
         return Thing(text, False)
     for i, word in enumerate(words[:-1]):
         if word in ("a", "an"):
@@ -180,7 +189,7 @@ def cut_out(drawing: Tensor) -> Tensor:
 def drawings_of(thing: str, seed: int, device: str) -> Drawings:
     """A few drawings of a thing, the likeliest first, kept for the next run that wants them.
 
-    Of what the transformer knows by heart it is sure, of what it mixes from several it is not.
+    Of what the transformer knows by heart it is sure, of what it mixes from several it is not, and tries other seeds.
     """
     tried = list[Drawings]()
     while len(tried) < TRIES and (not tried or tried[-1].likelihoods[0] < SURE):

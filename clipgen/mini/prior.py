@@ -186,7 +186,7 @@ class _Stream:
         texts = [text] if guidance == 1 else [text, ""]
         words, told = (torch.cat(parts).repeat_interleave(count, 0) for parts in zip(*map(prior.read, texts)))
         read = self.net.embed(words, told, words[:, :0])
-        # In bf16, products of so few rows are slower, and each number of columns needs a kernel of its own.
+        # On a CPU products of so few rows are slower in bf16, and each number of columns needs a kernel of its own.
         self.caches = self.net.caches(len(words), read.float())
         self.net(read[:, :-1], self.caches)
         self.last, self.told = read[:, -1:], told[:, None]  # the last word says the first token

@@ -16,7 +16,7 @@ class Stream(Protocol):
     def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
         """The pictures' tokens (count, side * side), to the logits (count, n, codes) of those from ``first`` on.
 
-        Each is given all before it. Those before ``first`` have been read as they are, in earlier calls.
+        Each is given all before it. Those before ``first - 1`` have been read as they are, in earlier calls.
         """
 
 
@@ -43,7 +43,7 @@ class KVCache:
 
     def __init__(self, shape: tuple[int, ...], like: Tensor):
         self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
-        self.length = 0  # less than before, and what comes is written over what was guessed
+        self.length = 0  # may be set back: what comes then is written over what was guessed
 
     def add(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """(..., n, d) of new positions to those of all."""

@@ -130,10 +130,10 @@ def dalle(
     judge = load_perceptor(judge, where) if isinstance(judge, str) else judge
     temperature = prior.temperature if temperature is None else temperature
     top_k = prior.top_k if top_k is None else top_k
-    likely = prior.start(prompt, n, prior.guidance if guidance is None else guidance)
+    reader = prior.start(prompt, n, prior.guidance if guidance is None else guidance)
     sampler = Sampler(temperature, top_k, torch.Generator().manual_seed(seed))
     tokens, kept = _canvas(generator, n, prior.side, image, keep)
-    made = _written(prompt, generator, likely, sampler, tokens, kept, stream)
+    made = _written(prompt, generator, reader, sampler, tokens, kept, stream)
     return _ranked(made, judge) if stream else next(_ranked(made, judge))
 
 
@@ -158,7 +158,7 @@ def _canvas(generator: Discrete, n: int, side: int, image: Pictorial | str | Non
 def _written(
     prompt: str,
     generator: Discrete,
-    likely: Stream,
+    reader: Stream,
     sampler: Sampler,
     tokens: Tensor,
     kept: Tensor,
@@ -173,13 +173,15 @@ def _written(
     side, flat, known = len(kept), tokens.flatten(1), kept.flatten()
     said, done, guessed = torch.zeros(len(tokens)), 0, 0
     while done < len(known):
-        n, row = min(likely.ahead if done else 1, len(known) - done), done // side
+        # To the end of a row that is shown: its likelihood is that of its own tokens.
+        left = side - done % side if rows else len(known) - done
+        n, row = min(reader.ahead if done else 1, left), done // side
         now = slice(done, done + n)
         for place in range(guessed, now.stop):
             if not known[place]:
                 flat[:, place] = flat[:, max(0, place - side)]  # as above
         guessed = now.stop
-        logits = likely(flat.to(generator.device), done, n).cpu()
+        logits = reader(flat.to(generator.device), done, n).cpu()
         drawn = torch.where(known[now], flat[:, now], sampler(logits, done))
         # One more than were guessed right: it was drawn from what is right.
         sure = min(n, 1 + int((drawn == flat[:, now]).all(0).cumprod(0).sum()))
