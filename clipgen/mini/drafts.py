@@ -78,23 +78,28 @@ def layout(*prompts: str) -> Layout:
     name; if not, it is left to CLIP.
     """
     things, place = list[Thing](), None
-    for text in (prompt.lower().strip(" .,!") for prompt in prompts):
-        heads, others, where = list[str](), list[str](), None
-        first, *later = re.split(r",\s*", text)
-        if later and not _known(first) and len(_bare(first).split()) == 1 and _described(later[0]):
-            first, *later = later  # "a huge, green dragon"
-        for phrase in (first, *later):
-            for joint, part in _parts(phrase):
-                bare, beside = _bare(part), phrase is not first or joint not in ("", "and")
-                if bare in _FIELDS and joint != "with" and (beside or bare not in names()):
-                    where = where or _FIELDS[bare]
-                elif not beside and set(bare.split()) - _TINTS:
-                    heads.append(part)
-                elif beside and _known(part) and (joint or part != bare):  # after a comma with its article
-                    others.append(part)
-        place = place or where
-        things += map(_thing, heads + others or ([] if where else [text]))
+    for text in prompts:
+        found, where = _read(text.lower().strip(" .,!"))
+        things, place = things + [_thing(part) for part in found], place or where
     return Layout(things[:2], place)
+
+
+def _read(text: str) -> tuple[list[str], str | None]:
+    """The things of a prompt, those that stand beside others last, and its first place; all of it if it has neither."""
+    heads, others, where = list[str](), list[str](), None
+    first, *later = re.split(r",\s*", text)
+    if later and not _known(first) and len(_bare(first).split()) == 1 and _described(later[0]):
+        first, *later = later  # "a huge, green dragon"
+    for phrase in (first, *later):
+        for joint, part in _parts(phrase):
+            bare, beside = _bare(part), phrase is not first or joint not in ("", "and")
+            if bare in _FIELDS and joint != "with" and (beside or bare not in names()):
+                where = where or _FIELDS[bare]
+            elif not beside and set(bare.split()) - _TINTS:
+                heads.append(part)
+            elif beside and _known(part) and (joint or part != bare):  # after a comma with its article
+                others.append(part)
+    return heads + others or ([text] if text and where is None else []), where
 
 
 def _parts(phrase: str) -> list[tuple[str, str]]:

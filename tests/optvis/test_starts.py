@@ -75,6 +75,7 @@ def test_each_thing_is_drawn_alone():
         "a cat in the snow with a hat": ([("a cat", False), ("a hat", False)], "snow"),
         "a cat on the left and a dog on the right, smiling": ([("a cat", False), ("a dog", False)], None),
         "an oil painting of the sea": ([], "sea"),
+        "!": ([], None),
         "a cat and in the snow": ([("a cat", False)], "snow"),
         "a woman with red hair": ([("a woman", False)], None),
         "a heart of gold": ([("a heart of gold", False)], None),
