@@ -7,6 +7,7 @@ the run goes on. Every file is written under another name first and then renamed
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -32,6 +33,15 @@ PARTS = "frames", "latents", "inputs"  # folders of every run
 READABLE = (1, FORMAT)  # until format 2 latents were kept in ``tokens``, and own losses only counted
 
 
+def _new(parent: Path, slug: str) -> Path:
+    """A folder that nobody else has: runs of one prompt that begin in one second are told apart by chance."""
+    while True:
+        folder = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+
+
 class Journal:
     """The folder of a run. Its methods raise ClipgenError for a folder that is damaged or no run's."""
 
@@ -41,15 +51,17 @@ class Journal:
 
     @classmethod
     def create(cls, parent: str | Path, slug: str, settings: dict) -> Journal:
-        """A new ``<parent>/<date>-<slug>-<id>``. Raises ClipgenError where it cannot be written."""
-        folder = Path(parent) / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
-        journal = cls(folder)
+        """A new ``<parent>/<date>-<slug>-<id>``, no other run's. Raises ClipgenError where it cannot be written."""
+        journal = None
         try:
+            Path(parent).mkdir(parents=True, exist_ok=True)
+            journal = cls(_new(Path(parent), slug))
             for part in PARTS:
-                (folder / part).mkdir(parents=True)
+                (journal.folder / part).mkdir()
             journal._replace("settings.json", (json.dumps({"format": FORMAT} | settings, indent=2) + "\n").encode())
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            if journal:
+                shutil.rmtree(journal.folder, ignore_errors=True)
             raise ClipgenError(
                 f"folder={str(parent)!r}: {error.strerror}; choose a folder that can be written"
             ) from error

@@ -253,7 +253,7 @@ def work(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     with weights(published(options.work)) as cache:
         os.environ["CLIPGEN_CACHE"] = str(cache)
         asked = {"size": (size, size), "cutouts": options.views, "device": options.device}
-        yield cache, settings_of(options.work, cache) | asked
+        yield cache, settings_of(options.work, cache) | asked | options.setting
 
 
 def plain(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -341,7 +341,7 @@ def main() -> None:
         if name in ("compare", "profile", "less", "plain"):
             one.add_argument("--size", type=int, help="of the picture; by default what the reference draws")
             one.add_argument("--views", type=int, default=32)
-        if name == "compare":
+        if name in ("compare", "profile", "plain"):
             one.add_argument("--setting", type=json.loads, default={}, help='for clipgen alone, as {"passes": 4}')
         if name in ("compare", "start"):
             one.add_argument("--against", default="", help="a commit instead of the reference")

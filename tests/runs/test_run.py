@@ -23,6 +23,15 @@ def test_a_run_keeps_all_it_shows(run):
     assert run._repr_png_().startswith(b"\x89PNG")
 
 
+def test_a_name_that_is_taken_is_left_alone(tmp_path, monkeypatch):
+    marks = iter(["ab12", "ab12", "cd34"])
+    monkeypatch.setattr("clipgen.runs.journal.secrets.token_hex", lambda _: next(marks))
+    monkeypatch.setattr("clipgen.runs.journal.time.strftime", lambda _: "20261129-041801")
+    first, second = (Journal.create(tmp_path, "a-cat", {"seed": seed}) for seed in range(2))
+    assert [made.folder.name[-10:] for made in (first, second)] == ["a-cat-ab12", "a-cat-cd34"]
+    assert first.settings["seed"] == 0 and second.settings["seed"] == 1
+
+
 @pytest.mark.parametrize("generator", ["mini-vqgan", "mini-dvae"])
 @pytest.mark.parametrize("init", ["random", "collage"])
 def test_the_score_rises(generator, init, tmp_path):
