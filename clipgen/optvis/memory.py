@@ -8,11 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from clipgen import heap
 from clipgen.errors import ClipgenError
 from clipgen.optvis.objectives import Moment, Recipe
 
 SMALL = 8  # places of a latent's side on which its decoder is measured
 MARGIN = 1.3  # what is computed beside what is kept, such as the widest layer's gradient
+AMPLE = 4  # times what a step needs: where so much is free, gaps between the blocks do no harm
 
 
 class Memory:
@@ -27,6 +29,7 @@ class Memory:
         What a decoder and a perceptor keep for the backward pass is measured on a small latent and one view of each.
         Nothing is planned for a generator that has nothing to spare, and where nobody says what is free.
         """
+        heap.give_back()
         spare, room = getattr(recipe.param, "spare", None), free(latent.device)
         if spare is None or room is None:
             return
@@ -41,6 +44,7 @@ class Memory:
             return MARGIN * (decoder + views / self.passes)
 
         whole = needed()
+        heap.keep(self, latent.device.type == "cpu" and AMPLE * whole < room)
         while needed() > room and self.passes < recipe.views and views / self.passes > decoder / 4:
             self.passes = min(2 * self.passes, recipe.views)
         if needed() > room and spare():
@@ -52,6 +56,10 @@ class Memory:
             warnings.warn(f"{said} free: it may not fit; lower size, or choose a smaller perceptor", stacklevel=4)
         elif whole > room:
             warnings.warn(f"{said} free: passes={self.passes}, and the step takes longer", stacklevel=4)
+
+    def close(self) -> None:
+        """There are no more steps."""
+        heap.keep(self, False)
 
     def backward(self, moment: Moment, factor: float) -> Tensor:
         """Collect the gradients of all objectives on the moment's image and latent, times ``factor``; their loss."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -221,30 +221,31 @@ class Run:
         keeper = Keeper(self.journal, render.latent.device.type != "cpu")
         if self._state:
             render.restore(*self._state)
-        while not (self.finished or self.control.stopped):
-            self.control.wait()
-            self.control.due(self.step)
-            if (then := self.settings.at(self.step)) != now:
-                recipes.follow(render, then)
-                now, judging = then, recipes.judging(then)
-            render.turn()
-            scores = (yield render) or {}
-            self.step = render.step
-            if render.stuck:
-                self.stop()
-            last = self.finished or self.control.stopped
-            due = self.settings.shows(self.step)
-            if due or last:
-                picture, latent = render.picture(), render.packed()
-                image, told = to_image(picture[0]), {name: float(score) for name, score in scores.items()}
-                if judging:
-                    told["judge"] = judging.score(image, self.step - 1)
-                frame = Frame(self.step, image, told, time.monotonic() - began)
-                self._course.add(frame)
-                if due and not self.finished:
-                    render.move_camera(picture)
-                keeper.keep(frame, latent, *render.state())
-                yield frame
+        with closing(render.memory):
+            while not (self.finished or self.control.stopped):
+                self.control.wait()
+                self.control.due(self.step)
+                if (then := self.settings.at(self.step)) != now:
+                    recipes.follow(render, then)
+                    now, judging = then, recipes.judging(then)
+                render.turn()
+                scores = (yield render) or {}
+                self.step = render.step
+                if render.stuck:
+                    self.stop()
+                last = self.finished or self.control.stopped
+                due = self.settings.shows(self.step)
+                if due or last:
+                    picture, latent = render.picture(), render.packed()
+                    image, told = to_image(picture[0]), {name: float(score) for name, score in scores.items()}
+                    if judging:
+                        told["judge"] = judging.score(image, self.step - 1)
+                    frame = Frame(self.step, image, told, time.monotonic() - began)
+                    self._course.add(frame)
+                    if due and not self.finished:
+                        render.move_camera(picture)
+                    keeper.keep(frame, latent, *render.state())
+                    yield frame
         keeper.end()
 
 

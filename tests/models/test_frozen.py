@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from clipgen.models.frozen import Conv2d, ReLU, conv2d
+from clipgen.models.frozen import Conv2d, ReLU, conv2d, norm_silu
 from clipgen.models.parameterisations.codebook import Codebook
 from clipgen.models.parameterisations.dvae import DVAE
 from clipgen.models.parameterisations.vqgan import VQModel
@@ -47,6 +47,31 @@ def test_a_relu_is_torchs_in_a_byte():
     assert ours[2] < theirs[2] and ours[2] % x.numel() == 0
     wild = torch.full_like(x, torch.inf)
     assert torch.equal(*(torch.autograd.grad(relu(x), x, wild)[0] for relu in (ReLU(), nn.ReLU())))
+
+
+@pytest.mark.parametrize("channels", [64, 128, 1024])  # 2, 4 and 32 a group: own sums, and torch's
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_norm_and_silu_are_torchs_and_keep_the_input_alone(channels, dtype):
+    norm = nn.GroupNorm(32, channels, eps=1e-6).requires_grad_(False)
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    wide = torch.randn(2, channels, 12, 10, generator=torch.Generator().manual_seed(0))
+    wide = (3 * wide + 5 * torch.randn(channels, 1, 1)).contiguous(memory_format=torch.channels_last).double()
+    x = wide.to(dtype).requires_grad_()
+    norm.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    made, gradient, kept_bytes = told(lambda x: norm_silu(norm, x), x)
+    exact = copy.deepcopy(norm).double()
+    wanted = told(lambda x: F.silu(exact(x)), x.detach().double().requires_grad_())
+    for ours, theirs in zip((made, gradient), wanted[:2], strict=True):
+        away = (ours.double() - theirs).norm() / theirs.norm()
+        assert away < {torch.float32: 1e-5, torch.bfloat16: 0.015, torch.float64: 1e-12}[dtype]
+    assert kept_bytes < 1.1 * x.numel() * x.element_size(), "torch keeps what the norm made, too"
+
+
+def test_a_norm_that_learns_is_torchs():
+    norm, x = nn.GroupNorm(2, 4), torch.randn(1, 4, 8, 8, requires_grad=True)
+    norm_silu(norm, x).sum().backward()
+    assert norm.weight.grad.abs().sum() > 0 and x.grad.abs().sum() > 0
+    assert torch.equal(norm_silu(norm, x), F.silu(norm(x)))
 
 
 NETS = {

@@ -21,21 +21,24 @@ EPSILON = 0.1  # how far the logit-Laplace distribution keeps pixels from 0 and 
 
 
 class Conv2d(Product):
-    """A "same" convolution with OpenAI's parameter names ``w`` and ``b``."""
+    """A "same" convolution with OpenAI's parameter names ``w`` and ``b``; ``gain`` times that, if asked for."""
 
     padding_mode = "zeros"  # or circular, as of torch's own
 
-    def __init__(self, inner: int, outer: int, size: int):
+    def __init__(self, inner: int, outer: int, size: int, gain: float = 1.0):
         super().__init__()
         w = torch.empty(outer, inner, size, size)
         self.w = nn.Parameter(nn.init.normal_(w, std=(inner * size * size) ** -0.5))
         self.b = nn.Parameter(torch.zeros(outer))
+        self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
-        around = self.w.shape[-1] // 2
+        # The weights are fewer than what they make, and by a power of two, as OpenAI's gain is, they stay exact.
+        w, b = (self.w, self.b) if self.gain == 1 else (self.gain * self.w, self.gain * self.b)
+        around = w.shape[-1] // 2
         if self.padding_mode == "circular":
-            return conv2d(F.pad(x, (around,) * 4, "circular"), self.w, self.b)
-        return conv2d(x, self.w, self.b, padding=around)
+            return conv2d(F.pad(x, (around,) * 4, "circular"), w, b)
+        return conv2d(x, w, b, padding=around)
 
 
 class ResBlock(Block):
@@ -49,18 +52,18 @@ class ResBlock(Block):
         super().__init__()
         hidden = outer // 4
         widths = [inner, hidden, hidden, hidden, outer]
-        self.gain, self.resample = gain, resample
+        self.resample = resample
         self.id_path = Conv2d(inner, outer, 1) if inner != outer else nn.Identity()
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i, size in enumerate(sizes):
             layers[f"relu_{i + 1}"] = ReLU()
-            layers[f"conv_{i + 1}"] = Conv2d(widths[i], widths[i + 1], size)
+            layers[f"conv_{i + 1}"] = Conv2d(widths[i], widths[i + 1], size, gain if i == 3 else 1.0)
             if i == 0:
                 layers["resample"] = resample
         self.res_path = nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.resample(self.id_path(x)) + self.gain * self.res_path(x)
+        return self.resample(self.id_path(x)) + self.res_path(x)
 
 
 def _groups(widths: list[int], blocks: int, sizes: tuple[int, int, int, int], grow: bool) -> OrderedDict:

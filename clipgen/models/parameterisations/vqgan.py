@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipgen.models.computing import Block
-from clipgen.models.frozen import Conv2d
+from clipgen.models.frozen import Conv2d, norm_silu
 from clipgen.models.parameterisations.codebook import Codes, clamp
 
 
@@ -28,8 +28,8 @@ class ResnetBlock(Block):
         self.nin_shortcut = Conv2d(inner, outer, 1) if inner != outer else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)))
-        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(y)))
+        y = self.conv1(norm_silu(self.norm1, x))
+        return self.nin_shortcut(x) + self.conv2(norm_silu(self.norm2, y))
 
 
 class AttnBlock(nn.Module):
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(norm_silu(self.norm_out, self.mid(x)))
 
 
 class Decoder(nn.Module):
@@ -161,7 +161,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(norm_silu(self.norm_out, x))
 
 
 class _Nearest(nn.Module):
