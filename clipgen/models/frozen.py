@@ -112,7 +112,7 @@ NARROW = 8  # channels a group, up to which torch's own backward pass on a CPU i
 
 
 def norm_silu(norm: nn.Module, x: Tensor) -> Tensor:
-    """``silu(norm(x))``; of a frozen group norm, on a CPU, x alone is kept, and the rest computed again on the way back."""
+    """``silu(norm(x))``. A frozen group norm on a CPU keeps x alone, and computes the rest again on the way back."""
     frozen = isinstance(norm, nn.GroupNorm) and not norm.weight.requires_grad and x.requires_grad
     if not frozen or x.device.type != "cpu":
         return F.silu(norm(x))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
 from clipgen.models.computing import Computing
-from clipgen.models.perceptors import attention, patches
+from clipgen.models.perceptors import patches, vit
 from clipgen.models.perceptors.resting import Resting
 from clipgen.storage import weights
 from clipgen.storage.download import check_hub
@@ -101,7 +101,7 @@ class OpenCLIP(Computing):
         self.net = self.net.eval().requires_grad_(False)
         self.text = Resting(self.net, file)
         self.net.to(self.device)
-        attention.fuse(self.net.visual)
+        vit.fuse(self.net.visual)
         self.patches = patches.fit(self.net.visual)
         self.tokenizer, self.context = tokenizer, tokenizer.context_length
         config = open_clip.get_model_preprocess_cfg(self.net)
