@@ -28,8 +28,8 @@ def keep(owner: object, wanted: bool = True) -> None:
     with _lock:
         before = bool(_owners)
         if wanted and owner not in _owners:
+            weakref.finalize(owner, _settle)  # called after the set has lost it: what is registered last comes first
             _owners.add(owner)
-            weakref.finalize(owner, _settle)
         elif not wanted:
             _owners.discard(owner)
         if bool(_owners) != before:
