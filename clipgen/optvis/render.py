@@ -92,7 +92,8 @@ class Render:
         asked = [loss.isfinite()]
         if self.latent.grad is not None:
             self.scaling.unscale_(self.latent.grad)
-            asked.append(self.latent.grad.isfinite().all())
+            least, most = self.latent.grad.amin(), self.latent.grad.amax()
+            asked.append(torch.stack([least, most]).isfinite().all())  # without a copy of it, as large as the latent
         fine = torch.stack(asked).tolist()
         if fine[0] and len(fine) == 2 and self.scaling.too_large(fine[1]):
             return False
