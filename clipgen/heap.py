@@ -3,7 +3,8 @@
 glibc, the C library of most Linuxes, gives every block of more than 32 MB back to the system when it is freed, and has
 the next one made of pages that must be cleared first. A step for a large picture takes and frees gigabytes of these:
 where they stay it is done in about two thirds of the time. But blocks that lie among others leave gaps, so that the
-process holds up to half as much again. Under another C library nothing happens here.
+process holds up to half as much again. A run in another thread than the first gains nothing: what glibc keeps for such
+a thread is too small for these blocks. Under another C library nothing happens here.
 """
 
 from __future__ import annotations
