@@ -67,6 +67,9 @@ class ReLU(nn.Module):
         return _ReLU.apply(x) if x.requires_grad else x.relu()
 
 
+NARROW = 8  # channels a group, up to which torch's own backward pass on a CPU in bf16 takes twice as long or more
+
+
 class _NormSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:  # type: ignore[override]
@@ -106,9 +109,6 @@ class _NormSiLU(torch.autograd.Function):
         offset = -slope * each(mean) - each(scale) * average(weight * total)
         rest = torch.addcmul(along(offset), x, along(slope))
         return torch.addcmul(rest, gradient, along(factor)), *[None] * 4
-
-
-NARROW = 8  # channels a group, up to which torch's own backward pass on a CPU in bf16 takes twice as long or more
 
 
 def norm_silu(norm: nn.Module, x: Tensor) -> Tensor:

@@ -29,9 +29,8 @@ class Memory:
         What a decoder and a perceptor keep for the backward pass is measured on a small latent and one view of each.
         Nothing is planned for a generator that has nothing to spare, and where nobody says what is free.
         """
-        heap.give_back()
-        spare, room = getattr(recipe.param, "spare", None), free(latent.device)
-        if spare is None or room is None:
+        spare = getattr(recipe.param, "spare", None)
+        if spare is None or (room := free(latent.device)) is None:
             return
         try:
             decoder, views = _decoder(recipe, latent), _views(recipe)
@@ -96,6 +95,7 @@ def free(device: torch.device) -> int | None:
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
+    heap.give_back()  # what an earlier run left
     try:
         with open("/proc/meminfo") as lines:
             found = {name: int(rest.split()[0]) * 1024 for name, rest in (line.split(":", 1) for line in lines)}

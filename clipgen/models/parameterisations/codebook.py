@@ -219,14 +219,14 @@ class Gumbel(Codebook):
         if rng is None:
             return self._decode(self.net.lookup(self.tokens(latent)))
         temperature = self.temperature or 16**-progress
-        return self._decode(self._mix(_gumbel(latent, rng).add_(rows(latent)).div_(temperature)))
+        return self._decode(self._mix(_gumbel(latent, rng).add_(_rows(latent)).div_(temperature)))
 
     def _mix(self, logits: Tensor) -> Tensor:
         """(B, dim, h, w): where on the codebook logits (B, h, w, codes) stand."""
         return (logits.softmax(-1) @ self.codebook).permute(0, 3, 1, 2)
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        return super().distance(self._mix(rows(latent)), self._mix(rows(other)))
+        return super().distance(self._mix(_rows(latent)), self._mix(_rows(other)))
 
     def residual(self, latent: Tensor) -> Tensor:
         return torch.zeros_like(latent)  # no measure of it: the encoder's logits have a scale of their own
@@ -242,19 +242,19 @@ class Sampled(Gumbel):
         """With ``rng``, the picture of tokens that are drawn; without, of the likeliest."""
         if rng is None:
             return super().image(latent)
-        noisy = _gumbel(latent, rng).add_(rows(latent.detach()))
+        noisy = _gumbel(latent, rng).add_(_rows(latent.detach()))
         drawn = self.tokens(noisy.permute(0, 3, 1, 2))  # the largest with Gumbel noise is such a draw
-        return self._decode(straight_through(self.net.lookup(drawn), self._mix(rows(latent))))
+        return self._decode(straight_through(self.net.lookup(drawn), self._mix(_rows(latent))))
 
 
-def rows(latent: Tensor) -> Tensor:
+def _rows(latent: Tensor) -> Tensor:
     """(B, codes, h, w) as (B, h, w, codes)."""
     return latent.permute(0, 2, 3, 1)
 
 
 def _gumbel(latent: Tensor, rng: Randomness) -> Tensor:
     """Gumbel noise for a latent (B, codes, h, w), as (B, h, w, codes)."""
-    shape = rows(latent).shape
+    shape = _rows(latent).shape
     if isinstance(rng, torch.Generator):
         uniform = torch.rand(shape, generator=rng)
     else:
