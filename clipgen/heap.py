@@ -1,10 +1,11 @@
-"""The memory of a process that computes on the CPU: what one step frees can stay for the next.
+"""The memory of a process that computes on the CPU: what one step frees stays for the next, or goes back at once.
 
 glibc, the C library of most Linuxes, gives every block of more than 32 MB back to the system when it is freed, and has
 the next one made of pages that must be cleared first. A step for a large picture takes and frees gigabytes of these:
 where they stay it is done in about two thirds of the time. But blocks that lie among others leave gaps, so that the
-process holds up to half as much again. A run in another thread than the first gains nothing: what glibc keeps for such
-a thread is too small for these blocks. Under another C library nothing happens here.
+process holds up to half as much again: where memory is short, smaller blocks go back, too. A run in another thread than
+the first gains no time: what glibc keeps for such a thread is too small for these blocks. Under another C library
+nothing happens here.
 """
 
 from __future__ import annotations
@@ -14,27 +15,31 @@ import sys
 import threading
 import weakref
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's numbers for what ``mallopt`` sets (malloc.h)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's numbers for what ``mallopt`` sets (malloc.h)
 _KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
-_USUAL = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 2**26}
+_SPARING = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**22, _TRIM_THRESHOLD: 2**23}
+_USUAL = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _set, _trim = (getattr(_libc, name, None) for name in ("mallopt", "malloc_trim"))
-_owners: weakref.WeakSet = weakref.WeakSet()
+_owners: weakref.WeakKeyDictionary[object, bool] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
 
-def keep(owner: object, wanted: bool = True) -> None:
-    """As long as there is an ``owner`` who wants it, freed memory stays the process's."""
+def suit(owner: object, ample: bool) -> None:
+    """As long as there is this ``owner``: keep what is freed if memory is ``ample`` for one of them, else spare it."""
     with _lock:
-        before = bool(_owners)
-        if wanted and owner not in _owners:
-            weakref.finalize(owner, _settle)  # called after the set has lost it: what is registered last comes first
-            _owners.add(owner)
-        elif not wanted:
-            _owners.discard(owner)
-        if bool(_owners) != before:
-            _settle()
+        if owner not in _owners:
+            weakref.finalize(owner, _settle)  # called when it is out of _owners: what is registered last comes first
+        _owners[owner] = ample
+        _settle()
+
+
+def leave(owner: object) -> None:
+    """Do as if it were gone."""
+    with _lock:
+        _owners.pop(owner, None)
+        _settle()
 
 
 def give_back() -> None:
@@ -45,8 +50,9 @@ def give_back() -> None:
 
 def _settle() -> None:
     with _lock:
-        if _set:
-            for option, value in (_KEEPING if _owners else _USUAL).items():
+        keeping = True in _owners.values()
+        for option, value in (_KEEPING if keeping else _SPARING if _owners else _USUAL).items():
+            if _set:
                 _set(option, value)
-        if not _owners:
+        if not keeping:
             give_back()

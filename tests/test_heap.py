@@ -1,8 +1,10 @@
 """What a step on the CPU frees stays with the process while a run wants it, and goes back to the system after that."""
 
 import ctypes
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,38 +36,50 @@ def gone():
     del made
     return (before - held()) / LARGE
 
+def gaps():
+    made = [torch.ones(2**21) for _ in range(16)]
+    before = held()
+    del made[::2]
+    return (before - held()) / 2**26
+
+lean = Owner()
+heap.suit(lean, False)
+print("spared", gaps())
+heap.leave(lean)
 print("alone", gone())
 one, other = Owner(), Owner()
-heap.keep(one)
-heap.keep(one)
-heap.keep(other)
+heap.suit(one, True)
+heap.suit(one, True)
+heap.suit(other, True)
 print("kept", gone())
-heap.keep(one, False)
+heap.leave(one)
 print("still", gone())
 before = held()
 del other
 print("back", (before - held()) / LARGE)
+print("gaps", gaps())
 """
 
 
 def test_what_is_freed_stays_as_long_as_anybody_wants_it():
-    """Shares of a large tensor that the process has less."""
+    """Shares of large tensors that the process has less."""
     code = TOLD.replace("LARGE", str(100 * 2**20))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     went = {name: float(share) for name, share in (line.split() for line in done.stdout.splitlines())}
     assert went["alone"] > 0.9 and went["back"] > 0.5
     assert went["kept"] < 0.1 and went["still"] < 0.1, "the other still wants it"
+    assert went["gaps"] < 0.1 and went["spared"] > 0.9, "smaller blocks go back where memory is short"
 
 
 @pytest.fixture
 def nobody_elses():
     """Runs of other tests may still be in the making."""
-    before = list(heap._owners)
+    before = dict(heap._owners)
     for owner in before:
-        heap.keep(owner, False)
+        heap.leave(owner)
     yield
-    for owner in before:
-        heap.keep(owner)
+    for owner, ample in before.items():
+        heap.suit(owner, ample)
 
 
 @pytest.mark.parametrize("ample", [True, False])
@@ -74,6 +88,25 @@ def test_a_run_keeps_it_to_its_end_where_memory_is_ample(ample, tmp_path, monkey
     monkeypatch.setattr(memory, "_views", lambda recipe: 10**9)
     run = clipgen.Run("a cat", folder=tmp_path, generator="mini-vqgan", init="grey", size=(64, 64), steps=2, cutouts=2)
     next(frames := iter(run))
-    assert (run.render.memory in heap._owners) is ample
+    assert heap._owners[run.render.memory] is ample
     list(frames)
     assert run.finished and not heap._owners
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="this system has no large pages")
+@pytest.mark.parametrize(("said", "asked"), [(None, True), ("0", False)])
+def test_large_pages_are_asked_for_unless_somebody_says_no(said, asked):
+    code = r"""
+import re
+import clipgen, torch
+
+made = torch.ones(2**24)
+for area in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", open("/proc/self/smaps").read()):
+    first, last = (int(end, 16) for end in area.split(" ")[0].split("-"))
+    if first <= made.data_ptr() + 2**23 < last:
+        print("hg" in area.rpartition("VmFlags:")[2].split())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    environment |= {"THP_MEM_ALLOC_ENABLE": said} if said else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(asked)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SLICE = 2**18  # numbers that a CPU moves at a time: what is made on the way stays in its cache
+
 
 class Adam:
     """Kingma and Ba 2015, ``weight_decay`` added to the gradient.
@@ -37,17 +39,20 @@ class Adam:
         assert gradient is not None
         if not self.state:
             self.state = {"step": torch.zeros(()), **{name: torch.zeros_like(self.latent) for name in _MOMENTS}}
-        if self.apart:
-            self.latent.mul_(1 - lr * decay)
-        elif decay:
-            gradient = gradient.add(self.latent, alpha=decay)
-        mean, square = (self.state[name] for name in _MOMENTS)
-        mean.lerp_(gradient, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         self.state["step"] += 1
         step = self.state["step"].item()
-        spread = (square.sqrt() / math.sqrt(1 - beta2**step)).add_(1e-8)
-        self.latent.addcdiv_(mean, spread, value=-lr / (1 - beta1**step))
+        whole = self.latent, gradient, *(self.state[name] for name in _MOMENTS)
+        pieces = math.ceil(self.latent.numel() / SLICE) if self.latent.device.type == "cpu" else 1
+        rows = -min(2, self.latent.dim())
+        for latent, gradient, mean, square in zip(*(each.chunk(pieces, rows) for each in whole), strict=True):
+            if self.apart:
+                latent.mul_(1 - lr * decay)
+            elif decay:
+                gradient = gradient.add(latent, alpha=decay)
+            mean.lerp_(gradient, 1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            spread = (square.sqrt() / math.sqrt(1 - beta2**step)).add_(1e-8)
+            latent.addcdiv_(mean, spread, value=-lr / (1 - beta1**step))
 
     def state_dict(self) -> dict[str, Any]:
         return {"state": {0: self.state} if self.state else {}, "param_groups": self.param_groups}

@@ -43,7 +43,8 @@ class Memory:
             return MARGIN * (decoder + views / self.passes)
 
         whole = needed()
-        heap.keep(self, latent.device.type == "cpu" and AMPLE * whole < room)
+        if latent.device.type == "cpu":
+            heap.suit(self, AMPLE * whole < room)
         while needed() > room and self.passes < recipe.views and views / self.passes > decoder / 4:
             self.passes = min(2 * self.passes, recipe.views)
         if needed() > room and spare():
@@ -58,7 +59,7 @@ class Memory:
 
     def close(self) -> None:
         """There are no more steps."""
-        heap.keep(self, False)
+        heap.leave(self)
 
     def backward(self, moment: Moment, factor: float) -> Tensor:
         """Collect the gradients of all objectives on the moment's image and latent, times ``factor``; their loss."""

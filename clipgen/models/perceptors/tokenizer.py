@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
-import ftfy
 import regex
 
 VOCABULARY = 49408
@@ -30,18 +29,18 @@ def _byte_symbols() -> dict[int, str]:
 
 
 @cache
-def _tables() -> tuple[dict[int, str], dict[str, int], dict[tuple[str, str], int]]:
+def _tables() -> tuple[dict[int, str], dict[str, int], dict[str, int]]:
+    """Bytes to symbols, symbols to tokens, and the pairs that are merged, as ``left right``, to when they are."""
     symbols = _byte_symbols()
     spec = find_spec("open_clip")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("open_clip is missing, and with it the vocabulary: pip install open_clip_torch")
     with gzip.open(Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as file:
-        lines = file.read().split("\n")[1 : VOCABULARY - 2 * 256 - 2 + 1]
-    merges = [tuple(line.split()) for line in lines]
+        merges = file.read().split("\n")[1 : VOCABULARY - 2 * 256 - 2 + 1]
     letters = list(symbols.values())
-    vocabulary = [*letters, *(s + "</w>" for s in letters), *("".join(m) for m in merges)]
+    vocabulary = [*letters, *(s + "</w>" for s in letters), *(pair.replace(" ", "") for pair in merges)]
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
-    return symbols, {s: i for i, s in enumerate(vocabulary)}, {m: i for i, m in enumerate(merges)}  # type: ignore[misc]
+    return symbols, {s: i for i, s in enumerate(vocabulary)}, {pair: i for i, pair in enumerate(merges)}
 
 
 def vocabulary() -> list[str]:
@@ -51,7 +50,10 @@ def vocabulary() -> list[str]:
 
 def clean(text: str) -> str:
     """Mojibake and HTML entities mended, white space collapsed, lower case."""
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    if not (text.isascii() and text.isprintable()) or "&" in text:  # in all others there is nothing to mend
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
@@ -63,13 +65,13 @@ def _encode_word(word: str) -> tuple[int, ...]:
     parts = [symbols[b] for b in word.encode()]
     parts[-1] += "</w>"
     while len(parts) > 1:
-        pair = min(pairwise(parts), key=lambda p: rank.get(p, len(rank)))
+        pair = min(map(" ".join, pairwise(parts)), key=lambda pair: rank.get(pair, len(rank)))
         if pair not in rank:
             break
         merged, i = [], 0
         while i < len(parts):
-            together = tuple(parts[i : i + 2]) == pair
-            merged.append("".join(pair) if together else parts[i])
+            together = " ".join(parts[i : i + 2]) == pair
+            merged.append(pair.replace(" ", "") if together else parts[i])
             i += 1 + together
         parts = merged
     return tuple(number[p] for p in parts)

@@ -36,7 +36,7 @@ class Drawings:
 
     prompt: str
     images: list[Image.Image]
-    scores: list[float]  # CLIP's cosine to the prompt; empty while they are being drawn
+    scores: list[float]  # CLIP's cosine to the prompt; empty while they are being drawn, and where nobody ranks
     tokens: Tensor  # (n, side, side) int64
     generator: str  # whose tokens they are
     likelihoods: list[float]  # what the transformer makes of each, in nats: the logarithm of how likely its tokens are
@@ -56,7 +56,7 @@ class Drawings:
         return replace(
             self,
             images=[self.images[i] for i in order],
-            scores=[self.scores[i] for i in order],
+            scores=[self.scores[i] for i in order] if self.scores else [],
             tokens=self.tokens[order],
             likelihoods=[self.likelihoods[i] for i in order],
         )
@@ -75,7 +75,7 @@ class Options(TypedDict, total=False):
     top_k: int | None
     guidance: float | None
     seed: int
-    perceptor: str | Perceptor
+    perceptor: str | Perceptor | None
     device: str
 
 
@@ -98,7 +98,7 @@ def dalle(
     top_k: int | None = None,
     guidance: float | None = None,
     seed: int = 0,
-    perceptor: str | Perceptor = "auto",
+    perceptor: str | Perceptor | None = "auto",
     device: str = "auto",
     stream: bool = False,
 ) -> Drawings | Iterator[Drawings]:
@@ -110,7 +110,7 @@ def dalle(
     temperature: lower for safer, higher for wilder tokens. top_k: how many of the likeliest tokens may be drawn.
     guidance: how much the text has to say, 1 or more (classifier-free guidance). All default to what suits the model.
     seed: same seed, same machine, same pictures. perceptor: the CLIP that ranks, by default ``mini`` for the embedded
-    model and OpenAI's ViT-B/32 for the published. device: auto, cpu, cuda or mps.
+    model and OpenAI's ViT-B/32 for the published; None: the likeliest come first. device: auto, cpu, cuda or mps.
     Raises ClipgenError for what cannot work. After Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation".
     """
     if not prompt.strip():
@@ -197,10 +197,12 @@ def _written(
             yield Drawings(prompt, pictures, [], made, generator.name, said.tolist(), row / side)
 
 
-def _ranked(made: Iterator[Drawings], judge: Perceptor) -> Iterator[Drawings]:
+def _ranked(made: Iterator[Drawings], judge: Perceptor | None) -> Iterator[Drawings]:
     """The same, the last ones ranked."""
     for drawings in made:
-        yield rerank(drawings, judge) if drawings.done == 1 else drawings
+        if drawings.done == 1:
+            drawings = rerank(drawings, judge) if judge else drawings.ordered(drawings.likelihoods)
+        yield drawings
 
 
 class Sampler:

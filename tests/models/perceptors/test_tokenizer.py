@@ -1,5 +1,8 @@
+import ftfy
 import open_clip
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clipgen.models.perceptors.tokenizer import encode, vocabulary
 
@@ -24,3 +27,11 @@ def test_equal_to_open_clip(text):
 
 def test_vocabulary_order():
     assert vocabulary()[:-2] == list(open_clip.SimpleTokenizer().encoder)[:-2]
+
+
+PLAIN = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="&"))
+
+
+@given(PLAIN)
+def test_in_plain_text_there_is_nothing_to_mend(text):
+    assert ftfy.fix_text(text) == text

@@ -168,6 +168,13 @@ def test_likelihoods_are_those_of_the_whole_net(stage):
 
 
 @pytest.mark.slow
+def test_without_a_perceptor_the_likeliest_come_first():
+    ranked, plain = (clipgen.dalle("a cat", 3, perceptor=perceptor) for perceptor in ("mini", None))
+    assert not plain.scores and plain.likelihoods == sorted(ranked.likelihoods, reverse=True)
+    assert torch.equal(plain.tokens, ranked.ordered(ranked.likelihoods).tokens)
+
+
+@pytest.mark.slow
 def test_stream_yields_row_by_row():
     frames = list(clipgen.dalle("a cat", 2, stream=True))
     assert [frame.done for frame in frames] == [row / 16 for row in range(1, 17)]
