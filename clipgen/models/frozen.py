@@ -57,7 +57,8 @@ class _ReLU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         (passes,) = ctx.saved_tensors
         # As whole numbers 0 times what is not finite is 0, too; torch.where takes more than twice as long.
-        return (gradient.view(_BITS[gradient.element_size()]) * passes).view(gradient.dtype)
+        bits = _BITS[gradient.element_size()]
+        return passes.to(bits).mul_(gradient.view(bits)).view(gradient.dtype)
 
 
 class ReLU(nn.Module):
