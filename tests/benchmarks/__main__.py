@@ -295,10 +295,10 @@ def numerics(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [*rows, {"work": "mean"} | {k: statistics.mean(row[k] for row in rows) for k in rows[0] if k != "work"}]
 
 
-def peaks(device: torch.device) -> tuple[float, float]:
-    """GFLOP/s of a large matrix product in fp32 and in the precision that clipgen computes in."""
+def peaks(device: torch.device, mine: str) -> tuple[float, float]:
+    """GFLOP/s of a large matrix product in fp32 and in ``mine``, the precision that clipgen computes in."""
     found = []
-    for name in ("fp32", precision(device)):
+    for name in ("fp32", mine):
         a, b = (torch.randn(2048, 2048, device=device, dtype=PRECISIONS[name]) for _ in range(2))
         times = []
         for _ in range(12):
@@ -358,9 +358,10 @@ def main() -> None:
             one.add_argument("--prompts", type=int, default=8, help="so many of them")
     options = parser.parse_args()
     device = pick(options.device)
-    options.peaks = peaks(device)
+    mine = precision(device, getattr(options, "setting", {}).get("precision", "auto"))
+    options.peaks = peaks(device, mine)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    flops = ", ".join(f"{peak:.0f} GFLOP/s in {n}" for n, peak in zip(("fp32", precision(device)), options.peaks))
+    flops = ", ".join(f"{peak:.0f} GFLOP/s in {n}" for n, peak in zip(("fp32", mine), options.peaks))
     print(f"{device.type}, {name}, torch {torch.__version__}; a large matrix product: {flops}\n", flush=True)
     if rows := options.function(options):
         print(table(rows))
