@@ -9,18 +9,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
+MANY = 2**14  # places of a picture, for which turning the weights round is little beside convolving by them
+
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(weight)
-        ctx.shape, ctx.dtype, ctx.ways = x.shape, x.dtype, (stride, padding)
+        ctx.shape, ctx.dtype, ctx.layout, ctx.ways = x.shape, x.dtype, _layout(x), (stride, padding)
         return F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (weight,) = ctx.saved_tensors
-        made = conv2d_input(ctx.shape, weight.to(gradient.dtype), gradient, *ctx.ways)
+        weight, (stride, padding) = ctx.saved_tensors[0].to(gradient.dtype), ctx.ways
+        around = weight.shape[-1] - 1 - padding
+        if gradient.device.type == "cpu" and stride == 1 and around >= 0 and gradient.shape[2:].numel() >= MANY:
+            # The same sums as below, in a half to nine tenths of the time.
+            gradient = gradient.contiguous(memory_format=ctx.layout)
+            made = F.conv2d(gradient, weight.transpose(0, 1).flip(2, 3), padding=around)
+        else:
+            made = conv2d_input(ctx.shape, weight, gradient, stride, padding)
         return made.to(ctx.dtype), None, None, None, None
 
 

@@ -236,11 +236,10 @@ class Views:
             return self._sent(numbers, part, images.device)
 
         grid = warps.grid(some(self.warp), self.size)
-        views = images.repeat_interleave(len(grid) // len(images), 0)
         if self.padding == "wrap":
-            views, grid = warps.wrapped(views, grid)
+            images, grid = warps.wrapped(images, grid)
         padding = "border" if self.padding == "wrap" else self.padding
-        views = F.grid_sample(views - self.level, grid, padding_mode=padding, align_corners=False) + self.level
+        views = warps.seen(images - self.level, grid, padding) + self.level
         if self.tint is not None:
             tint = some(self.tint)
             views = torch.einsum("nij,njhw->nihw", tint[:, :, :3], views) + tint[:, :, 3, None, None]

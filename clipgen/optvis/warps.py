@@ -55,6 +55,21 @@ def grid(warp: Tensor, size: int) -> Tensor:
     return found[..., :2] / found[..., 2:].clamp(min=1e-3)  # what lies behind the eye is far away
 
 
+def seen(images: Tensor, grid: Tensor, padding: str) -> Tensor:
+    """What stands in images (B, 3, H, W) at the places of ``grid`` (B·n, size, size, 2): (B·n, 3, size, size).
+
+    ``grid_sample`` asks for as many images as there are grids, and its backward pass makes a gradient for each. So all
+    views of an image are one tall grid here; on a CPU cut into pieces, since its threads share out images.
+    """
+    size, height = grid.shape[1], len(grid) // len(images) * grid.shape[1]
+    threads = torch.get_num_threads() if images.device.type == "cpu" else 1
+    pieces = next(count for count in range(threads, 0, -1) if height % count == 0)
+    tall = grid.reshape(len(images) * pieces, height // pieces, size, 2)
+    found = F.grid_sample(images.repeat_interleave(pieces, 0), tall, padding_mode=padding, align_corners=False)
+    channels = found.unflatten(0, (len(images), pieces)).transpose(1, 2).flatten(2, 3)  # (B, 3, n·size, size)
+    return channels.unflatten(2, (-1, size)).transpose(1, 2).flatten(0, 1)
+
+
 def wrapped(images: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
     """Images with a pixel of their other side around them, and where in these the places of a grid lie, wrapped."""
     sides = torch.tensor([images.shape[-1], images.shape[-2]], device=grid.device)

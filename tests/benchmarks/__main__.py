@@ -33,6 +33,7 @@ import torch
 from PIL import Image
 
 from clipgen.device import PRECISIONS, pick, precision
+from clipgen.optvis.memory import free
 from tests.benchmarks.studies import cluster, overhead
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -122,6 +123,24 @@ def weights(names: list[str]) -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextlib.contextmanager
+def short(device: str, left: float | None) -> Iterator[None]:
+    """Hold the memory of this machine but for some GB of it, as long as a side starts and plans its step."""
+    if left is None:
+        yield
+        return
+    room = free(torch.device(device))
+    if room is None or room < left * 1e9:
+        raise SystemExit(f"--free {left:g}: so much is not free here, or nobody says")
+    held = [torch.ones(int(room - left * 1e9), dtype=torch.uint8, device=device)]
+    try:
+        yield
+    finally:
+        held.clear()
+        if device == "cuda":
+            torch.cuda.empty_cache()
+
+
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     with weights(published(options.work)) as cache:
         return compared(options, cache)
@@ -139,7 +158,10 @@ def compared(options: argparse.Namespace, cache: Path, alone: bool = False) -> l
             told.append((options.against, mine, trees.enter_context(tree(options.against))))
         elif reference and not alone:
             told.append((reference, wide | {"side": reference}, HERE))
-        sides = [Side(name, asked, place, cache) for name, asked, place in told]
+        sides = []
+        for name, asked, place in told:
+            with short(options.device, getattr(options, "free", None) if name == "clipgen" else None):
+                sides.append(Side(name, asked, place, cache))
         for _ in range(options.rounds + 1):
             for one in sides:
                 one.step()
@@ -345,6 +367,8 @@ def main() -> None:
             one.add_argument("--setting", type=json.loads, default={}, help='for clipgen alone, as {"passes": 4}')
         if name in ("compare", "start"):
             one.add_argument("--against", default="", help="a commit instead of the reference")
+        if name == "compare":
+            one.add_argument("--free", type=float, help="GB that clipgen finds free where it starts; the rest is held")
         if name == "start":
             one.add_argument("--prompt", default="a red apple")
         if name == "scale":

@@ -66,6 +66,18 @@ def test_views_in_parts_are_the_same_views(augment, padding):
     assert not torch.equal(how.draw(images.shape, 24, rng(4)).render(images), whole)
 
 
+@pytest.mark.parametrize("views", [1, 5, 8])
+@pytest.mark.parametrize("padding", ["border", "reflection", "zeros"])
+def test_views_of_one_tall_grid_are_those_of_a_grid_each(views, padding):
+    images = torch.cat([smooth(40, 30), 1 - smooth(40, 30)]).requires_grad_()
+    grid = warps.grid(Cutouts(cutouts=views, augment=ALL).draw(images.shape, 9, rng(2)).warp, 9)
+    tall = warps.seen(images, grid, padding)
+    each = F.grid_sample(images.repeat_interleave(views, 0), grid, padding_mode=padding, align_corners=False)
+    pull = torch.randn(tall.shape, generator=rng())
+    ours, theirs = (torch.autograd.grad((seen * pull).sum(), images)[0] for seen in (tall, each))
+    assert torch.allclose(tall, each, atol=1e-6) and torch.allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize("padding", ["border", "reflection", "grey", "wrap"])
 def test_the_gradient_of_views_is_that_of_finite_differences(padding):
     image = smooth(12, 14).double().requires_grad_()
