@@ -14,7 +14,7 @@ from clipgen.optvis.objectives import Moment, Recipe
 
 SMALL = 8  # places of a latent's side on which its decoder is measured
 MARGIN = 1.3  # what is computed beside what is kept, such as the widest layer's gradient
-AMPLE = 4  # times what a step needs, of which gaps take two and a half: where so much is free, they do no harm
+AMPLE = 4  # times what a step needs, which with its gaps holds two and a half: where so much is free, they do no harm
 
 
 class Memory:
