@@ -8,6 +8,7 @@ another commit, with random weights at the published size; each side in a proces
 ``start``: the README's command, whole and until its first preview, and what the evaluator says of its picture.
 ``profile``: where the time of a step goes, by operator.
 ``numerics``: what a judge says of pictures that were made in less than fp32, beside those made in fp32.
+``card``: all of it on a GPU, in a few minutes (``tests/benchmarks/card.py``).
 ``plain``: a run's step beside nothing but its parts, in one process (``tests/benchmarks/plain.py``).
 ``overhead``, ``cluster``: what a study costs beside its pictures (``tests/benchmarks/studies.py``).
 Seconds are medians with their range, memory is the most that the process ever held; the machine's peak is measured in
@@ -151,6 +152,7 @@ def compared(options: argparse.Namespace, cache: Path, alone: bool = False) -> l
     reference, side, _ = WORK[options.work]
     size = options.size or side
     wide = {"size": size, "views": options.views, "device": options.device, "batch": getattr(options, "batch", 1)}
+    wide["group"] = getattr(options, "group", 1)
     with contextlib.ExitStack() as trees:
         mine = wide | {"side": "clipgen", "settings": settings_of(options.work, cache)}
         told = [("clipgen", mine | {"settings": mine["settings"] | options.setting}, ROOT)]
@@ -317,6 +319,18 @@ def numerics(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [*rows, {"work": "mean"} | {k: statistics.mean(row[k] for row in rows) for k in rows[0] if k != "work"}]
 
 
+def card(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from tests.benchmarks.card import measure_card
+
+    options.precision = precision(torch.device(options.device))
+    with weights(["vqgan_imagenet_f16_16384", "dvae"]) as cache:
+        os.environ["CLIPGEN_CACHE"] = str(cache)
+        report = measure_card(options, compared, cache)
+    for part, rows in report.items():
+        print(f"\n## {part}\n\n{table(rows)}" if rows else "", flush=True)
+    return []
+
+
 def peaks(device: torch.device, mine: str) -> tuple[float, float]:
     """GFLOP/s of a large matrix product in fp32 and in ``mine``, the precision that clipgen computes in."""
     found = []
@@ -346,7 +360,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for function in (compare, scale, less, sooner, start, profile, plain, numerics, overhead, cluster):
+    for function in (compare, scale, less, sooner, start, profile, plain, numerics, card, overhead, cluster):
         one = commands.add_parser(name := function.__name__)
         one.set_defaults(function=function)
         one.add_argument("--rounds", type=int, default=5, help="steps of each side, or starts, after one to warm up")
@@ -358,7 +372,7 @@ def main() -> None:
             one.add_argument("--rows", type=int, default=100 if name == "overhead" else 1000)
             one.add_argument("--steps", type=int, default=20 if name == "overhead" else 3)
             one.add_argument("--nodes", type=int, default=4)
-        elif name not in ("start", "sooner"):
+        elif name not in ("start", "sooner", "card"):
             one.add_argument("--work", choices=[*WORK], default="vqgan")
         if name in ("compare", "profile", "less", "plain"):
             one.add_argument("--size", type=int, help="of the picture; by default what the reference draws")
@@ -369,6 +383,8 @@ def main() -> None:
             one.add_argument("--against", default="", help="a commit instead of the reference")
         if name == "compare":
             one.add_argument("--free", type=float, help="GB that clipgen finds free where it starts; the rest is held")
+        if name == "card":
+            one.add_argument("--minutes", type=float, default=8, help="begin nothing new after them")
         if name == "start":
             one.add_argument("--prompt", default="a red apple")
         if name == "scale":

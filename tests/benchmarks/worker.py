@@ -18,16 +18,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Gate:
-    """Called once a step: tells what the last one took, and holds until the next one is asked for."""
+    """Called once a step: tells what the last group of steps took, and holds until the next one is asked for."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, group: int = 1):
         self.device, self.began, self.busy, self.counter = device, 0.0, 0.0, None
+        self.group, self.left = group, 0  # steps between two lines, and those still to come
         self.out, sys.stdout = sys.stdout, sys.stderr  # the packages print, too
 
     def __call__(self, *_) -> None:
+        if self.left:
+            self.left -= 1
+            return
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        told = {"seconds": time.perf_counter() - self.began, "busy": time.process_time() - self.busy}
+        group = 1 if self.counter else self.group
+        seconds, busy = time.perf_counter() - self.began, time.process_time() - self.busy
+        told = {"seconds": seconds / group, "busy": busy / group}
         if self.counter:
             self.counter.__exit__(None, None, None)
             told["flops"], self.counter = self.counter.get_total_flops(), None
@@ -39,6 +45,8 @@ class Gate:
         if asked == "count":
             self.counter = FlopCounterMode(display=False)
             self.counter.__enter__()
+        else:
+            self.left = self.group - 1
         self.began, self.busy = time.perf_counter(), time.process_time()
 
 
@@ -51,7 +59,7 @@ def peak() -> int:
 def main() -> None:
     asked = json.loads(sys.argv[1])
     device = torch.device(asked["device"])
-    gate = Gate(device)
+    gate = Gate(device, asked.get("group", 1))
     if asked["side"] != "clipgen":
         import references
 
