@@ -8,7 +8,9 @@ import http.client
 import inspect
 import json
 import os
+import re
 import shutil
+import threading
 import time
 import urllib.error
 from pathlib import Path
@@ -19,10 +21,12 @@ from tqdm.auto import tqdm
 import clipgen
 from clipgen.progress import listened, tell
 from clipgen.storage.network import Unreachable, ask, check_reachable
-from clipgen.storage.sources import Source, Wrong, check_format, sha256
+from clipgen.storage.sources import LARGEST, Source, Wrong, check_format, sha256
 from clipgen.storage.weights import atomic, cache
 
 _TRIES = 5
+DRIP, SPAN = 64_000, 60.0  # fewer bytes than this in so many seconds are no download
+_LEDGER = threading.Lock()
 
 
 def disk_full(error: BaseException) -> bool:
@@ -45,6 +49,7 @@ def from_address(source: Source, name: str) -> Path:
     """
     part, validator = partial(source, name, ".part"), partial(source, name, ".etag")
     part.parent.mkdir(parents=True, exist_ok=True)
+    _ledger()  # one that is damaged is noticed before the work
     had = _size(part)
     try:
         for attempt in range(_TRIES):
@@ -77,42 +82,93 @@ def _size(part: Path) -> int:
 
 def _append(source: Source, name: str, part: Path, validator: Path) -> None:
     """Get what ``part`` lacks. Only what the server calls the same version is added to."""
-    have = _size(part) if validator.exists() else 0
+    tag = validator.read_text("latin-1") if validator.exists() else ""
+    have = _size(part) if tag.isprintable() and tag else 0
     headers = {"User-Agent": f"clipgen/{clipgen.__version__}"}
     if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": validator.read_text()}
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag}
     try:
         answer = ask(source.where, headers)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:
             if error.headers.get("Content-Range", "") == f"bytes */{have}":
                 return  # it was whole already
-            part.unlink()
-            raise OSError("the partial file does not fit any more; it starts again") from error
+            raise _anew(part, validator, "the partial file does not fit any more") from error
         raise
     with answer:
         if answer.headers.get_content_type() == "text/html":  # a page that says, with status 200, that it is gone
             raise Wrong("a web page came instead of it")
-        start = have if answer.status == 206 else 0
-        length = answer.headers.get("Content-Length")
-        total = start + int(length) if length else None
+        length, start = _whole(answer.headers.get("Content-Length")), 0
+        version = _version(answer.headers)
+        if answer.status == 206:
+            if not have:
+                raise Wrong("a part of it came, and all of it was asked for")
+            try:
+                start, length = have, _remaining(answer.headers, have, length, tag)
+            except ValueError as error:
+                raise _anew(part, validator, str(error)) from error
+        elif answer.status != 200:
+            raise OSError(f"it answers with status {answer.status}")
+        total = start + length if length is not None else None
         if total is not None:
             source.check_size(total)
         tell(name, start, total)
-        if not start and (version := answer.headers.get("ETag") or answer.headers.get("Last-Modified")):
-            validator.write_text(version)
+        if not start:
+            validator.unlink(missing_ok=True)
+            if version:
+                validator.write_text(version, "latin-1")
         with (
-            part.open("ab" if start else "wb") as out,
+            part.open("r+b" if start else "wb") as out,
             tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=listened()) as bar,
         ):
+            out.seek(start)  # not to its end, which another process may move that downloads the same
+            mark, began = start, time.monotonic()
             while block := answer.read1(1 << 18):  # what has come, so that a stall loses nothing
                 tell(name, out.tell() + len(block), total)
                 out.write(block)
                 bar.update(len(block))
                 if out.tell() > source.limit:
-                    raise Wrong(f"more came than the {source.megabytes:.0f} MB that it has")
-        if total is not None and part.stat().st_size < total:
-            raise OSError(f"the connection was cut {total - part.stat().st_size} bytes before the end")
+                    raise Wrong(f"more came than the {source.megabytes or LARGEST / 1e6:.0f} MB that it may have")
+                if (now := time.monotonic()) - began >= SPAN:
+                    if out.tell() - mark < DRIP:
+                        raise OSError(f"only {out.tell() - mark} bytes came within {SPAN:g} seconds")
+                    mark, began = out.tell(), now
+        if total is not None and (size := part.stat().st_size) != total:
+            if size > total:
+                raise _anew(part, validator, f"{size - total} bytes more came than it has")
+            raise OSError(f"the connection was cut {total - size} bytes before the end")
+
+
+def _anew(part: Path, validator: Path, why: str) -> OSError:
+    """Forget what came; returns the error that says so, after which the whole file is asked for."""
+    part.unlink(missing_ok=True)
+    validator.unlink(missing_ok=True)
+    return OSError(f"{why}; it starts again")
+
+
+def _whole(number: str | None) -> int | None:
+    """Return the length that a header has, if there is one. Raises Wrong for anything but decimal digits."""
+    if number is not None and not re.fullmatch(r"[0-9]{1,18}", number.strip()):
+        raise Wrong(f"its Content-Length is {number[:40]!r}")
+    return None if number is None else int(number)
+
+
+def _version(headers: Any) -> str:
+    """Return what If-Range may name: a strong ETag, or else the time of the last change (RFC 9110, 13.1.5)."""
+    tag = headers.get("ETag") or ""
+    return tag if tag.startswith('"') else headers.get("Last-Modified") or ""
+
+
+def _remaining(headers: Any, have: int, length: int | None, version: str) -> int:
+    """Return how many bytes come, which are all after the first ``have``. Raises ValueError for any other range."""
+    given = headers.get("Content-Range") or "none"
+    found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", given.strip())
+    first, last, total = map(int, found.groups()) if found else (-1, -1, -1)
+    if first != have or last < first or last + 1 != total or length not in (None, total - have):
+        raise ValueError(f"bytes from {have} on were asked for, and the range that came is {given[:60]!r}")
+    if version.startswith('"') and headers.get("ETag", version) != version:
+        raise ValueError("the part that came is of another version")
+    return total - have
 
 
 # --- the hub ------------------------------------------------------------------------------------------
@@ -208,9 +264,15 @@ def from_hub(source: Source, name: str, own: bool) -> Path:
 
 
 def _ledger() -> dict[str, str]:
-    """The checksums of what came before."""
+    """Return the checksums of what came before. Raises OSError if their file is damaged."""
     file = cache() / "checksums.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    try:
+        sums = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        if not isinstance(sums, dict) or not all(isinstance(digest, str) for digest in sums.values()):
+            raise ValueError("it maps no addresses to checksums")
+    except (ValueError, RecursionError) as error:
+        raise OSError(f"{file} is damaged ({error}); delete it") from error
+    return sums
 
 
 def _check_sum(file: Path, expected: str, mark: str) -> None:
@@ -218,5 +280,5 @@ def _check_sum(file: Path, expected: str, mark: str) -> None:
     digest = sha256(file)
     if not digest.startswith(expected):
         raise Wrong(f"its SHA-256 is {digest[:16]}..., and it should be {expected[:16]}...")
-    with atomic(cache() / "checksums.json") as fresh:
-        fresh.write_text(json.dumps(_ledger() | {mark: digest}, indent=1))
+    with _LEDGER, atomic(cache() / "checksums.json") as fresh:
+        fresh.write_text(json.dumps(_ledger() | {mark: digest}, indent=1), "utf-8")

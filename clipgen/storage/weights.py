@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import sys
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -193,9 +194,9 @@ def _is_weight(name: str) -> bool:
 
 @contextmanager
 def atomic(file: Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``file`` only when all went well."""
+    """A name to write to, nobody else's, which becomes ``file`` only when all went well."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
         yield part
         os.replace(part, file)

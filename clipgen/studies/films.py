@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
+from clipgen.images.fetching import download
 from clipgen.runs.inputs import Ask, Value
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import Losses
@@ -20,6 +22,8 @@ from clipgen.runs.run import Run
 from clipgen.runs.together import finish_together
 from clipgen.studies.reel import apart, redrawn
 from clipgen.studies.study import study
+
+FILM_BYTES = 256_000_000  # of a film that is downloaded
 
 
 def batch(
@@ -136,10 +140,18 @@ def frames(film: str | Path | Sequence[Image.Image]) -> Iterator[Image.Image]:
     if not isinstance(film, (str, Path)):
         yield from film
         return
+    # imageio would ask addresses of every kind itself, cameras and screens, too.
+    if address := str(film).lower().startswith(("http://", "https://")):
+        source: Any = download(str(film), "film", FILM_BYTES)
+    elif Path(film).is_file():
+        source = film
+    else:
+        raise ClipgenError(f"film={str(film)!r}: there is no such file; check the path")
     import imageio.v3 as iio
 
+    kind = {"extension": Path(urlsplit(str(film)).path).suffix or ".mp4"} if address else {}
     try:
-        for frame in iio.imiter(film):
+        for frame in iio.imiter(source, **kind):
             yield Image.fromarray(np.asarray(frame)).convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         reason = str(error).splitlines()[0]
