@@ -100,6 +100,11 @@ def export(
             raise ClipgenError(f"output={str(file)!r}: {suffix} is written of {_TAKES[writer.vectors]}")
         size = first.picture.size if isinstance(first.picture, Drawing) else enlarge(first.picture).size
         size = size[0] * int(upscale), size[1] * int(upscale)
+        if max(size) > writer.longest:
+            raise ClipgenError(
+                f"output={str(file)!r}: {size[0]}x{size[1]} pixels are more than the {writer.longest} of a side that "
+                f"{suffix} can hold; choose .png, or a smaller picture"
+            )
         shots = chain([first], shots)
         if writer.streams and not boomerang and megabytes is None:
             write(_held(shots, hold), size)

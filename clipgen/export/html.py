@@ -30,6 +30,7 @@ WIDTH, HEIGHT, EDGE = 600, 130, 10  # of the curve, in its own units
 class Html(Writer):
     mime = "text/html"
     streams = True
+    longest = 16_383  # its pictures are WebP
 
     def write(self, film: Film, file: Path, notes: str) -> None:
         pictures, rows, play = {}, {}, []  # each frame once, by its number

@@ -19,6 +19,7 @@ class Mp4(Writer):
     mime = "video/mp4"
     loops = False
     streams = True
+    longest = 16_384
 
     def write(self, film: Film, file: Path, notes: str) -> None:
         from imageio_ffmpeg import get_ffmpeg_exe

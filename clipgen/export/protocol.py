@@ -52,6 +52,7 @@ class Writer(Protocol):
     loops: bool = True  # False: whether it begins again is up to the player
     streams: bool = False  # True: it takes each shot once, so that a long film need not be held in memory
     fastest: float = 60  # frames a second that players keep up with
+    longest: int = 65_535  # pixels of a side that the format can hold
 
     def write(self, film: Film, file: Path, notes: str) -> None:
         """Write a film of at least one shot; ``notes``: the settings as JSON, empty for none.

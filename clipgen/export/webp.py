@@ -12,6 +12,7 @@ from clipgen.export.protocol import Film, Writer
 
 class WebP(Writer):
     mime = "image/webp"
+    longest = 16_383
 
     def write(self, film: Film, file: Path, notes: str) -> None:
         first, *others = [film.sized(shot.picture) for shot in film.shots]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,19 @@ from clipgen.errors import ClipgenError
 from clipgen.images.fetching import download
 
 PIXELS = 64_000_000  # of a picture, at most: beyond it decoding alone takes seconds and gigabytes
+# Raster formats that Pillow decodes itself: for EPS it starts Ghostscript. TGA has no signature, and comes last.
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO", "PCX"),
+    *("PSD", "QOI", "TGA"),
+)
 Pictorial = Image.Image | np.ndarray | Tensor  # a picture that has no name yet
 FITS = ("crop", "letterbox", "stretch")
+_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+# The last two are pictures, too, which cannot be read.
+_SUFFIX = re.compile(
+    r"[^.]\.(a?png|jpe?g|jpe|jfif|webp|gif|bmp|dib|tiff?|avifs?|hei[cf]|jp2|j2k|jpx|jpc|p[bgnp]m|ico|pcx|psd|qoi|tga|svg|eps)$",
+    re.IGNORECASE,
+)
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -25,78 +40,200 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
-def to_picture(image: Image.Image | str | Path | np.ndarray | Tensor) -> Image.Image:
-    """Anything pictorial as RGB: upright, transparency on white, the first frame of an animation.
+def to_picture(image: Pictorial | str | Path | bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
+    """Return anything pictorial as RGB: upright, in sRGB, transparency on white, the first frame of an animation.
 
-    A PIL image of any mode, a file, an http(s) address, an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or of
-    floats in [0, 1], a tensor (3, H, W) or (1, 3, H, W) in [0, 1]. Raises ClipgenError for what is no picture, is
-    broken or far too large, and for addresses inside a private network.
+    Args:
+        image: A PIL image of any mode, a file or its bytes, an http(s) address, an array (H, W) or (H, W, C), or a
+            tensor (H, W), (C, H, W) or (1, C, H, W), with 1, 3 or 4 channels. The type says the range of the numbers:
+            unsigned integers use all of theirs, anything else is in [0, 1].
+        formats: Those that a file may have, as Pillow names them.
+
+    Raises:
+        ClipgenError: For what is no picture, is broken or far too large, and for addresses inside a private network.
     """
     if isinstance(image, (np.ndarray, Tensor)):
         return _from_numbers(image)
     if isinstance(image, Image.Image):
-        return _rgb(image)
-    name = str(image)
-    try:
-        if name.startswith(("http://", "https://")):
-            source: Any = io.BytesIO(download(name))
-        elif Path(name).is_file():
-            source = name
-        else:
-            raise ClipgenError(f"image={name!r}: there is no such file; check the path")
+        with _refusing("image"):
+            return to_rgb(image)
+    with open_picture(image, formats=formats) as picture:
+        return to_rgb(picture)
+
+
+def find_file(name: str | Path) -> str | None:
+    """Return the path of the file that a name means, which may be in quotes or begin with ``~``; None for no file."""
+    text = os.fspath(name)
+    for path in (text, unquoted(text)):
+        if os.path.isfile(path := os.path.expanduser(path)):
+            return path
+    return None
+
+
+def unquoted(text: str) -> str:
+    """Return a text without a pair of quotes around it."""
+    text = text.strip()
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an http(s) address."""
+    return bool(_ADDRESS.match(text))
+
+
+def is_picture_name(text: str) -> bool:
+    """Return whether a text can only be the name of a picture: an address, or one with a picture's suffix."""
+    return is_address(text) or bool(_SUFFIX.search(text))
+
+
+@contextmanager
+def open_picture(
+    source: str | Path | bytes, argument: str = "image", formats: Sequence[str] = FORMATS
+) -> Iterator[Image.Image]:
+    """Open a file, its bytes or an address as a PIL image that is not decoded yet.
+
+    Whatever goes wrong here, and while it is decoded inside the ``with``, is a ClipgenError that names the argument.
+    """
+    label = argument if isinstance(source, bytes) else f"{argument}={str(source)!r}"
+    with _refusing(label):
+        data: Any = source
+        if isinstance(source, str) and is_address(source):
+            data = download(source)
+        elif not isinstance(source, bytes) and (data := find_file(source)) is None:
+            raise ClipgenError(f"{label}: there is no such file; check the path")
+        Image.preinit()
+        if not Image.OPEN.keys() >= set(formats):
+            Image.init()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own doubts about the size: ours come first
-            with Image.open(source) as picture:
-                if picture.width * picture.height > PIXELS:
-                    raise ClipgenError(
-                        f"image={name!r}: {picture.width}x{picture.height} is more than {PIXELS // 10**6} megapixels; "
-                        "make it smaller first"
-                    )
-                return _rgb(picture)
+            picture = Image.open(
+                io.BytesIO(data) if isinstance(data, bytes) else data, formats=[f for f in formats if f in Image.OPEN]
+            )
+        with picture:
+            check_pixels(picture.size, label)
+            yield picture
+
+
+def check_pixels(size: tuple[int, int], label: str) -> None:
+    """Raise ClipgenError for a picture of more than ``PIXELS``; ``label``: the argument, with its value."""
+    if size[0] * size[1] > PIXELS:
+        raise ClipgenError(
+            f"{label}: {size[0]}x{size[1]} is more than {PIXELS // 10**6} megapixels; make it smaller first"
+        )
+
+
+@contextmanager
+def _refusing(label: str) -> Iterator[None]:
+    """Turn any error into a ClipgenError: a broken file can fail in every way that its decoder knows."""
+    try:
+        yield
     except ClipgenError:
         raise
-    except Exception as error:  # a broken file can fail in every way that its decoder knows
+    except Image.DecompressionBombError as error:
+        raise ClipgenError(f"{label}: is more than {PIXELS // 10**6} megapixels; make it smaller first") from error
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ClipgenError(f"image={name!r}: cannot be read as a picture ({reason}); save it again as PNG") from error
+        raise ClipgenError(f"{label}: cannot be read as a picture ({reason}); save it again as PNG") from error
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Return a PIL image of any mode, or the frame of an animation that it stands at, as ``to_picture`` does."""
     if not (picture.width and picture.height):
         raise ClipgenError("image: this picture has no pixels; choose another")
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith(("I", "F")):  # 16 bits, or floats: Pillow would cut them off at 255
-        grey = np.nan_to_num(np.asarray(picture, dtype=np.float64))
-        top = 65535 if picture.mode.startswith("I") and grey.max() > 255 else 255 if grey.max() > 1 else 1
-        picture = Image.fromarray((grey / top * 255).clip(0, 255).round().astype(np.uint8))
-    if picture.mode == "CMYK":
-        picture = picture.convert("RGB")
+    profile = picture.info.get("icc_profile")
+    picture = _upright(picture)
+    if picture.mode.startswith(("I", "F")):
+        picture = _to_8_bits(picture)
     if picture.mode == "LAB":
         from PIL import ImageCms
 
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         picture = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB") or picture
+    elif profile:
+        picture = _to_srgb(picture, profile)
+    if picture.mode == "CMYK" or (picture.mode == "RGB" and "transparency" not in picture.info):
+        return picture.convert("RGB")
     picture = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Return a decoded copy as its Exif says it is held; a PNG's transparent colour is as deep as the pixels then."""
+    stored = {str(tile[3]) for tile in getattr(picture, "tile", ())}
+    picture.load()
+    try:
+        picture = ImageOps.exif_transpose(picture)
+    except Exception:  # damaged Exif says nothing of the pixels
+        picture = picture.copy()
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int) and picture.mode.startswith("I"):
+        alpha = Image.fromarray((np.asarray(picture) != clear).astype(np.uint8) * 255)
+        picture = _to_8_bits(picture)
+        picture.putalpha(alpha)
+    elif isinstance(clear, int) and stored & {"L;2", "L;4"}:
+        picture.info["transparency"] = clear * (85 if "L;2" in stored else 17)
+    elif isinstance(clear, tuple) and "RGB;16B" in stored:
+        picture.info["transparency"] = tuple(part >> 8 for part in clear)
+    return picture
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Return a grey picture of 16 bits, or of floats in [0, 1], in 8 bits: Pillow would cut them off at 255."""
+    grey = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+    if picture.mode == "F" and (grey > 1.001).mean() > 0.5:
+        raise ClipgenError("image: floats of a picture are from 0 to 1, and most of these are above; divide them")
+    top = 1 if picture.mode == "F" else 65535
+    return Image.fromarray((grey / top * 255).clip(0, 255).round().astype(np.uint8))
+
+
+def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    """Return a picture in sRGB, converted by LittleCMS from the profile that came with it."""
+    from PIL import ImageCms
+
+    modes = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of the pixels, for each colour space of a profile
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        fitting = space in modes and (picture.mode == "CMYK") == (space == "CMYK")
+        if not fitting or (space == "GRAY" and picture.mode not in ("1", "L", "LA")):
+            raise ValueError(f"it is for {space}, and the picture is {picture.mode}")
+        clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+        alpha = picture.convert("RGBA").getchannel("A") if clear else None
+        colours = picture.convert("RGBA").convert("RGB") if space == "RGB" else picture.convert(modes[space])
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(colours, source, srgb, outputMode="RGB") or picture
+    except Exception as error:  # a damaged profile can fail in many ways, and Pillow can be built without LittleCMS
+        warnings.warn(f"image: its colour profile cannot be used and is ignored ({error})", stacklevel=2)
+        return picture
+    if alpha:
+        converted.putalpha(alpha)
+    converted.info.pop("transparency", None)
+    return converted
 
 
 def _from_numbers(image: np.ndarray | Tensor) -> Image.Image:
     data = image
     if isinstance(data, Tensor):
-        data = data.detach().float().cpu().numpy()
+        data = (data.detach().float() if data.is_floating_point() else data.detach()).cpu().numpy()
         data = data[0] if data.ndim == 4 and len(data) == 1 else data
-        data = data.transpose(1, 2, 0) if data.ndim == 3 and len(data) == 3 else np.zeros(0)
-    shape = data.shape
-    if not (data.size and (data.ndim == 2 or (data.ndim == 3 and shape[2] in (3, 4)))):
+        data = data.transpose(1, 2, 0) if data.ndim == 3 else data
+    data = data[..., 0] if data.ndim == 3 and data.shape[2] == 1 else data
+    if not (data.size and (data.ndim == 2 or (data.ndim == 3 and data.shape[2] in (3, 4)))):
         raise ClipgenError(
             f"image: an array of shape {tuple(image.shape)} is no picture; use (H, W), (H, W, 3) or (H, W, 4), "
             "a tensor (3, H, W)"
         )
+    check_pixels((data.shape[1], data.shape[0]), "image")
     if data.dtype != np.uint8:
-        data = data.astype(np.float64)
+        top = np.iinfo(data.dtype).max if data.dtype.kind == "u" else 1
+        data = data.astype(np.float64) / top
         if not (np.isfinite(data).all() and data.min() >= -1e-3 and data.max() <= 1 + 1e-3):
-            raise ClipgenError("image: numbers of a picture are uint8, or from 0 to 1; divide by the largest value")
+            raise ClipgenError(
+                "image: numbers of a picture are uint8, uint16, or from 0 to 1; divide by the largest value, or use "
+                ".astype(numpy.uint8)"
+            )
         data = (data.clip(0, 1) * 255).round().astype(np.uint8)
-    return _rgb(Image.fromarray(np.ascontiguousarray(data)))
+    return to_rgb(Image.fromarray(np.ascontiguousarray(data)))
 
 
 def fit(picture: Image.Image, size: tuple[int, int], how: str = "crop") -> Image.Image:

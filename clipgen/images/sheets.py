@@ -12,11 +12,16 @@ from PIL import Image
 from clipgen.errors import ClipgenError
 
 SHOWN = 256  # the shorter side, in pixels, that small pictures are shown and exported at
+LONGEST = 4096  # a longer side that enlarging does not go beyond
+PIXELS = 200_000_000  # of a sheet, at most
 
 
 def enlarge(image: Image.Image, shortest: int = SHOWN) -> Image.Image:
-    """The picture, by a whole factor (Lanczos), with its shorter side at ``shortest`` pixels or more."""
-    factor = math.ceil(shortest / min(image.size))
+    """Return the picture, by a whole factor (Lanczos), with its shorter side at ``shortest`` pixels or more.
+
+    A picture that is very long is not enlarged beyond ``LONGEST``.
+    """
+    factor = max(1, min(math.ceil(shortest / min(image.size)), LONGEST // max(image.size)))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
 
 
@@ -38,7 +43,14 @@ def png_bytes(image: Image.Image) -> bytes:
 def contact_sheet(
     images: list[Image.Image], columns: int, labels: list[str] | None = None, shortest: int = SHOWN
 ) -> Image.Image:
-    """Pictures in rows, each with its label below, and its shorter side at ``shortest`` pixels or more."""
+    """Return pictures in rows, each with its label below, and its shorter side at ``shortest`` pixels or more.
+
+    Raises:
+        ClipgenError: For no pictures, no columns, labels that are not one for each, and a sheet beyond all bounds.
+    """
+    _check("contact_sheet", images, labels)
+    if columns < 1:
+        raise ClipgenError(f"columns={columns}: has to be a whole number of at least 1")
     images = [enlarge(image, shortest) for image in images]
     return _lay_out(images, [max(image.width for image in images)] * columns, labels)
 
@@ -46,13 +58,13 @@ def contact_sheet(
 def strip(pictures: Sequence[Image.Image], labels: Sequence[str] | None = None) -> Image.Image:
     """Pictures of any sizes side by side at one height, such as before and after, each with its label below.
 
-    Raises ClipgenError for no pictures, and for labels that are not one for each.
+    Raises ClipgenError for no pictures, for labels that are not one for each, and for a strip beyond all bounds.
     """
-    if not pictures or (labels is not None and len(labels) != len(pictures)):
-        raise ClipgenError("strip needs at least one picture, and a label for each or none")
+    _check("strip", pictures, labels)
     large = [enlarge(picture.convert("RGB")) for picture in pictures]
     height = max(picture.height for picture in large)
     widths = [max(1, round(picture.width * height / picture.height)) for picture in large]
+    _check_size(sum(widths), height)
     same = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture, width in zip(large, widths)]
     return _lay_out(same, widths, labels)
 
@@ -75,7 +87,9 @@ def grid(cells: Sequence[Sequence[Image.Image | None]], across: Sequence[str], d
         math.ceil(max(lengths, default=0)) + 2 * gap,
         20 * max(label.count("\n") + 1 for label in above) + gap,
     )
-    sheet = Image.new("RGB", (margin + len(across) * (wide + gap), crown + len(down) * (high + gap)), "white")
+    size = margin + len(across) * (wide + gap), crown + len(down) * (high + gap)
+    _check_size(*size)
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for column, label in enumerate(above):
         middle = margin + column * (wide + gap) + wide / 2
@@ -92,6 +106,19 @@ def grid(cells: Sequence[Sequence[Image.Image | None]], across: Sequence[str], d
     return sheet
 
 
+def _check(name: str, pictures: Sequence[Image.Image], labels: Sequence[str] | None) -> None:
+    if not pictures or (labels is not None and len(labels) != len(pictures)):
+        raise ClipgenError(f"{name} needs at least one picture, and a label for each or none")
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > PIXELS:
+        raise ClipgenError(
+            f"a sheet of {width}x{height} is more than {PIXELS // 10**6} megapixels; take fewer or smaller pictures, "
+            "of more equal proportions"
+        )
+
+
 def _lay_out(images: list[Image.Image], widths: list[int], labels: Sequence[str] | None) -> Image.Image:
     """Pictures in rows of columns with these ``widths`` in pixels, each with its label below."""
     from PIL import ImageDraw, ImageFont
@@ -99,7 +126,9 @@ def _lay_out(images: list[Image.Image], widths: list[int], labels: Sequence[str]
     height = max(image.height for image in images)
     gap, text = 8, 26 if labels else 0
     rows = math.ceil(len(images) / len(widths))
-    sheet = Image.new("RGB", (sum(widths) + gap * (len(widths) + 1), rows * (height + gap + text) + gap), "white")
+    size = sum(widths) + gap * (len(widths) + 1), rows * (height + gap + text) + gap
+    _check_size(*size)
+    sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for i, image in enumerate(images):
         row, column = divmod(i, len(widths))

@@ -27,6 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
+from clipgen.images.reading import to_picture
 
 FORMAT = 2
 PARTS = "frames", "latents", "inputs"  # folders of every run
@@ -123,9 +124,8 @@ class Journal:
     def frame(self, step: int) -> Image.Image:
         self.flush()
         try:
-            with Image.open(self.folder / "frames" / f"{step:05d}.png") as image:
-                return image.convert("RGB")
-        except (OSError, SyntaxError) as error:
+            return to_picture(self.folder / "frames" / f"{step:05d}.png", ["PNG"])
+        except ClipgenError as error:
             raise ClipgenError(f"{self.folder}: frame {step} is missing or damaged ({error})") from error
 
     def latent(self, step: int) -> np.ndarray:
@@ -245,9 +245,8 @@ class Journal:
                 if path.suffix == ".npy":
                     kept[name] = np.load(path, allow_pickle=False)
                 else:
-                    with Image.open(path) as picture:
-                        kept[name] = picture.convert("RGB")
-            except (OSError, SyntaxError, ValueError, EOFError) as error:
+                    kept[name] = to_picture(path, ["PNG"])
+            except (OSError, ValueError, EOFError, ClipgenError) as error:
                 raise ClipgenError(f"{path}: this copy of {name} is damaged ({error}); the run cannot go on") from error
         return kept
 

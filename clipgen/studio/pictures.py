@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 import math
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,10 +25,7 @@ def keep(folder: Path, name: str, value: bytes | Image.Image | np.ndarray) -> st
     Raises ClipgenError for bytes that are no picture, and for a folder that cannot be written.
     """
     if isinstance(value, bytes):
-        with tempfile.TemporaryDirectory() as place:
-            file = Path(place) / Path(name).name
-            file.write_bytes(value)
-            value = to_picture(file)
+        value = to_picture(value)
     out = io.BytesIO()
     if isinstance(value, Image.Image):
         value.save(out, "PNG")
