@@ -6,7 +6,8 @@ import torch
 
 from clipgen.mini import WEIGHTS
 from clipgen.models.parameterisations.catalogue import Entry
-from clipgen.models.parameterisations.codebook import Codebook, Codes
+from clipgen.models.parameterisations.codebook import Codebook
+from clipgen.models.parameterisations.codes import Codes
 from clipgen.models.parameterisations.dvae import DVAE
 from clipgen.models.parameterisations.vqgan import VQModel
 from clipgen.storage import weights

@@ -23,9 +23,18 @@ class Adam:
 
     apart = False
 
-    def __init__(self, latents: list[Tensor], lr: float, betas: tuple[float, float], weight_decay: float = 0.0):
+    def __init__(
+        self,
+        latents: list[Tensor],
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+    ):
         (self.latent,) = latents
-        self.param_groups: list[dict[str, Any]] = [{"lr": lr, "betas": betas, "weight_decay": weight_decay}]
+        self.param_groups: list[dict[str, Any]] = [
+            {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps},
+        ]
         self.state: dict[str, Tensor] = {}
 
     def zero_grad(self) -> None:
@@ -51,7 +60,7 @@ class Adam:
                 gradient = gradient.add(latent, alpha=decay)
             mean.lerp_(gradient, 1 - beta1)
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            spread = (square.sqrt() / math.sqrt(1 - beta2**step)).add_(1e-8)
+            spread = (square.sqrt() / math.sqrt(1 - beta2**step)).add_(group["eps"])
             latent.addcdiv_(mean, spread, value=-lr / (1 - beta1**step))
 
     def state_dict(self) -> dict[str, Any]:

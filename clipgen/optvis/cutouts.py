@@ -83,6 +83,9 @@ class Cutouts:
         "what is seen beyond the picture (grey: another level at every step; wrap: its other side)",
         choices=tuple(PADDINGS),
     )
+    lift: float = setting(
+        0.0, "how light black is shown to CLIP: 0.5 shows it a picture in the upper half of the range", 0, 0.95
+    )
     overview: float = setting(0.0, "share of the views that see all of the picture", 0, 1)
     overview_size: float = setting(1.05, "the side of those views, as a share of the picture's longer side", 0.05, 4)
     augment: str = setting(
@@ -149,6 +152,7 @@ class Cutouts:
             size,
             warp,
             PADDINGS[self.padding],
+            self.lift,
             float(torch.rand((), generator=rng)) if self.padding == "grey" else 0.0,
             self._tint(rand, having),
             self._noise(n, size, having, rng),
@@ -217,6 +221,7 @@ class Views:
     size: int
     warp: Tensor  # (B·count, 3, 3) from places in the view to places in the picture
     padding: str = "border"  # of grid_sample, or wrap
+    lift: float = 0.0  # black becomes this grey, and white stays; what lies beyond the picture is not lifted
     level: float = 0.0  # of grey, where ``padding`` is zeros
     tint: Tensor | None = None  # (B·count, 3, 4) from colour to colour
     noise: Tensor | None = None  # (B·count, 3, size, size)
@@ -229,6 +234,8 @@ class Views:
 
         Returns (B·n, 3, size, size), all views of a picture together.
         """
+        if self.lift:
+            images = self.lift + (1 - self.lift) * images
         while min(images.shape[-2:]) >= 3 * self.size:  # bilinear sampling skips pixels beyond a factor of two
             images = F.avg_pool2d(images, 2)
 

@@ -31,6 +31,9 @@ class Descent:
     beta2: float = setting(
         0.99, "of Adam and AdamW: how long gradients' squares are remembered", 0, 0.99999, live=False
     )
+    eps: float = setting(
+        1e-8, "of Adam and AdamW: a gradient far below this moves nothing; logits' are small", 1e-20, 1, live=False
+    )
     weight_decay: float = setting(0.0, "how much of the latent each step takes away, times lr", 0, 1, live=False)
     schedule: str = setting(
         "auto",
@@ -49,7 +52,7 @@ class Descent:
     def start(self, latent: Tensor) -> torch.optim.Optimizer | Adam:
         """A fresh optimiser for a latent."""
         if kind := {"Adam": Adam, "AdamW": AdamW}.get(self.optimizer):
-            return kind([latent], self.lr, (0.9, self.beta2), self.weight_decay)
+            return kind([latent], self.lr, (0.9, self.beta2), self.weight_decay, self.eps)
         kind = getattr(torch.optim, self.optimizer)
         decays = "weight_decay" in inspect.signature(kind).parameters
         return kind([latent], lr=self.lr, **({"weight_decay": self.weight_decay} if decays else {}))

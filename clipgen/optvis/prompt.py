@@ -13,7 +13,7 @@ class Prompt:
 
     text: str
     weight: float = 1.0
-    stop: float = -math.inf  # nearer than this distance it does not pull any more
+    stop: float = -math.inf  # nearer than this distance it does not pull; with a weight below 0: further, and push
     span: tuple[int, float] = (0, math.inf)  # the first step, and the one after the last
     where: str = ""  # the part of the picture that it is about; empty for all of it
     is_image: bool = False  # whether ``text`` names a picture

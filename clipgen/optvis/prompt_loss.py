@@ -47,11 +47,12 @@ def prompt_distance(
 ) -> Tensor:
     """The weighted mean distance of views (N, d) to prompts (P, d) with weights (P,); a negative weight repels.
 
-    A view that is nearer to a prompt than its stop (P,) is not moved by it (Crowson 2021).
+    A view that is nearer to a prompt than its stop (P,) is not moved by it; nor is one that is further from a prompt
+    that repels: ``max(-d, stop)`` in the notebooks, which write that stop with a minus (Crowson 2021).
     """
     away = distance(images, targets)
     if stops is not None:
-        away = away.maximum(stops)
+        away = torch.where(weights < 0, away.minimum(stops.abs()), away.maximum(stops))
     return (away.mean(0) * weights).sum() / weights.abs().sum().clamp(min=1e-12)
 
 

@@ -19,7 +19,6 @@ from clipgen.images.reading import Pictorial, to_picture
 from clipgen.optvis import starts
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal
-from clipgen.runs.prompts import parse
 from clipgen.runs.settings import Settings
 
 Value = str | int | float | tuple[int, int] | Pictorial | None  # of a setting, as a person gives it
@@ -70,7 +69,7 @@ class Inputs:
 
         Raises ClipgenError for what cannot be read or does not fit.
         """
-        prompts = parse(settings.prompt)
+        prompts = settings.prompts
         for prompt in prompts:
             if prompt.is_image:
                 self._picture(prompt.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,8 +23,8 @@ from clipgen.optvis.objectives import Loss, Objective, Own
 from clipgen.optvis.prompt import texts
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
-from clipgen.runs.prompts import parse, weighted
-from clipgen.runs.settings import Settings, build, fixed
+from clipgen.runs.prompts import weighted
+from clipgen.runs.settings import Settings, build, fixed, start_of
 
 Losses = Sequence[Loss | Objective] | Mapping[str, Loss]
 
@@ -56,14 +57,14 @@ class Plan:
         self.precision = device.precision(self.device, settings.precision)
         self.perceptors = shares(settings.perceptor)
         _check_judge(settings.judge, self.perceptors)
-        entry, first = entry_of(settings.generator), family(self.perceptors[0][0])
+        entry = entry_of(settings.generator)
         settings = replace(settings, size=settings.size or _size(entry.side, settings.quality, self.device))
         for size in settings.sizes:
             entry.check(settings.generator, settings.relax, size)
         if settings.tile and not entry.tiles:
             raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
-        prompts = parse(settings.prompt)
-        usual = first.default_start if texts(prompts) else "random"  # no start draws what no word says
+        prompts = settings.prompts
+        usual = start_of(settings.perceptor) if texts(prompts) else "random"  # no start draws what no word says
         init = usual if settings.init == "auto" else settings.init
         self.settings = replace(settings, init=init)
         self._check_spared(self.settings)
@@ -80,7 +81,14 @@ class Plan:
         """A new run: the arguments of ``clipgen.Run``."""
         inputs = inputs or Inputs()
         named = inputs.named({**asked, "prompt": prompt})
-        return cls(build(named.pop("prompt"), named), inputs, losses)
+        settings = build(named.pop("prompt"), named)
+        if not named.keys() & {"generator", "recipe"} and start_of(settings.perceptor) == "random":
+            warnings.warn(
+                f"no generator is named for {settings.perceptor}: its pictures are sums of pixels, as of recipe='das'; "
+                "the notebooks of 2021 used a VQGAN, such as generator='vqgan_imagenet_f16_16384'",
+                stacklevel=4,
+            )
+        return cls(settings, inputs, losses)
 
     @classmethod
     def resumed(cls, folder: str | Path, losses: Losses = ()) -> Plan:

@@ -20,10 +20,11 @@ class Preset:
     settings: Mapping[str, Any]
 
 
-# Nothing is averaged over the steps, and the learning rate stays as it is.
+# Nothing is averaged over the steps, the learning rate stays as it is, and a picture to start from is no goal.
 _PLAIN = {
     "perceptor": "ViT-B-32/openai",
     "init": "random",
+    "near": 0.0,
     "steps": 500,
     "ema": 0.0,
     "schedule": "constant",
@@ -46,25 +47,32 @@ _MURDOCH = _PLAIN | {
     "combine": "embeddings",
     "optimizer": "AdamW",
     "lr": 0.015,
+    # The source's loss, -10 cos + 5 cos of what is unwanted, is 15 times the weighted mean that clipgen takes.
+    "eps": 1e-8 / 15,
+    "negative": "incoherent, confusing, cropped, watermarks",
 }
+_NEGATIVE = "Its text to remove also names two things that its author did not want on himself."
 _SIMON = "github.com/simonsanvil/DALL-E-Explained (DALL_E_CLIP_VAE_Explained.ipynb, after Ryan Murdoch's notebooks)"
 
 PRESETS: dict[str, Preset] = {
     "murdoch-dalle": Preset(
         "a softmax with Gumbel noise over 8,192 tokens; views of half to nearly twice the picture, on black",
         _SIMON,
-        "It flips, turns and moves the picture once a step, clipgen each view. Its softmax goes over a reshaping of "
-        "the logits that mixes places, clipgen's over the tokens of a place. It starts from one-hot logits, clipgen "
-        "from normal ones. Its weight decay of 0.1 begins where an output passes 5, which a softmax never does. Its "
-        "text to remove is a prompt of weight -0.5 here.",
-        _MURDOCH | {"generator": "dvae", "relax": "gumbel:1.873"},
+        "It flips, turns and moves the picture once a step, clipgen each view; corners of a view lie on those of its "
+        "cutout. Every picture that it shows has Gumbel noise of its own, clipgen's has none. What is darker than "
+        "black, to an eighth of the range, is shown to CLIP as that, by clipgen as black. Embeddings are added up at "
+        "their own lengths, clipgen's at unit length; an image prompt is squeezed to a square, clipgen's is cropped. "
+        "Weight decay acts in the first step alone. A picture to start from has a plain softmax of its tokens, ten "
+        "times as sharp. It runs until it is stopped. " + _NEGATIVE,
+        _MURDOCH | {"generator": "dvae", "relax": "gumbel:1.873:2", "lift": 0.5, "every": 10},
     ),
     "murdoch-vqgan": Preset(
         "the same with VQGAN: a latent that is not snapped to the codebook, within 6 of zero",
         _SIMON,
-        "Views as above. It clips in the forward pass, so that a number beyond 6 gets no gradient; clipgen brings it "
-        "back. Its weight decay of 0.1 begins where a number passes 5.",
-        _MURDOCH | {"generator": "vqgan_imagenet_f16_16384", "relax": "none:6"},
+        "Views, embeddings and their sum as above. A number that Adam takes beyond 6 goes on from there; clipgen's is "
+        "brought back to 6. Its weight decay ends when no number is beyond 5 any more, which is late or never. It "
+        "takes no picture to start from. " + _NEGATIVE,
+        _MURDOCH | {"generator": "vqgan_imagenet_f16_16384", "relax": "none:6", "weight_decay": 0.1},
     ),
     "crowson": Preset(
         "VQGAN+CLIP, z+quantize: 64 plain views, from CLIP's own size to the whole picture",
@@ -133,6 +141,7 @@ PRESETS: dict[str, Preset] = {
             "generator": "stack",
             "perceptor": "ViT-B-32/openai",
             "init": "random",
+            "near": 0.0,
             "size": (224, 224),
             "steps": 400,
             "cutouts": 64,

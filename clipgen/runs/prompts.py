@@ -3,7 +3,8 @@ r"""The prompt grammar: ``a cat:2 | watermark:-0.5``, in full ``text [where] :we
 Prompts are separated by ``|``. Each may end with any of
 
 * ``:weight`` - how much it counts; a negative one pushes away,
-* ``:weight:stop`` - nearer than this distance it does not pull any more (Crowson's VQGAN+CLIP notebook, 2021),
+* ``:weight:stop`` - nearer than this distance it does not pull any more, nor further does it push with a weight below
+  0, whose stop may have a minus, too (Crowson's VQGAN+CLIP notebook, 2021),
 * ``@from-to`` - the steps in which it holds; where two spans overlap, one fades into the other,
 * ``[where]`` - the part of the picture that it is about: ``top``, ``left``, ``x,y,w,h``, a mask file.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 from clipgen.errors import ClipgenError
@@ -33,7 +35,7 @@ def weighted(text: str) -> list[tuple[str, float]]:
     return [(prompt.text, prompt.weight) for prompt in prompts if prompt.text]
 
 
-def _prompt(part: str) -> Prompt:
+def _prompt(part: str, weight: float = 1.0) -> Prompt:
     knobs: dict[str, Any] = {}
     while True:  # the endings come in any order, each once
         if "weight" not in knobs and (found := _WEIGHT.search(part)):
@@ -44,17 +46,27 @@ def _prompt(part: str) -> Prompt:
             knobs["where"] = found[1].strip()
         else:
             text = re.sub(r"\\([|:@\[])", r"\1", part).strip()
-            return Prompt(text, **knobs, is_image=bool(_IMAGE.search(text)))
+            return Prompt(text, **{"weight": weight} | knobs, is_image=bool(_IMAGE.search(text)))
         part = part[: found.start()]
 
 
-def parse(text: str) -> list[Prompt]:
-    """The prompts of a line. Raises ClipgenError when nothing is left to draw, or a number cannot be meant."""
+def parse(text: str, negative: str = "") -> list[Prompt]:
+    """Return the prompts of a line.
+
+    Args:
+        text: What to go towards and away from.
+        negative: What to go away from as well, whatever the signs of its weights; half as strongly unless it says.
+
+    Raises:
+        ClipgenError: Nothing is left to draw, or a number cannot be meant.
+    """
     prompts = [prompt for part in _BAR.split(text) if (prompt := _prompt(part)).text]
     if not prompts:
         raise ClipgenError(
             f'prompt={text!r}: there is nothing to draw; write what you want to see, such as "a red apple"'
         )
+    away = (_prompt(part, 0.5) for part in _BAR.split(negative))
+    prompts += [replace(prompt, weight=-abs(prompt.weight)) for prompt in away if prompt.text]
     for prompt in prompts:
         if prompt.span[1] <= prompt.span[0]:
             raise ClipgenError(f'prompt={text!r}: a span ends after it begins, such as "{prompt.text}@0-100"')

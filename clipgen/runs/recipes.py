@@ -26,8 +26,7 @@ from clipgen.optvis.starts import Scene
 from clipgen.optvis.window import Window
 from clipgen.registry import OBJECTIVES, STARTS
 from clipgen.runs.plan import Models, Plan
-from clipgen.runs.prompts import parse
-from clipgen.runs.settings import Settings
+from clipgen.runs.settings import Settings, start_of
 
 
 class Recipes:
@@ -38,8 +37,8 @@ class Recipes:
         param = cast(Parameterisation, Seamless(models.generator)) if s.tile else models.generator
         self._plan, self._models, self._made = plan, models, dict[str, tuple[Any, Any]]()
         size, rng = _inside(s), torch.Generator().manual_seed(s.seed)
-        fallback = STARTS[perceptor.default_start]()
-        scene = Scene(param, perceptor, size, s.seed, rng, param.start(size, rng), parse(s.prompt), fallback=fallback)
+        fallback = STARTS[start_of(s.perceptor)]()
+        scene = Scene(param, perceptor, size, s.seed, rng, param.start(size, rng), s.prompts, fallback=fallback)
         self._latent = plan.start.latent(scene)
         self._scene = self._first = replace(scene, base=plan.start.base(scene, self._latent))
 
@@ -85,8 +84,7 @@ class Recipes:
         return base
 
     def _of(self, settings: Settings) -> Recipe:
-        s, models = settings, self._models
-        prompts = self._once("prompts", s.prompt, lambda: parse(s.prompt))
+        s, models, prompts = settings, self._models, settings.prompts
         mask = self._once("mask", s.mask, lambda: self._mask(s.mask) if s.mask else None)
         cutouts = replace(s.part(Cutouts), padding="wrap") if s.tile else s.part(Cutouts)
         extras: list[Objective] = [s.part(kind) for kind in OBJECTIVES.values()]
@@ -95,7 +93,7 @@ class Recipes:
             perceptors=models.perceptors,
             prompts=prompts,
             objectives=[self._prompt_loss(s, prompts, cutouts), Sum([*extras, *self._plan.losses])],
-            goals=self._once("goals", (s.prompt, s.mask, s.near > 0), lambda: self._goals(prompts, mask, s.near)),
+            goals=self._once("goals", (prompts, s.mask, s.near > 0), lambda: self._goals(prompts, mask, s.near)),
             descent=s.part(Descent),
             camera=Camera.parse(s.camera),
             mask=mask,
@@ -110,16 +108,16 @@ class Recipes:
         s, judge = settings, self._models.judge
         if judge is None:
             return None
-        prompts = self._once("prompts", s.prompt, lambda: parse(s.prompt))
-        targets = self._once("judged", s.prompt, lambda: embedded(judge, prompts, self._plan.inputs.pictures))
-        return Judging(judge, prompts, targets, self._once("spots", s.prompt, lambda: spots(prompts, self._mask)))
+        prompts = s.prompts
+        targets = self._once("judged", prompts, lambda: embedded(judge, prompts, self._plan.inputs.pictures))
+        return Judging(judge, prompts, targets, self._once("spots", prompts, lambda: spots(prompts, self._mask)))
 
     def _prompt_loss(self, s: Settings, prompts: list[Prompt], cutouts: Cutouts) -> PromptLoss:
         perceptors, pictures = self._models.perceptors, self._plan.inputs.pictures
         targets = self._once(
-            "targets", s.prompt, lambda: [embedded(perceptor, prompts, pictures) for perceptor, _ in perceptors]
+            "targets", prompts, lambda: [embedded(perceptor, prompts, pictures) for perceptor, _ in perceptors]
         )
-        places = self._once("spots", s.prompt, lambda: spots(prompts, self._mask))
+        places = self._once("spots", prompts, lambda: spots(prompts, self._mask))
         ways = DISTANCES[s.distance], s.averaged, s.combine == "embeddings"
         return PromptLoss(prompts, perceptors, targets, places, cutouts, *ways)
 

@@ -25,7 +25,7 @@ from clipgen.runs.interrupts import interrupts
 from clipgen.runs.journal import Journal
 from clipgen.runs.keeper import Keeper
 from clipgen.runs.plan import Losses, Models, Plan
-from clipgen.runs.prompts import parse, slug
+from clipgen.runs.prompts import slug
 from clipgen.runs.recipes import Recipes
 from clipgen.runs.rerun import Rerun
 from clipgen.runs.settings import Settings
@@ -138,7 +138,7 @@ class Run:
     @property
     def prompts(self) -> list[Prompt]:
         """The prompts as they are now."""
-        return parse(self.settings.prompt)
+        return self.settings.prompts
 
     @property
     def finished(self) -> bool:

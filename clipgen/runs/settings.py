@@ -16,14 +16,16 @@ from clipgen.errors import ClipgenError
 from clipgen.images.camera import Camera
 from clipgen.images.reading import FITS
 from clipgen.models.parameterisations.catalogue import GENERATORS, entry_of
+from clipgen.models.perceptors.catalogue import family
 from clipgen.optvis.cutouts import Cutouts
 from clipgen.optvis.descent import Descent
+from clipgen.optvis.prompt import Prompt
 from clipgen.optvis.prompt_loss import DISTANCES
 from clipgen.optvis.window import Window
 from clipgen.registry import OBJECTIVES, RELAXATIONS, STARTS
 from clipgen.runs.course import KEPT
 from clipgen.runs.presets import PRESETS
-from clipgen.runs.prompts import parse
+from clipgen.runs.prompts import parse, weighted
 from clipgen.runs.schedules import Schedule, growth, schedule, size_of
 from clipgen.setting import check, setting
 
@@ -43,6 +45,9 @@ class _Own:
     """The settings that belong to the run itself."""
 
     prompt: str
+    negative: str = setting(
+        "", "what to stay away from beside the prompt: texts that push half as strongly, or as 'blurry:0.3' says"
+    )
     quality: str = setting(
         "normal", "draft, normal or best: steps, cutouts, size", choices=tuple(QUALITIES), live=False, shown="settle"
     )
@@ -88,8 +93,8 @@ class _Own:
     )
     relax: str = setting(
         "straight-through",
-        "how tokens get a gradient: straight-through; gumbel (of token logits; gumbel:1.9 at one temperature); sample "
-        "(a token is drawn); none (a latent that is not snapped; none:6 within 6)",
+        "how tokens get a gradient: straight-through; gumbel (of token logits; gumbel:1.9 at one temperature, mixed to "
+        "the end); sample (a token is drawn); none (a latent that is not snapped; none:6 within 6)",
         common=tuple(RELAXATIONS),
         live=False,
     )
@@ -161,6 +166,11 @@ class _Own:
         }
 
     @property
+    def prompts(self) -> list[Prompt]:
+        """The prompts, and behind them what is ``negative``."""
+        return parse(self.prompt, self.negative)
+
+    @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """The sizes that the picture has, one after another; none where it is up to the generator."""
         return growth(self.size).sizes if isinstance(self.size, str) else (self.size,) if self.size else ()
@@ -192,7 +202,7 @@ class _Own:
         sides = self.size if isinstance(self.size, tuple) else ()
         if self.size is not None and not (len(sides) == 2 and all(isinstance(side, int) for side in sides)):
             raise ClipgenError(f"size={self.size!r}: has to be (width, height), such as (128, 96), or '128x96'")
-        parse(self.prompt)
+        _ = self.prompts
         Camera.parse(self.camera)
         for kind in _PARTS:
             self.part(kind)
@@ -228,12 +238,27 @@ else:
     Settings.__module__ = __name__
 
 
-def suited(quality: str, generator: str, recipe: str = "") -> dict[str, Any]:
-    """The settings of a recipe, or those that suit a generator, at a quality.
+def start_of(perceptor: str) -> str:
+    """Return the start that suits an ensemble of perceptors, in whatever order: that of all of them, or ``random``.
 
-    Raises ClipgenError for an unknown generator.
+    Raises:
+        ClipgenError: A perceptor of no family.
     """
-    own = PRESETS[recipe].settings if recipe in PRESETS else entry_of(generator).defaults
+    starts = {family(name).default_start for name, _ in weighted(perceptor)}
+    return starts.pop() if len(starts) == 1 else "random"
+
+
+def suited(quality: str, generator: str, recipe: str = "", perceptor: str = "mini") -> dict[str, Any]:
+    """Return the settings of a recipe, or those that suit a generator and who looks at it, at a quality.
+
+    The defaults of ``stack`` are tuned on drawings for the embedded perceptors; published ones have those of ``das``.
+
+    Raises:
+        ClipgenError: An unknown generator or perceptor.
+    """
+    own: Mapping[str, Any] = PRESETS[recipe].settings if recipe in PRESETS else entry_of(generator).defaults
+    if recipe not in PRESETS and generator == _Own.generator and start_of(perceptor) == "random":
+        own = {k: v for k, v in PRESETS["das"].settings.items() if k not in ("generator", "perceptor")}
     values = {"steps": 120, "cutouts": 16} | dict(own)
     return values | {name: round(values[name] * factor) for name, factor in QUALITIES.get(quality, {}).items()}
 
@@ -251,9 +276,10 @@ def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
             raise ClipgenError(f"{name}=...: there is no such setting; {hint}")
     recipe = str(asked.get("recipe", ""))
     generator = str(asked.get("generator", _Own.generator))
-    drafted = asked.get("init", "auto") in ("auto", "dalle", "collage") and asked.get("perceptor", "mini") == "mini"
+    perceptor = str(asked.get("perceptor", _Own.perceptor))
+    drafted = asked.get("init", "auto") in ("auto", "dalle", "collage") and perceptor == "mini"
     ends = {"settled": entry_of(generator).settled} if drafted and not recipe and "steps" not in asked else {}
-    values = suited(str(asked.get("quality", "normal")), generator, recipe) | ends | dict(asked)
+    values = suited(str(asked.get("quality", "normal")), generator, recipe, perceptor) | ends | dict(asked)
     if isinstance(size := values.get("size"), (str, list)):
         values["size"] = size_of(size) if isinstance(size, str) else tuple(size)
     settings = Settings(prompt, **values)

@@ -147,7 +147,7 @@ def test_optimiser_and_rate(name):
     latent = torch.zeros(3)
     made = asked.at(0).part(Descent).start(latent)
     assert type(made).__name__ == optimiser and made.param_groups[0]["betas"] == (0.9, 0.999)
-    assert made.param_groups[0]["weight_decay"] == 0
+    assert made.param_groups[0]["weight_decay"] == (0.1 if name == "murdoch-vqgan" else 0)
     for share, rate in zip((0, 0.7, 0.99), rates, strict=True):
         step = int(share * asked.steps)
         assert asked.at(step).part(Descent).rate(step / asked.steps, unit=123, moving=False) == pytest.approx(rate)
@@ -157,7 +157,7 @@ def test_optimiser_and_rate(name):
 
 def test_what_is_particular():
     dalle, vqgan = settings("murdoch-dalle"), settings("murdoch-vqgan")
-    assert relaxation(dalle.relax) == ("gumbel", {"temperature": 1.873})
+    assert relaxation(dalle.relax) == ("gumbel", {"temperature": 1.873, "groups": 2})
     assert relaxation(vqgan.relax) == ("none", {"limit": 6})
     assert (dalle.distance, dalle.combine, dalle.padding, dalle.cut_pad) == ("cosine", "embeddings", "black", 0.5)
     assert settings("pixray").init == "noise" and settings("crowson").init == "random"

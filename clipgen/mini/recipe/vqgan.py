@@ -14,7 +14,7 @@ from clipgen.mini.evaluate import psnr
 from clipgen.mini.recipe import data
 from clipgen.mini.recipe.sampler import SceneSampler
 from clipgen.mini.recipe.training import Job, Training, learning_rate
-from clipgen.models.parameterisations.codebook import straight_through
+from clipgen.models.parameterisations.codes import straight_through
 from clipgen.models.parameterisations.vqgan import VQModel
 
 CONFIG: dict[str, Any] = {

@@ -2,55 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.device import autocast
 from clipgen.errors import ClipgenError
 from clipgen.models.computing import Computing
+from clipgen.models.parameterisations.codes import Codes, clamp, live, straight_through
 from clipgen.models.parameterisations.protocol import Randomness, check_size, check_tokens, unpacked
 
-
-class Codes(nn.Module):
-    """A net with a ``codebook`` (K, dim), and ``logits`` over it where its encoder gives them."""
-
-    stride: int
-    encoder: nn.Module
-
-    @property
-    def has_logits(self) -> bool:
-        return True
-
-    @property
-    def decoding(self) -> nn.Module:
-        """What makes a picture of embedded tokens: the decoder without a codebook."""
-        raise NotImplementedError
-
-    @property
-    def codebook(self) -> Tensor:
-        raise NotImplementedError
-
-    def logits(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def encode(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def decode(self, latent: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def tokens(self, latent: Tensor) -> Tensor:
-        """(B, dim, h, w) to the nearest codes, (B, h, w) int64."""
-        points = latent.permute(0, 2, 3, 1).flatten(0, 2).float()
-        codes = self.codebook.float()
-        # |p - c|² without the term that is the same for every code
-        distance = codes.square().sum(1) - 2 * points @ codes.T
-        return distance.argmin(1).view(latent.shape[0], *latent.shape[2:])
-
-    def lookup(self, tokens: Tensor) -> Tensor:
-        """(B, h, w) int64 to (B, dim, h, w)."""
-        return F.embedding(tokens, self.codebook).permute(0, 3, 1, 2)
+__all__ = ["Codebook", "Codes", "Gumbel", "Sampled", "Unsnapped", "clamp", "live"]
 
 
 class Codebook(Computing):
@@ -143,8 +107,9 @@ class Codebook(Computing):
 class Unsnapped(Codebook):
     """The same without the snapping: more freedom, and pictures that no tokens stand for (Murdoch 2021).
 
-    ``limit``: how far its numbers go, instead of the codebook's range; it then starts as Murdoch's notebook does, with
-    normal numbers of deviation 0.5 whose extremes are drawn out.
+    ``limit``: how far its numbers go, instead of the codebook's range, as in Murdoch's notebook: it then starts with
+    normal numbers of deviation 0.5 whose extremes are drawn out, and where latent or picture is clipped there is no
+    gradient.
     """
 
     def __init__(self, name: str, net: Codes, side: int, limit: float | None = None):
@@ -160,7 +125,10 @@ class Unsnapped(Codebook):
         return (1.9 * (0.5 * torch.randn(shape, generator=rng)).arcsinh()).sinh().to(self.device)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        return self._decode(latent)
+        if self.limit is None:
+            return self._decode(latent)
+        image = self._decode(latent.clamp(-self.limit, self.limit))
+        return torch.where((image > 0) & (image < 1), image, image.detach())
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -185,25 +153,35 @@ class Gumbel(Codebook):
     """Token logits (B, codes, h, w) for a latent, relaxed as DALL-E's dVAE was trained.
 
     The decoder sees a softmax over the whole codebook, with Gumbel noise and a temperature that falls from 1 to
-    1/16 (Ramesh et al. 2021; Jang et al. 2017), or stays at ``temperature``. It takes codes/dim times the memory of a
-    latent on the codebook.
+    1/16 (Ramesh et al. 2021; Jang et al. 2017), so that tokens are what is left. It takes codes/dim times the memory
+    of a latent on the codebook.
+
+    With a fixed ``temperature`` it never hardens, and the mixture itself is what is shown and kept, as in Murdoch's
+    notebook. So is ``groups``: a softmax for each so many-th token, 2 for the even and the odd ones, whose weights sum
+    to that number; a start of one logit of 1 a place; and no gradient to what is clipped for being brighter than white.
     """
 
-    def __init__(self, name: str, net: Codes, side: int, temperature: float | None = None):
+    def __init__(self, name: str, net: Codes, side: int, temperature: float | None = None, groups: float = 1):
         super().__init__(name, net, side)
         if not net.has_logits:
             raise ClipgenError(f"relax='gumbel': {name} has no token logits; use relax='straight-through'")
-        self.lr, self.temperature = 1.0, temperature
+        self.lr, self.temperature, self.groups = 1.0, temperature, int(groups)
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """Normal logits."""
-        shape = 1, len(self.codebook), size[0] // self.stride, size[1] // self.stride
+        """Normal logits; with a fixed temperature, a token drawn at each place."""
+        codes, height, width = len(self.codebook), size[0] // self.stride, size[1] // self.stride
+        if self.temperature is None:
+            logits = torch.randn(1, codes, height, width, generator=rng)
+        else:
+            drawn = torch.randint(codes, (1, height, width), generator=rng)
+            logits = F.one_hot(drawn, codes).permute(0, 3, 1, 2).float()
         # The logits of a place side by side: a softmax over them takes a CPU a sixth of the time.
-        return torch.randn(shape, generator=rng).to(self.device, memory_format=torch.channels_last)
+        return logits.to(self.device, memory_format=torch.channels_last)
 
     def place(self, tokens: Tensor) -> Tensor:
         # A token e^8 times as likely as any other: nearly sure, and still within a gradient's reach.
-        return 8 * F.one_hot(tokens, len(self.codebook)).permute(0, 3, 1, 2).float()
+        sure = 8 if self.temperature is None else self.temperature * (3 + math.log(len(self.codebook)))
+        return sure * F.one_hot(tokens, len(self.codebook)).permute(0, 3, 1, 2).float()
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -215,24 +193,44 @@ class Gumbel(Codebook):
         return latent.argmax(1)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        """With ``rng``, the relaxation for gradients; without, the picture of the likeliest tokens."""
-        if rng is None:
+        """With ``rng``, the relaxation for gradients; without, the likeliest tokens, or the mixture if it stays one."""
+        if rng is None and self.temperature is None:
             return self._decode(self.net.lookup(self.tokens(latent)))
         temperature = self.temperature or 16**-progress
-        return self._decode(self._mix(_gumbel(latent, rng).add_(_rows(latent)).div_(temperature)))
+        if rng is None:
+            logits = _rows(latent) / temperature
+        else:
+            logits = _gumbel(latent, rng).add_(_rows(latent)).div_(temperature)
+        image = self._decode(self._mix(logits))
+        return image if self.temperature is None else torch.where(image < 1, image, image.detach())
 
     def _mix(self, logits: Tensor) -> Tensor:
         """(B, dim, h, w): where on the codebook logits (B, h, w, codes) stand."""
-        return (logits.softmax(-1) @ self.codebook).permute(0, 3, 1, 2)
+        if self.groups == 1:
+            weights = logits.softmax(-1)
+        else:
+            weights = logits.unflatten(-1, (-1, self.groups)).softmax(-2).flatten(-2)
+        return (weights @ self.codebook).permute(0, 3, 1, 2)
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        return super().distance(self._mix(_rows(latent)), self._mix(_rows(other)))
+        one, two = (self._mix(_rows(logits) / (self.temperature or 1)) for logits in (latent, other))
+        return super().distance(one, two)
 
     def residual(self, latent: Tensor) -> Tensor:
         return torch.zeros_like(latent)  # no measure of it: the encoder's logits have a scale of their own
 
     def project_(self, latent: Tensor) -> None:
         """Logits may be anything."""
+
+    def pack(self, latent: Tensor) -> Tensor:
+        """The tokens (h, w); with a fixed temperature the logits in 16 bits."""
+        return super().pack(latent) if self.temperature is None else latent.half()
+
+    def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.temperature is None or not saved.is_floating_point():
+            return super().unpack(saved, size)
+        shape = 1, len(self.codebook), size[0] // self.stride, size[1] // self.stride
+        return unpacked(self.name, saved, shape).to(self.device, memory_format=torch.channels_last)
 
 
 class Sampled(Gumbel):
@@ -260,37 +258,3 @@ def _gumbel(latent: Tensor, rng: Randomness) -> Tensor:
     else:
         uniform = torch.stack([torch.rand(shape[1:], generator=one) for one in rng])
     return uniform.clamp_(min=1e-20).log_().neg_().log_().neg_().to(latent.device)
-
-
-def live(codebook: Tensor) -> Tensor:
-    """The codes (k, dim) of a codebook (K, dim) that a decoder uses.
-
-    Published codebooks are mostly codes that were never chosen in training and lie where they began, near zero: of
-    f16-16384 a few percent live (CompVis/taming-transformers issue 67). Those within a tenth of the longest, the
-    longest hundredth left aside, are dead.
-    """
-    lengths = codebook.float().norm(dim=1)
-    return codebook[lengths >= 0.1 * lengths.quantile(0.99)]
-
-
-def straight_through(value: Tensor, gradient_to: Tensor) -> Tensor:
-    """``value`` on the way forward; the gradient goes to ``gradient_to`` unchanged (Bengio et al. 2013)."""
-    return gradient_to + (value - gradient_to).detach()
-
-
-class _Clamp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, images: Tensor) -> Tensor:  # type: ignore[override]
-        clamped = images.clamp(0, 1)
-        ctx.save_for_backward(images - clamped)
-        return clamped
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        (beyond,) = ctx.saved_tensors
-        return gradient * (gradient * beyond >= 0)
-
-
-def clamp(images: Tensor) -> Tensor:
-    """To [0, 1]. A gradient passes unless it would push what lies outside further out (Crowson 2021)."""
-    return _Clamp.apply(images)

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from clipgen.models.computing import Block, Product
 from clipgen.models.frozen import ReLU, conv2d
 from clipgen.models.parameterisations.catalogue import Entry
-from clipgen.models.parameterisations.codebook import Codebook, Codes, clamp
+from clipgen.models.parameterisations.codebook import Codebook
+from clipgen.models.parameterisations.codes import Codes, clamp
 from clipgen.storage import remote, weights
 
 EPSILON = 0.1  # how far the logit-Laplace distribution keeps pixels from 0 and 1

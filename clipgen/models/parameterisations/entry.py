@@ -48,9 +48,11 @@ class Entry:
     def check(self, name: str, relax: str, size: tuple[int, int]) -> None:
         """Raise ClipgenError for a (width, height) or a relaxation that it cannot have."""
         protocol.check_size(name, self.stride, size)
-        kind, _ = relaxation(relax)
+        kind, numbers = relaxation(relax)
         if kind in ("gumbel", "sample") and not self.logits:
             raise ClipgenError(f"relax={kind!r}: {name} has no token logits; use relax='straight-through'")
+        if self.codes % numbers.get("groups", 1):
+            raise ClipgenError(f"relax={relax!r}: {name} has {self.codes} tokens, which do not share out so; use 2")
 
     def check_tokens(self, name: str, tokens: Any, size: tuple[int, int]) -> None:
         """Raise ClipgenError unless whole numbers (h, w) are its tokens of a picture of (H, W) pixels."""
@@ -60,19 +62,25 @@ class Entry:
 
 
 def relaxation(relax: str) -> tuple[str, dict[str, float]]:
-    """A relaxation's name, and what stands behind it: the temperature in gumbel:1.873, the limit in none:6.
+    """Return a relaxation's name and its numbers, as in ``none:6``.
 
-    Raises ClipgenError for an unknown name, and for a number that it cannot have.
+    Args:
+        relax: The name; behind colons the temperature of gumbel and the number of its softmaxes (``gumbel:1.873:2``),
+            or the limit of none.
+
+    Raises:
+        ClipgenError: An unknown name, or a number that it cannot have.
     """
-    name, _, number = relax.partition(":")
+    name, *numbers = relax.split(":")
     RELAXATIONS.check(name)
-    if not number:
-        return name, {}
-    argument = {"gumbel": "temperature", "none": "limit"}.get(name)
+    arguments = {"gumbel": ("temperature", "groups"), "none": ("limit",)}.get(name, ())
     try:
-        value = float(number)
+        values = dict(zip(arguments, map(float, numbers), strict=len(numbers) > len(arguments)))
     except ValueError:
-        value = 0.0
-    if not argument or not 0 < value < 1e6:
-        raise ClipgenError(f"relax={relax!r}: only gumbel and none have a number above 0, as gumbel:1.873 or none:6")
-    return name, {argument: value}
+        values = {"": 0.0}
+    if not all(0 < value < 1e6 for value in values.values()) or values.get("groups", 1) % 1:
+        raise ClipgenError(
+            f"relax={relax!r}: only gumbel and none have numbers above 0, as gumbel:1.873, gumbel:1.873:2 (two "
+            "softmaxes, a whole number) or none:6"
+        )
+    return name, values

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clipgen.models.parameterisations.codebook import clamp
+from clipgen.models.parameterisations.codes import clamp
 from clipgen.models.parameterisations.pixels import Pixels
 from clipgen.models.parameterisations.protocol import Randomness
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from clipgen.errors import ClipgenError
 from clipgen.models.computing import Computing
 from clipgen.models.frozen import Conv2d, ReLU
-from clipgen.models.parameterisations.codebook import clamp
+from clipgen.models.parameterisations.codes import clamp
 from clipgen.models.parameterisations.continuous import Continuous
 from clipgen.models.parameterisations.pixels import GROUND
 from clipgen.models.parameterisations.protocol import Randomness, check_size

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from clipgen.models.computing import Block
 from clipgen.models.frozen import Conv2d, norm_silu
-from clipgen.models.parameterisations.codebook import Codes, clamp
+from clipgen.models.parameterisations.codes import Codes, clamp
 
 
 def norm(channels: int, kind: str) -> nn.Module:
