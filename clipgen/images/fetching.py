@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import re
 import socket
+import string
 import urllib.error
 import urllib.request
 from functools import partial
 from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from clipgen.errors import ClipgenError
 from clipgen.storage.network import Deadline
@@ -74,6 +77,14 @@ class _Guarded(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         return self.do_open(_HTTPS, request, deadline=self._deadline)  # type: ignore[arg-type]
 
 
+def _encoded(address: str) -> str:
+    """Return an address in ASCII: its host as IDNA writes it, anything else percent-encoded that is not yet."""
+    parts = urlsplit(address.strip())
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    whole = urlunsplit(parts._replace(netloc=host, fragment=""))
+    return quote(re.sub("%(?![0-9a-fA-F]{2})", "%25", whole), safe=string.punctuation)
+
+
 def download(address: str, name: str = "image", limit: int | None = None) -> bytes:
     """Return the bytes behind a public http(s) address; redirects are followed, each checked alike.
 
@@ -90,17 +101,17 @@ def download(address: str, name: str = "image", limit: int | None = None) -> byt
     redirect, default = urllib.request.HTTPRedirectHandler(), urllib.request.HTTPDefaultErrorHandler()
     for handler in (_Guarded(deadline), redirect, default, urllib.request.HTTPErrorProcessor()):
         opener.add_handler(handler)
-    request = urllib.request.Request(address, headers={"User-Agent": "clipgen", "Accept": "image/*, video/*"})
+    headers = {"User-Agent": "clipgen", "Accept": "image/*, video/*, */*;q=0.5"}
     try:
+        request = urllib.request.Request(_encoded(address), headers=headers)
         with deadline:
             answer = opener.open(request, timeout=20)
             if answer is None:
                 raise OSError("only http and https addresses are read")
             with answer:
-                kind = answer.headers.get_content_type()
-                if not kind.startswith(("image/", "video/", "application/octet-stream")):
+                content, kind = answer.read(limit + 1), answer.headers.get_content_type()
+                if kind.startswith("text/") and content.lstrip().startswith(b"<"):  # else its decoder decides
                     raise OSError(f"it is {kind}, not an image")
-                content = answer.read(limit + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = " ".join(str(getattr(error, "reason", "") or error).split())
         code = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.images.fetching import download
+from clipgen.images.names import find_file, is_address
 
 PIXELS = 64_000_000  # of a picture, at most: beyond it decoding alone takes seconds and gigabytes
 # Raster formats that Pillow decodes itself: for EPS it starts Ghostscript. TGA has no signature, and comes last.
@@ -27,12 +26,6 @@ FORMATS = (
 )
 Pictorial = Image.Image | np.ndarray | Tensor  # a picture that has no name yet
 FITS = ("crop", "letterbox", "stretch")
-_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-# The last two are pictures, too, which cannot be read.
-_SUFFIX = re.compile(
-    r"[^.]\.(a?png|jpe?g|jpe|jfif|webp|gif|bmp|dib|tiff?|avifs?|hei[cf]|jp2|j2k|jpx|jpc|p[bgnp]m|ico|pcx|psd|qoi|tga|svg|eps)$",
-    re.IGNORECASE,
-)
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -59,31 +52,6 @@ def to_picture(image: Pictorial | str | Path | bytes, formats: Sequence[str] = F
             return to_rgb(image)
     with open_picture(image, formats=formats) as picture:
         return to_rgb(picture)
-
-
-def find_file(name: str | Path) -> str | None:
-    """Return the path of the file that a name means, which may be in quotes or begin with ``~``; None for no file."""
-    text = os.fspath(name)
-    for path in (text, unquoted(text)):
-        if os.path.isfile(path := os.path.expanduser(path)):
-            return path
-    return None
-
-
-def unquoted(text: str) -> str:
-    """Return a text without a pair of quotes around it."""
-    text = text.strip()
-    return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
-
-
-def is_address(text: str) -> bool:
-    """Return whether a text is an http(s) address."""
-    return bool(_ADDRESS.match(text))
-
-
-def is_picture_name(text: str) -> bool:
-    """Return whether a text can only be the name of a picture: an address, or one with a picture's suffix."""
-    return is_address(text) or bool(_SUFFIX.search(text))
 
 
 @contextmanager
@@ -132,7 +100,8 @@ def _refusing(label: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ClipgenError(f"{label}: is more than {PIXELS // 10**6} megapixels; make it smaller first") from error
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its format is not known" if unknown else " ".join(str(error).split()) or type(error).__name__
         raise ClipgenError(f"{label}: cannot be read as a picture ({reason}); save it again as PNG") from error
 
 

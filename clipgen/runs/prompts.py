@@ -8,7 +8,8 @@ Prompts are separated by ``|``. Each may end with any of
 * ``@from-to`` - the steps in which it holds; where two spans overlap, one fades into the other,
 * ``[where]`` - the part of the picture that it is about: ``top``, ``left``, ``x,y,w,h``, a mask file.
 
-A prompt that is an address or ends like an image file is an image. ``\|``, ``\:``, ``\@`` and ``\[`` are plain.
+A prompt that is an address or ends like an image file is an image, in quotes, too. ``\|``, ``\:``, ``\@`` and ``\[``
+are plain, but in a Windows path.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from clipgen.errors import ClipgenError
+from clipgen.images.names import is_picture_name, is_windows_path, unquoted
 from clipgen.optvis.prompt import Prompt
 
 _BAR = re.compile(r"(?<!\\)\|")
@@ -26,7 +28,6 @@ _NUMBER = r"[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf)"
 _WEIGHT = re.compile(rf"(?<!\\):\s*({_NUMBER})(?:\s*:\s*({_NUMBER}))?\s*$", re.IGNORECASE)
 _SPAN = re.compile(r"(?<!\\)@\s*(\d{0,9})\s*-\s*(\d{0,9})\s*$")
 _WHERE = re.compile(r"(?<!\\)\[([^\[\]]*)\]\s*$")
-_IMAGE = re.compile(r"^https?://\S+$|.\.(png|jpe?g|webp|gif|bmp|tiff?)$", re.IGNORECASE)
 
 
 def weighted(text: str) -> list[tuple[str, float]]:
@@ -45,9 +46,17 @@ def _prompt(part: str, weight: float = 1.0) -> Prompt:
         elif "where" not in knobs and (found := _WHERE.search(part)) and found[1].strip():
             knobs["where"] = found[1].strip()
         else:
-            text = re.sub(r"\\([|:@\[])", r"\1", part).strip()
-            return Prompt(text, **{"weight": weight} | knobs, is_image=bool(_IMAGE.search(text)))
+            text = _plain(part)
+            return Prompt(text, **{"weight": weight} | knobs, is_image=is_picture_name(text))
         part = part[: found.start()]
+
+
+def _plain(part: str) -> str:
+    """Return a text without its escapes; a Windows path has none, nor has the name of a picture in quotes."""
+    text = part.strip()
+    if (path := unquoted(text)) != text and is_picture_name(path):
+        return path
+    return text if is_windows_path(text) else re.sub(r"\\([|:@\[])", r"\1", text).strip()
 
 
 def parse(text: str, negative: str = "") -> list[Prompt]:

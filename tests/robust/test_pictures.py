@@ -1,9 +1,12 @@
 """Pictures come in by one door: whatever a file, an array or an upload holds is read as what a person sees in it."""
 
+import http.server
 import io
 import struct
+import threading
 import warnings
 import zlib
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -12,7 +15,9 @@ from PIL import Image, ImageCms
 
 import clipgen
 from clipgen.export.film import export
+from clipgen.images import fetching
 from clipgen.images.reading import to_picture
+from clipgen.runs.prompts import parse
 
 WHITE, RED = (255, 255, 255), (200, 30, 40)
 
@@ -232,7 +237,7 @@ def test_what_is_drawn_by_a_program_is_no_picture(content, tmp_path, monkeypatch
     started = []
     monkeypatch.setattr("subprocess.Popen.__init__", lambda self, *args, **_: started.append(args))
     (tmp_path / "p.png").write_bytes(content)
-    with pytest.raises(clipgen.ClipgenError, match="cannot identify"):
+    with pytest.raises(clipgen.ClipgenError, match="its format is not known"):
         to_picture(tmp_path / "p.png")
     assert not started
 
@@ -260,6 +265,106 @@ def test_a_run_folder_has_the_same_limit_of_pixels(side, small, tmp_path):
             warnings.simplefilter("error")
             read()
         file.write_bytes(before)
+
+
+# --- addresses ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site():
+    """A server whose pages say how they were asked for, and of what type they are."""
+    content = io.BytesIO()
+    Image.new("RGB", (16, 12), RED).save(content, "PNG")
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            asked.append(self.path)
+            kind = self.path.rpartition("type=")[2] if "type=" in self.path else "image/png"
+            page = self.path.startswith("/page")
+            self.send_response(200)
+            if kind != "none":
+                self.send_header("Content-Type", unquote(kind))
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><p>no picture" if page else content.getvalue())
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"//127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "scheme, path, sent",
+    [
+        ("http:", "/café.png", "/caf%C3%A9.png"),
+        ("http:", "/my cat.png", "/my%20cat.png"),
+        ("http:", "/caf%C3%A9%20x.png?q=ü#top", "/caf%C3%A9%20x.png?q=%C3%BC"),
+        ("http:", "/100%.png", "/100%25.png"),
+        ("HTTP:", "/x.png", "/x.png"),
+        ("hTTp:", "/猫", "/%E7%8C%AB"),
+        ("http:", "/x?type=binary/octet-stream", None),
+        ("http:", "/x?type=none", None),
+        ("http:", "/x?type=text/plain", None),
+        ("http:", "/x?type=text/html", None),
+    ],
+)
+def test_addresses_of_all_kinds(scheme, path, sent, site, monkeypatch):
+    monkeypatch.setattr(fetching, "_is_public", lambda _: True)
+    address, asked = site
+    assert parse(f"{scheme}{address}{path}")[0].is_image
+    assert to_picture(f"{scheme}{address}{path}").getpixel((3, 3)) == RED
+    assert asked[-1] == (sent or path)
+
+
+def test_a_page_is_no_picture(site, monkeypatch):
+    monkeypatch.setattr(fetching, "_is_public", lambda _: True)
+    with pytest.raises(clipgen.ClipgenError, match="text/html, not an image"):
+        to_picture(f"http:{site[0]}/page?type=text/html")
+    with pytest.raises(clipgen.ClipgenError, match="its format is not known"):
+        to_picture(f"http:{site[0]}/page?type=image/png")
+
+
+# --- names of pictures in prompts -----------------------------------------------------------------------
+
+NAMES = ["p.avif", "p.heic", "p.HEIF", "p.jfif", "p.jp2", "p.tga", "p.tiff", "p.ppm", "p.svg"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_looks_like_a_picture_and_is_none_is_an_error(name, tmp_path):
+    assert parse(f"{name}:0.5 | a cat")[0].is_image
+    with pytest.raises(clipgen.ClipgenError, match=f"{name}.*no such file"):
+        clipgen.Run(name, folder=tmp_path, size=(32, 32), generator="pixels")
+
+
+@pytest.mark.parametrize(
+    "line, name, weight",
+    [
+        (r"C:\pics\[old]\x.png", r"C:\pics\[old]\x.png", 1),
+        (r"c:\@home\x.jpg:2", r"c:\@home\x.jpg", 2),
+        (r"\\server\[a]\x.webp:-1 | a cat", r"\\server\[a]\x.webp", -1),
+        (r"pics\[old]\x.png", r"pics\[old]\x.png", 1),
+        (r"C:\a\x.png [C:\m.png]:3", r"C:\a\x.png", 3),
+        (r'"C:\pics\[old]\x.png":2', r"C:\pics\[old]\x.png", 2),
+        ('"my cat.png"', "my cat.png", 1),
+        ("'my cat.avif':0.5", "my cat.avif", 0.5),
+        (r"photo\:2.png", "photo:2.png", 1),
+        (r"\[old].png", "[old].png", 1),
+        ("https://x.org/my cat", "https://x.org/my cat", 1),
+    ],
+)
+def test_paths_keep_their_characters(line, name, weight):
+    prompt = parse(line)[0]
+    assert (prompt.text, prompt.weight, prompt.is_image) == (name, weight, True)
+
+
+@pytest.mark.parametrize("line", ['"hello world"', r"a \[sic] b", "asp.net", "a.png b", "e.g. a cat", "'", '""x'])
+def test_words_stay_words(line):
+    assert not parse(line)[0].is_image and parse(line)[0].text == line.replace("\\", "")
 
 
 # --- sheets and exports of odd shapes -------------------------------------------------------------------

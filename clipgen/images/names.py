@@ -1,0 +1,43 @@
+"""What names a picture: a file, which may be in quotes or below ``~``, an address, or what can only be meant as one."""
+
+from __future__ import annotations
+
+import os
+import re
+
+# The last two are pictures, too, which cannot be read.
+_SUFFIX = re.compile(
+    r"[^.]\.(a?png|jpe?g|jpe|jfif|webp|gif|bmp|dib|tiff?|avifs?|hei[cf]|jp2|j2k|jpx|jpc|p[bgnp]m|ico|pcx|psd|qoi|tga|svg|eps)$",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(r"https?://\S", re.IGNORECASE)
+# A drive, a server, or a backslash that escapes nothing in a prompt.
+_WINDOWS = re.compile(r"^[a-z]:[\\/]|^\\\\|\\(?![|:@\[])", re.IGNORECASE)
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an http(s) address."""
+    return bool(_ADDRESS.match(text))
+
+
+def is_picture_name(text: str) -> bool:
+    """Return whether a text can only be the name of a picture: an address, or one with a picture's suffix."""
+    return is_address(text) or bool(_SUFFIX.search(text))
+
+
+def is_windows_path(text: str) -> bool:
+    r"""Return whether a text is the name of a picture as Windows writes it, whose backslashes escape nothing."""
+    return is_picture_name(text) and bool(_WINDOWS.search(text))
+
+
+def unquoted(text: str) -> str:
+    """Return a text without spaces around it, and without a pair of quotes."""
+    text = text.strip()
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def find_file(name: str | os.PathLike[str]) -> str | None:
+    """Return the path of the file that a name means, None for no file."""
+    text = os.fspath(name)
+    paths = map(os.path.expanduser, (text, unquoted(text)))
+    return next(filter(os.path.isfile, paths), None)
