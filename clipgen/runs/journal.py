@@ -50,6 +50,23 @@ class Journal:
         self.folder = Path(folder)
         self.flush: Callable[[], None] = lambda: None  # waits for what is still being written
 
+    def _path(self, name: str) -> Path:
+        """Return where a file of this folder is: every file that is read, written or deleted is named by it.
+
+        Raises ClipgenError for one that lies elsewhere, because of symbolic links in a folder that somebody sent, and
+        for a pipe or a device.
+        """
+        path = self.folder / name
+        try:
+            inside = path.resolve().is_relative_to(self.folder.resolve())
+        except (OSError, RuntimeError):  # links in a circle
+            inside = False
+        if not inside:
+            raise ClipgenError(f"{path}: a link leads out of the run folder, and is not followed; delete it")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ClipgenError(f"{path}: this is no plain file; delete it")
+        return path
+
     @classmethod
     def create(cls, parent: str | Path, slug: str, settings: dict) -> Journal:
         """A new ``<parent>/<date>-<slug>-<id>``, no other run's. Raises ClipgenError where it cannot be written."""
@@ -72,7 +89,7 @@ class Journal:
     def open(cls, folder: str | Path) -> Journal:
         """An existing run folder. Raises ClipgenError if it is none, damaged, or of another version."""
         journal = cls(folder)
-        if not (journal.folder / "settings.json").is_file():
+        if not journal._path("settings.json").is_file():
             raise ClipgenError(f"{folder}: this is no run folder (it has no settings.json); choose one of clipgen-runs")
         if (found := journal.settings.get("format")) not in READABLE:
             raise ClipgenError(
@@ -83,7 +100,7 @@ class Journal:
     @property
     def settings(self) -> dict:
         try:
-            settings = json.loads((self.folder / "settings.json").read_text())
+            settings = json.loads(self._path("settings.json").read_text())
             return settings if isinstance(settings, dict) else {}
         except ValueError as error:
             raise ClipgenError(f"{self.folder}: settings.json is damaged ({error}); this run cannot be read") from error
@@ -94,10 +111,12 @@ class Journal:
         return self.settings | ({"changes": changes} if (changes := self.changes) else {})
 
     def _replace(self, name: str, content: bytes) -> None:
-        part = self.folder / f"{name}.part"
+        path = self._path(name)
+        part = path.with_name(f"{path.name}.part")
         try:
+            part.unlink(missing_ok=True)  # a link would be written through
             part.write_bytes(content)
-            os.replace(part, self.folder / name)
+            os.replace(part, path)
         except OSError:
             part.unlink(missing_ok=True)
             raise
@@ -113,7 +132,7 @@ class Journal:
         np.save(numbers, kept if latent.is_floating_point() else kept.astype(np.int32), allow_pickle=False)
         self._replace(self._latent(step), numbers.getvalue())
         self._replace(f"frames/{step:05d}.png", picture.getvalue())
-        table = self.folder / "scores.csv"
+        table = self._path("scores.csv")
         new = not table.exists()
         with table.open("a", newline="") as out:
             writer = csv.writer(out)
@@ -124,7 +143,7 @@ class Journal:
     def frame(self, step: int) -> Image.Image:
         self.flush()
         try:
-            return to_picture(self.folder / "frames" / f"{step:05d}.png", ["PNG"])
+            return to_picture(self._path(f"frames/{step:05d}.png"), ["PNG"])
         except ClipgenError as error:
             raise ClipgenError(f"{self.folder}: frame {step} is missing or damaged ({error})") from error
 
@@ -132,7 +151,7 @@ class Journal:
         """What the frame was made of: tokens (h, w) int32, or a latent (1, ...) float16; ``init`` takes both."""
         self.flush()
         try:
-            return np.load(self.folder / self._latent(step), allow_pickle=False)
+            return np.load(self._path(self._latent(step)), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise ClipgenError(f"{self.folder}: the latent of step {step} is missing or damaged ({error})") from error
 
@@ -143,7 +162,7 @@ class Journal:
     def steps(self) -> list[int]:
         """The steps whose frames are kept, in order."""
         self.flush()
-        return sorted(int(file.stem) for file in (self.folder / "frames").glob("*.png") if file.stem.isdigit())
+        return sorted(int(file.stem) for file in self._path("frames").glob("*.png") if file.stem.isdecimal())
 
     def frames(self) -> Iterator[Image.Image]:
         """The film so far, read one frame at a time."""
@@ -153,7 +172,7 @@ class Journal:
     def scores(self) -> list[dict[str, float]]:
         """One row per frame: ``step`` and the scores."""
         self.flush()
-        table = self.folder / "scores.csv"
+        table = self._path("scores.csv")
         if not table.exists():
             return []
         with table.open(newline="") as rows:
@@ -165,7 +184,7 @@ class Journal:
         for number in self.steps:
             if number > step or number not in wanted:
                 for file in (f"frames/{number:05d}.png", self._latent(number)):
-                    (self.folder / file).unlink(missing_ok=True)
+                    self._path(file).unlink(missing_ok=True)
         rows = [row for row in self.scores if row["step"] in set(self.steps)]
         if rows:
             out = io.StringIO(newline="")
@@ -174,7 +193,7 @@ class Journal:
             writer.writerows([int(row["step"]), *(f"{v:.6g}" for v in list(row.values())[1:])] for row in rows)
             self._replace("scores.csv", out.getvalue().encode())
         else:
-            (self.folder / "scores.csv").unlink(missing_ok=True)
+            self._path("scores.csv").unlink(missing_ok=True)
 
     # --- what the run goes on from --------------------------------------------------------------------
 
@@ -191,7 +210,7 @@ class Journal:
     def load_state(self) -> tuple[int, dict[str, Tensor], dict] | None:
         """(step, tensors, notes) of the newest state, None before the first."""
         self.flush()
-        file = self.folder / "state.safetensors"
+        file = self._path("state.safetensors")
         if not file.exists():
             return None
         try:
@@ -214,7 +233,7 @@ class Journal:
     @property
     def changes(self) -> list[dict]:
         """What was changed while the run went on, each with its ``step``."""
-        file = self.folder / "changes.jsonl"
+        file = self._path("changes.jsonl")
         if not file.exists():
             return []
         try:
@@ -240,7 +259,7 @@ class Journal:
         """Everything that was kept with ``keep_input``, by name."""
         kept: dict[str, Image.Image | np.ndarray] = {}
         for name, file in self._names().items():
-            path = self.folder / "inputs" / Path(file).name
+            path = self._path(f"inputs/{Path(file).name}")
             try:
                 if path.suffix == ".npy":
                     kept[name] = np.load(path, allow_pickle=False)
@@ -251,7 +270,7 @@ class Journal:
         return kept
 
     def _names(self) -> dict[str, str]:
-        file = self.folder / "inputs" / "names.json"
+        file = self._path("inputs/names.json")
         try:
             return json.loads(file.read_text()) if file.exists() else {}
         except ValueError as error:
