@@ -31,11 +31,19 @@ COMMANDS = {
 }
 
 
-def _number(kind: type) -> Callable[[str], Any]:
-    """Reads a number, or leaves a schedule of numbers as it is."""
+def _number(kind: type, scheduled: bool) -> Callable[[str], Any]:
+    """Return a function that reads a number, a whole one also as 1.0, or leaves a schedule of numbers as it is."""
 
     def read(text: str) -> Any:
-        return text if "@" in text or "," in text else kind(text)
+        if scheduled and ("@" in text or "," in text):
+            return text
+        try:
+            return kind(text)
+        except ValueError:
+            number = float(text)
+            if not number.is_integer():
+                raise
+            return int(number)
 
     read.__name__ = kind.__name__  # what argparse says in an error
     return read
@@ -59,7 +67,7 @@ def add_settings(command: argparse.ArgumentParser) -> None:
         if knob.default is MISSING:
             continue
         kind: Any = str if knob.default is None else type(knob.default)
-        kind = _number(kind) if scheduled(knob) else kind
+        kind = _number(kind, scheduled(knob)) if kind in (int, float) else kind
         text = knob.metadata["help"] + ("" if knob.default in (None, "") else f" (default: {knob.default})")
         how: dict[str, Any] = (
             {"type": kind, "metavar": knob.name.upper()} if kind is not bool else {"action": "store_true"}

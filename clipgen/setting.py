@@ -10,6 +10,11 @@ from typing import Any, Literal
 from clipgen.errors import ClipgenError
 
 Place = Literal["steer", "settle", "start", "advanced"]
+# How numbers and spans of steps are written. No two parts of a pattern that follow each other can match the same
+# characters, so that a match takes time linear in the length of the text.
+UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
+NUMBER = rf"[+-]?{UNSIGNED}"
+SPAN = r"@\s*(?:(\d{1,9})\s*)?-\s*(\d{1,9})?"
 
 
 def setting(
@@ -33,12 +38,27 @@ def setting(
     return field(default=default, metadata=facts)
 
 
+def plain(value: Any, whole: bool = False) -> Any:
+    """Return a scalar of NumPy or PyTorch as a Python number, any other value as it is.
+
+    Args:
+        value: The value of a setting.
+        whole: Whether whole numbers are needed: 1.0 is returned as 1, and several, the sides of a size, as a tuple.
+    """
+    if getattr(value, "shape", None) == ():
+        value = value.item()
+    if whole and isinstance(value, Iterable) and not isinstance(value, str):
+        return tuple(plain(side, whole) for side in value)
+    return int(value) if whole and isinstance(value, float) and value.is_integer() else value
+
+
 def check(knob: Field, value: Any) -> None:
     """Raise ClipgenError for a value that a setting cannot have, whatever the models."""
     facts, kind, name = knob.metadata, type(knob.default), knob.name
     if not facts:
         return
-    if knob.default is not None and not isinstance(value, (int, float) if kind is float else kind):
+    kinds = (int, float) if kind is float else kind
+    if knob.default is not None and not (isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)):
         raise ClipgenError(f"{name}={value!r}: has to be a {kind.__name__}, such as {knob.default!r}")
     if facts["choices"] and value not in facts["choices"]:
         raise ClipgenError(f"{name}={value!r}: choose one of: {', '.join(facts['choices'])}")

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
+from clipgen.setting import NUMBER, SPAN
 
-_TERM = re.compile(r"^(zoom|x|y|angle)\s*=\s*([+-]?[\d.]+(?:e-?\d+)?)(?:\s*@\s*(\d{1,9})\s*-\s*(\d{1,9}))?$")
+_TERM = re.compile(rf"(zoom|x|y|angle)\s*=\s*({NUMBER})\s*(?:{SPAN})?")
 _BOUNDS = {"zoom": (0.5, 2.0), "x": (-0.5, 0.5), "y": (-0.5, 0.5), "angle": (-90.0, 90.0)}
 
 
@@ -32,12 +33,9 @@ class Camera:
         """
         moves = []
         for part in filter(None, map(str.strip, text.split(","))):
-            found = _TERM.match(part)
-            try:
-                value = float(found[2]) if found else math.nan
-            except ValueError:
-                value = math.nan
-            first, last = (int(found[3]), int(found[4])) if found and found[3] else (0, math.inf)
+            found = _TERM.fullmatch(part)
+            value = float(found[2]) if found else math.nan
+            first, last = (int(found[3] or 0), int(found[4]) if found[4] else math.inf) if found else (0, 0)
             if not found or not _BOUNDS[found[1]][0] <= value <= _BOUNDS[found[1]][1] or first >= last:
                 bounds = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in _BOUNDS.items())
                 raise ClipgenError(f"camera={text!r}: {part!r} is no move; write 'zoom=1.02, x=0.01@0-50': {bounds}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,9 +24,7 @@ _WORDS = {
 
 def file_of(spec: str) -> str | None:
     """The image file that a mask is given by, if it is."""
-    spec = spec.strip()
-    while spec.startswith("not "):
-        spec = spec[4:].strip()
+    spec, _ = _negated(spec)
     return spec if spec and spec not in _WORDS and _box(spec) is None and _is_path(spec) else None
 
 
@@ -36,10 +35,8 @@ def load(spec: str, size: tuple[int, int], pictures: Mapping[str, Image.Image]) 
     the name of one of ``pictures`` (white: paint), or ``not`` and any of these. Raises ClipgenError for anything
     else, for a picture of other proportions and for a mask that leaves nothing to paint.
     """
-    text, (height, width) = spec.strip(), size
-    if text.startswith("not "):
-        mask = 1 - load(text[4:], size, pictures)
-    elif text in pictures:
+    (text, negated), (height, width) = _negated(spec), size
+    if text in pictures:
         picture = pictures[text]
         if abs(picture.width * height / (picture.height * width) - 1) > 0.02:
             raise ClipgenError(
@@ -57,6 +54,7 @@ def load(spec: str, size: tuple[int, int], pictures: Mapping[str, Image.Image]) 
             f"mask={spec!r}: use {', '.join(_WORDS)}, a box x,y,width,height in shares from 0 to 1, an image file, "
             "or not before any of these"
         )
+    mask = 1 - mask if negated else mask
     if not (mask > 0.5).any():
         raise ClipgenError(f"mask={spec!r}: leaves nothing to paint; white is where it is painted")
     return mask
@@ -72,6 +70,13 @@ def box(mask: Tensor) -> tuple[slice, slice]:
 def blend(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     """``new`` where the mask is 1, ``old`` where it is 0; (B, 3, H, W)."""
     return old + mask * (new - old)
+
+
+def _negated(spec: str) -> tuple[str, bool]:
+    """Return what follows every ``not`` at the beginning, and whether their number is odd."""
+    words = re.match(r"\s*(?:not\s+)*", spec)
+    begin = words.end() if words else 0
+    return spec[begin:].strip(), spec[:begin].split().count("not") % 2 == 1
 
 
 def _is_path(spec: str) -> bool:

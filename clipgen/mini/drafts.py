@@ -36,7 +36,7 @@ _JOINT = re.compile(rf" (and|with|next to|behind|{_RELATED})(?= )")
 _PART = (
     "slice|piece|pair|bunch|bowl|painting|drawing|photo|photograph|picture|portrait|sketch|image|illustration|render"
 )
-_OF = re.compile(rf"(?:[\w-]+ )*(?:{_PART}) of ")  # "a slice of pizza", "an oil painting of a cat"
+_OF = re.compile(rf"^(?:.*\s)?(?:{_PART}) of ", re.DOTALL)  # "a slice of pizza", "an oil painting of a cat"
 _LIKE = {  # places that look like one that training had
     "grass": ("garden", "park", "field", "hill"),
     "sea": ("lake", "river", "waves"),

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
 from clipgen.optvis import warps
-from clipgen.setting import setting
+from clipgen.setting import UNSIGNED, setting
 
 
 class Augmentation(NamedTuple):
@@ -40,8 +40,7 @@ AUGMENTATIONS = {
     "erase": Augmentation(0.4, 1),  # a black box of a tenth to so much of the area
     "blur": Augmentation(1, 0.5),  # by a mean of 3 x 3 pixels
 }
-_NUMBER = r"(\d*\.?\d+)"
-_ITEM = re.compile(rf"^([a-z]+)(?:\s*=\s*{_NUMBER})?(?:\s*:\s*{_NUMBER})?$")
+_ITEM = re.compile(rf"([a-z]+)\s*(?:=\s*({UNSIGNED})\s*)?(?::\s*({UNSIGNED}))?")
 PADDINGS = {"border": "border", "reflection": "reflection", "black": "zeros", "grey": "zeros", "wrap": "wrap"}
 
 
@@ -52,7 +51,7 @@ def augmentations(text: str) -> dict[str, Augmentation]:
     """
     found = {}
     for item in filter(None, map(str.strip, text.split(","))):
-        match = _ITEM.match(item)
+        match = _ITEM.fullmatch(item)
         if not match or match[1] not in AUGMENTATIONS:
             raise ClipgenError(f"augment={item!r}: choose among {', '.join(AUGMENTATIONS)}, as affine=15:0.7")
         usual = AUGMENTATIONS[match[1]]

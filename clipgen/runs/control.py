@@ -9,6 +9,7 @@ from typing import Any
 
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import Plan
+from clipgen.runs.prompts import note_titles
 from clipgen.runs.settings import Settings
 
 
@@ -54,6 +55,7 @@ class Control:
             known = set(inputs.all)
             asked = inputs.named(asked)
             self._plan.follow(self.settings, [*self._asked, asked, *self._planned])
+            note_titles(asked.get("prompt", ""), asked.get("negative", ""))
             for name in inputs.all.keys() - known:
                 self._journal.keep_input(name, inputs.all[name])
             self._asked.append(asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from clipgen.images.reading import Pictorial, to_picture
 from clipgen.optvis import starts
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal
-from clipgen.runs.settings import Settings
+from clipgen.runs.settings import Settings, plain_settings
 
 Value = str | int | float | tuple[int, int] | Pictorial | None  # of a setting, as a person gives it
 Ask = str | Pictorial | Sequence[str | Pictorial]  # a prompt
@@ -45,8 +46,8 @@ class Inputs:
         return self.pictures | self.latents
 
     def named(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings with names for the pictures and latents in them; a list of prompts becomes one line."""
-        named = dict(asked)
+        """Settings with names for the pictures and latents in them, numbers as Python's; prompts become one line."""
+        named = plain_settings(asked)
         if "prompt" in named and not isinstance(named["prompt"], str):
             prompt = named["prompt"]
             named["prompt"] = " | ".join(map(self.name, [prompt] if isinstance(prompt, Pictorial) else prompt))
@@ -91,7 +92,7 @@ class Inputs:
             pass
         elif name in STARTS:
             return STARTS[name]()
-        elif path.is_dir():
+        elif isdir(name):  # of a name that is too long for a path, too
             journal = Journal.open(path)
             if not journal.steps:
                 raise ClipgenError(f"init={name!r}: this run has no frames; choose another, or resume it")

@@ -23,7 +23,7 @@ from clipgen.optvis.objectives import Loss, Objective, Own
 from clipgen.optvis.prompt import texts
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
-from clipgen.runs.prompts import weighted
+from clipgen.runs.prompts import note_titles, weighted
 from clipgen.runs.settings import Settings, build, fixed, start_of
 
 Losses = Sequence[Loss | Objective] | Mapping[str, Loss]
@@ -88,7 +88,9 @@ class Plan:
                 "the notebooks of 2021 used a VQGAN, such as generator='vqgan_imagenet_f16_16384'",
                 stacklevel=4,
             )
-        return cls(settings, inputs, losses)
+        plan = cls(settings, inputs, losses)
+        note_titles(settings.prompt, settings.negative)
+        return plan
 
     @classmethod
     def resumed(cls, folder: str | Path, losses: Losses = ()) -> Plan:

@@ -10,10 +10,10 @@ from itertools import pairwise
 
 from clipgen.errors import ClipgenError
 from clipgen.optvis.prompt import fading
+from clipgen.setting import NUMBER, SPAN
 
-_SPAN = r"\s*(?:@\s*(\d{0,9})\s*-\s*(\d{0,9}))?"
-_NUMBER = re.compile(r"([+-]?\d*\.?\d+(?:e[+-]?\d+)?)" + _SPAN)
-_SIZE = re.compile(r"(\d{1,5}(?:x\d{1,5})?)" + _SPAN, re.IGNORECASE)
+_NUMBER = re.compile(rf"({NUMBER})\s*(?:{SPAN})?", re.IGNORECASE)
+_SIZE = re.compile(rf"(\d{{1,5}}(?:x\d{{1,5}})?)\s*(?:{SPAN})?", re.IGNORECASE)
 _Spans = tuple[tuple[int, float], ...]  # the first step, and the one after the last
 
 
@@ -47,10 +47,18 @@ class Growth:
 
 @lru_cache(maxsize=64)
 def schedule(name: str, text: str) -> Schedule:
-    """Parse the schedule of a setting. Raises ClipgenError for anything else, and for spans that end as they begin."""
+    """Parse the schedule of a setting.
+
+    Raises ClipgenError for anything else, for spans that end as they begin, and for several numbers where one's span
+    lies within another's: nothing says which of the two holds.
+    """
     numbers, spans = _terms(text, _NUMBER)
-    if not numbers:
-        raise ClipgenError(f"{name}={text!r}: write a number, or numbers with their steps, as '0.2@0-100, 0.02@80-'")
+    ordered = sorted(spans, key=lambda span: (span[0], -span[1]))
+    if not numbers or any(end <= before for (_, before), (_, end) in pairwise(ordered)):
+        raise ClipgenError(
+            f"{name}={text!r}: write one number, with a decimal point, such as 0.05, or several that follow one "
+            "another, each with its steps, as '0.2@0-100, 0.02@80-'"
+        )
     return Schedule(tuple(map(float, numbers)), spans)
 
 

@@ -27,7 +27,7 @@ from clipgen.runs.course import KEPT
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.prompts import parse, weighted
 from clipgen.runs.schedules import Schedule, growth, schedule, size_of
-from clipgen.setting import check, setting
+from clipgen.setting import check, plain, setting
 
 Part = TypeVar("Part")
 Own = TypeVar("Own", bound="_Own")
@@ -263,6 +263,12 @@ def suited(quality: str, generator: str, recipe: str = "", perceptor: str = "min
     return values | {name: round(values[name] * factor) for name, factor in QUALITIES.get(quality, {}).items()}
 
 
+def plain_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with Python's own numbers: of NumPy's and PyTorch's, and of 1.0 where a whole one is needed."""
+    whole = {knob.name for knob in fields(Settings) if type(knob.default) is int} | {"size"}
+    return {name: plain(value, name in whole) for name, value in asked.items()}
+
+
 def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
     """Settings from what was asked for, on top of what suits the generator at that quality.
 
@@ -279,9 +285,9 @@ def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
     perceptor = str(asked.get("perceptor", _Own.perceptor))
     drafted = asked.get("init", "auto") in ("auto", "dalle", "collage") and perceptor == "mini"
     ends = {"settled": entry_of(generator).settled} if drafted and not recipe and "steps" not in asked else {}
-    values = suited(str(asked.get("quality", "normal")), generator, recipe, perceptor) | ends | dict(asked)
-    if isinstance(size := values.get("size"), (str, list)):
-        values["size"] = size_of(size) if isinstance(size, str) else tuple(size)
+    values = suited(str(asked.get("quality", "normal")), generator, recipe, perceptor) | ends | plain_settings(asked)
+    if isinstance(size := values.get("size"), (str, int)):
+        values["size"] = size_of(str(size))
     settings = Settings(prompt, **values)
     settings.check()
     return settings

@@ -15,9 +15,9 @@ from clipgen.optvis.prompt import Prompt
 from clipgen.runs.course import Course
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import named_today
+from clipgen.runs.prompts import written
 from clipgen.studio.controls import DEFAULTS
 from clipgen.studio.pictures import encode, keep
-from clipgen.studio.rows import written
 
 PAGE = 12
 

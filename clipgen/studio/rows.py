@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +11,7 @@ import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
 from clipgen.optvis.prompt import Prompt
-from clipgen.runs.prompts import parse
+from clipgen.runs.prompts import parse, written
 from clipgen.studio.parts import hint
 from clipgen.studio.pictures import Picker
 
@@ -23,17 +21,6 @@ HEAVIEST = 5.0
 def prompts_in(text: str) -> list[Prompt]:
     """The prompts of a part of a line. Raises ClipgenError for numbers that cannot be meant."""
     return parse(f"x | {text}")[1:]  # a part may push away; a line needs something to go towards
-
-
-def written(prompt: Prompt) -> str:
-    """A prompt in the grammar."""
-    text = re.sub(r"([|@\[]|:(?=\s*[-+.\dni]))", r"\\\1", prompt.text)  # a colon means something before a number
-    where = f" [{prompt.where}]" if prompt.where else ""
-    stop = f":{prompt.stop:g}" if prompt.stop > -math.inf else ""
-    weight = f":{prompt.weight:g}{stop}" if stop or prompt.weight != 1 else ""
-    start, end = prompt.span
-    span = f" @{start}-{'' if end == math.inf else end}" if prompt.span != (0, math.inf) else ""
-    return text + where + weight + span
 
 
 def scaled(text: str, weight: float) -> str:

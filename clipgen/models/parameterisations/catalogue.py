@@ -9,6 +9,7 @@ revision given here) and ``pxlpshr/pytti-models`` with; where both know a file, 
 from __future__ import annotations
 
 from dataclasses import replace
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -216,10 +217,10 @@ def entry_of(name: str) -> Entry:
         return GENERATORS[name]
     kind, _, number = name.partition(":")
     if kind in GENERATORS and GENERATORS[kind].vectors:
-        if not number.isdecimal() or not 1 <= int(number) <= MOST:
+        if not (number.isdecimal() and len(number) < 10 and 1 <= int(number) <= MOST):
             raise ClipgenError(f"generator={name!r}: behind {kind}: stands how many there are, from 1 to {MOST}")
         return replace(GENERATORS[kind], config={"marks": int(number)})
-    if Path(name).is_file():
+    if isfile(name):  # of a name that is too long for a path, too
         config = attribute(f"{_HERE}.taming:config_beside")(Path(name))
         stride = 2 ** (len(config["ch_mult"]) - 1)
         place = f"{_HERE}.taming:load_file"

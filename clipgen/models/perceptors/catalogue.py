@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def embed(perceptor: Perceptor, texts: list[str]) -> Tensor:
     for text in texts:
         if not perceptor.fits(text):
             words = text.split()
-            kept = max((n for n in range(len(words)) if perceptor.fits(" ".join(words[:n]))), default=0)
+            kept = bisect_left(range(1, len(words)), True, key=lambda n: not perceptor.fits(" ".join(words[:n])))
             warnings.warn(
                 f"prompt too long for {perceptor.name}; this is dropped: {' '.join(words[kept:])!r}", stacklevel=3
             )
