@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from clipgen.runs.journal import Journal
+from clipgen.errors import ClipgenError
+from clipgen.runs.journal import Journal, is_steering
 from clipgen.runs.plan import Plan
 from clipgen.runs.prompts import note_titles
 from clipgen.runs.settings import Settings
@@ -16,23 +17,36 @@ from clipgen.runs.settings import Settings
 class Control:
     """Pause, stop, and changes that wait for the next step: live ones, and those that a plan brings along.
 
-    ``step``: where the run goes on from; what was changed before it holds already.
+    Args:
+        plan: the run; its changes are those of a resumed or replayed one.
+        journal: where live changes are recorded.
+        step: the step that the run goes on from. Changes before it are in force already, and so is one of ``step``
+            itself that concerns no step.
     """
 
     def __init__(self, plan: Plan, journal: Journal, step: int):
         self._plan, self._journal = plan, journal
         self._lock = threading.Lock()
-        self.past = [change for change in plan.changes if change["step"] < step]  # what holds already
-        self.settings: Settings = plan.follow(plan.settings, self.past)  # as they are now
-        self._planned = [change for change in plan.changes if change["step"] >= step]
-        self._asked: list[Mapping[str, Any]] = []
+        past = [change for change in plan.changes if change["step"] < step + (not is_steering(change))]
+        self.past: list[Mapping[str, Any]] = past
+        self.settings: Settings = plan.follow(plan.settings, past)  # as they are now
+        self._planned = [change for change in plan.changes if change not in past]
+        self._waiting: list[Mapping[str, Any]] = []
+        self._step = step  # the next one
+        self._latest = self._expected()
         self._stopped, self._going = threading.Event(), threading.Event()
         self._going.set()
+        self._closed = False
 
     @property
     def stopped(self) -> bool:
         """Whether the run was asked to end."""
         return self._stopped.is_set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is no further step that a change could steer."""
+        return self._closed or self._step >= self.settings.steps
 
     def pause(self) -> None:
         self._going.clear()
@@ -49,26 +63,78 @@ class Control:
         self._going.wait()
 
     def change(self, asked: Mapping[str, Any]) -> None:
-        """Let a change wait for the next step, if it can work after those that wait already and before the planned."""
-        with self._lock:
-            inputs = self._plan.inputs
-            known = set(inputs.all)
+        """Let a change wait for the next step.
+
+        It has to work after those that wait already and before those planned for later steps. A refused one leaves no
+        trace. After the last step only what concerns no step can change, and does at once.
+        """
+        with self._lock, self._plan.inputs.tentative() as inputs:
+            before = set(inputs.all)
             asked = inputs.named(asked)
-            self._plan.follow(self.settings, [*self._asked, asked, *self._planned])
+            latest = self._plan.change(self._latest, asked)
+            if self.closed and is_steering(asked):
+                raise ClipgenError(
+                    f"{min(asked)}=...: no step follows step {self._step} of this run that could change; branch, or "
+                    "start another; what was stopped early goes on with Run.resume"
+                )
+            self._plan.follow(latest, [change for change in self._planned if change["step"] > self._step])
+            self._keep_inputs(inputs.all.keys() - before)
             note_titles(asked.get("prompt", ""), asked.get("negative", ""))
-            for name in inputs.all.keys() - known:
-                self._journal.keep_input(name, inputs.all[name])
-            self._asked.append(asked)
+            self._latest = latest
+            self._waiting.append(asked)
+            if self.closed:
+                self._take_up()
 
     def due(self, step: int) -> None:
         """Take up what is due at a step."""
         with self._lock:
-            changes = [change for change in self._planned if change["step"] == step]
-            self._planned = [change for change in self._planned if change["step"] > step]
-            for asked in self._asked:
-                with suppress(OSError):  # a full disk: said once, when frames cannot be kept
-                    self._journal.change(step, asked)
-            changes += [{"step": step, **asked} for asked in self._asked]
-            self._asked = []
-            self.settings = self._plan.follow(self.settings, changes)
-            self.past += changes
+            self._step = step
+            self._take_up()
+            self._step = step + 1
+            self._latest = self._expected()
+
+    def close(self, over: bool = True) -> bool:
+        """Refuse changes from now on if the run is ``over`` and no change waits for a next step.
+
+        Returns:
+            Whether changes are refused.
+        """
+        with self._lock:
+            waiting = any(map(is_steering, [*self._waiting, *self._due()])) and self._step < self.settings.steps
+            self._closed = self._closed or (over and not waiting)
+            return self._closed
+
+    def end(self) -> None:
+        """Refuse changes from now on; those that wait are recorded, for whoever resumes the run."""
+        with self._lock:
+            self._closed = True
+            self._record()
+
+    def _due(self) -> list[Mapping[str, Any]]:
+        return [change for change in self._planned if change["step"] == self._step]
+
+    def _expected(self) -> Settings:
+        """The settings of the next step if nothing more is asked for: checked here, so that ``due`` only takes them."""
+        return self._plan.follow(self.settings, self._due())
+
+    def _take_up(self) -> None:
+        self.past += [*self._due(), *self._record()]
+        self._planned = [change for change in self._planned if change["step"] > self._step]
+        self.settings = self._latest
+
+    def _record(self) -> list[Mapping[str, Any]]:
+        changes: list[Mapping[str, Any]] = [{"step": self._step, **asked} for asked in self._waiting]
+        self._waiting = []
+        with suppress(OSError):  # a full disk: said once, when frames cannot be kept
+            self._journal.add_changes(changes)
+        return changes
+
+    def _keep_inputs(self, names: set[str]) -> None:
+        try:
+            for name in names:
+                self._journal.keep_input(name, self._plan.inputs.all[name])
+        except OSError as error:
+            raise ClipgenError(
+                f"{self._journal.folder}: {error.strerror}; make room there: the run could not be resumed without the "
+                "picture of this change"
+            ) from error

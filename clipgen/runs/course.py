@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ from PIL import Image
 
 from clipgen.errors import ClipgenError
 from clipgen.export.film import check_suffix, export
+from clipgen.images.camera import Camera
 from clipgen.images.sheets import png_bytes
 from clipgen.registry import WRITERS
 from clipgen.runs.drawings import frames
-from clipgen.runs.journal import Journal
+from clipgen.runs.journal import Journal, is_steering
 from clipgen.runs.prompts import parse
-
-KEPT = ("last", "best")
+from clipgen.runs.schedules import growth, schedule
+from clipgen.runs.settings import KEPT, Settings, scheduled
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ class Course:
         """How far the picture has moved in a tenth of the steps; no measure while something is new, or will be."""
         steps = self._settings["steps"]
         begin = step - max(1, steps // 10)
-        changes = [change for change in self._changes if change["step"] <= step]
-        spans = re.findall(r"@\s*(\d*)\s*-\s*(\d*)", str([self._settings, *changes]))  # prompts, schedules, camera
-        edges = [0, *(change["step"] for change in changes), *(int(edge) for span in spans for edge in span if edge)]
-        new = any(begin < edge < steps for edge in edges)
-        return math.inf if new else sum(change for at, change in self._moves if at > begin)
+        changes = [change for change in self._changes if change["step"] <= step and is_steering(change)]
+        new = {0, *(change["step"] for change in changes)}.union(*map(_edges, [self._settings, *changes]))
+        if any(begin < edge < steps for edge in new):
+            return math.inf
+        return sum(change for at, change in self._moves if at > begin)
 
     def _frame(self, row: Mapping[str, float] | None) -> Frame:
         if row is None:
@@ -123,6 +123,22 @@ class Course:
         step, scores = int(row["step"]), {name: value for name, value in row.items() if name != "step"}
         kept = (frame for frame in self._at_hand if frame.step == step)
         return next(kept, None) or Frame(step, self._journal.frame(step), scores)
+
+
+def _edges(asked: Mapping[str, Any]) -> set[int]:
+    """Return the steps at which something begins or ends to hold: spans of prompts, numbers, sizes and the camera.
+
+    Args:
+        asked: some settings, as a journal has them, or a change of them.
+    """
+    prompts = parse(asked.get("prompt", "the same"), asked.get("negative", ""))
+    spans: list[tuple[int, float]] = [prompt.span for prompt in prompts]
+    spans += [(first, last) for *_, first, last in Camera.parse(asked.get("camera", "")).moves]
+    for knob in fields(Settings):
+        if isinstance(value := asked.get(knob.name), str) and scheduled(knob):
+            spans += schedule(knob.name, value).spans
+    begins = growth(size).begins if isinstance(size := asked.get("size"), str) else ()
+    return {*begins, *(int(edge) for span in spans for edge in span if edge < math.inf)}
 
 
 def _change(one: Image.Image, other: Image.Image) -> float:

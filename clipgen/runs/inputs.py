@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os.path import isdir
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,16 @@ class Inputs:
     @property
     def all(self) -> dict[str, Any]:
         return self.pictures | self.latents
+
+    @contextmanager
+    def tentative(self) -> Iterator[Inputs]:
+        """Undo what is added within the context, if that ends with an error."""
+        before = dict(self.pictures), dict(self.latents)
+        try:
+            yield self
+        except BaseException:
+            self.pictures, self.latents = before
+            raise
 
     def named(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Settings with names for the pictures and latents in them, numbers as Python's; prompts become one line."""

@@ -11,8 +11,13 @@ from typing import Any
 
 @contextmanager
 def interrupts(stop: Callable[[], None]) -> Iterator[None]:
-    """The first interrupt calls ``stop``, a second one is an ordinary KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
+    """The first interrupt calls ``stop``, a second one is an ordinary KeyboardInterrupt.
+
+    Interrupts stay with whoever has them: another thread, a process that ignores them, as a shell has its background
+    jobs do, and a program around Python, whose handler Python could not put back.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
         yield
         return
 
@@ -20,7 +25,7 @@ def interrupts(stop: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         stop()
 
-    before = signal.signal(signal.SIGINT, asked)
+    signal.signal(signal.SIGINT, asked)
     try:
         yield
     except KeyboardInterrupt:

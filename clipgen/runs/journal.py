@@ -8,15 +8,13 @@ the run goes on. Every file is written under another name first and then renamed
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import io
 import json
-import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,12 @@ from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
+from clipgen.runs.folder import STATE, Folder
+from clipgen.runs.scores import append_row, format_rows, parse_rows
 
 FORMAT = 2
 PARTS = "frames", "latents", "inputs"  # folders of every run
+TABLE, CHANGES = "scores.csv", "changes.jsonl"
 READABLE = (1, FORMAT)  # until format 2 latents were kept in ``tokens``, and own losses only counted
 
 
@@ -43,29 +44,17 @@ def _new(parent: Path, slug: str) -> Path:
             return folder
 
 
-class Journal:
+def is_steering(change: Mapping[str, Any]) -> bool:
+    """Whether a change concerns a step; ``keep`` only says what is shown of those that were made."""
+    return bool(change.keys() - {"step", "keep"})
+
+
+class Journal(Folder):
     """The folder of a run. Its methods raise ClipgenError for a folder that is damaged or no run's."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        super().__init__(folder)
         self.flush: Callable[[], None] = lambda: None  # waits for what is still being written
-
-    def _path(self, name: str) -> Path:
-        """Return where a file of this folder is: every file that is read, written or deleted is named by it.
-
-        Raises ClipgenError for one that lies elsewhere, because of symbolic links in a folder that somebody sent, and
-        for a pipe or a device.
-        """
-        path = self.folder / name
-        try:
-            inside = path.resolve().is_relative_to(self.folder.resolve())
-        except (OSError, RuntimeError):  # links in a circle
-            inside = False
-        if not inside:
-            raise ClipgenError(f"{path}: a link leads out of the run folder, and is not followed; delete it")
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise ClipgenError(f"{path}: this is no plain file; delete it")
-        return path
 
     @classmethod
     def create(cls, parent: str | Path, slug: str, settings: dict) -> Journal:
@@ -110,40 +99,41 @@ class Journal:
         """The settings and what was changed on the way: all that a replay needs beside the pictures."""
         return self.settings | ({"changes": changes} if (changes := self.changes) else {})
 
-    def _replace(self, name: str, content: bytes) -> None:
-        path = self._path(name)
-        part = path.with_name(f"{path.name}.part")
-        try:
-            part.unlink(missing_ok=True)  # a link would be written through
-            part.write_bytes(content)
-            os.replace(part, path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-
     # --- frames ---------------------------------------------------------------------------------------
 
     def add(self, step: int, image: Image.Image, latent: Tensor, scores: dict[str, float]) -> None:
-        """Keep a frame, what its latent was packed to, and its scores."""
+        """Keep a frame, what its latent was packed to, and its scores.
+
+        Raises OSError where the disk has no room: then they are in memory, and come along with the next frame that has.
+        """
         picture, numbers = io.BytesIO(), io.BytesIO()
         image.save(picture, "PNG")
         # The width of tokens is that of format 1.
         kept = latent.cpu().numpy()
         np.save(numbers, kept if latent.is_floating_point() else kept.astype(np.int32), allow_pickle=False)
-        self._replace(self._latent(step), numbers.getvalue())
-        self._replace(f"frames/{step:05d}.png", picture.getvalue())
-        table = self._path("scores.csv")
-        new = not table.exists()
-        with table.open("a", newline="") as out:
-            writer = csv.writer(out)
-            if new:
-                writer.writerow(["step", *scores])
-            writer.writerow([step, *(f"{value:.6g}" for value in scores.values())])
+        trouble: OSError | None = None
+        new = {self._latent(step): numbers.getvalue(), f"frames/{step:05d}.png": picture.getvalue()}
+        for name, content in (self._unsaved | new).items():
+            try:
+                self._replace(name, content)
+            except OSError as error:
+                trouble = error
+        self._add_row({"step": step} | scores)
+        if trouble:
+            raise trouble
+        self.trouble = ""
+
+    def _add_row(self, row: Mapping[str, float]) -> None:
+        if TABLE in self._unsaved or not append_row(self._path(TABLE), row):
+            self._replace(TABLE, format_rows([*self._rows(), row]))
+
+    def _rows(self) -> list[dict[str, float]]:
+        return parse_rows(self._text(TABLE), self.folder / TABLE)
 
     def frame(self, step: int) -> Image.Image:
         self.flush()
         try:
-            return to_picture(self._path(f"frames/{step:05d}.png"), ["PNG"])
+            return to_picture(self._source(f"frames/{step:05d}.png"), ["PNG"])
         except ClipgenError as error:
             raise ClipgenError(f"{self.folder}: frame {step} is missing or damaged ({error})") from error
 
@@ -151,7 +141,8 @@ class Journal:
         """What the frame was made of: tokens (h, w) int32, or a latent (1, ...) float16; ``init`` takes both."""
         self.flush()
         try:
-            return np.load(self._path(self._latent(step)), allow_pickle=False)
+            source = self._source(self._latent(step))
+            return np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise ClipgenError(f"{self.folder}: the latent of step {step} is missing or damaged ({error})") from error
 
@@ -162,7 +153,8 @@ class Journal:
     def steps(self) -> list[int]:
         """The steps whose frames are kept, in order."""
         self.flush()
-        return sorted(int(file.stem) for file in self._path("frames").glob("*.png") if file.stem.isdecimal())
+        files = *self._path("frames").glob("*.png"), *(Path(name) for name in self._unsaved if "frames/" in name)
+        return sorted({int(file.stem) for file in files if file.stem.isdecimal()})
 
     def frames(self) -> Iterator[Image.Image]:
         """The film so far, read one frame at a time."""
@@ -172,28 +164,27 @@ class Journal:
     def scores(self) -> list[dict[str, float]]:
         """One row per frame: ``step`` and the scores."""
         self.flush()
-        table = self._path("scores.csv")
-        if not table.exists():
-            return []
-        with table.open(newline="") as rows:
-            # A kill can leave half a row at the end.
-            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(rows) if None not in row.values()]
+        return self._rows()
 
-    def keep_until(self, step: int, wanted: Iterator[int] | range | set[int]) -> None:
-        """Forget frames after ``step``, and those that are not ``wanted``: they will be made again, or were extra."""
-        for number in self.steps:
-            if number > step or number not in wanted:
-                for file in (f"frames/{number:05d}.png", self._latent(number)):
-                    self._path(file).unlink(missing_ok=True)
-        rows = [row for row in self.scores if row["step"] in set(self.steps)]
-        if rows:
-            out = io.StringIO(newline="")
-            writer = csv.writer(out)
-            writer.writerow(rows[0])
-            writer.writerows([int(row["step"]), *(f"{v:.6g}" for v in list(row.values())[1:])] for row in rows)
-            self._replace("scores.csv", out.getvalue().encode())
-        else:
-            self._path("scores.csv").unlink(missing_ok=True)
+    def keep_until(self, step: int, wanted: range | set[int]) -> None:
+        """Forget frames after ``step``, and those that are not ``wanted``: they will be made again, or were extra.
+
+        So is what a kill left half written. Raises ClipgenError for a folder that cannot be written.
+        """
+        try:
+            for part in (part for folder in ("", *PARTS) for part in self._path(folder).glob("*.part")):
+                part.unlink(missing_ok=True)
+            for number in self.steps:
+                if number > step or number not in wanted:
+                    for file in (f"frames/{number:05d}.png", self._latent(number)):
+                        self._path(file).unlink(missing_ok=True)
+            if rows := [row for row in self.scores if row["step"] in set(self.steps)]:
+                self._replace(TABLE, format_rows(rows))
+            else:
+                self._path(TABLE).unlink(missing_ok=True)
+        except OSError as error:
+            why = error.strerror or error
+            raise ClipgenError(f"{self.folder}: {why}; a run goes on where its folder can be written") from error
 
     # --- what the run goes on from --------------------------------------------------------------------
 
@@ -205,12 +196,12 @@ class Journal:
         stored |= {key: stored[key].permute(0, 2, 3, 1) for key in beside}
         told = json.dumps({"step": step, "channels_last": beside} | notes)
         whole = save({key: tensor.contiguous() for key, tensor in stored.items()}, {"state": told})
-        self._replace("state.safetensors", whole)
+        self._replace(STATE, whole)
 
     def load_state(self) -> tuple[int, dict[str, Tensor], dict] | None:
         """(step, tensors, notes) of the newest state, None before the first."""
         self.flush()
-        file = self._path("state.safetensors")
+        file = self._path(STATE)
         if not file.exists():
             return None
         try:
@@ -225,21 +216,21 @@ class Journal:
                 f"{file}: the state is damaged ({error}); delete this file, and the run starts from its beginning"
             ) from error
 
-    def change(self, step: int, asked: Mapping[str, Any]) -> None:
-        """Note that settings were changed before ``step``."""
-        lines = [json.dumps(change) + "\n" for change in [*self.changes, {"step": step, **asked}]]
-        self._replace("changes.jsonl", "".join(lines).encode())
+    def add_changes(self, changes: Sequence[Mapping[str, Any]]) -> None:
+        """Record changes of settings, each with the ``step`` that is the first to follow it."""
+        if changes:
+            ordered = sorted([*self.changes, *changes], key=lambda change: change["step"])
+            self._replace(CHANGES, "".join(json.dumps(change) + "\n" for change in ordered).encode())
 
     @property
     def changes(self) -> list[dict]:
         """What was changed while the run went on, each with its ``step``."""
-        file = self._path("changes.jsonl")
-        if not file.exists():
-            return []
         try:
-            return [json.loads(line) for line in file.read_text().splitlines()]
+            return [json.loads(line) for line in self._text(CHANGES).splitlines()]
         except ValueError as error:
-            raise ClipgenError(f"{file}: this file is damaged ({error}); delete it, or the broken line") from error
+            raise ClipgenError(
+                f"{self.folder / CHANGES}: this file is damaged ({error}); delete it, or the broken line"
+            ) from error
 
     # --- what the settings name -----------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Keeper:
-    """Writes what a run has made. A disk that is full is told once, and the run goes on.
+    """Writes what a run has made. A disk that is full is told once, and the run goes on, its frames in memory.
 
     ``beside``: in a thread, in order, while the next steps are made: for a device that computes while the processor
     packs a PNG. Whoever reads the journal waits until all is written.
@@ -65,8 +65,13 @@ class Keeper:
     def _tell(self, error: OSError | None) -> None:
         if error and not self._unsaved:
             self._unsaved = True
-            warnings.warn(
-                f"{self._journal.folder}: frames cannot be saved any more ({error.strerror}); the run goes on, and "
-                "its last picture is in run.image",
-                stacklevel=4,
-            )
+            warn_unsaved(self._journal, error)
+
+
+def warn_unsaved(journal: Journal, error: OSError) -> None:
+    """Say that the disk of a journal has no room."""
+    warnings.warn(
+        f"{journal.folder}: frames cannot be saved any more ({error.strerror}); the run goes on, and keeps "
+        "them in memory: make room, or export them before this process ends",
+        stacklevel=5,
+    )

@@ -52,7 +52,7 @@ class Plan:
         journal: Journal | None = None,
     ):
         self.inputs, self.losses = inputs, objectives(losses)
-        self.changes, self.journal = list(changes), journal
+        self.changes, self.journal = sorted(changes, key=lambda change: change["step"]), journal
         self.device = device.pick(settings.device)
         self.precision = device.precision(self.device, settings.precision)
         self.perceptors = shares(settings.perceptor)
@@ -115,17 +115,24 @@ class Plan:
     def follow(self, settings: Settings, changes: Iterable[Mapping[str, Any]]) -> Settings:
         """The settings after some changes, one after another, with everything loaded that they name.
 
+        Each change has its ``step``. Raises ClipgenError as ``change`` does.
+        """
+        for change in changes:
+            settings = self.change(settings, {name: value for name, value in change.items() if name != "step"})
+        return settings
+
+    def change(self, settings: Settings, asked: Mapping[str, Any]) -> Settings:
+        """Return the settings after one change, with everything loaded that they name.
+
         The one rule for what is changed live, waits its turn, is resumed or replayed. Raises ClipgenError for what
         cannot be changed while a run goes on, and for values that cannot work together.
         """
-        for change in changes:
-            asked = {name: value for name, value in change.items() if name != "step"}
-            if names := fixed(asked):
-                raise ClipgenError(f"{names[0]}=...: cannot be changed while a run goes on; start another, or branch")
-            wanted = asdict(settings) | self.inputs.named(asked)
-            settings = build(wanted.pop("prompt"), wanted)
-            self._check_spared(settings)
-            self.inputs.load(settings)
+        if names := fixed(asked):
+            raise ClipgenError(f"{names[0]}=...: cannot be changed while a run goes on; start another, or branch")
+        values = asdict(settings) | self.inputs.named(asked)
+        settings = build(values.pop("prompt"), values)
+        self._check_spared(settings)
+        self.inputs.load(settings)
         return settings
 
     def _check_spared(self, settings: Settings) -> None:

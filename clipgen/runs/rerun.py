@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -37,11 +38,14 @@ class Rerun:
                 self._recipes, self._now = Recipes(self._plan, self._models), self._settings.at(0)
                 render = self._recipes.begin(self._now)
             done = render.step
-            with tqdm(total=step, initial=done, disable=not progress, leave=False, unit="step", delay=1) as bar:
+            with (
+                closing(render.memory),
+                tqdm(total=step, initial=done, disable=not progress, leave=False, unit="step", delay=1) as bar,
+            ):
                 while self._follow(render) < step - 1:
                     self._advance(render)
                     bar.update()
-            seen, self._render = look(render), render
+                seen, self._render = look(render), render
         had = next((row["clip"] for row in self._journal.scores if row["step"] == step), seen.score)
         if abs(had - seen.score) > 0.01:
             warnings.warn(

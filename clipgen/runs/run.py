@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,7 @@ class Run:
         journal = Journal.create(folder, slug(self.plan.settings.prompt), self.plan.notes)
         for name, value in self.plan.inputs.all.items():
             journal.keep_input(name, value)
-        for change in self.plan.changes:
-            journal.change(change["step"], {name: value for name, value in change.items() if name != "step"})
+        journal.add_changes(self.plan.changes)
         return journal
 
     # --- control, from any thread ---------------------------------------------------------------------
@@ -124,7 +123,8 @@ class Run:
         """Change settings from the next step on: the prompt, lr, near, mask, cutouts...
 
         Each change is in the journal, so that a replay gives the same film. Raises ClipgenError for what cannot be
-        changed, and for values that cannot work, alone or with changes that wait; the run goes on as it was.
+        changed, for values that cannot work, alone or with changes that wait, and where no step follows that could be
+        changed; the run goes on as it was. ``keep`` can change after the last step, too.
         """
         self.control.change(settings)
 
@@ -221,8 +221,8 @@ class Run:
         keeper = Keeper(self.journal, render.latent.device.type != "cpu")
         if self._state:
             render.restore(*self._state)
-        with closing(render.memory):
-            while not (self.finished or self.control.stopped):
+        try:
+            while not (self.control.stopped or self.control.close(self.finished)):
                 self.control.wait()
                 self.control.due(self.step)
                 if (then := self.settings.at(self.step)) != now:
@@ -242,11 +242,14 @@ class Run:
                         told["judge"] = judging.score(image, self.step - 1)
                     frame = Frame(self.step, image, told, time.monotonic() - began)
                     self._course.add(frame)
-                    if due and not self.finished:
+                    if due and not self.control.close(self.finished):
                         render.move_camera(picture)
                     keeper.keep(frame, latent, *render.state())
                     yield frame
-        keeper.end()
+        finally:
+            render.memory.close()
+            keeper.end()
+            self.control.end()
 
 
 def stream(

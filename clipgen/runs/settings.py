@@ -23,7 +23,6 @@ from clipgen.optvis.prompt import Prompt
 from clipgen.optvis.prompt_loss import DISTANCES
 from clipgen.optvis.window import Window
 from clipgen.registry import OBJECTIVES, RELAXATIONS, STARTS
-from clipgen.runs.course import KEPT
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.prompts import parse, weighted
 from clipgen.runs.schedules import Schedule, growth, schedule, size_of
@@ -37,6 +36,7 @@ QUALITIES: Mapping[str, Mapping[str, float]] = {
     "best": {"steps": 2.5, "cutouts": 2},
 }
 """Times what suits the generator; a draft also has half the side on a CPU, the best half again the side on a GPU."""
+KEPT = ("last", "best")
 PERCEPTORS = ("mini", "ViT-B-32/openai", "RN50/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5")
 
 

@@ -34,6 +34,8 @@ class Steering:
 
     def follow(self, run: Run) -> None:
         """Ask the run for what has changed, if the controls were left alone for QUIET seconds."""
+        if run.control.closed:  # what is set now is for the next run
+            return
         try:
             now = self._controls.changeable
             if now != self._seen:

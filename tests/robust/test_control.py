@@ -1,0 +1,203 @@
+"""Steering a run: what is refused leaves no trace, what is accepted takes effect, and its cost is linear."""
+
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+import clipgen
+
+SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "steps": 4, "every": 1, "cutouts": 2}
+
+
+def begun(folder, **settings):
+    """A run that has made its first frame, and the iterator of the others."""
+    run = clipgen.Run("a cat", folder=folder, **SMALL | settings)
+    frames = iter(run)
+    next(frames)
+    return run, frames
+
+
+def picture():
+    return Image.new("RGB", (32, 32), "yellow")
+
+
+@pytest.mark.parametrize("setting", ["prompt", "mask"])
+def test_a_refused_picture_is_still_recorded_when_it_is_accepted(setting, tmp_path):
+    run, frames = begun(tmp_path)
+    value = ["a cat", picture()] if setting == "prompt" else picture()
+    with pytest.raises(clipgen.ClipgenError, match="lr=-1"):
+        run.change(**{setting: value}, lr=-1.0)
+    run.change(**{setting: value})
+    last = [*frames][-1]
+    assert clipgen.Run.resume(run.journal.folder, like=run).finished
+    again = clipgen.Run.replay(run.journal.folder, folder=tmp_path / "again", like=run)
+    assert [*again][-1].image.tobytes() == last.image.tobytes()
+
+
+def test_a_refused_file_is_read_again_when_it_is_accepted(tmp_path):
+    run, frames = begun(tmp_path)
+    file = tmp_path / "mask.png"
+    Image.new("L", (32, 32), 0).save(file)
+    with pytest.raises(clipgen.ClipgenError, match="leaves nothing to paint"):
+        run.change(mask=str(file))
+    Image.new("L", (32, 32), 255).save(file)
+    run.change(mask=str(file))
+    assert [*frames] and run.journal.inputs()[str(file)].getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("asked", [{"step": 99, "lr": 0.1}, {"step": 2}, {"stepz": 2}, {"folder": "x"}])
+def test_what_is_no_setting_is_refused(asked, tmp_path):
+    run, frames = begun(tmp_path)
+    with pytest.raises(clipgen.ClipgenError, match="there is no such setting"):
+        run.change(**asked)
+    assert len([*frames]) == 3 and run.journal.changes == []
+
+
+def finished(folder):
+    run, frames = begun(folder)
+    assert [*frames]
+    return run
+
+
+def stopped(folder):
+    run, frames = begun(folder)
+    run.stop()
+    assert not [*frames]
+    return run
+
+
+def settled(folder):
+    run, frames = begun(folder, lr=1e-12, settled=1.0, steps=20)
+    assert [*frames] and run.step < 20
+    return run
+
+
+def resumed(folder):
+    return clipgen.Run.resume(finished(folder).journal.folder)
+
+
+@pytest.mark.parametrize("end", [finished, stopped, settled, resumed])
+def test_a_change_after_the_last_step_is_an_error(end, tmp_path):
+    run = end(tmp_path)
+    with pytest.raises(clipgen.ClipgenError, match=f"no step follows step {run.step}"):
+        run.change(lr=0.1)
+    assert run.journal.changes == []
+    run.change(keep="best")
+    assert run.image.tobytes() == run.best.image.tobytes(), "what is shown can still change"
+    assert clipgen.Run.resume(run.journal.folder, like=run).settings.keep == "best"
+
+
+def test_a_change_during_the_last_step_is_an_error(tmp_path):
+    refused = []
+
+    def loss(image, latent, step):
+        if step == 3:
+            with pytest.raises(clipgen.ClipgenError, match="no step follows step 4") as error:
+                run.change(lr=0.1)
+            refused.append(error)
+        return image.mean()
+
+    run = clipgen.Run("a cat", folder=tmp_path, losses=[loss], **SMALL)
+    assert [*run] and len(refused) == 1
+
+
+def test_a_change_before_a_stop_is_taken_up_by_whoever_resumes(tmp_path):
+    run, frames = begun(tmp_path)
+    run.change(lr=0.01)
+    run.stop()
+    assert not [*frames]
+    again = clipgen.Run.resume(run.journal.folder, like=run)
+    assert [*again] and again.settings.lr == 0.01
+
+
+def test_changes_are_in_force_in_the_order_of_their_steps(tmp_path):
+    run, frames = begun(tmp_path, steps=8)
+    for frame in frames:
+        if frame.step == 4:
+            run.change(lr=0.3)
+    again = clipgen.Run.replay(run.journal.folder, folder=tmp_path / "again", like=run)
+    for frame in again:
+        if frame.step == 2:
+            again.change(lr=0.1)
+        if frame.step == 6:
+            again.stop()
+    assert again.settings.lr == clipgen.Run.resume(again.journal.folder, like=run).settings.lr == 0.3
+    assert [change["step"] for change in again.journal.changes] == [2, 4]
+
+
+def calls(run, frames, count):
+    """How many Python functions are called by so many changes and the step that takes them up."""
+    made = 0
+
+    def count_call(frame, event, argument):
+        nonlocal made
+        made += event == "call"
+
+    sys.setprofile(count_call)
+    try:
+        for number in range(count):
+            run.change(tv=number / 1000)
+        run.unpause()
+        next(frames)
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+def test_changes_while_paused_cost_as_much_as_there_are(tmp_path):
+    run, frames = begun(tmp_path, steps=6)
+    few, many = (calls(run, frames, count) for count in (0, 40))
+    more = calls(run, frames, 80) - few
+    assert more < 2.5 * (many - few), "twice as many changes, twice the work"
+    assert len(run.journal.changes) == 120 and run.settings.tv == 0.079
+
+
+NAMED = "me@3-8.png"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompt": NAMED},
+        {"prompt": r"mail me\@3-8"},
+        {"init": NAMED},
+        {"mask": NAMED},
+        {"prompt": f"a cat [{NAMED}]"},
+    ],
+    ids=str,
+)
+def test_a_file_whose_name_looks_like_a_span_is_none(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (32, 32), "white").save(NAMED)
+    still = SMALL | {"lr": 1e-12, "settled": 1.0, "steps": 10}
+    asked = {"prompt": "a cat"} | still | settings
+    run = clipgen.generate(asked.pop("prompt"), progress=False, **asked)
+    assert run.step == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompt": "a cat@0-6 | a dog@6-"},
+        {"tv": "0.1@0-6, 0.2@6-"},
+        {"camera": "zoom=1.0@6-20"},
+        {"size": "32x32@0-6, 40x40@6-"},
+    ],
+    ids=str,
+)
+def test_a_span_is_waited_for(settings, tmp_path):
+    still = SMALL | {"lr": 1e-12, "settled": 250.0, "steps": 10, "folder": tmp_path}
+    asked = {"prompt": "a cat"} | still | settings
+    run = clipgen.generate(asked.pop("prompt"), progress=False, **asked)
+    assert run.step == (8 if "size" in settings else 7), "a larger frame is another"
+
+
+def test_what_a_run_is_shown_again_for_gives_its_memory_back(tmp_path):
+    from clipgen import heap
+
+    run = clipgen.generate("a cat", progress=False, folder=tmp_path, **SMALL | {"generator": "mini-vqgan"})
+    before = len(heap._owners)
+    run.views(2, progress=False)
+    assert len(heap._owners) == before and torch.isfinite(torch.tensor(run.views(2, progress=False).score))

@@ -1,0 +1,86 @@
+"""A run folder: its scores are read as far as they are whole, and it works for one run at a time."""
+
+import csv
+
+import pytest
+
+import clipgen
+from clipgen.optvis.objectives import Objective
+from clipgen.runs.journal import Journal
+
+SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "steps": 4, "every": 1, "cutouts": 2}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return clipgen.generate("a cat", progress=False, folder=tmp_path_factory.mktemp("runs"), **SMALL)
+
+
+def copy(run, folder):
+    """The folder of a run, to be damaged."""
+    import shutil
+
+    return shutil.copytree(run.journal.folder, folder / "run")
+
+
+@pytest.mark.parametrize(
+    "cut", ["4,", "4,0.25,", "4,0.25", "4,0.25,0.", "4,0.25,0.5", "4", "4,0.25,0.\0\0\0\0", "\0\0"]
+)
+def test_half_a_row_at_the_end_is_no_row(cut, made, tmp_path):
+    folder = copy(made, tmp_path)
+    rows = Journal.open(folder).scores
+    whole = (folder / "scores.csv").read_bytes()
+    (folder / "scores.csv").write_bytes(b"".join(whole.splitlines(keepends=True)[:4]) + cut.encode())
+    assert Journal.open(folder).scores == rows[:3]
+    again = clipgen.Run.resume(folder, like=made)
+    assert again.journal.scores == rows[:3] and again.journal.steps == [1, 2, 3, 4]
+    journal = Journal.open(folder)
+    journal.add(5, made.image, made.render.packed(), {"clip": 0.5, "loss": 0.25})
+    assert journal.scores == [*rows[:3], {"step": 5, "clip": 0.5, "loss": 0.25}]
+
+
+@pytest.mark.parametrize("cut", ["4,0.2", "4,"])
+def test_a_row_after_half_a_row_stays_whole(cut, made, tmp_path):
+    folder = copy(made, tmp_path)
+    rows = Journal.open(folder).scores
+    with (folder / "scores.csv").open("a") as table:
+        table.write(cut)
+    journal = Journal.open(folder)
+    journal.add(5, made.image, made.render.packed(), {"clip": 0.5, "loss": 0.25})
+    assert journal.scores == [*rows, {"step": 5, "clip": 0.5, "loss": 0.25}]
+
+
+class Late(Objective):
+    """Scores some of the steps."""
+
+    name = "late"
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def loss(self, moment):
+        if moment.step + 1 in self.steps:
+            moment.scores["late"] = moment.image.detach().mean()
+        return 0 * moment.image.mean()
+
+
+@pytest.mark.parametrize("steps", [(3, 4), (1, 2), (2,), (1, 4)], ids=str)
+def test_a_score_may_come_and_go(steps, tmp_path):
+    run = clipgen.generate("a cat", progress=False, folder=tmp_path, losses=[Late(steps)], **SMALL)
+    rows = run.journal.scores
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows if "late" in row] == list(steps)
+    assert all(0 < row.get("late", 0.5) < 1 and -1 <= row["clip"] <= 1 and row["loss"] > 0 for row in rows)
+    table = list(csv.reader((run.journal.folder / "scores.csv").read_text().splitlines()))
+    assert {len(line) for line in table} == {4} and sorted(table[0]) == ["clip", "late", "loss", "step"]
+    again = clipgen.Run.resume(run.journal.folder, losses=[Late(steps)], like=run)
+    assert again.finished and again.journal.scores == rows
+    assert again.export(tmp_path / "film.html").exists(), "whoever reads them can"
+
+
+def test_rows_with_moved_columns_are_read_as_far_as_they_are_right(made, tmp_path):
+    folder = copy(made, tmp_path)
+    lines = ["step,clip,loss", "1,0.1,0.9", "2,0.2,0.5,0.8", "3,0.3,0.5,0.7"]
+    (folder / "scores.csv").write_text("\r\n".join(lines) + "\r\n")
+    rows = Journal.open(folder).scores
+    assert rows == [{"step": 1, "clip": 0.1, "loss": 0.9}, {"step": 2, "clip": 0.2}, {"step": 3, "clip": 0.3}]
