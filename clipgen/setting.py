@@ -52,6 +52,14 @@ def plain(value: Any, whole: bool = False) -> Any:
     return int(value) if whole and isinstance(value, float) and value.is_integer() else value
 
 
+def check_count(name: str, value: Any, remedy: str = "") -> int:
+    """Return a number of things, as an int. Raises ClipgenError for what is no whole number of at least 1."""
+    number = plain(value, whole=not isinstance(value, Iterable))
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ClipgenError(f"{name}={value!r}: has to be a whole number of at least 1{remedy}")
+    return number
+
+
 def check(knob: Field, value: Any) -> None:
     """Raise ClipgenError for a value that a setting cannot have, whatever the models."""
     facts, kind, name = knob.metadata, type(knob.default), knob.name

@@ -11,8 +11,8 @@ from typing import Any
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.registry import ENGINES
-from clipgen.studies.asked import load_yaml, told
 from clipgen.studies.page import check
+from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
 
 
 def command(about: str, words: list[str]) -> int:
@@ -23,6 +23,7 @@ def command(about: str, words: list[str]) -> int:
     )
     parser.add_argument("--workers", type=int, metavar="N", help="so many rows at a time")
     parser.add_argument("--batch", type=int, metavar="N", help="so many rows in one tensor (default: 1)")
+    parser.add_argument("--max_rows", type=int, metavar="N", help=f"more rows are refused (default: {MAX_ROWS})")
     parser.add_argument("--engine", help=" or ".join(ENGINES))
     parser.add_argument("--folder", help="where the runs are kept (default: clipgen-runs/study-<prompt>)")
     files = ".html: a page; .png: the sheet; .csv: the table; repeatable (default: study.html, after study.yaml)"
@@ -57,7 +58,10 @@ def _arguments(source: Path) -> dict[str, Any]:
     if not isinstance(asked, Mapping) or not all(isinstance(name, str) for name in asked):
         raise ClipgenError(f"{source}: has to be names with values, such as 'prompt: a {{thing}}', 'thing: [cat, dog]'")
     arguments = {name: value for name, value in asked.items() if name != "progress"}
-    for name in ("folder", "engine"):
-        if name in arguments:
-            arguments[name] = told(arguments[name])
+    if arguments.get("folder", "") is None:
+        raise ClipgenError(f"{source}: folder has no value; write a path or an address, or leave it out")
+    if isinstance(arguments.get("folder"), (int, float)):
+        arguments["folder"] = str(arguments["folder"])
+    if isinstance(word := arguments.get("zip"), str):
+        arguments["zip"] = BOOLEANS.get(word.lower(), word)
     return {"template": arguments.pop("prompt", None)} | arguments

@@ -20,6 +20,7 @@ from clipgen.runs.plan import Losses
 from clipgen.runs.prompts import slug
 from clipgen.runs.run import Run
 from clipgen.runs.together import finish_together
+from clipgen.setting import check_count
 from clipgen.studies.reel import apart, redrawn
 from clipgen.studies.study import study
 
@@ -46,8 +47,7 @@ def batch(
     this process. An interrupt ends it early, with the runs that were begun. Raises ClipgenError for a batch below 1,
     for ``losses`` that would have to leave this process, and for what went wrong in a worker.
     """
-    if batch < 1:
-        raise ClipgenError(f"batch={batch}: has to be a whole number of at least 1")
+    batch = check_count("batch", batch)
     if engine or workers is not None:
         _check_own(losses)
         table, seeds = [{"prompt": prompt}], range(seed, seed + count)

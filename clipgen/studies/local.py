@@ -12,14 +12,32 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clipgen
-from clipgen.errors import ClipgenError
+from clipgen.setting import check_count
 
 if TYPE_CHECKING:
     from clipgen.runs.plan import Plan
+
+# A worker imports nothing from the current folder, which may be one that somebody sent. Its path begins without that
+# folder from Python 3.11 on (-P); before, nothing is imported until its entry, the empty one, is removed. The package
+# is the study's, wherever that was imported from, even if that is the current folder.
+_SAFE_PATH = ["-P"] if sys.version_info >= (3, 11) else []
+_WORKER = """
+import sys
+sys.path[:] = filter(None, sys.path)
+from importlib.util import module_from_spec, spec_from_file_location
+_, package, threads, handle = sys.argv
+spec = spec_from_file_location("clipgen", package)
+sys.modules["clipgen"] = module = module_from_spec(spec)
+spec.loader.exec_module(module)
+from clipgen.studies.local import serve
+serve(int(threads), int(handle))
+"""
+_LAST = 10_000  # bytes at the end of what a worker printed, among which the reason for its end is looked for
 
 
 def cores() -> int:
@@ -33,8 +51,8 @@ def crew(asked: int | None, rows: int, gpus: int, here: int) -> tuple[int, int]:
     By default one worker for each GPU; on a CPU two, or one for every four cores. Raises ClipgenError for a number of
     workers that cannot be.
     """
-    if asked is not None and asked < 1:
-        raise ClipgenError(f"workers={asked}: has to be a whole number of at least 1; leave it out for what suits")
+    if asked is not None:
+        asked = check_count("workers", asked, "; leave it out for what suits")
     usual = gpus or min(here, max(2, here // 4))
     workers = max(1, min(asked or usual, rows))
     return workers, max(1, here // workers)
@@ -57,50 +75,62 @@ class Local:
         self.workers, self.threads = crew(workers, rows, len(gpus), cores())
         self._gpus, self._started = gpus, 0
         self._news: queue.Queue[tuple[Any, str]] = queue.Queue()
-        self._processes: list[subprocess.Popen] = []
+        self._processes: dict[subprocess.Popen, Connection] = {}  # each with its channel
 
     def measure(self, folders: Sequence[Path]) -> None:
         """Nothing: there is one worker for each GPU, or as many as are asked for."""
 
     def start(self) -> subprocess.Popen:
+        """Start a worker that shares a channel of its own with this process; whatever it prints is no message."""
         environment = dict(os.environ)
-        package = str(Path(clipgen.__file__).parents[1])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
+        # An empty entry would be the current folder.
+        folders = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+        environment["PYTHONPATH"] = os.pathsep.join(folders)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self.threads)
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[self._started % len(self._gpus)]
         self._started += 1
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by who listens
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "clipgen.studies.local", str(self.threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            start_new_session=True,  # an interrupt is for the study, which ends its workers
-        )
-        self._processes.append(worker)
-        threading.Thread(target=self._listen, args=(worker, errors), name="clipgen worker", daemon=True).start()
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by who listens
+        channel, far = Pipe()
+        handle: dict[str, Any] = {"pass_fds": [far.fileno()]}
+        if sys.platform == "win32":
+            os.set_handle_inheritable(far.fileno(), True)
+            handle = {"close_fds": False}
+        with far:
+            given = str(clipgen.__file__), str(self.threads), str(far.fileno())
+            worker = subprocess.Popen(
+                [sys.executable, "-u", *_SAFE_PATH, "-c", _WORKER, *given],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # an interrupt is for the study, which ends its workers
+                **handle,
+            )
+        self._processes[worker] = channel
+        threading.Thread(target=self._listen, args=(worker, channel, log), name="clipgen worker", daemon=True).start()
         return worker
 
-    def _listen(self, worker: subprocess.Popen, errors: Any) -> None:
-        """Tell what a worker says: a line for each row, and then its end."""
-        assert worker.stdout
-        with errors, worker.stdout:
-            for _ in worker.stdout:
-                self._news.put((worker, ""))
+    def _listen(self, worker: subprocess.Popen, channel: Connection, log: Any) -> None:
+        """Report every batch that a worker has made, and in the end, whatever happens, why it is gone."""
+        why = "its end could not be read"
+        try:
+            with channel, suppress(EOFError, OSError):
+                while channel.recv_bytes():
+                    self._news.put((worker, ""))
             code = worker.wait()
-            errors.seek(0)
-            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        self._news.put((worker, ": ".join([how, *last])))
+            names = {int(known): known.name for known in signal.Signals}  # real-time signals have none
+            why = f"exit status {code}" if code >= 0 else names.get(-code, f"signal {-code}")
+            with log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST))
+                why = ": ".join([why, *log.read().decode(errors="replace").strip().splitlines()[-1:]])
+        finally:
+            self._news.put((worker, why))
 
     def give(self, worker: subprocess.Popen, folders: Sequence[Path]) -> None:
-        assert worker.stdin
         with suppress(OSError):  # it is gone: wait() says so
-            worker.stdin.write(json.dumps([str(folder.resolve()) for folder in folders]).encode() + b"\n")
-            worker.stdin.flush()
+            self._processes[worker].send_bytes(json.dumps([str(folder.resolve()) for folder in folders]).encode())
 
     def wait(self, seconds: float) -> list[tuple[Any, str]]:
         news = []
@@ -118,21 +148,30 @@ class Local:
             worker.kill()
         for worker in self._processes:
             worker.wait()
-            if worker.stdin:
-                with suppress(OSError):
-                    worker.stdin.close()
 
 
-def _worker(threads: int) -> None:
-    """Make the rows whose folders come in, a line for each batch, and say so; ends when the study's process does."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+def serve(threads: int, handle: int) -> None:
+    """Make the rows whose folders come in through a channel, and report each batch; ends when the study's process does.
+
+    Args:
+        threads: Of this worker, on a CPU.
+        handle: Of the channel's end, as ``Local.start`` passes it on.
+    """
+    if sys.platform == "win32":
+        from multiprocessing.connection import PipeConnection
+
+        channel = PipeConnection(handle)
+    else:
+        channel = Connection(handle)
+        os.set_inheritable(handle, False)  # processes that libraries start are not to keep it open
     orders: queue.Queue[list[Path]] = queue.Queue()
 
     def listen() -> None:
-        for line in sys.stdin:
-            orders.put([Path(folder) for folder in json.loads(line)])
-        os._exit(0)
+        try:
+            while True:
+                orders.put([Path(folder) for folder in json.loads(channel.recv_bytes())])
+        finally:
+            os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()  # before torch is loaded, which takes a while
     from clipgen.studies.maker import Maker
@@ -140,8 +179,4 @@ def _worker(threads: int) -> None:
     maker = Maker(threads)
     while True:
         maker.make(orders.get())
-        print("made", file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    _worker(int(sys.argv[1]))
+        channel.send_bytes(b"made")

@@ -18,8 +18,8 @@ from clipgen.errors import ClipgenError
 from clipgen.export import html as film_page
 from clipgen.export.film import export
 from clipgen.images.sheets import enlarge
-from clipgen.studies.asked import told
 from clipgen.studies.row import Row
+from clipgen.studies.tables import told
 
 PAGE, CSS, JS = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
 SUFFIXES = (".html", ".png", ".csv")
@@ -50,7 +50,7 @@ def write(rows: Sequence[Row], varied: Sequence[str], title: str, file: Path) ->
     styles = " ".join(f"'{film_page.hashed(source)}'" for source in (css, film_page.CSS))
     names = dict.fromkeys(name for row in rows for name in row.scores if name != "loss")
     records = [{name: value for name, value in row.record.items() if name != "folder"} for row in rows]
-    page = Template(PAGE).substitute(
+    filled = dict(
         allowed=f"script-src {scripts}; style-src {styles}",
         records=_inert(records),
         title=escape(title),
@@ -58,10 +58,10 @@ def write(rows: Sequence[Row], varied: Sequence[str], title: str, file: Path) ->
         filters="\n".join(_filter(name, [told(row.varied.get(name)) for row in rows]) for name in varied),
         orders="".join(f'<option value="{escape(name)}">{escape(_score(name))}, best first</option>' for name in names),
         count=f"{len(rows)}",
-        rows="$rows",
         js=JS,
     )
-    before, _, after = page.partition("$rows")
+    # Each part is filled once: what a prompt has of a template is its own.
+    before, after = (Template(part).substitute(filled) for part in PAGE.split("$rows"))
     with file.open("w", encoding="utf-8", errors="replace", newline="\n") as out:
         out.write(before)
         out.writelines(map(_item, rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -30,14 +31,17 @@ class Place:
     """
 
     def __init__(self, where: str | Path):
-        self.address = str(where) if "://" in str(where) else ""
-        self.folder = Path("clipgen-runs", f"study-{slug(self.address)}") if self.address else Path(where)
+        self.address = str(where).rstrip("/") if "://" in str(where) else ""
+        self.folder = Path(where)
         if not self.address:
             return
+        # Addresses that read alike, a-b/c and a/b-c, are told apart by what follows their words.
+        mark = hashlib.sha256(self.address.encode()).hexdigest()[:8]
+        self.folder = Path("clipgen-runs", f"study-{slug(self.address, 50)}-{mark}")
         try:
             from fsspec.core import url_to_fs
 
-            self._files, self._path = url_to_fs(self.address.rstrip("/"))
+            self._files, self._path = url_to_fs(self.address)
             self._files.makedirs(self._path, exist_ok=True)
             self._files.pipe_file(f"{self._path}/.clipgen", b"")
             self._files.rm_file(f"{self._path}/.clipgen")
@@ -67,6 +71,8 @@ class Place:
                 fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             why = "another process makes this study; wait for it, or" if here >= 0 else f"{error.strerror};"
+            if here >= 0:
+                os.close(here)
             raise ClipgenError(f"folder={str(self.folder)!r}: {why} choose a folder that can be written") from error
         try:
             for draft in self.folder.glob(f"{DRAFT}*"):
@@ -91,7 +97,7 @@ class Place:
 
     def keep(self, folder: Path) -> None:
         """Copy a row to the address."""
-        files = [file for file in folder.rglob("*") if file.is_file()]
+        files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
         with self._reached("cannot be written any more; the rows are here, and come along when it is started again"):
             for late in ("", *LAST):
                 some = [file for file in files if (file.name if file.name in LAST else "") == late]
@@ -101,23 +107,30 @@ class Place:
                 self._files.put(list(map(str, some)), there)
 
     def _fetch(self, folder: Path) -> None:
-        """Copy a row from the address, whole or not at all."""
+        """Copy a row from the address, whole or not at all; only what lies inside of it, whatever keys there are."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=DRAFT, dir=folder.parent) as draft:
             made = Path(draft, folder.name)
             with self._reached("cannot be read"):
-                there = self._files.find(f"{self._path}/{folder.name}")
-                here = [Path(draft, file.removeprefix(f"{self._path}/")) for file in there]
+                root = f"{self._path}/{folder.name}/"
+                keys = [file.removeprefix(root) for file in self._files.find(root) if file.startswith(root)]
+                if not (keys := [key for key in keys if _inside(key)]):
+                    raise FileNotFoundError(f"nothing is there of {folder.name}")
+                here = [made / key for key in keys]
                 for parent in {made / part for part in PARTS} | {file.parent for file in here}:
                     parent.mkdir(parents=True, exist_ok=True)
-                self._files.get(there, list(map(str, here)))
+                self._files.get([root + key for key in keys], list(map(str, here)))
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(made, folder)
 
     def _there(self) -> list[str]:
         """The names of the rows at the address that are made, or have failed."""
+        if not self.address:
+            return []
         with self._reached("cannot be read"):
-            return [file.split("/")[-2] for file in self._files.glob(f"{self._path}/*/{NOTE}")] if self.address else []
+            files = self._files.find(self._path, maxdepth=2)  # no pattern: an address may have [, * or ? in it
+        keys = [file.removeprefix(f"{self._path}/").split("/") for file in files]
+        return [key[0] for key in keys if key[1:] == [NOTE] and _inside(key[0])]
 
     @contextmanager
     def _reached(self, trouble: str) -> Iterator[None]:
@@ -129,6 +142,11 @@ class Place:
     def _trouble(self, what: str, error: Exception) -> ClipgenError:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         return ClipgenError(f"folder={self.address!r}: {what} ({why}); check the address, and that you may write there")
+
+
+def _inside(key: str) -> bool:
+    """Whether a key, relative to a row, is the path of a file in the row's folder, on every system."""
+    return all(part not in ("", ".", "..") and not set(part) & set("\\:") for part in key.split("/"))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -39,10 +40,19 @@ class State:
 
     @classmethod
     def read(cls, folder: Path) -> State:
+        """Return the state that a row's folder has; that of a row not begun where there is none, or nonsense."""
         try:
-            return cls(**json.loads((folder / NOTE).read_text()))
-        except (OSError, ValueError, TypeError):  # not begun; written whole, so that nothing is half
+            state = cls(**json.loads((folder / NOTE).read_text()))
+        except (OSError, ValueError, TypeError, RecursionError):  # written whole, so that nothing is half
             return cls()
+        usual = cls()
+        for name, value in vars(state).items():
+            kind = type(getattr(usual, name))
+            if type(value) is not kind and not (kind is float and type(value) is int):  # a bool is no number
+                return usual
+            if kind in (int, float) and not 0 <= value < math.inf:
+                return usual
+        return state
 
     def write(self, folder: Path) -> None:
         part = folder / f"{NOTE}.part"

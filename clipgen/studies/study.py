@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from itertools import groupby
 from pathlib import Path
@@ -19,13 +18,15 @@ from clipgen.images.sheets import contact_sheet, grid, png_bytes
 from clipgen.registry import ENGINES
 from clipgen.runs.prompts import slug
 from clipgen.runs.together import alike
+from clipgen.setting import check_count
 from clipgen.studies import page
-from clipgen.studies.asked import Table, expand, told
+from clipgen.studies.asked import expand
 from clipgen.studies.live import watching
 from clipgen.studies.local import gpus
 from clipgen.studies.place import Place
 from clipgen.studies.protocol import Engine, work
 from clipgen.studies.row import Row
+from clipgen.studies.tables import MAX_ROWS, Table, told, write_csv
 
 
 class Study:
@@ -44,10 +45,11 @@ class Study:
 
         It can be closed at any moment: what is made is kept.
         """
-        name, _, _ = engine.partition(":")
+        name, _, _ = str(engine).partition(":")
         ENGINES.check(name)
-        if batch < 1:
-            raise ClipgenError(f"batch={batch}: has to be a whole number of at least 1")
+        batch = check_count("batch", batch)
+        if workers is not None:
+            workers = check_count("workers", workers, "; leave it out for what suits")
         self.place.meet(row.folder for row in self.rows)
         if not (left := sorted((row for row in self.rows if not row.state.done), key=_alike)):
             return
@@ -146,7 +148,7 @@ class Study:
             elif part.suffix == ".png":
                 self.sheet().save(part)
             else:
-                _write_csv([row.record for row in self.rows], part)
+                write_csv([row.record for row in self.rows], part)
             os.replace(part, file)
         except OSError as error:
             raise ClipgenError(f"output={str(file)!r}: {error.strerror}; choose a place that has room") from error
@@ -164,13 +166,6 @@ class Study:
         return f"<Study of {len(states)} rows in {self.folder}: {sum(s.done for s in states)} made, {failed} failed>"
 
 
-def _write_csv(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
-    with file.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, list(dict.fromkeys(name for line in lines for name in line)))
-        writer.writeheader()
-        writer.writerows([{name: told(value) for name, value in line.items()} for line in lines])
-
-
 def _axis(row: Row, names: Sequence[str]) -> str:
     return ", ".join(f"{name}={told(row.varied[name])}" for name in names if name in row.varied)
 
@@ -184,15 +179,17 @@ def study(
     engine: str = "local",
     workers: int | None = None,
     batch: int = 1,
+    max_rows: int = MAX_ROWS,
     progress: bool = True,
     **settings: Any,
 ) -> Study:
     """Many runs at once: ``study("a {thing}", thing=["cat", "dog"], seed=range(4), cutouts=[16, 32], steps=60)``.
 
-    Every list is varied, of settings and of what fills the template's ``{placeholders}``; what is no list holds for all
-    rows. ``zip``: the lists go side by side instead of each with each. ``table``: a .csv, a .yaml, dictionaries or a
-    DataFrame, whose lines set several names at once; a column "prompt" is a template of its own. ``size``: two numbers
-    are one size.
+    Every list is varied, of settings and of what fills the template's ``{placeholders}``, and so is a range, a set, an
+    array, a Series or a generator; what is no list holds for all rows. ``zip``: the lists go side by side instead of
+    each with each. ``table``: a .csv, a .yaml, dictionaries or a DataFrame, whose lines set several names at once; a
+    column "prompt" is a template of its own. ``size``: two numbers are one size. More than ``max_rows`` rows are
+    refused.
 
     Each row is an ordinary run in ``folder`` (by default named after the template). The study started again makes
     only what is missing and goes on where rows were interrupted, to the same frames. A row that fails says so in the
@@ -207,7 +204,11 @@ def study(
 
     Raises ClipgenError for what a person can mend, in any row, before a model is loaded.
     """
-    asked = expand(template, settings, table, zip)
+    if not (folder is None or (isinstance(folder, (str, os.PathLike)) and os.fspath(folder).strip())):
+        raise ClipgenError(f"folder={folder!r}: has to be a path or an address; leave it out for one in clipgen-runs")
+    if not isinstance(zip, bool):
+        raise ClipgenError(f"zip={zip!r}: has to be True or False")
+    asked = expand(template, settings, table, zip, check_count("max_rows", max_rows))
     title = template if isinstance(template, str) else told(asked[0].prompt)
     place = Place(folder if folder is not None else Path("clipgen-runs", f"study-{slug(title)}"))
     known = place.names

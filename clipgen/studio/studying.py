@@ -13,11 +13,12 @@ import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
 from clipgen.runs.prompts import slug
-from clipgen.studies.asked import expand, told, values
+from clipgen.studies.asked import expand
 from clipgen.studies.live import Grid
 from clipgen.studies.place import Place
 from clipgen.studies.row import Row
 from clipgen.studies.study import Study
+from clipgen.studies.tables import told, values
 from clipgen.studio.controls import DEFAULTS, KNOBS, STEERED, SUITING, usual_of
 from clipgen.studio.film import offered
 from clipgen.studio.gallery import settings_of
