@@ -27,6 +27,7 @@ from torch import Tensor
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
 from clipgen.runs.folder import STATE, Folder
+from clipgen.runs.lock import Lock
 from clipgen.runs.scores import append_row, format_rows, parse_rows
 
 FORMAT = 2
@@ -198,8 +199,27 @@ class Journal(Folder):
         whole = save({key: tensor.contiguous() for key, tensor in stored.items()}, {"state": told})
         self._replace(STATE, whole)
 
+    def lock(self, step: int | None = None) -> Lock:
+        """Lock the folder, for a run that goes on from ``step``.
+
+        Raises ClipgenError if somebody works in it at this moment, or has gone on to another step.
+        """
+        lock = Lock(self.folder)
+        try:
+            if step is not None and (state := self._read_state(whole=False)) and state[0] != step:
+                raise ClipgenError(
+                    f"{self.folder}: another Run has gone on with this run to step {state[0]}; Run.resume goes on there"
+                )
+        except ClipgenError:
+            lock.release()
+            raise
+        return lock
+
     def load_state(self) -> tuple[int, dict[str, Tensor], dict] | None:
         """(step, tensors, notes) of the newest state, None before the first."""
+        return self._read_state()
+
+    def _read_state(self, whole: bool = True) -> tuple[int, dict[str, Tensor], dict] | None:
         self.flush()
         file = self._path(STATE)
         if not file.exists():
@@ -207,8 +227,8 @@ class Journal(Folder):
         try:
             with safe_open(file, "pt") as stored:
                 notes = json.loads(stored.metadata()["state"])
-                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-            for key in notes.pop("channels_last", ()):
+                tensors = {key: stored.get_tensor(key) for key in (stored.keys() if whole else ())}
+            for key in notes.pop("channels_last", ()) if whole else ():
                 tensors[key] = tensors[key].permute(0, 3, 1, 2)
             return int(notes.pop("step")), tensors, notes
         except Exception as error:  # safetensors has errors of its own

@@ -23,7 +23,7 @@ from clipgen.optvis.objectives import Loss, Objective, Own
 from clipgen.optvis.prompt import texts
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
-from clipgen.runs.prompts import note_titles, weighted
+from clipgen.runs.prompts import note_titles, slug, weighted
 from clipgen.runs.settings import Settings, build, fixed, start_of
 
 Losses = Sequence[Loss | Objective] | Mapping[str, Loss]
@@ -156,6 +156,14 @@ class Plan:
         machine = place | {"platform": platform.platform(), "threads": torch.get_num_threads()}
         names = [loss.name for loss in self.losses]
         return asdict(self.settings) | {"losses": names, "versions": versions, "machine": machine}
+
+    def record(self, folder: str | Path) -> Journal:
+        """Return the journal of a new run below ``folder``, with all that it needs to be made again."""
+        journal = Journal.create(folder, slug(self.settings.prompt), self.notes)
+        for name, value in self.inputs.all.items():
+            journal.keep_input(name, value)
+        journal.add_changes(self.changes)
+        return journal
 
     def load(self, like: Models | None = None) -> Models:
         """The models; those of ``like``, if they are what the settings name."""

@@ -24,8 +24,8 @@ from clipgen.runs.inputs import Ask, Inputs, Value
 from clipgen.runs.interrupts import interrupts
 from clipgen.runs.journal import Journal
 from clipgen.runs.keeper import Keeper
+from clipgen.runs.lock import Lock
 from clipgen.runs.plan import Losses, Models, Plan
-from clipgen.runs.prompts import slug
 from clipgen.runs.recipes import Recipes
 from clipgen.runs.rerun import Rerun
 from clipgen.runs.settings import Settings
@@ -56,7 +56,7 @@ class Run:
     ):
         self.plan = prompt if isinstance(prompt, Plan) else Plan.of(prompt, settings, losses)
         self.models: Models = self.plan.load(like.models if like else None)
-        self.journal = self.plan.journal or self._recorded(folder)
+        self.journal = self.plan.journal or self.plan.record(folder)
         self._state = self.journal.load_state()
         self.step = self._state[0] if self._state else 0
         self.control = Control(self.plan, self.journal, self.step)
@@ -66,10 +66,14 @@ class Run:
 
     @classmethod
     def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None) -> Run:
-        """Go on with an interrupted run from its last saved step; its frames are those that it would have had."""
-        run = cls(Plan.resumed(folder, losses), like=like)
-        steps, every = run.settings.steps, run.settings.every
-        run.journal.keep_until(run.step, {1, steps, *range(every, steps, every)})
+        """Go on with an interrupted run from its last saved step; its frames are those that it would have had.
+
+        Raises ClipgenError for a run that another process or thread goes on with at this moment.
+        """
+        with Journal.open(folder).lock():
+            run = cls(Plan.resumed(folder, losses), like=like)
+            steps, every = run.settings.steps, run.settings.every
+            run.journal.keep_until(run.step, {1, steps, *range(every, steps, every)})
         run._course = Course(run.journal, run.step, run.control.past)
         return run
 
@@ -96,14 +100,6 @@ class Run:
         )  # another's latent means nothing
         plan = Plan.of(asked.pop("prompt"), asked, self.plan.losses, Inputs(self.plan.inputs.all))
         return Run(plan, folder=folder, like=self)
-
-    def _recorded(self, folder: str | Path) -> Journal:
-        """The folder of a new run, with all that it needs to be made again."""
-        journal = Journal.create(folder, slug(self.plan.settings.prompt), self.plan.notes)
-        for name, value in self.plan.inputs.all.items():
-            journal.keep_input(name, value)
-        journal.add_changes(self.plan.changes)
-        return journal
 
     # --- control, from any thread ---------------------------------------------------------------------
 
@@ -214,6 +210,10 @@ class Run:
 
     def going(self) -> Generator[Frame | Render, dict[str, Tensor] | None, None]:
         """The frames, and before every step the render: whoever sends its scores has made the step."""
+        with self.journal.lock(self.step) as lock:
+            yield from self._make(lock)
+
+    def _make(self, lock: Lock) -> Generator[Frame | Render, dict[str, Tensor] | None, None]:
         recipes = Recipes(self.plan, self.models)
         now = self.settings.at(max(0, self.step - 1))
         self.render = render = recipes.begin(now)
@@ -230,6 +230,7 @@ class Run:
                     now, judging = then, recipes.judging(then)
                 render.turn()
                 scores = (yield render) or {}
+                lock.check()
                 self.step = render.step
                 if render.stuck:
                     self.stop()
@@ -246,10 +247,12 @@ class Run:
                         render.move_camera(picture)
                     keeper.keep(frame, latent, *render.state())
                     yield frame
+                    lock.check()
         finally:
             render.memory.close()
             keeper.end()
-            self.control.end()
+            if not lock.lost:
+                self.control.end()
 
 
 def stream(

@@ -23,6 +23,7 @@ from clipgen.registry import ENGINES
 from clipgen.runs.course import Frame
 from clipgen.runs.inputs import Ask, Inputs
 from clipgen.runs.journal import Journal
+from clipgen.runs.lock import Lock
 from clipgen.runs.plan import Losses, Plan
 from clipgen.runs.prompts import slug
 from clipgen.runs.run import Run
@@ -66,6 +67,11 @@ def is_part(folder: Path) -> bool:
 def go_on(folder: Path, like: Run | None) -> Iterator[Run]:
     """Redraw the frames that a part lacks; yields the run of each."""
     journal = Journal.open(folder)
+    with Lock(journal.folder, "this film"):
+        yield from _redraw(journal, like)
+
+
+def _redraw(journal: Journal, like: Run | None) -> Iterator[Run]:
     said, given, done = journal.settings, journal.inputs(), [int(row["step"]) for row in journal.scores]
     journal.keep_until(max(done, default=0), set(done))  # a kill can leave a frame without its scores
     pictures = {number: given.pop(_name(number)) for number in range(said[FILM]["begin"], said[FILM]["end"])}

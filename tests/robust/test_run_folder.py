@@ -1,6 +1,11 @@
 """A run folder: its scores are read as far as they are whole, and it works for one run at a time."""
 
 import csv
+import os
+import socket
+import subprocess
+import sys
+import threading
 
 import pytest
 
@@ -84,3 +89,93 @@ def test_rows_with_moved_columns_are_read_as_far_as_they_are_right(made, tmp_pat
     (folder / "scores.csv").write_text("\r\n".join(lines) + "\r\n")
     rows = Journal.open(folder).scores
     assert rows == [{"step": 1, "clip": 0.1, "loss": 0.9}, {"step": 2, "clip": 0.2}, {"step": 3, "clip": 0.3}]
+
+
+RESUME = "import sys; from clipgen.cli import main; sys.exit(main(['resume', *sys.argv[1:]]))"
+
+
+def stopped(folder):
+    """The folder of a run that has made one of its steps."""
+    run = clipgen.Run("a cat", folder=folder, **SMALL)
+    for _ in run:
+        run.stop()
+    return run.journal.folder
+
+
+def test_a_second_process_says_who_goes_on_with_a_run(tmp_path):
+    folder = stopped(tmp_path)
+    run = clipgen.Run.resume(folder)
+    frames = iter(run)
+    next(frames)
+    second = subprocess.run(
+        [sys.executable, "-c", RESUME, folder, "a.png"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert second.returncode == 2 and "Traceback" not in second.stderr
+    assert f"this run is going on, in process {os.getpid()} on {socket.gethostname()}" in second.stderr
+    assert len([*frames]) == 2
+    assert [row["step"] for row in run.journal.scores] == run.journal.steps == [1, 2, 3, 4], "each row once"
+    assert clipgen.Run.resume(folder, like=run).finished, "it is free again"
+
+
+def in_thread(work):
+    """What a function raises in a thread of its own."""
+    errors = []
+
+    def attempt():
+        try:
+            work()
+        except clipgen.ClipgenError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return errors
+
+
+def test_a_second_thread_is_told_so_too(tmp_path):
+    folder = stopped(tmp_path)
+    run, other = clipgen.Run.resume(folder), clipgen.Run.resume(folder)
+    frames = iter(run)
+    next(frames)
+    for work in (lambda: clipgen.Run.resume(folder, like=run), lambda: next(iter(other))):
+        (error,) = in_thread(work)
+        assert "this run is going on, in thread 'MainThread' of this process" in error
+    assert len([*frames]) == 2 and [row["step"] for row in run.journal.scores] == [1, 2, 3, 4]
+
+
+def test_a_run_that_went_on_elsewhere_is_not_made_twice(tmp_path):
+    folder = stopped(tmp_path)
+    run, late = clipgen.Run.resume(folder), clipgen.Run.resume(folder)
+    assert len([*run]) == 3
+    with pytest.raises(clipgen.ClipgenError, match="gone on with this run to step 4"):
+        next(iter(late))
+    assert [row["step"] for row in run.journal.scores] == [1, 2, 3, 4]
+
+
+def test_an_iteration_that_was_given_up_holds_nothing(tmp_path):
+    folder = stopped(tmp_path)
+    left = clipgen.Run.resume(folder)
+    frames = iter(left)
+    next(frames)
+    again = clipgen.Run.resume(folder, like=left)
+    assert len([*again]) == 2 and again.finished
+    with pytest.raises(clipgen.ClipgenError, match="another Run has gone on"):
+        next(frames)
+    assert [row["step"] for row in again.journal.scores] == [1, 2, 3, 4]
+    folder = stopped(tmp_path)
+    ended = clipgen.Run.resume(folder, like=left)
+    assert not in_thread(lambda: next(iter(ended))), "and a thread that has ended holds nothing"
+    assert len([*clipgen.Run.resume(folder, like=left)]) == 2
+
+
+def test_what_a_killed_process_held_is_free(tmp_path):
+    folder = stopped(tmp_path)
+    code = "import os, sys, clipgen; next(iter(clipgen.Run.resume(sys.argv[1]))); os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", code, folder])
+    assert killed.returncode == -9
+    (folder / "frames" / "00003.png.part").write_bytes(b"half")
+    run = clipgen.Run.resume(folder)
+    assert [*run] and run.finished and [row["step"] for row in run.journal.scores] == [1, 2, 3, 4]
+    names = {file.name for file in folder.rglob("*")}
+    assert not [name for name in names if name.endswith((".part", ".lock"))]

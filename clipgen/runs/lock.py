@@ -1,0 +1,103 @@
+"""The lock of a folder in which one run, or the like, works at a time."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import suppress
+from errno import EACCES, EAGAIN
+from pathlib import Path
+
+from clipgen.errors import ClipgenError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+HOLDER = ".lock"  # a file in the folder: who holds it
+_GUARD = threading.Lock()
+_LOCKS: dict[tuple[int, ...], Lock] = {}  # of this process
+
+
+class Lock:
+    """A lock on a folder until it is released, or the process that holds it ends.
+
+    The system frees the lock of a process that is gone. Where it has none for folders, only the threads of this process
+    are kept apart. An iteration that its thread has left, and could not go on with beside this one, holds nothing: the
+    thread itself takes over from it, and so does anybody from a thread that has ended.
+
+    Args:
+        folder: that exists.
+        work: what goes on in it, for the error.
+
+    Raises:
+        ClipgenError: Another process or thread works in the folder; says which.
+    """
+
+    def __init__(self, folder: Path, work: str = "this run"):
+        self._folder, self._thread, self._descriptor = folder, threading.current_thread(), -1
+        status = os.stat(folder)
+        self._key = os.getpid(), status.st_dev, status.st_ino  # a fork holds nothing
+        with _GUARD:
+            holder = _LOCKS.get(self._key)
+            if holder and holder._thread is not self._thread and holder._thread.is_alive():
+                raise self._refusal(work, f"thread {holder._thread.name!r} of this process ({os.getpid()})")
+            if holder:
+                self._descriptor, holder._descriptor = holder._descriptor, -1
+            elif fcntl:
+                self._descriptor = self._acquire(work)
+            _LOCKS[self._key] = self
+
+    def _acquire(self, work: str) -> int:
+        assert fcntl
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        holder = self._folder / HOLDER
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in (EACCES, EAGAIN):  # this filesystem has no locks
+                return -1
+            try:
+                who = holder.read_text()[:100]
+            except (OSError, ValueError):
+                who = "another process"
+            raise self._refusal(work, who) from error
+        with suppress(OSError):  # a folder that cannot be written
+            holder.unlink(missing_ok=True)  # a link would be written through
+            with holder.open("x") as out:
+                out.write(f"process {os.getpid()} on {socket.gethostname()}")
+        return descriptor
+
+    def _refusal(self, work: str, who: str) -> ClipgenError:
+        return ClipgenError(f"{self._folder}: {work} is going on, in {who}; wait for it, or stop it there")
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody has taken over."""
+        return _LOCKS.get(self._key) is not self
+
+    def check(self) -> None:
+        """Hold the lock in this thread from now on. Raises ClipgenError if it is lost."""
+        self._thread = threading.current_thread()
+        if self.lost:
+            raise ClipgenError(f"{self._folder}: another Run has gone on with this run; iterate over that one")
+
+    def release(self) -> None:
+        """Let others work in the folder."""
+        with _GUARD:
+            if self.lost:
+                return
+            del _LOCKS[self._key]
+            if self._descriptor >= 0:
+                with suppress(OSError):
+                    (self._folder / HOLDER).unlink(missing_ok=True)
+                os.close(self._descriptor)
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
