@@ -32,6 +32,8 @@ class Place:
 
     def __init__(self, where: str | Path):
         self.address = str(where).rstrip("/") if "://" in str(where) else ""
+        if self.address and "://" not in self.address:
+            raise ClipgenError(f"folder={str(where)!r}: names no folder; write one, such as s3://bucket/study")
         self.folder = Path(where)
         if not self.address:
             return

@@ -38,13 +38,17 @@ class Gallery(widgets.VBox):
 
     def refresh(self) -> None:
         """Look into the folder again."""
-        folders = sorted((file.parent for file in self._folder.glob("*/settings.json")), reverse=True)
-        cards = []
-        for folder in folders[: self._wanted]:
-            with suppress(ClipgenError):  # damaged, or of another version
+        try:
+            folders = sorted((file.parent for file in self._folder.glob("*/settings.json")), reverse=True)
+        except OSError:  # a disk that is not reachable now; what is shown stays
+            return
+        cards: list[widgets.Widget] = []
+        left = iter(folders)
+        while len(cards) < self._wanted and (folder := next(left, None)):
+            with suppress(Exception):  # damaged in whatever way, or of another version
                 cards.append(self._card(folder))
         self._grid.children = cards
-        self._more.layout.display = "" if len(folders) > self._wanted else "none"
+        self._more.layout.display = "" if next(left, None) else "none"
 
     def _show_more(self, _: Any) -> None:
         self._wanted += PAGE
@@ -58,7 +62,7 @@ class Gallery(widgets.VBox):
             asked = [settings, *journal.changes]
             prompt = next((str(change["prompt"]) for change in reversed(asked) if "prompt" in change), "")
             done = step >= settings.get("steps", 0) or Course(journal).over
-            picture = encode(journal.frame(step), 128) if step else b""
+            picture = _thumbnail(journal, step) if step else b""
             names = [name for name in self._actions if not (name == "Resume" and done)]
             buttons = [self._button(name, folder, prompt) for name in names]
             text = html.escape(prompt) + ("" if done else f" <i>(step {step})</i>")
@@ -71,6 +75,19 @@ class Gallery(widgets.VBox):
         button = widgets.Button(description=name, tooltip=f"{name}: {prompt}")
         button.on_click(lambda _: self._actions[name](folder))
         return button
+
+
+def _thumbnail(journal: Journal, step: int) -> bytes:
+    """Return a frame as JPEG bytes; none where only its disk fails. Raises ClipgenError for a damaged one."""
+    try:
+        return encode(journal.frame(step), 128)
+    except ClipgenError as error:
+        cause: BaseException | None = error
+        while cause and not (isinstance(cause, OSError) and cause.errno):  # no decoder's error has a number
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        return b""
 
 
 def settings_of(journal: Journal, folder: Path, changed: bool = True) -> dict[str, Any]:
