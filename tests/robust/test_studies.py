@@ -128,15 +128,15 @@ def test_a_refused_lock_leaves_nothing_open(tmp_path):
 @pytest.mark.parametrize("text", ["$rows", "${rows}", "$title $css", "$$rows", "$rows $rows", "$unknown", "$"])
 def test_a_page_is_filled_once(text, tmp_path):
     """What a prompt has of a template is shown as it is, and every row is there."""
-    braces = text.replace("{", "{{").replace("}", "}}")
-    rows = [Row(one, tmp_path) for one in expand([f"a cat {braces}", f"a dog {braces}"], TINY)]
+    templates = [f"a {thing} {text}".replace("{", "{{").replace("}", "}}") for thing in ("cat", "dog")]
+    rows = [Row(one, tmp_path) for one in expand(templates, TINY)]
     page = Study(rows, Place(tmp_path), f"study of {text}").export(tmp_path / "page.html").read_text("utf-8")
     assert f"<title>study of {text}</title>" in page and f"<h1>study of {text}</h1>" in page
     (grid,) = re.findall(r'<ul id="rows">(.*?)</ul>', page, re.DOTALL)
-    assert re.findall("<span>prompt=(.*?)</span>", grid) == [f"a cat {braces}", f"a dog {braces}"]
+    assert re.findall("<span>prompt=(.*?)</span>", grid) == templates
     assert page.count("<li ") == 2
     (records,) = re.findall(r'id="study">(.*?)</script>', page, re.DOTALL)
-    assert [record["prompt"] for record in json.loads(records)] == [f"a cat {text}", f"a dog {text}"]
+    assert [record["prompt"] for record in json.loads(records)] == templates
 
 
 # --- the gallery --------------------------------------------------------------------------------------------------
