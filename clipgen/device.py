@@ -15,16 +15,19 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float
 
 
 def pick(name: str = "auto") -> torch.device:
-    """``auto``: CUDA, else Apple's MPS, else CPU. Raises ClipgenError for a device that is not here."""
-    if name != "auto":
-        try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            message = str(error).splitlines()[0]
-            raise ClipgenError(f"device={name!r} cannot be used here ({message}); use auto or cpu") from error
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """Return the device of a name, with its number where its kind has several: ``cuda`` is the current one, cuda:0.
+
+    ``auto``: CUDA, else Apple's MPS, else CPU. Raises ClipgenError for a device that is not here.
+    """
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.empty(0, device=best if name == "auto" else name).device
+        if device.type == "cuda" and device.index >= (count := torch.cuda.device_count()):
+            raise RuntimeError(f"there are {count}, counted from cuda:0")  # torch looks only when something is computed
+        return device
+    except (RuntimeError, AssertionError) as error:
+        message = str(error).splitlines()[0]
+        raise ClipgenError(f"device={name!r} cannot be used here ({message}); use auto or cpu") from error
 
 
 def suited(kind: str, capability: tuple[int, ...] = (), flags: Set[str] = frozenset()) -> str:

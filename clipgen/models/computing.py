@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipgen import device as devices
+
+M = TypeVar("M")
 
 
 class Block(nn.Module):
@@ -69,3 +72,22 @@ class Computing:
             self.precision = "fp32"
             return self.compute(net, x)
         return made
+
+
+def share_weights(model: M) -> M:
+    """Return a model with the same weights and a state of its own: how its net pads, what it keeps, its precision.
+
+    Several runs, in threads of their own, can use one set of weights: what one of them changes is no other's.
+    """
+    twin = copy.copy(model)
+    if (net := getattr(model, "net", None)) is not None:
+        twin.net = _twin(net)  # type: ignore[attr-defined]
+    return twin
+
+
+def _twin(net: nn.Module) -> nn.Module:
+    """Modules of their own with the parameters and buffers of a net, so that these can be moved for both."""
+    twin = net.__new__(type(net))
+    twin.__dict__.update(net.__dict__)
+    twin.__dict__["_modules"] = {name: part and _twin(part) for name, part in net._modules.items()}
+    return twin

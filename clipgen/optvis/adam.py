@@ -48,20 +48,21 @@ class Adam:
         assert gradient is not None
         if not self.state:
             self.state = {"step": torch.zeros(()), **{name: torch.zeros_like(self.latent) for name in _MOMENTS}}
-        self.state["step"] += 1
-        step = self.state["step"].item()
+        step = self.state["step"].item() + 1
         whole = self.latent, gradient, *(self.state[name] for name in _MOMENTS)
         pieces = math.ceil(self.latent.numel() / SLICE) if self.latent.device.type == "cpu" else 1
         rows = -min(2, self.latent.dim())
         for latent, gradient, mean, square in zip(*(each.chunk(pieces, rows) for each in whole), strict=True):
+            spread = torch.empty_like(square)  # taken before anything moves: memory may be short
             if self.apart:
                 latent.mul_(1 - lr * decay)
             elif decay:
                 gradient = gradient.add(latent, alpha=decay)
             mean.lerp_(gradient, 1 - beta1)
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            spread = (square.sqrt() / math.sqrt(1 - beta2**step)).add_(group["eps"])
+            torch.sqrt(square, out=spread).div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
             latent.addcdiv_(mean, spread, value=-lr / (1 - beta1**step))
+        self.state["step"] += 1
 
     def state_dict(self) -> dict[str, Any]:
         return {"state": {0: self.state} if self.state else {}, "param_groups": self.param_groups}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,9 +14,18 @@ from clipgen import heap
 from clipgen.errors import ClipgenError
 from clipgen.optvis.objectives import Moment, Recipe
 
+T = TypeVar("T")
 SMALL = 8  # places of a latent's side on which its decoder is measured
 MARGIN = 1.3  # what is computed beside what is kept, such as the widest layer's gradient
 AMPLE = 4  # times what a step needs, which with its gaps holds two and a half: where so much is free, they do no harm
+# What CUDA, cuDNN, cuBLAS and their kin, other accelerators and CPUs say when memory runs out. The libraries have no
+# better words where there is no room for their handles and workspaces.
+_SHORTAGE = re.compile(
+    r"out of memory|not enough memory|bad_?alloc|memory ?allocation|alloc(ation)?_? ?failed"
+    r"|(can.?t|cannot|could not|failed to|unable to|tried to) allocate|status_?not_?initialized"
+    r"|unable to find an engine|find a valid cudnn algorithm",
+    re.IGNORECASE,
+)
 
 
 class Memory:
@@ -34,7 +45,7 @@ class Memory:
             return
         try:
             decoder, views = _decoder(recipe, latent), _views(recipe)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not scarce(error):
                 raise
             return  # not even this fits: the step will tell
@@ -57,6 +68,12 @@ class Memory:
         elif whole > room:
             warnings.warn(f"{said} free: passes={self.passes}, and the step takes longer", stacklevel=4)
 
+    def part(self, passes: int, recipe: Recipe, latent: Tensor) -> None:
+        """Make a step in so many passes from now on, or in more where memory asks for them, if so many are new."""
+        if passes != self.asked:
+            self.passes = self.asked = passes
+            self.plan(recipe, latent)
+
     def close(self) -> None:
         """There are no more steps."""
         heap.leave(self)
@@ -70,8 +87,11 @@ class Memory:
                 loss = loss + term.detach().reshape(())
         return loss
 
-    def relieve(self, error: RuntimeError, recipe: Recipe) -> None:
-        """Take less memory from now on. Raises the error if it is another, ClipgenError where nothing is left to do."""
+    def relieve(self, error: RuntimeError | MemoryError, recipe: Recipe) -> None:
+        """Take less memory from now on. Raises the error if it is another, ClipgenError where nothing is left to do.
+
+        What the error still holds can be given back only after it was left: see ``empty``.
+        """
         if not scarce(error):
             raise error
         if self.passes < recipe.views:
@@ -79,16 +99,37 @@ class Memory:
                 warnings.warn("memory is short: the cutouts go through CLIP in several passes now", stacklevel=4)
             self.passes = min(2 * self.passes, recipe.views)
         elif not getattr(recipe.param, "spare", bool)():
+            first_line = str(error).partition("\n")[0]
             raise ClipgenError(
-                "out of memory with one cutout at a time; lower size, or choose a smaller perceptor"
-            ) from error
-        if recipe.param.device.type == "cuda":
-            torch.cuda.empty_cache()
+                f"out of memory with one cutout at a time ({first_line}); lower size, or choose a smaller perceptor"
+            ) from error.with_traceback(None)  # which a notebook would hold, and with it all that this step took
 
 
-def scarce(error: RuntimeError) -> bool:
-    """Whether memory ran out: CUDA has an error of its own for that, a CPU only words."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "alloc" in str(error).lower()
+def scarce(error: BaseException) -> bool:
+    """Whether memory ran out: some backends have an error of their own for that, the others only words."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or bool(_SHORTAGE.search(str(error)))
+
+
+def empty(device: torch.device) -> None:
+    """Give back what an attempt left that failed for want of memory.
+
+    To be called when the ``except`` is left: until then the error holds the frames, and they the attempt's tensors.
+    """
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).empty_cache()
+    elif device.type == "cpu":
+        heap.give_back()
+
+
+def again(part: Callable[[], T], device: torch.device) -> T:
+    """Return what a part of a step returns; where memory is short, when what lies unused was given back."""
+    try:
+        return part()
+    except (RuntimeError, MemoryError) as error:
+        if not scarce(error):
+            raise
+    empty(device)
+    return part()
 
 
 def free(device: torch.device) -> int | None:
@@ -97,12 +138,7 @@ def free(device: torch.device) -> int | None:
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
     heap.give_back()  # what an earlier run left
-    try:
-        with open("/proc/meminfo") as lines:
-            found = {name: int(rest.split()[0]) * 1024 for name, rest in (line.split(":", 1) for line in lines)}
-        return found["MemAvailable"] if device.type == "cpu" else None
-    except (OSError, KeyError, ValueError):
-        return None
+    return heap.free() if device.type == "cpu" else None
 
 
 def kept(compute: Callable[[], Tensor]) -> int:
@@ -112,7 +148,7 @@ def kept(compute: Callable[[], Tensor]) -> int:
     def note(tensor: Tensor) -> Tensor:
         if not tensor.is_leaf or tensor.dtype == torch.bool:  # weights are leaves, and what relus keep
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        return tensor.detach()  # an output that holds itself by its own grad_fn is never freed
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         made = compute()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clipgen.images import masks
-from clipgen.optvis.memory import Memory
+from clipgen.optvis.memory import Memory, again, empty
 from clipgen.optvis.objectives import Moment, Recipe
 from clipgen.optvis.scaling import Scaling
 
@@ -54,33 +56,56 @@ class Render:
 
         The device is waited for once, when the step is known to be sound.
         """
-        r, progress, numbers = self.recipe, self.step / self.recipe.steps, self.rng.get_state()
-        rate = r.descent.rate(progress, r.param.lr, bool(r.camera)) * self.slower
-        self.optimizer.param_groups[0]["lr"] = rate
+        numbers = self.rng.get_state()
         while True:
-            self.optimizer.zero_grad()
+            self.begin_step()
             try:
-                picture = self.image(self.rng)
-                image = self.masked(picture)
-                # All that looks at the picture leaves its gradient here; then one pass goes back through the decoder.
-                leaf = image.detach().requires_grad_()
-                moment = Moment(leaf, self.latent, self.step, r, self.rng, self.memory.passes)
-                loss = self.memory.backward(moment, self.scaling.factor)
-                if image.requires_grad and leaf.grad is not None:
-                    # backward(leaf.grad) is the same, and imports sympy at the first step.
-                    (image * leaf.grad).sum().backward()
+                picture, scores = self._differentiate()
                 break
-            except RuntimeError as error:
-                self.memory.relieve(error, r)
+            except (RuntimeError, MemoryError) as error:
+                self.memory.relieve(error, self.recipe)
+            empty(self.latent.device)
             self.rng.set_state(numbers)  # the same views again
+        self.move(picture, scores["loss"])
+        return scores
+
+    def begin_step(self) -> None:
+        """Forget the gradient of the step before, and set the learning rate."""
+        r = self.recipe
+        rate = r.descent.rate(self.step / r.steps, r.param.lr, bool(r.camera)) * self.slower
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.zero_grad()
+
+    def _differentiate(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Leave the gradient of the loss at the latent; returns the picture, and the scores.
+
+        A function of its own, so that nothing of an attempt for which memory was too short outlives it.
+        """
+        picture = self.image(self.rng)
+        image = self.masked(picture)
+        # All that looks at the picture leaves its gradient here; then one pass goes back through the decoder.
+        leaf = image.detach().requires_grad_()
+        moment = Moment(leaf, self.latent, self.step, self.recipe, self.rng, self.memory.passes)
+        loss = self.memory.backward(moment, self.scaling.factor)
+        if image.requires_grad and leaf.grad is not None:
+            # backward(leaf.grad) is the same, and imports sympy at the first step.
+            (image * leaf.grad).sum().backward()
+        return picture.detach(), moment.scores | {"loss": loss}
+
+    def move(self, picture: Tensor, loss: Tensor) -> None:
+        """Take the step that the gradient at the latent asks for, if all numbers are finite.
+
+        Its parts take memory before they change anything, so that one for which that is short can be done again, and
+        no step is taken by half or twice.
+        """
         self.keep(picture)
-        if self._sound(loss):
-            if self.latent.grad is not None:
-                self.optimizer.step()
-            r.param.project_(self.latent)
-            self.average.lerp_(self.latent.detach(), 1 - r.descent.ema)
+        if again(partial(self._sound, loss), device := self.latent.device):
+            parts: list[Callable[[], Any]] = [] if self.latent.grad is None else [self.optimizer.step]
+            parts.append(partial(self.recipe.param.project_, self.latent))
+            parts.append(partial(self.average.lerp_, self.latent.detach(), 1 - self.recipe.descent.ema))
+            for part in parts:
+                again(part, device)
         self.step += 1
-        return moment.scores | {"loss": loss}
 
     @property
     def stuck(self) -> bool:
@@ -91,10 +116,11 @@ class Render:
         """Whether all numbers are finite. If not, the step is skipped and the next ones are slower."""
         asked = [loss.isfinite()]
         if self.latent.grad is not None:
-            self.scaling.unscale_(self.latent.grad)
             least, most = self.latent.grad.amin(), self.latent.grad.amax()
             asked.append(torch.stack([least, most]).isfinite().all())  # without a copy of it, as large as the latent
         fine = torch.stack(asked).tolist()
+        if self.latent.grad is not None:
+            self.scaling.unscale_(self.latent.grad)
         if fine[0] and len(fine) == 2 and self.scaling.too_large(fine[1]):
             return False
         if all(fine):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipgen.models.perceptors.protocol import Perceptor
-from clipgen.optvis.memory import scarce
+from clipgen.optvis.memory import empty, scarce
 from clipgen.optvis.objectives import Moment
 from clipgen.optvis.prompt_loss import Look, PromptLoss
 from clipgen.optvis.render import Render
@@ -36,10 +36,15 @@ class Together:
             return self.advance(renders[: self.most]) + self.advance(renders[self.most :])
         numbers = [render.rng.get_state() for render in renders]
         try:
-            return _advance(renders)
-        except RuntimeError as error:
+            made = _differentiate(renders)
+        except (RuntimeError, MemoryError) as error:
             if not scarce(error):
                 raise
+        else:  # all are ready, so that all step
+            for render, (picture, scores) in zip(renders, made):
+                render.move(picture, scores["loss"])
+            return [scores for _, scores in made]
+        empty(renders[0].latent.device)
         self.most = len(renders) // 2
         warnings.warn(f"memory is short: at most {self.most} pictures are made together now", stacklevel=2)
         for render, state in zip(renders, numbers):
@@ -47,13 +52,11 @@ class Together:
         return self.advance(renders)
 
 
-def _advance(renders: Sequence[Render]) -> list[dict[str, Tensor]]:
-    """``Render.advance``, for several."""
+def _differentiate(renders: Sequence[Render]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Leave the gradients of a step at the latents; returns of each render its picture, and its scores."""
     r, progress = renders[0].recipe, renders[0].step / renders[0].recipe.steps
     for render in renders:
-        rate = render.recipe.descent.rate(progress, r.param.lr, bool(render.recipe.camera)) * render.slower
-        render.optimizer.param_groups[0]["lr"] = rate
-        render.optimizer.zero_grad()
+        render.begin_step()
     if any(render.recipe.window.window < 1 for render in renders):  # each has a window of its own
         decoded = [render.image(render.rng) for render in renders]
     else:
@@ -69,15 +72,8 @@ def _advance(renders: Sequence[Render]) -> list[dict[str, Tensor]]:
     pulled = [(image, leaf) for image, leaf in zip(images, leaves) if image.requires_grad and leaf.grad is not None]
     if pulled:
         torch.autograd.backward([image for image, _ in pulled], [leaf.grad for _, leaf in pulled])
-    for render, picture, loss in zip(renders, decoded, losses):
-        render.keep(picture)
-        if render._sound(loss):
-            if render.latent.grad is not None:
-                render.optimizer.step()
-            r.param.project_(render.latent)
-            render.average.lerp_(render.latent.detach(), 1 - render.recipe.descent.ema)
-        render.step += 1
-    return [moment.scores | {"loss": loss} for moment, loss in zip(moments, losses)]
+    scores = [moment.scores | {"loss": loss} for moment, loss in zip(moments, losses)]
+    return [(picture.detach(), score) for picture, score in zip(decoded, scores)]
 
 
 def _backward(moments: Sequence[Moment], factors: Sequence[float]) -> list[Tensor]:

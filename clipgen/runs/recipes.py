@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from clipgen.images import masks
 from clipgen.images.camera import Camera
+from clipgen.models.computing import share_weights
 from clipgen.models.parameterisations.catalogue import entry_of
 from clipgen.models.parameterisations.protocol import Parameterisation
 from clipgen.models.parameterisations.seamless import Seamless
@@ -34,7 +35,8 @@ class Recipes:
 
     def __init__(self, plan: Plan, models: Models):
         s, perceptor = plan.settings, models.perceptors[0][0]
-        param = cast(Parameterisation, Seamless(models.generator)) if s.tile else models.generator
+        generator = share_weights(models.generator)  # whose state is this run's alone
+        param = cast(Parameterisation, Seamless(generator)) if s.tile else generator
         self._plan, self._models, self._made = plan, models, dict[str, tuple[Any, Any]]()
         size, rng = _inside(s), torch.Generator().manual_seed(s.seed)
         fallback = STARTS[start_of(s.perceptor)]()
@@ -63,6 +65,7 @@ class Recipes:
         """
         if (size := _inside(settings)) == self._scene.size:
             render.recipe = self._of(settings)
+            render.memory.part(settings.passes, render.recipe, render.latent)
             return
         param = self._scene.param
         if entry_of(settings.generator).vectors:
@@ -71,6 +74,7 @@ class Recipes:
             latent = param.encode(_enlarged(render.picture(), size))
         base = self._turn_to(size)
         render.grow(self._of(settings), latent, base)
+        render.memory.part(settings.passes, render.recipe, render.latent)
 
     def _turn_to(self, size: tuple[int, int]) -> Tensor:
         """Have what depends on the size, (H, W), made for this one from now on; returns the base."""

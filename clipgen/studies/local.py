@@ -59,13 +59,19 @@ def crew(asked: int | None, rows: int, gpus: int, here: int) -> tuple[int, int]:
 
 
 def gpus(plans: Sequence[Plan]) -> list[str]:
-    """The GPUs that workers can be spread over, as CUDA_VISIBLE_DEVICES names them; none if a run names its own."""
-    if {plan.device.type for plan in plans} != {"cuda"} or any(":" in plan.settings.device for plan in plans):
+    """Return the GPUs that workers can be spread over, as CUDA_VISIBLE_DEVICES names them; on a CPU none.
+
+    Where a run names its GPU by number, every worker sees all of them, and there are as many workers as GPUs in use.
+    """
+    if {plan.device.type for plan in plans} != {"cuda"}:
         return []
     import torch
 
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return visible or [str(number) for number in range(torch.cuda.device_count())]
+    visible = visible or [str(number) for number in range(torch.cuda.device_count())]
+    if any(":" in plan.settings.device for plan in plans):
+        return [",".join(visible)] * len({plan.device for plan in plans})
+    return visible
 
 
 class Local:

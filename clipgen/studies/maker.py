@@ -33,8 +33,9 @@ class Maker:
     def probe(self, folders: Sequence[Path], address: str) -> tuple[float, float]:
         """Make the first frame of some rows; the bytes of the GPU that are taken then, and all it has."""
         with at_hand(folders, address) as here:
-            next(together(self._resumed(here)))
-        free, all_ = torch.cuda.mem_get_info()
+            runs = self._resumed(here)
+            next(together(runs))
+        free, all_ = torch.cuda.mem_get_info(runs[0].plan.device)
         return all_ - free, all_
 
     def make(self, folders: Sequence[Path], address: str = "") -> None:
@@ -47,17 +48,19 @@ class Maker:
             self._try(here)
 
     def _try(self, folders: Sequence[Path]) -> None:
+        failed = False
         try:
             self._make(folders)
         except Exception as error:  # a row that fails is a row; the others go on
             traceback.print_exc(file=sys.stderr)
             self._like = None  # a device that ran out of memory needs it back
             said = str(error) if isinstance(error, ClipgenError) else f"{type(error).__name__}: {error}"
-            del error
             if len(folders) == 1:
                 with suppress(OSError):
                     replace(State.read(folders[0]), done=False, error=said).write(folders[0])
-            for folder in folders if len(folders) > 1 else ():
+            failed = True
+        if failed and len(folders) > 1:  # only now: until here the error holds all that the rows took together
+            for folder in folders:
                 self._try([folder])
         gc.collect()
         if torch.cuda.is_available():
@@ -76,12 +79,12 @@ class Maker:
         runs = self._resumed(folders)
         # A run that was killed between a frame and its state is a frame back.
         states = [replace(State.read(run.journal.folder), step=run.step, error="", done=False) for run in runs]
-        began, on_gpu = time.monotonic(), runs[0].plan.device.type == "cuda"
-        _forget_peak(on_gpu)
+        began, device = time.monotonic(), runs[0].plan.device
+        _forget_peak(device)
 
         def note(run: Run, **more) -> None:
             before = states[runs.index(run)]
-            seconds, memory = before.seconds + (time.monotonic() - began) / len(runs), max(before.memory, _peak(on_gpu))
+            seconds, memory = before.seconds + (time.monotonic() - began) / len(runs), max(before.memory, _peak(device))
             State(run.step, seconds, memory, **more).write(run.journal.folder)
 
         for run, _ in together(runs):
@@ -100,19 +103,19 @@ class Maker:
         State(len(Journal(part).steps), done=True).write(part)
 
 
-def _forget_peak(on_gpu: bool) -> None:
+def _forget_peak(device: torch.device) -> None:
     """Begin to look for the most memory from now on, where the system can."""
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     else:
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak(on_gpu: bool) -> float:
+def _peak(device: torch.device) -> float:
     """MB that were taken at most: of the GPU by tensors, or of the machine by this process."""
-    if on_gpu:
-        return torch.cuda.max_memory_allocated() / 1e6
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1.024e-3

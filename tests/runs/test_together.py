@@ -77,16 +77,16 @@ def test_what_is_behind_catches_up_and_what_ends_early_is_left_out(tmp_path):
 
 
 def test_fewer_go_together_where_memory_is_short(tmp_path, monkeypatch):
-    tried, advance = [], optvis._advance
+    tried, differentiate = [], optvis._differentiate
 
     def narrow(renders):
         tried.append(len(renders))
         if len(renders) > 2:
             renders[0].rng.set_state(renders[1].rng.get_state())
             raise RuntimeError("cannot allocate memory")
-        return advance(renders)
+        return differentiate(renders)
 
-    monkeypatch.setattr(optvis, "_advance", narrow)
+    monkeypatch.setattr(optvis, "_differentiate", narrow)
     settings = QUICK | {"steps": 2, "every": 1}
     made = [Run("a cat", folder=tmp_path, seed=0, **settings)]
     made += [Run("a cat", folder=tmp_path, seed=seed, like=made[0], **settings) for seed in (1, 2, 3)]

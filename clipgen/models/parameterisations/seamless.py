@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from clipgen.models.computing import Block
+from clipgen.models.computing import share_weights
 from clipgen.models.parameterisations.protocol import Randomness
 
 
 class Seamless:
-    """A parameterisation with all that it has, whose net pads with the other side of the picture instead of zeros."""
+    """A parameterisation with all that it has, whose net pads with the other side of the picture instead of zeros.
+
+    That net is its own, with the same weights: whoever shares the model, in whatever thread, has zeros around.
+    """
 
     def __init__(self, param: Any):
-        self._param = param
+        self._param, self._wrapped = param, share_weights(param)
+        net = getattr(self._wrapped, "net", None)
+        for module in net.modules() if net else ():
+            if getattr(module, "padding_mode", "") == "zeros":
+                module.padding_mode = "circular"
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._param, name)
-
-    def spare(self) -> bool:
-        """Nothing can be spared: what is computed again in the backward pass would be padded with zeros."""
-        return False
+        return getattr(self._wrapped if name == "spare" else self._param, name)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         """The picture of a latent, with a gradient."""
-        with circular(getattr(self._param, "net", None)):
-            return self._param.image(latent, progress, rng)
-
-
-@contextmanager
-def circular(net: nn.Module | None) -> Iterator[None]:
-    """For a while all convolutions of a net that pad do so with the other side; its weights are left alone.
-
-    Blocks that forget keep what they compute meanwhile.
-    """
-    modules = [*net.modules()] if net else []
-    padding = [module for module in modules if getattr(module, "padding_mode", "") == "zeros"]
-    sparing = [module for module in modules if isinstance(module, Block) and module.sparing]
-    for module in padding:
-        module.padding_mode = "circular"  # type: ignore[assignment]
-    for block in sparing:
-        block.sparing = False
-    try:
-        yield
-    finally:
-        for module in padding:
-            module.padding_mode = "zeros"  # type: ignore[assignment]
-        for block in sparing:
-            block.sparing = True
+        return self._wrapped.image(latent, progress, rng)
