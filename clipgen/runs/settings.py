@@ -286,6 +286,8 @@ def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
     drafted = asked.get("init", "auto") in ("auto", "dalle", "collage") and perceptor == "mini"
     ends = {"settled": entry_of(generator).settled} if drafted and not recipe and "steps" not in asked else {}
     values = suited(str(asked.get("quality", "normal")), generator, recipe, perceptor) | ends | plain_settings(asked)
+    if "negative" not in asked and any(said.weight < 0 for said in parse(prompt)):
+        values["negative"] = ""  # a recipe's is for those who say nothing of it
     if isinstance(size := values.get("size"), (str, int)):
         values["size"] = size_of(str(size))
     settings = Settings(prompt, **values)

@@ -31,6 +31,7 @@ from clipgen.models.parameterisations.catalogue import GENERATORS
 from clipgen.optvis.cutouts import Cutouts, Views
 from clipgen.optvis.render import Render
 from clipgen.runs.plan import Models, Plan
+from clipgen.runs.prompts import parse
 from clipgen.runs.recipes import Recipes
 from clipgen.runs.settings import Settings
 
@@ -125,7 +126,7 @@ class Loop:
     def __init__(self, latent: Tensor, settings: Settings, clip: nn.Module, net: nn.Module):
         self.latent = latent.detach().clone().contiguous().requires_grad_()
         self.settings, self.clip, self.net = settings, clip, net
-        texts = [prompt.text for prompt in settings.prompts]
+        texts = [prompt.text for prompt in parse(settings.prompt)]
         self.texts = clip.encode_text(openai_clip().tokenize(texts))
 
     def decode(self, rng: torch.Generator) -> Tensor:
@@ -195,7 +196,7 @@ def beside(
 ) -> Apart:
     """Make the same steps with a recipe and with its source's loop; returns how far apart they are."""
     settings = {"perceptor": clip[1], "size": (SIDE, SIDE), "precision": "fp32", "device": "cpu"} | asked
-    plan = Plan.of(settings.pop("prompt", "a city"), {"recipe": recipe, **settings})
+    plan = Plan.of(settings.pop("prompt", "a city | a blur:-0.5"), {"recipe": recipe, **settings})
     loaded = plan.load()
     watched = Watched(loaded.perceptors[0][0])
     models: Models = dataclasses.replace(loaded, perceptors=[(watched, 1.0)])  # type: ignore[list-item]
