@@ -121,8 +121,8 @@ def main(argv: list[str] | None = None) -> int:
     except ClipgenError as error:
         print(f"clipgen: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("clipgen: interrupted before the first frame", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"clipgen: {error or 'interrupted'}", file=sys.stderr)
         return 130
 
 
@@ -263,13 +263,26 @@ def _draw(options: dict) -> int:
     if count == 1:
         return _show(clipgen.generate(prompt, progress=not quiet, **options), files)
     runs = clipgen.batch(prompt, count, progress=not quiet, **options)
-    for place, run in enumerate(clipgen.best(runs), 1):
+    begun = [run for run in runs if run.journal.steps]
+    for place, run in enumerate(clipgen.best(begun) if begun else (), 1):
         print(f"{place}. seed {run.settings.seed}, CLIP score {run.score:.3f}:", end=" ")
         _show(run, _numbered(files, place))
-    return 0 if all(run.finished for run in runs) else 130
+    for run in runs[len(begun) :]:
+        _show(run, [])
+    return 0 if len(runs) == count and all(run.finished for run in runs) else 130
 
 
 def _show(run, files: list[Path]) -> int:
+    """Write the files of a run, as far as it was made, show the first, and say where everything is."""
+    from clipgen.runs.interrupts import Interrupted, resumable
+
+    if not run.journal.steps:
+        raise Interrupted(run.journal)
+    with resumable(run.journal):
+        return _export(run, files)
+
+
+def _export(run, files: list[Path]) -> int:
     """Write the files of a run, show the first, and say where everything is."""
     for file in files:
         run.export(file)

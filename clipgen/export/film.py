@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from itertools import chain, repeat
 from pathlib import Path
 
 from PIL import Image
 
 from clipgen.errors import ClipgenError
+from clipgen.export.part import part_of
 from clipgen.export.protocol import NOTES, Film, Shot, Writer
 from clipgen.images.drawing import Drawing
 from clipgen.images.sheets import enlarge
@@ -78,13 +78,13 @@ def export(
     # A loop shows the first frame again by itself.
     back = slice(-2, 0 if loop else None, -1) if boomerang else slice(0)
     fewest = FEWEST // 2 + 1 if boomerang else FEWEST
-    part = file.with_name(f".{secrets.token_hex(4)}.part{suffix}")
+    stack = ExitStack()
 
     def write(shots: Iterable[Shot], size: tuple[int, int]) -> None:
         writer.write(Film(shots, size, fps, loop), part, notes)
 
     try:
-        part.touch(exist_ok=False)  # a place that cannot be written shows before the work
+        part = stack.enter_context(part_of(file))  # a place that cannot be written shows before the work
         rows = enumerate(zip(frames, chain(scores, repeat({}))))
         shots: Iterator[Shot] = (Shot(picture, each, number, row) for number, (picture, row) in rows)
         if not (writer.film or animate):
@@ -127,8 +127,7 @@ def export(
             f"output={str(file)!r}: {error.strerror or error}; choose a place that can be written and has room"
         ) from error
     finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        stack.close()
     return file
 
 

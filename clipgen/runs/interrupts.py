@@ -8,6 +8,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from clipgen.runs.journal import Journal
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interrupt that says where what was made until then is kept: in the folder of ``journal``."""
+
+    def __init__(self, journal: Journal):
+        super().__init__(f"interrupted; go on with: clipgen resume {journal.folder}")
+        self.journal = journal
+
+
+@contextmanager
+def resumable(journal: Journal) -> Iterator[None]:
+    """Let an interrupt say that what was made is kept, and where."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(journal) from error
+
 
 @contextmanager
 def interrupts(stop: Callable[[], None]) -> Iterator[None]:

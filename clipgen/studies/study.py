@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from itertools import groupby
@@ -14,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from clipgen.errors import ClipgenError
+from clipgen.export.part import part_of
 from clipgen.images.sheets import contact_sheet, grid, png_bytes
 from clipgen.registry import ENGINES
 from clipgen.runs.prompts import slug
@@ -141,20 +141,17 @@ class Study:
         table. Raises ClipgenError for another suffix, and for a place that cannot be written.
         """
         file = page.check(file)
-        part = file.with_name(f".{secrets.token_hex(4)}.part{file.suffix.lower()}")
         try:
-            if part.suffix == ".html":
-                page.write(self.rows, self.varied, self.template, part)
-            elif part.suffix == ".png":
-                self.sheet().save(part)
-            else:
-                write_csv([row.record for row in self.rows], part)
-            os.replace(part, file)
+            with part_of(file) as part:
+                if part.suffix == ".html":
+                    page.write(self.rows, self.varied, self.template, part)
+                elif part.suffix == ".png":
+                    self.sheet().save(part)
+                else:
+                    write_csv([row.record for row in self.rows], part)
+                os.replace(part, file)
         except OSError as error:
             raise ClipgenError(f"output={str(file)!r}: {error.strerror}; choose a place that has room") from error
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
         return file
 
     def _repr_png_(self) -> bytes | None:
