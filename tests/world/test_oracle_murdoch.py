@@ -122,7 +122,7 @@ def test_beyond_black_and_white(clip, tmp_path, monkeypatch):
 def test_vqgan(clip, tmp_path):
     net, file = small_vqgan(tmp_path)
     apart = beside("murdoch-vqgan", Vqgan, clip, net, generator=file)
-    assert apart.cosines[0] > 0.99999 and min(apart.cosines) > 0.999
+    assert apart.cosines[0] > 0.99999 and min(apart.cosines) > 0.995
     assert max(apart.views[:2]) < 1e-4
     check_loss(apart, 15, 5)
     assert apart.moved < 0.06, "a number beyond 6 goes on from there in the notebook"
