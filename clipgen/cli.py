@@ -89,12 +89,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--batch", type=int, metavar="N", help="so many pictures with seeds from --seed on; best first"
     )
-    command.add_argument("--film", type=Path, metavar="FILE", help="redraw every frame of a video, GIF or WebP")
+    command.add_argument("--film", metavar="FILE", help="redraw every frame of a video, GIF or WebP")
     command.add_argument("--carry", type=float, help="with --film: share of the last frame in the next (default: 0.5)")
     command.add_argument("--engine", help="with --batch or --film: local or ray, who makes them (default: here)")
     command.add_argument("--workers", type=int, metavar="N", help="with --batch or --film: so many make them at once")
     files = f"{' '.join(WRITERS)}; repeatable (default: <prompt>.png and .gif, here)"
     command.add_argument("-o", "--output", action="append", type=Path, metavar="FILE", help=files)
+    command.add_argument("--fps", type=float, help="frames a second of films (default: 15; with --film: its own time)")
     command.add_argument("--folder", help="where run folders are made (default: clipgen-runs)")
     command.add_argument("--quiet", action="store_true", default=False, help="no progress bar")
     return command
@@ -149,8 +150,8 @@ def _command(name: str, words: list[str]) -> int:
     command.add_argument("source", type=Path, help="a run folder; to replay also a file that clipgen wrote")
     command.add_argument("output", nargs="+" if name == "export" else "*", type=Path, help=" ".join(WRITERS))
     if name == "export":
-        command.add_argument("--fps", type=float, default=15, help="frames a second (default: 15)")
-        command.add_argument("--hold", type=float, default=2, help="seconds on the last frame (default: 2)")
+        command.add_argument("--fps", type=float, help="frames a second (default: 15, or as the redrawn film has them)")
+        command.add_argument("--hold", type=float, help="seconds on the last frame (default: 2, of a redrawn film 0)")
         larger = "2 or 4: so many times as wide and high; or the file of a published upscaler's weights"
         command.add_argument("--upscale", type=_factor, default=1, help=larger)
         command.add_argument("--animate", action="store_true", help="an .svg as the film of its making")
@@ -245,9 +246,13 @@ def _check(files: list[Path], generator: str | None = None) -> None:
 
 def _draw(options: dict) -> int:
     prompt, quiet, count = options.pop("prompt"), options.pop("quiet"), options.pop("batch", 1)
-    files = options.pop("output", None) or _default(prompt)
+    files, fps = options.pop("output", None) or _default(prompt), options.pop("fps", None)
     if count < 1:
         raise ClipgenError(f"batch={count}: has to be a whole number of at least 1")
+    if count > 1 and "film" in options:
+        raise ClipgenError(f"batch={count}: a film is redrawn once; leave --batch out, or --film")
+    if fps is not None and not 0 < fps <= 60:
+        raise ClipgenError(f"fps={fps}: has to be from above 0 to 60")
     if count == 1 and "film" not in options and (alone := options.keys() & {"engine", "workers"}):
         raise ClipgenError(f"{min(alone)}=...: one picture is made here; give --batch or --film, too")
     every = [each for place in range(1, count + 1) for each in _numbered(files, place)]
@@ -257,35 +262,35 @@ def _draw(options: dict) -> int:
 
         journal = clipgen.restyle(options.pop("film"), prompt, progress=not quiet, **options)
         for file in files:
-            export(frames(journal, file), file, journal.settings, scores=journal.scores)
+            export(frames(journal, file), file, journal.settings, fps=fps, scores=journal.scores)
         print(f"{' and '.join(map(str, files))} (done); the run is kept in {journal.folder}")
         return 0
     if count == 1:
-        return _show(clipgen.generate(prompt, progress=not quiet, **options), files)
+        return _show(clipgen.generate(prompt, progress=not quiet, **options), files, fps)
     runs = clipgen.batch(prompt, count, progress=not quiet, **options)
     begun = [run for run in runs if run.journal.steps]
     for place, run in enumerate(clipgen.best(begun) if begun else (), 1):
         print(f"{place}. seed {run.settings.seed}, CLIP score {run.score:.3f}:", end=" ")
-        _show(run, _numbered(files, place))
+        _show(run, _numbered(files, place), fps)
     for run in runs[len(begun) :]:
         _show(run, [])
     return 0 if len(runs) == count and all(run.finished for run in runs) else 130
 
 
-def _show(run, files: list[Path]) -> int:
+def _show(run, files: list[Path], fps: float | None = None) -> int:
     """Write the files of a run, as far as it was made, show the first, and say where everything is."""
     from clipgen.runs.interrupts import Interrupted, resumable
 
     if not run.journal.steps:
         raise Interrupted(run.journal)
     with resumable(run.journal):
-        return _export(run, files)
+        return _export(run, files, fps)
 
 
-def _export(run, files: list[Path]) -> int:
+def _export(run, files: list[Path], fps: float | None) -> int:
     """Write the files of a run, show the first, and say where everything is."""
     for file in files:
-        run.export(file)
+        run.export(file, fps=fps)
     show(files[0])
     made = " and ".join(map(str, files))
     if run.finished:

@@ -22,6 +22,7 @@ from clipgen.registry import WRITERS
 
 _TAKES = {False: "pictures: of a run, run.export does", True: "drawings: generate with strokes, and use run.export"}
 UPSCALES = 1, 2, 4
+RATE = 100  # frames a second of a film with a time of its own: a GIF counts in hundredths
 FEWEST, SMALLEST = 16, 64  # frames, and pixels of the shorter side, that a size limit leaves
 
 
@@ -37,8 +38,8 @@ def export(
     frames: Iterable[Image.Image | Drawing],
     file: str | Path,
     settings: dict | None = None,
-    fps: float = 15,
-    hold: float = 2.0,
+    fps: float | None = None,
+    hold: float | None = None,
     boomerang: bool = False,
     loop: bool = True,
     animate: bool = False,
@@ -48,21 +49,25 @@ def export(
 ) -> Path:
     """Write frames as a film, or the last one as a picture; returns the path.
 
-    ``fps``: frames a second, up to 60 (a GIF plays at most 50); the last frame is shown for ``hold`` seconds. With
-    ``boomerang`` the film runs forwards, holds, and runs back. ``loop``: it begins again; of an MP4 the player
-    decides. ``animate``: a drawing (.svg) as the film of its making. ``upscale``: 2 or 4 times as wide and as high
-    (Lanczos), or a file with the weights of a published upscaler, see ``images.upscaler``. ``megabytes`` (of 10^6
-    bytes): at most so large, with fewer frames over the same time and then smaller ones if need be. ``settings`` go
-    along as JSON, see ``settings_of``. ``scores``: a row for each frame, with "step", "clip" and others, as
-    ``Journal.scores`` has them; a page (.html) shows them. An MP4 and a page are written frame by frame; other films,
-    and those that run back or have a limit, are held in memory.
+    ``fps``: frames a second, up to 60 (a GIF plays at most 50), by default 15; the last frame is shown for ``hold``
+    seconds, by default 2. Without ``fps`` a film that was redrawn keeps the time of its source, which the "durations"
+    of its ``settings`` are, and without ``hold`` to its end. With ``boomerang`` the film runs forwards, holds, and runs
+    back. ``loop``: it begins again; of an MP4 the player decides. ``animate``: a drawing (.svg) as the film of its
+    making. ``upscale``: 2 or 4 times as wide and as high (Lanczos), or a file with the weights of a published upscaler,
+    see ``images.upscaler``. ``megabytes`` (of 10^6 bytes): at most so large, with fewer frames over the same time and
+    then smaller ones if need be. ``settings`` go along as JSON, see ``settings_of``. ``scores``: a row for each frame,
+    with "step", "clip" and others, as ``Journal.scores`` has them; a page (.html) shows them. An MP4 and a page are
+    written frame by frame; other films, and those that run back or have a limit, are held in memory.
 
     The file appears only when it is complete. Raises ClipgenError for an unknown suffix, for no frames, for numbers
     that cannot work, for a limit that cannot be met and for a place that cannot be written.
     """
     file, suffix = Path(file), check_suffix(file)
     writer: Writer = WRITERS[suffix]()
-    if not (0 < fps <= 60 and 0 <= hold <= 60):
+    durations = _durations(settings or {}) if fps is None else []
+    fps = _rate(durations) if durations else 15 if fps is None else fps
+    hold = (0 if durations else 2) if hold is None else hold
+    if not (0 < fps <= (RATE if durations else 60) and 0 <= hold <= 60):
         raise ClipgenError(f"fps={fps}, hold={hold}: fps from above 0 to 60, hold from 0 to 60 seconds")
     if megabytes is not None and not megabytes > 0:
         raise ClipgenError(f"megabytes={megabytes}: has to be above 0; leave it out for no limit")
@@ -87,6 +92,8 @@ def export(
         part = stack.enter_context(part_of(file))  # a place that cannot be written shows before the work
         rows = enumerate(zip(frames, chain(scores, repeat({}))))
         shots: Iterator[Shot] = (Shot(picture, each, number, row) for number, (picture, row) in rows)
+        if durations:
+            shots = _merged((_timed(shot, durations) for shot in shots), 1 / writer.fastest)
         if not (writer.film or animate):
             shots = iter(deque(shots, maxlen=1))
         if weights:  # read when all else is known to do
@@ -131,6 +138,39 @@ def export(
     return file
 
 
+def _durations(settings: Mapping) -> list[float]:
+    """Return the seconds of the frames, if settings say them; the last holds for all further frames."""
+    said = settings.get("durations")
+    numbers = said if isinstance(said, list) else []
+    usable = all(isinstance(number, (int, float)) and 0 < number < 10**5 for number in numbers)
+    return [float(number) for number in numbers] if usable else []
+
+
+def _rate(durations: Sequence[float]) -> float:
+    """Return frames a second of which each duration is a whole number, or as many as players keep up with."""
+    if len({*durations}) == 1 and 10 <= 1 / durations[0] <= RATE:
+        return 1 / durations[0]
+    tick = math.gcd(*(max(1, round(1000 * duration)) for duration in durations))
+    return min(RATE, 1000 / tick * math.ceil(tick / 100))
+
+
+def _timed(shot: Shot, durations: Sequence[float]) -> Shot:
+    """Return a shot for as long as its frame is shown in the source; the frames of a redrawn film count from 1."""
+    number = max(0, int(shot.scores.get("step", shot.number + 1)) - 1)
+    return shot._replace(seconds=durations[min(number, len(durations) - 1)])
+
+
+def _merged(shots: Iterable[Shot], shortest: float) -> Iterator[Shot]:
+    """Yield shots that are shown for ``shortest`` seconds at least; what is shorter goes with the next one."""
+    time, shot = 0.0, None
+    for shot in shots:
+        if (time := time + shot.seconds) >= shortest - 1e-6:
+            yield shot._replace(seconds=time)
+            time = 0.0
+    if shot is not None and time:
+        yield shot._replace(seconds=shortest)
+
+
 def _held(shots: Iterable[Shot], hold: float) -> Iterator[Shot]:
     """The shots, the last one for ``hold`` seconds if that is longer."""
     before = None
@@ -145,8 +185,15 @@ def _held(shots: Iterable[Shot], hold: float) -> Iterator[Shot]:
 def _thinned(shots: Sequence[Shot], count: int, hold: float, back: slice) -> list[Shot]:
     """``count`` of the shots, evenly, over the time of all of them; then those of ``back``."""
     gaps, wanted = max(1, len(shots) - 1), max(1, count - 1)
-    slower = shots[0].seconds * gaps / wanted
-    kept = [shots[round(i * gaps / wanted)]._replace(seconds=slower) for i in range(count)]
+    kept = [shots[round(i * gaps / wanted)] for i in range(count)]
+    if len({shot.seconds for shot in shots}) == 1:
+        kept = [shot._replace(seconds=shot.seconds * gaps / wanted) for shot in kept]
+    else:  # of a film with a time of its own each is shown until the next
+        begins = [round(i * gaps / wanted) for i in range(count)] + [len(shots)]
+        kept = [
+            shot._replace(seconds=sum(one.seconds for one in shots[begin:end]))
+            for shot, begin, end in zip(kept, begins, begins[1:])
+        ]
     return [*_held(kept, hold), *kept[back]]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from clipgen.export.protocol import Film, Shot, Writer
@@ -18,7 +19,7 @@ class Gif(Writer):
 
     def write(self, film: Film, file: Path, notes: str) -> None:
         palette = _palette(list(film.shots))
-        first, *others = [film.sized(shot.picture).quantize(palette=palette) for shot in film.shots]
+        first, *others = _quantized((film.sized(shot.picture) for shot in film.shots), palette)
         extra: dict[str, Any] = ({"loop": 0} if film.loop else {}) | ({"comment": notes.encode()} if notes else {})
         durations = [10 * min(ticks, 65_535) for _, ticks in film.ticks(100)]
         # Without ``palette`` Pillow gives every frame a table of its own, with the same colours.
@@ -28,6 +29,20 @@ class Gif(Writer):
     def notes(self, file: Path) -> str | None:
         with Image.open(file, formats=["GIF"]) as image:
             return image.info.get("comment", b"").decode("utf-8", "replace")
+
+
+def _quantized(pictures: Iterable[Image.Image], palette: Image.Image) -> Iterator[Image.Image]:
+    """Yield pictures in the colours of a palette; a pixel that stands still keeps its colour.
+
+    A dither hands its errors on from pixel to pixel: computed anew for each frame, it would flicker in what is still.
+    """
+    pixels, quantized = np.zeros(0), None
+    for picture in pictures:
+        last, pixels = pixels, np.asarray(picture)
+        before, quantized = quantized, picture.quantize(palette=palette)
+        if before is not None:
+            quantized.paste(before, (0, 0), Image.fromarray((pixels == last).all(-1)))
+        yield quantized
 
 
 def _palette(shots: Sequence[Shot]) -> Image.Image:

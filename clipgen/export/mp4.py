@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from threading import Thread
 from typing import IO, cast
 
 from clipgen.errors import ClipgenError
@@ -43,18 +45,24 @@ class Mp4(Writer):
         command.append(f"file:{file}")
         # A session of its own: Ctrl-C is ours to handle.
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as ffmpeg:
+            # Read while it is fed: ffmpeg waits as soon as nobody reads what it complains of, and so would we.
+            complaints = deque[bytes](maxlen=20)
+            reader = Thread(target=lambda: complaints.extend(cast(IO[bytes], ffmpeg.stderr)), daemon=True)
+            reader.start()
             try:
-                with suppress(BrokenPipeError):  # ffmpeg says why
+                with suppress(BrokenPipeError), cast(IO[bytes], ffmpeg.stdin) as pipe:  # ffmpeg says why
                     for shot, ticks in film.ticks(film.fps):
                         data = film.sized(shot.picture).tobytes()
                         for _ in range(ticks):
-                            cast(IO[bytes], ffmpeg.stdin).write(data)
-                complaint = ffmpeg.communicate()[1].decode(errors="replace").strip().splitlines()
+                            pipe.write(data)
+                reader.join()
             except BaseException:
                 ffmpeg.kill()
+                reader.join()
                 raise
         if ffmpeg.returncode:
-            why = complaint[-1].rpartition("] ")[2] if complaint else f"it ended with status {ffmpeg.returncode}"
+            lines = b"".join(complaints).decode(errors="replace").strip().splitlines()
+            why = lines[-1].rpartition("] ")[2] if lines else f"it ended with status {ffmpeg.returncode}"
             raise OSError(f"ffmpeg: {why}")
 
     def notes(self, file: Path) -> str | None:

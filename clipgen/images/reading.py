@@ -48,7 +48,7 @@ def to_picture(image: Pictorial | str | Path | bytes, formats: Sequence[str] = F
     if isinstance(image, (np.ndarray, Tensor)):
         return _from_numbers(image)
     if isinstance(image, Image.Image):
-        with _refusing("image"):
+        with refusing("image"):
             return to_rgb(image)
     with open_picture(image, formats=formats) as picture:
         return to_rgb(picture)
@@ -56,14 +56,15 @@ def to_picture(image: Pictorial | str | Path | bytes, formats: Sequence[str] = F
 
 @contextmanager
 def open_picture(
-    source: str | Path | bytes, argument: str = "image", formats: Sequence[str] = FORMATS
+    source: str | Path | bytes, label: str = "", formats: Sequence[str] = FORMATS
 ) -> Iterator[Image.Image]:
     """Open a file, its bytes or an address as a PIL image that is not decoded yet.
 
-    Whatever goes wrong here, and while it is decoded inside the ``with``, is a ClipgenError that names the argument.
+    Whatever goes wrong here, and while it is decoded inside the ``with``, is a ClipgenError. It begins with ``label``,
+    an argument with its value.
     """
-    label = argument if isinstance(source, bytes) else f"{argument}={str(source)!r}"
-    with _refusing(label):
+    label = label or ("image" if isinstance(source, bytes) else f"image={str(source)!r}")
+    with refusing(label):
         data: Any = source
         if isinstance(source, str) and is_address(source):
             data = download(source)
@@ -79,6 +80,9 @@ def open_picture(
             )
         with picture:
             check_pixels(picture.size, label)
+            if picture.format == "WEBP" and getattr(picture, "rawmode", "") == "RGBX":
+                # Pillow reads no transparency if no frame has it, though frames may leave a part of the canvas clear.
+                picture.rawmode, picture._mode = "RGBA", "RGBA"  # type: ignore[attr-defined]
             yield picture
 
 
@@ -91,7 +95,7 @@ def check_pixels(size: tuple[int, int], label: str) -> None:
 
 
 @contextmanager
-def _refusing(label: str) -> Iterator[None]:
+def refusing(label: str, remedy: str = "save it again as PNG") -> Iterator[None]:
     """Turn any error into a ClipgenError: a broken file can fail in every way that its decoder knows."""
     try:
         yield
@@ -102,7 +106,7 @@ def _refusing(label: str) -> Iterator[None]:
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its format is not known" if unknown else " ".join(str(error).split()) or type(error).__name__
-        raise ClipgenError(f"{label}: cannot be read as a picture ({reason}); save it again as PNG") from error
+        raise ClipgenError(f"{label}: cannot be read as a picture ({reason}); {remedy}") from error
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

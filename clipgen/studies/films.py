@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import numpy as np
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
-from clipgen.images.fetching import download
+from clipgen.images.films import FilmReader
+from clipgen.images.reading import Pictorial
 from clipgen.runs.inputs import Ask, Value
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import Losses
@@ -21,10 +19,8 @@ from clipgen.runs.prompts import slug
 from clipgen.runs.run import Run
 from clipgen.runs.together import finish_together
 from clipgen.setting import check_count
-from clipgen.studies.reel import apart, redrawn
+from clipgen.studies.reel import FILM, apart, redrawn
 from clipgen.studies.study import study
-
-FILM_BYTES = 256_000_000  # of a film that is downloaded
 
 
 def batch(
@@ -75,17 +71,27 @@ def batch(
 
 
 def best(runs: Sequence[Run]) -> list[Run]:
-    """The runs of one prompt, the one first whose picture the judge, or without one CLIP, finds nearest to it."""
+    """The runs of one prompt, the one first whose picture the judge, or without one CLIP, finds nearest to it.
+
+    Raises ClipgenError for no runs.
+    """
+    if not runs:
+        raise ClipgenError("best needs at least one run; give it those of clipgen.batch")
     perceptor = runs[0].models.judge or runs[0].models.perceptors[0][0]
-    prompts = [prompt for prompt in runs[0].prompts if not prompt.is_image]
-    texts = perceptor.embed_text([prompt.text for prompt in prompts])
-    weights = torch.tensor([prompt.weight for prompt in prompts]).to(texts)
-    liked = perceptor.embed_image([run.image for run in runs]) @ texts.T @ weights
+    prompts, pictures = runs[0].prompts, runs[0].plan.inputs.pictures
+    targets = torch.cat(
+        [
+            perceptor.embed_image([pictures[prompt.text]]) if prompt.is_image else perceptor.embed_text([prompt.text])
+            for prompt in prompts
+        ]
+    )
+    weights = torch.tensor([prompt.weight for prompt in prompts]).to(targets)
+    liked = perceptor.embed_image([run.image for run in runs]) @ targets.T @ weights
     return [runs[i] for i in liked.argsort(descending=True).tolist()]
 
 
 def restyle(
-    film: str | Path | Sequence[Image.Image],
+    film: str | Path | Pictorial | Sequence[str | Path | Pictorial],
     prompt: Ask,
     *,
     carry: float = 0.5,
@@ -101,7 +107,8 @@ def restyle(
     """Every frame of a film (video, GIF, WebP or pictures) redrawn after a prompt, as a run folder of its own.
 
     Each frame starts from a mix of itself and, by the share ``carry`` in [0, 1], the result before it, so that the
-    style holds still. ``clipgen.export.film.export(journal.frames(), "out.mp4", journal.settings)`` writes it.
+    style holds still. ``clipgen.export.film.export(journal.frames(), "out.mp4", journal.settings)`` writes it, each
+    frame for as long as in the film. ``film``: as of ``images.films.FilmReader``.
 
     ``engine``: who makes it, as of ``study``; by default this process. Each of its ``workers`` has a part of the film,
     and begins ``overlap`` frames before it, because what is carried along has to settle: of the frame before those a
@@ -113,17 +120,27 @@ def restyle(
         raise ClipgenError(f"carry={carry}: has to be from 0 (every frame alone) to 1")
     if overlap < 0:
         raise ClipgenError(f"overlap={overlap}: has to be a whole number of at least 0")
-    asked = settings | {"steps": steps, "every": steps}
+    asked, frames = settings | {"steps": steps, "every": steps}, FilmReader(film)
+    notes: dict[str, Any] = {"init": FILM} | ({"durations": frames.durations} if frames.durations else {})
     if engine or workers is not None:
         _check_own(losses)
         return apart(
-            [*frames(film)], prompt, carry, overlap if carry else 0, engine or "local", workers, folder, progress, asked
+            [*frames],
+            prompt,
+            carry,
+            overlap if carry else 0,
+            engine or "local",
+            workers,
+            folder,
+            progress,
+            asked,
+            notes,
         )
     journal = None
-    shown = tqdm(frames(film), disable=not progress, unit="frame")
+    shown = tqdm(frames, disable=not progress, unit="frame")
     for number, (run, made) in enumerate(redrawn(shown, prompt, carry, asked, losses), 1):
         if journal is None:
-            journal = Journal.create(folder, slug(run.settings.prompt), run.journal.settings | {"init": "film"})
+            journal = Journal.create(folder, slug(run.settings.prompt), run.journal.settings | notes)
         journal.add(number, made.image, torch.from_numpy(run.journal.latent(made.step)), made.scores)
     if journal is None:
         raise ClipgenError("film: it has no frames; choose another")
@@ -133,26 +150,3 @@ def restyle(
 def _check_own(losses: Losses) -> None:
     if losses:
         raise ClipgenError("losses=...: functions of your own stay in this process; leave engine and workers out")
-
-
-def frames(film: str | Path | Sequence[Image.Image]) -> Iterator[Image.Image]:
-    """The frames of a video file, an animated picture or a sequence of pictures."""
-    if not isinstance(film, (str, Path)):
-        yield from film
-        return
-    # imageio would ask addresses of every kind itself, cameras and screens, too.
-    if address := str(film).lower().startswith(("http://", "https://")):
-        source: Any = download(str(film), "film", FILM_BYTES)
-    elif Path(film).is_file():
-        source = film
-    else:
-        raise ClipgenError(f"film={str(film)!r}: there is no such file; check the path")
-    import imageio.v3 as iio
-
-    kind = {"extension": Path(urlsplit(str(film)).path).suffix or ".mp4"} if address else {}
-    try:
-        for frame in iio.imiter(source, **kind):
-            yield Image.fromarray(np.asarray(frame)).convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        reason = str(error).splitlines()[0]
-        raise ClipgenError(f"film={str(film)!r}: cannot be read ({reason}); use a video, a GIF or a WebP") from error

@@ -95,8 +95,12 @@ def apart(
     folder: str | Path,
     progress: bool,
     settings: Mapping[str, Any],
+    notes: Mapping[str, Any],
 ) -> Journal:
-    """A film redrawn by an engine's workers, each with a part that begins ``overlap`` frames early."""
+    """A film redrawn by an engine's workers, each with a part that begins ``overlap`` frames early.
+
+    ``notes``: what its folder says of it beside the settings.
+    """
     if not pictures:
         raise ClipgenError("film: it has no frames; choose another")
     name, _, _ = engine.partition(":")
@@ -104,7 +108,7 @@ def apart(
     plan = Plan.of(prompt, {**settings, "init": pictures[0]})
     doer: Engine = ENGINES[name](workers, len(pictures), gpus([plan]), engine, "")
     try:
-        film = Journal.create(folder, slug(plan.settings.prompt), plan.notes | {"init": FILM})
+        film = Journal.create(folder, slug(plan.settings.prompt), plan.notes | dict(notes))
         length = math.ceil(len(pictures) / doer.workers)
         firsts = range(1, len(pictures) + 1, length)
         parts = [_part(film, plan, pictures, carry, first, length, overlap) for first in firsts]

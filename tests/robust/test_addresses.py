@@ -152,7 +152,7 @@ def test_a_film_from_a_public_address(site, tmp_path):
 @pytest.mark.parametrize("name", ["image", "film"])
 def test_an_endless_body_is_given_up(name, site, monkeypatch, tmp_path):
     monkeypatch.setattr(fetching, "BYTES", 1_000_000)
-    monkeypatch.setattr("clipgen.studies.films.FILM_BYTES", 1_000_000, raising=False)
+    monkeypatch.setattr("clipgen.images.films.BYTES", 1_000_000, raising=False)
     with pytest.raises(clipgen.ClipgenError, match=f"{name}=.*more than 1 MB"):
         read(name, f"{site}/endless", tmp_path)
 

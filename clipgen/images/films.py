@@ -1,0 +1,127 @@
+"""Films at the door: their frames as ``images.reading`` reads pictures, and for how long each is shown."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+from imageio_ffmpeg import read_frames
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from clipgen.errors import ClipgenError
+from clipgen.images.fetching import download
+from clipgen.images.names import find_file, is_address
+from clipgen.images.reading import FORMATS, Pictorial, check_pixels, open_picture, refusing, to_picture, to_rgb
+
+BYTES = 256_000_000  # of a film that is downloaded
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")  # the pages of others are not frames
+_FORMATS = tuple(name for name in FORMATS if name != "TGA")  # which has no signature: a video could be taken for one
+
+
+class FilmReader:
+    """The frames of a film, read one at a time as often as it is iterated over.
+
+    Args:
+        film: A video or an animated picture, as a file, its address or a PIL image; or a sequence of anything that
+            ``to_picture`` takes, or an array (T, H, W, C) or tensor (T, C, H, W) of them.
+
+    Attributes:
+        durations: The seconds for which frames are shown; the last of them holds for all further ones. Empty where
+            nothing says it.
+
+    Raises:
+        ClipgenError: For a film that cannot be read.
+    """
+
+    def __init__(self, film: str | Path | Pictorial | Sequence[Any]):
+        self._source: Any = film
+        self._label, self._video, self.durations = "film", False, list[float]()
+        if isinstance(film, (str, Path)):
+            self._label = f"film={str(film)!r}"
+            self._source = self._located(film)
+            self._video = self._is_video()
+        if self._video:
+            with refusing(self._label, "use a video, a GIF or a WebP"), closing(self._read()) as frames:
+                fps = next(frames)["fps"]
+            self.durations = [1 / fps] if fps else []
+        elif isinstance(self._source, (str, Image.Image)):
+            times = [image.info.get("duration") for image in self._seek()]
+            # Browsers show what has a hundredth of a second or less, or no time at all, for a tenth.
+            shown = [time / 1000 if time and time > 10 else 0.1 for time in times]
+            known = any(time is not None for time in times)
+            self.durations = (shown[:1] if len({*shown}) == 1 else shown) if known else []
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        if self._video:
+            with refusing(self._label, "use a video, a GIF or a WebP"), closing(self._read()) as frames:
+                size = next(frames)["size"]
+                for data in frames:
+                    yield Image.frombytes("RGB", size, data)
+        elif isinstance(self._source, (str, Image.Image)):
+            yield from map(to_rgb, self._seek())
+        elif isinstance(self._source, (np.ndarray, Tensor)) and self._source.ndim < 4:
+            yield to_picture(self._source)
+        else:
+            yield from map(to_picture, self._source)
+
+    def _located(self, film: str | Path) -> str:
+        """Return the path of a film, which is fetched if it is an address."""
+        if not is_address(str(film)):
+            if (path := find_file(film)) is None:
+                raise ClipgenError(f"{self._label}: there is no such file; check the path")
+            return path
+        content, self._fetched = download(str(film), "film", BYTES), tempfile.TemporaryDirectory()
+        file = Path(self._fetched.name) / f"film{Path(urlsplit(str(film)).path).suffix[:8]}"
+        file.write_bytes(content)
+        return str(file)
+
+    def _is_video(self) -> bool:
+        try:
+            with self._open():
+                return False
+        except ClipgenError as error:
+            if isinstance(error.__cause__, UnidentifiedImageError):
+                return True
+            raise
+
+    def _open(self) -> AbstractContextManager[Image.Image]:
+        if isinstance(self._source, Image.Image):
+            return nullcontext(self._source)
+        return open_picture(self._source, self._label, _FORMATS)
+
+    def _seek(self) -> Iterator[Image.Image]:
+        """Yield an animated picture at each of its frames, decoded."""
+        with self._open() as image:
+            for number in count(int(getattr(image, "default_image", False))):  # of a PNG, which is not of its film
+                try:
+                    image.seek(number)
+                except EOFError:
+                    return
+                check_pixels(image.size, self._label)
+                image.load()
+                yield image
+                if image.format not in ANIMATED:
+                    return
+
+    def _read(self) -> Generator[Any, None, None]:
+        """Yield what is known of a video, and then the bytes of its frames, as many each second as it says."""
+        path = str(Path(self._source).resolve())
+        local = ["-protocol_whitelist", "file"]  # a playlist could name addresses
+        try:
+            with closing(cast(Any, read_frames(path, input_params=local))) as frames:
+                about = next(frames)
+        except OSError as error:  # with all that ffmpeg says behind it
+            raise OSError(str(error).partition("\n")[0]) from error
+        check_pixels(about["size"], self._label)
+        yield about
+        steady = ["-vf", f"fps={about['fps']}"] if about["fps"] else []
+        with closing(cast(Any, read_frames(path, input_params=local, output_params=steady))) as frames:
+            next(frames)
+            yield from frames
