@@ -294,7 +294,8 @@ def _export(run, files: list[Path], fps: float | None) -> int:
     show(files[0])
     made = " and ".join(map(str, files))
     if run.finished:
-        print(f"{made} (done); the run is kept in {run.journal.folder}")
+        folder, trouble = run.journal.folder, run.journal.trouble
+        print(f"{made} (done); " + (f"{folder} lacks frames: {trouble}" if trouble else f"the run is kept in {folder}"))
         return 0
     print(f"{made} (interrupted at step {run.step}); go on with: clipgen resume {run.journal.folder}")
     return 130

@@ -89,6 +89,8 @@ class Maker:
 
         for run, _ in together(runs):
             note(run)
+            if run.journal.trouble:
+                raise ClipgenError(f"its frames cannot be saved ({run.journal.trouble}); make room, and start again")
         for run in runs:
             stuck = "" if run.finished else f"the loss was not finite; stopped at the last good frame, step {run.step}"
             note(run, done=run.finished, error=stuck)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,7 +77,8 @@ def work(engine: Engine, batches: Iterable[Sequence[Path]]) -> Iterator[list[Pat
                     waiting.appendleft(done)
                 else:
                     said = f"its worker was lost {DEATHS} times in the same step ({why}); is memory short?"
-                    replace(state, error=said).write(folder)
+                    with suppress(OSError):  # a full disk: whoever waits for the row says so
+                        replace(state, error=said).write(folder)
                     over.append(folder)
         while free and not waiting:
             engine.end(free.pop())

@@ -119,7 +119,8 @@ def apart(
         finally:
             for part, first in zip(parts, firsts):
                 _join(film, part, first)
-            failed = next((error for part in parts if (error := State.read(part.folder).error)), "")
+            unmade = [state for part in parts if not (state := State.read(part.folder)).done]
+            failed = unmade[0].error or "a part of the film could not be written; is the disk full?" if unmade else ""
             shutil.rmtree(film.folder / PARTS, ignore_errors=True)
         if failed:
             raise ClipgenError(failed)

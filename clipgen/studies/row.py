@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,8 +57,12 @@ class State:
 
     def write(self, folder: Path) -> None:
         part = folder / f"{NOTE}.part"
-        part.write_text(json.dumps(self.__dict__))
-        os.replace(part, folder / NOTE)
+        try:
+            part.write_text(json.dumps(self.__dict__))
+            os.replace(part, folder / NOTE)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 class Row:
@@ -77,6 +82,7 @@ class Row:
         except ClipgenError as error:
             raise ClipgenError(f"study, {asked.label}: {error}") from error
         self.varied, self.label, self._state = asked.varied, asked.label, State()
+        self._unwritten = False  # whether the state could not be written
         self.folder = parent / known.get(mark, f"{slug(asked.label)}-{mark}")
 
     def begin(self, threads: int) -> None:
@@ -98,9 +104,20 @@ class Row:
     @property
     def state(self) -> State:
         """How far it is, as its folder says; read no more when it is made, for there may be thousands."""
-        if not self._state.done:
+        if not (self._state.done or self._unwritten):
             self._state = State.read(self.folder)
         return self._state
+
+    def check_over(self) -> None:
+        """Give the row up if its worker is through with it and could write neither that it is made nor why not."""
+        state = self.state
+        if state.done or state.error:
+            return
+        try:
+            replace(state, error="its worker ended without a word; start the study again").write(self.folder)
+        except OSError as error:
+            why = f"its folder cannot be written ({error.strerror or error}); make room, and start the study again"
+            self._state, self._unwritten = replace(state, error=why), True
 
     @property
     def steps(self) -> int:

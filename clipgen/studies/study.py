@@ -63,16 +63,25 @@ class Study:
         )
         try:
             with self.place.alone():
-                for row in left:
-                    row.begin(doer.threads)
+                self._begin(left, doer.threads)
                 doer.measure(batches[0])
                 yield
                 for over in work(doer, batches):
-                    for folder in over:
-                        self.place.settle(folder)
+                    for row in self.rows if over else ():
+                        if row.folder in over:
+                            self.place.settle(row.folder)
+                            row.check_over()
                     yield
         finally:
             doer.close()
+
+    def _begin(self, rows: Sequence[Row], threads: int) -> None:
+        try:
+            for row in rows:
+                row.begin(threads)
+        except OSError as error:
+            why = error.strerror or error
+            raise ClipgenError(f"folder={str(self.folder)!r}: {why}; make room there, and start again") from error
 
     @property
     def finished(self) -> bool:

@@ -1,5 +1,6 @@
 """A run folder: its scores are read as far as they are whole, and it works for one run at a time."""
 
+import contextlib
 import csv
 import os
 import socket
@@ -8,10 +9,14 @@ import sys
 import threading
 
 import pytest
+import yaml
+from PIL import Image
 
 import clipgen
+from clipgen.cli import main
 from clipgen.optvis.objectives import Objective
 from clipgen.runs.journal import Journal
+from clipgen.studies.row import Row
 
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "steps": 4, "every": 1, "cutouts": 2}
 
@@ -179,3 +184,61 @@ def test_what_a_killed_process_held_is_free(tmp_path):
     assert [*run] and run.finished and [row["step"] for row in run.journal.scores] == [1, 2, 3, 4]
     names = {file.name for file in folder.rglob("*")}
     assert not [name for name in names if name.endswith((".part", ".lock"))]
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """No file may grow over so many bytes."""
+    resource = pytest.importorskip("resource", reason="limits of files are POSIX's")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("beginning", [1, 2])
+def test_a_full_disk_loses_no_frame_of_a_film(beginning, tmp_path):
+    run = clipgen.Run("a cat", folder=tmp_path, **SMALL)
+    frames = iter(run)
+    made = [next(frames).image for _ in range(beginning)]
+    with full_disk(2000), pytest.warns(UserWarning, match="cannot be saved any more") as said:
+        made += [frame.image for frame in frames]
+    assert run.finished and len(said) == 1 and len(made) == 4
+    assert [frame.tobytes() for frame in run.journal.frames()] == [image.tobytes() for image in made]
+    assert [row["step"] for row in run.journal.scores] == [1, 2, 3, 4]
+    assert Image.open(run.export(tmp_path / "film.gif")).n_frames == 4
+    assert Journal.open(run.journal.folder).steps == [*range(1, beginning + 1)]
+
+
+def test_what_had_no_room_comes_along_when_there_is_some_again(tmp_path):
+    run = clipgen.Run("a cat", folder=tmp_path, **SMALL)
+    frames = iter(run)
+    with full_disk(2000), pytest.warns(UserWarning, match="cannot be saved any more"):
+        next(frames), next(frames)
+    assert len([*frames]) == 2 and not run.journal.trouble
+    journal = Journal.open(run.journal.folder)
+    assert journal.steps == [1, 2, 3, 4] and [row["step"] for row in journal.scores] == [1, 2, 3, 4]
+    assert [frame.tobytes() for frame in journal.frames()] == [frame.tobytes() for frame in run.journal.frames()]
+
+
+def test_a_study_says_that_frames_have_no_room(tmp_path):
+    with full_disk(5500):  # settings fit, latents do not
+        study = clipgen.study("a cat", folder=tmp_path / "study", workers=1, progress=False, **SMALL)
+    assert "File too large" in study.rows[0].state.error
+
+
+def test_a_study_says_that_a_folder_cannot_be_written(tmp_path, monkeypatch, capsys):
+    begin = Row.begin
+
+    def begun(row, threads):
+        begin(row, threads)
+        (row.folder / "row.json.part").mkdir()  # where a worker would write how far it is
+
+    monkeypatch.setattr(Row, "begin", begun)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"prompt": "a cat", **SMALL, "size": "32x32"}))
+    assert main(["study", "study.yaml", "--workers", "1", "--quiet"]) == 2
+    said = capsys.readouterr()
+    assert "its folder cannot be written (Is a directory)" in said.err and "interrupted" not in said.out + said.err
