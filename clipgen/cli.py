@@ -164,6 +164,8 @@ def _command(name: str, words: list[str]) -> int:
     else:
         command.add_argument("--folder", default="clipgen-runs", help="where run folders are made")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
+        trust = "read files and addresses that it names and does not bring along"
+        command.add_argument("--trust", action="store_true", help=trust)
     options = vars(command.parse_args(words))
     source, output = options.pop("source"), options.pop("output")
     _check(output or _default("here"))
@@ -179,7 +181,8 @@ def _command(name: str, words: list[str]) -> int:
         for file in output:
             print(run.export(file, what="views", **options) if run else write(Journal.open(source), file, **options))
         return 0
-    run = Run.resume(source) if name == "resume" else Run.replay(source, folder=options["folder"])
+    trust, folder = options["trust"], options["folder"]
+    run = Run.resume(source, trust=trust) if name == "resume" else Run.replay(source, folder=folder, trust=trust)
     _check(output, run.settings.generator)
     return _show(finish(run, not options["quiet"]), output or _default(run.settings.prompt))
 

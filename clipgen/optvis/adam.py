@@ -70,7 +70,7 @@ class Adam:
     def load_state_dict(self, told: dict[str, Any]) -> None:
         """Become what ``state_dict`` told, on the latent's device."""
         kept = dict(told["state"].get(0, {}))
-        self.state = {name: kept[name].to(self.latent, copy=True) for name in _MOMENTS if name in kept}
+        self.state = {name: kept[name].to(self.latent, copy=True).view_as(self.latent) for name in _MOMENTS if kept}
         self.state |= {"step": kept["step"].clone()} if kept else {}
         self.param_groups = [{key: group[key] for key in self.param_groups[0]} for group in told["param_groups"]]
 

@@ -22,7 +22,7 @@ class Descent:
     optimizer: str = setting(
         "Adam", "a class of torch.optim", common=("Adam", "AdamW", "RAdam", "RMSprop", "SGD"), live=False
     )
-    lr: float = setting(0.15, "learning rate, in what lr_unit says, a step", 1e-12)
+    lr: float = setting(0.15, "learning rate, in what lr_unit says, a step", 1e-12, 1e6)
     lr_unit: str = setting(
         "own",
         "what lr counts in: own (the generator's unit, such as deviations of its codebook), absolute (the latent's)",

@@ -190,13 +190,24 @@ class Render:
         return tensors, notes | {"optimizer": {k: v for k, v in state.items() if isinstance(v, (int, float))}}
 
     def restore(self, step: int, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-        """Become what ``state`` described after ``step``."""
+        """Become what ``state`` described after ``step``. Raises anything for what it cannot have described."""
+        likes = {"latent": self.latent, "shown": self.average, "base": self.base, "kept": self.base}
+        likes |= {key: self.latent for key, value in tensors.items() if key.startswith("optimizer.") and value.ndim}
+        for key, like in likes.items():
+            if (key != "kept" or key in tensors) and tensors[key].shape != like.shape:
+                raise ValueError(f"{key} is {tuple(tensors[key].shape)} instead of {tuple(like.shape)}")
         self.step, self.drafted = step, notes.get("drafted", self.drafted)
         self.rng.set_state(tensors["rng"])
         self.latent.data.copy_(tensors["latent"])
-        self.average, self.base = (tensors[key].to(self.latent.device) for key in ("shown", "base"))
-        self.kept = tensors["kept"].to(self.latent.device) if "kept" in tensors else None
-        self.memory.passes, self.slower, self.trouble = notes["passes"], notes["slower"], notes["trouble"]
+        self.average, self.base = tensors["shown"].to(self.average), tensors["base"].to(self.base)
+        self.kept = tensors["kept"].to(self.base) if "kept" in tensors else None
+        self.memory.passes, self.slower, self.trouble = (
+            int(notes["passes"]),
+            float(notes["slower"]),
+            int(notes["trouble"]),
+        )
+        if self.memory.passes < 1 or not 0 < self.slower <= 1:
+            raise ValueError(f"passes={self.memory.passes}, slower={self.slower}")
         self.scaling.restore(notes.get("scaling", ()))
         named = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith("optimizer.")}
         state = named | notes["optimizer"]

@@ -28,7 +28,7 @@ class Folder:
         path = self.folder / name
         try:
             inside = path.resolve().is_relative_to(self.folder.resolve())
-        except (OSError, RuntimeError):  # links in a circle
+        except (OSError, RuntimeError, ValueError):  # links in a circle, no name of a file
             inside = False
         if not inside:
             raise ClipgenError(f"{path}: a link leads out of the run folder, and is not followed; delete it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from os.path import isdir
+from os.path import exists, isdir
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from clipgen.images.reading import Pictorial, to_picture
 from clipgen.optvis import starts
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal
+from clipgen.runs.prompts import parse
+from clipgen.runs.saved import read_array
 from clipgen.runs.settings import Settings, plain_settings
 
 Value = str | int | float | tuple[int, int] | Pictorial | None  # of a setting, as a person gives it
@@ -37,8 +39,8 @@ class Inputs:
         self.pictures: dict[str, Image.Image] = {}
         self.latents: dict[str, np.ndarray] = {}
         for name, value in (given or {}).items():
-            if name.endswith(".npy"):
-                self.latents[name] = np.asarray(value)
+            if isinstance(value, np.ndarray):
+                self.latents[name] = value
             else:
                 self.pictures[name] = to_picture(value)
 
@@ -75,6 +77,24 @@ class Inputs:
             return f"tokens-{mark}.npy"
         self.pictures[f"picture-{mark}.png"] = to_picture(value)
         return f"picture-{mark}.png"
+
+    def outside(self, asked: Mapping[str, Any]) -> list[str]:
+        """Return the files and addresses that prompts, ``init`` and ``mask`` name and that are not here."""
+        prompts = parse(asked.get("prompt", "x"), asked.get("negative", ""))
+        names = [prompt.text for prompt in prompts if prompt.is_image]
+        names += [masks.file_of(where) or "" for where in (asked.get("mask", ""), *(one.where for one in prompts))]
+        init = asked.get("init", "")
+        is_word = init in ("auto", *STARTS) or colour(init) is not None
+        names += [init] if not is_word and (Path(init).suffix or "/" in init or exists(init)) else []
+        return [name for name in dict.fromkeys(names) if name and name not in self.all]
+
+    def check_inside(self, asked: Sequence[Mapping[str, Any]], source: str | Path) -> None:
+        """Raise ClipgenError if settings or changes, as a file of somebody has them, name what is not here."""
+        if names := list(dict.fromkeys(name for one in asked for name in self.outside(one))):
+            raise ClipgenError(
+                f"{source}: names {', '.join(map(repr, names))}, which it does not bring along; pass trust=True, or "
+                "--trust, if that may be read from this machine or the network"
+            )
 
     def load(self, settings: Settings) -> None:
         """Load the pictures of prompts and masks that are not here yet.
@@ -135,10 +155,10 @@ def _kept(data: np.ndarray) -> bool:
 
 def _read(file: Path) -> np.ndarray:
     try:
-        data = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        data = read_array(file)
+    except ValueError as error:
         raise ClipgenError(f"init={str(file)!r}: cannot be read as tokens ({error}); use numpy.save") from error
-    if not isinstance(data, np.ndarray) or not (_kept(data) or (data.dtype == np.uint8 and data.ndim == 2)):
+    if not (_kept(data) or (data.dtype == np.uint8 and data.ndim == 2)):
         raise ClipgenError(
             f"init={str(file)!r}: tokens are a whole number for every cell, (h, w); a latent is (1, ...) in float16"
         )

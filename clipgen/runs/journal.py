@@ -28,6 +28,7 @@ from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
 from clipgen.runs.folder import STATE, Folder
 from clipgen.runs.lock import Lock
+from clipgen.runs.saved import check_changes, check_saved, read_array, read_json
 from clipgen.runs.scores import append_row, format_rows, parse_rows
 
 FORMAT = 2
@@ -81,19 +82,24 @@ class Journal(Folder):
         journal = cls(folder)
         if not journal._path("settings.json").is_file():
             raise ClipgenError(f"{folder}: this is no run folder (it has no settings.json); choose one of clipgen-runs")
-        if (found := journal.settings.get("format")) not in READABLE:
+        written = journal._written()
+        if (found := written.get("format") if isinstance(written, dict) else None) not in READABLE:
             raise ClipgenError(
                 f"{folder}: written by another version of clipgen (format {found}, here {FORMAT}); use that one"
             )
         return journal
 
     @property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
+        """What the run began with. Its types are those of settings, whoever wrote it."""
+        return check_saved(self._written(), self._path("settings.json"))
+
+    def _written(self) -> Any:
+        file = self._path("settings.json")
         try:
-            settings = json.loads(self._path("settings.json").read_text())
-            return settings if isinstance(settings, dict) else {}
-        except ValueError as error:
-            raise ClipgenError(f"{self.folder}: settings.json is damaged ({error}); this run cannot be read") from error
+            return read_json(file.read_bytes(), file)
+        except OSError as error:
+            raise ClipgenError(f"{file}: cannot be read ({error.strerror}); this run cannot be read") from error
 
     @property
     def history(self) -> dict:
@@ -142,9 +148,8 @@ class Journal(Folder):
         """What the frame was made of: tokens (h, w) int32, or a latent (1, ...) float16; ``init`` takes both."""
         self.flush()
         try:
-            source = self._source(self._latent(step))
-            return np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            return read_array(self._source(self._latent(step)))
+        except ValueError as error:
             raise ClipgenError(f"{self.folder}: the latent of step {step} is missing or damaged ({error})") from error
 
     def _latent(self, step: int) -> str:
@@ -224,16 +229,26 @@ class Journal(Folder):
         file = self._path(STATE)
         if not file.exists():
             return None
-        try:
+        with self.restoring():
             with safe_open(file, "pt") as stored:
-                notes = json.loads(stored.metadata()["state"])
+                notes = read_json(stored.metadata()["state"], file)
                 tensors = {key: stored.get_tensor(key) for key in (stored.keys() if whole else ())}
             for key in notes.pop("channels_last", ()) if whole else ():
                 tensors[key] = tensors[key].permute(0, 3, 1, 2)
-            return int(notes.pop("step")), tensors, notes
+            if type(step := notes.pop("step")) is not int or not 0 <= step <= 10**6:
+                raise ValueError(f"step {step!r:.40}")
+        return step, tensors, notes
+
+    @contextlib.contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Raise ClipgenError for whatever a state of somebody else's making brings about."""
+        try:
+            yield
         except Exception as error:  # safetensors has errors of its own
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise ClipgenError(
-                f"{file}: the state is damaged ({error}); delete this file, and the run starts from its beginning"
+                f"{self.folder / STATE}: the state is damaged ({why}); delete this file, and the run starts from its "
+                "beginning"
             ) from error
 
     def add_changes(self, changes: Sequence[Mapping[str, Any]]) -> None:
@@ -245,12 +260,8 @@ class Journal(Folder):
     @property
     def changes(self) -> list[dict]:
         """What was changed while the run went on, each with its ``step``."""
-        try:
-            return [json.loads(line) for line in self._text(CHANGES).splitlines()]
-        except ValueError as error:
-            raise ClipgenError(
-                f"{self.folder / CHANGES}: this file is damaged ({error}); delete it, or the broken line"
-            ) from error
+        file, remedy = self._path(CHANGES), "delete it, or the broken line"
+        return check_changes([read_json(line, file, remedy) for line in self._text(CHANGES).splitlines()], file)
 
     # --- what the settings name -----------------------------------------------------------------------
 
@@ -273,16 +284,16 @@ class Journal(Folder):
             path = self._path(f"inputs/{Path(file).name}")
             try:
                 if path.suffix == ".npy":
-                    kept[name] = np.load(path, allow_pickle=False)
+                    kept[name] = read_array(path)
                 else:
                     kept[name] = to_picture(path, ["PNG"])
-            except (OSError, ValueError, EOFError, ClipgenError) as error:
+            except (OSError, ValueError) as error:
                 raise ClipgenError(f"{path}: this copy of {name} is damaged ({error}); the run cannot go on") from error
         return kept
 
     def _names(self) -> dict[str, str]:
         file = self._path("inputs/names.json")
-        try:
-            return json.loads(file.read_text()) if file.exists() else {}
-        except ValueError as error:
-            raise ClipgenError(f"{file}: this file is damaged ({error}); the run cannot go on") from error
+        names = read_json(file.read_bytes(), file, "the run cannot go on") if file.exists() else {}
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise ClipgenError(f"{file} is damaged (it maps no names to files); the run cannot go on")
+        return names

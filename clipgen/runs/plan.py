@@ -24,6 +24,7 @@ from clipgen.optvis.prompt import texts
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.prompts import note_titles, slug, weighted
+from clipgen.runs.saved import check_saved
 from clipgen.runs.settings import Settings, build, fixed, start_of
 
 Losses = Sequence[Loss | Objective] | Mapping[str, Loss]
@@ -93,24 +94,42 @@ class Plan:
         return plan
 
     @classmethod
-    def resumed(cls, folder: str | Path, losses: Losses = ()) -> Plan:
-        """An interrupted run, to go on in its folder."""
+    def resumed(cls, folder: str | Path, losses: Losses = (), trust: bool = False) -> Plan:
+        """An interrupted run, to go on in its folder. ``trust``: as of ``Run.resume``."""
         journal = Journal.open(folder)
-        changes = [named_today(change, journal.settings) for change in journal.changes]
-        return cls(_saved(journal.settings, folder, losses), Inputs(journal.inputs()), losses, changes, journal)
+        given = journal.inputs()
+        plan = cls._saved(journal.history, folder, losses, trust, given, journal)
+        for name in plan.inputs.all.keys() - given.keys():  # trusted, and part of the run from now on
+            journal.keep_input(name, plan.inputs.all[name])
+        return plan
 
     @classmethod
-    def replayed(cls, source: str | Path, losses: Losses = ()) -> Plan:
+    def replayed(cls, source: str | Path, losses: Losses = (), trust: bool = False) -> Plan:
         """A run again, from its folder or from a file that it exported; with all that was changed on its way."""
         journal = Journal.open(source) if Path(source).is_dir() else None
-        saved = journal.history if journal else settings_of(source)
-        changes = saved.get("changes", [])
-        if not isinstance(changes, list) or not all(
-            isinstance(change, dict) and isinstance(change.get("step"), int) for change in changes
-        ):
-            raise ClipgenError(f"{source}: what was changed on the way is damaged; this run cannot be replayed")
-        changes = [named_today(change, saved) for change in changes]
-        return cls(_saved(saved, source, losses), Inputs(journal.inputs() if journal else {}), losses, changes)
+        saved = journal.history if journal else check_saved(settings_of(source), source)
+        return cls._saved(saved, source, losses, trust, journal.inputs() if journal else {})
+
+    @classmethod
+    def _saved(
+        cls,
+        saved: Mapping[str, Any],
+        source: str | Path,
+        losses: Losses,
+        trust: bool,
+        given: Mapping[str, Any],
+        journal: Journal | None = None,
+    ) -> Plan:
+        changes = [named_today(change, saved) for change in saved.get("changes", [])]
+        try:
+            settings, inputs = _saved(saved, source, losses), Inputs(given)
+            if not trust:
+                inputs.check_inside([asdict(settings), *changes], source)
+            return cls(settings, inputs, losses, changes, journal)
+        except ClipgenError as error:
+            if str(source) in str(error):
+                raise
+            raise ClipgenError(f"{source}: {error}") from error
 
     def follow(self, settings: Settings, changes: Iterable[Mapping[str, Any]]) -> Settings:
         """The settings after some changes, one after another, with everything loaded that they name.
@@ -236,8 +255,6 @@ def _saved(settings: Mapping[str, Any], source: str | Path, losses: Losses) -> S
         knob.name: knob.default for knob in fields(Settings)
     }  # what a setting was before there was one
     values = usual | {key: value for key, value in named_today(settings, settings).items() if key in usual}
-    if "prompt" not in settings:
-        raise ClipgenError(f"{source}: its settings are damaged (there is no prompt); this run cannot be read")
     had, given = settings.get("losses", 0), [loss.name for loss in objectives(losses)]
     if had != (given if isinstance(had, list) else len(given)):  # before they had names they were counted
         said = ", ".join(map(str, had)) if isinstance(had, list) else had

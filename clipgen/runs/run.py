@@ -65,13 +65,13 @@ class Run:
         self._frames: Iterator[Frame] | None = None
 
     @classmethod
-    def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None) -> Run:
+    def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None, *, trust: bool = False) -> Run:
         """Go on with an interrupted run from its last saved step; its frames are those that it would have had.
 
-        Raises ClipgenError for a run that another process or thread goes on with at this moment.
+        ``trust``: read what the folder names and has no copy of. Raises ClipgenError for a run that goes on elsewhere.
         """
         with Journal.open(folder).lock():
-            run = cls(Plan.resumed(folder, losses), like=like)
+            run = cls(Plan.resumed(folder, losses, trust), like=like)
             steps, every = run.settings.steps, run.settings.every
             run.journal.keep_until(run.step, {1, steps, *range(every, steps, every)})
         run._course = Course(run.journal, run.step, run.control.past)
@@ -85,9 +85,10 @@ class Run:
         folder: str | Path = "clipgen-runs",
         losses: Losses = (),
         like: Run | None = None,
+        trust: bool = False,
     ) -> Run:
-        """Make a run again, from its folder or from a file that it exported; steering included."""
-        return cls(Plan.replayed(source, losses), folder=folder, like=like)
+        """Make a run again, from its folder or an exported file; steering included. ``trust``: see ``resume``."""
+        return cls(Plan.replayed(source, losses, trust), folder=folder, like=like)
 
     def branch(self, step: int, *, folder: str | Path = "clipgen-runs", **settings: Value) -> Run:
         """A new run that starts from the frame of ``step``, with these settings instead of those that this one has."""
@@ -220,7 +221,8 @@ class Run:
         judging, began = recipes.judging(now), time.monotonic()
         keeper = Keeper(self.journal, render.latent.device.type != "cpu")
         if self._state:
-            render.restore(*self._state)
+            with self.journal.restoring():
+                render.restore(*self._state)
         try:
             while not (self.control.stopped or self.control.close(self.finished)):
                 self.control.wait()

@@ -28,6 +28,7 @@ from clipgen.runs.prompts import parse, weighted
 from clipgen.runs.schedules import Schedule, growth, schedule, size_of
 from clipgen.setting import check, plain, setting
 
+KEPT = ("last", "best")
 Part = TypeVar("Part")
 Own = TypeVar("Own", bound="_Own")
 QUALITIES: Mapping[str, Mapping[str, float]] = {

@@ -1,0 +1,143 @@
+"""What a file names is taken from the run's own inputs; what lies outside is named, and read where it is trusted."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clipgen
+from clipgen.cli import main
+from clipgen.images import fetching
+from clipgen.images.reading import to_picture
+
+SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "cutouts": 2, "steps": 2, "every": 1}
+
+
+@pytest.fixture
+def private(tmp_path):
+    """Files on this machine that a stranger might guess the names of."""
+    home = tmp_path / "home"
+    home.mkdir()
+    Image.new("RGB", (32, 32), "red").save(home / "private.png")
+    Image.linear_gradient("L").resize((32, 32)).save(home / "mask.png")
+    np.save(home / "latent.npy", np.zeros((1, 3, 32, 32), np.float16))
+    clipgen.generate("a cat", folder=home / "runs", progress=False, **SMALL).journal.folder.rename(home / "run")
+    return home
+
+
+CASES = {
+    "prompt": {"prompt": "{}/private.png | a cat"},
+    "weighted prompt": {"prompt": "a cat | {}/private.png:2@0-1"},
+    "negative": {"negative": "{}/private.png"},
+    "where": {"prompt": "a cat [{}/mask.png]"},
+    "not where": {"prompt": "a cat [not {}/mask.png]"},
+    "mask": {"mask": "{}/mask.png"},
+    "not mask": {"mask": "not not {}/mask.png"},
+    "init": {"init": "{}/private.png"},
+    "latent": {"init": "{}/latent.npy"},
+    "run folder": {"init": "{}/run"},
+    "address": {"prompt": "a cat | http://127.0.0.1:9/x.png"},
+    "address of a start": {"init": "https://127.0.0.1:9/x.png"},
+}
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    """A run folder that somebody sent, stopped after one step of two."""
+    run = clipgen.Run("a cat", folder=tmp_path / "sent", **SMALL)
+    for _ in run:
+        run.stop()
+    return run.journal.folder
+
+
+def write(folder, change, private):
+    asked = {name: value.format(private) for name, value in change.items()}
+    saved = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(saved | asked))
+    return "127.0.0.1:9/x.png" if "://" in str(asked) else str(private)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("how", ["resume", "replay"])
+def test_a_folder_that_names_what_it_has_not(how, case, stranger, private, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fetching, "_is_public", lambda address: asked.append(address) or False)
+    named = write(stranger, CASES[case], private)
+    before = sorted(stranger.rglob("*"))
+    with pytest.raises(clipgen.ClipgenError, match="does not bring along; pass trust=True, or --trust") as caught:
+        clipgen.Run.resume(stranger) if how == "resume" else clipgen.Run.replay(stranger, folder=tmp_path / "new")
+    assert named in str(caught.value) and str(stranger) in str(caught.value)
+    assert not asked and sorted(stranger.rglob("*")) == before and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("case", ["prompt", "where", "not mask", "init", "latent", "run folder"])
+def test_it_is_taken_with_trust(case, stranger, private, tmp_path):
+    write(stranger, CASES[case], private)
+    run = clipgen.finish(clipgen.Run.replay(stranger, folder=tmp_path / "new", trust=True), progress=False)
+    assert run.finished
+    shutil.rmtree(private)  # a copy is kept: the new run is one's own
+    assert clipgen.finish(clipgen.Run.replay(run.journal.folder, folder=tmp_path), progress=False).finished
+
+
+def test_resumed_with_trust_it_is_kept(stranger, private):
+    write(stranger, CASES["prompt"], private)
+    assert clipgen.finish(clipgen.Run.resume(stranger, trust=True), progress=False).finished
+    shutil.rmtree(private)
+    assert clipgen.Run.resume(stranger).finished
+
+
+@pytest.mark.parametrize("change", [{"prompt": "{}/private.png"}, {"mask": "{}/mask.png"}])
+def test_a_change_that_names_what_it_has_not(change, stranger, private, tmp_path):
+    asked = {name: value.format(private) for name, value in change.items()}
+    (stranger / "changes.jsonl").write_text(json.dumps({"step": 1, **asked}) + "\n")
+    for open_ in (clipgen.Run.resume, clipgen.Run.replay):
+        with pytest.raises(clipgen.ClipgenError, match=r"names '.*home.*trust"):
+            open_(stranger)
+    assert clipgen.finish(clipgen.Run.replay(stranger, folder=tmp_path, trust=True), progress=False).finished
+
+
+def test_an_exported_picture_that_names_files(stranger, private, tmp_path, capsys):
+    saved = json.loads((stranger / "settings.json").read_text())
+    files = [f"{private}/private.png", f"{private}/mask.png"]
+    hostile = saved | {"prompt": f"a cat | {files[0]}", "mask": files[1]}
+    clipgen.export.export([Image.new("RGB", (32, 32))], tmp_path / "sent.png", hostile)
+    assert main(["replay", str(tmp_path / "sent.png"), "--folder", str(tmp_path / "new"), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert all(file in said for file in files) and "--trust" in said and not (tmp_path / "new").exists()
+    command = ["replay", str(tmp_path / "sent.png"), str(tmp_path / "made.png"), "--folder", str(tmp_path / "new")]
+    assert main([*command, "--quiet", "--trust"]) == 0
+
+
+def test_the_command_resumes_with_trust(stranger, private, tmp_path, capsys):
+    write(stranger, CASES["prompt"], private)
+    command = ["resume", str(stranger), str(tmp_path / "made.png"), "--quiet"]
+    assert main(command) == 2 and "--trust" in capsys.readouterr().err
+    assert main([*command, "--trust"]) == 0
+
+
+def test_ordinary_runs_need_none(private, tmp_path):
+    """All that a person named is copied into the run, and so belongs to it."""
+    files = {"prompt": f"a cat | {private}/private.png [not {private}/mask.png]", "mask": f"{private}/mask.png"}
+    run = clipgen.Run(**SMALL | files | {"init": str(private / "run"), "steps": 3}, folder=tmp_path / "runs")
+    for frame in run:
+        if frame.step == 1:
+            run.change(prompt=["a dog", str(private / "private.png"), to_picture(private / "private.png")])
+        if frame.step == 2:
+            run.stop()
+    shutil.rmtree(private)
+    run = clipgen.finish(clipgen.Run.resume(run.journal.folder), progress=False)
+    again = clipgen.finish(clipgen.Run.replay(run.journal.folder, folder=tmp_path), progress=False)
+    assert run.finished and [one.tobytes() for one in again.journal.frames()] == [
+        one.tobytes() for one in run.journal.frames()
+    ]
+    assert clipgen.finish(again.branch(2, folder=tmp_path, steps=1), progress=False).finished
+
+
+def test_what_is_asked_for_now_is_no_stranger(stranger, private):
+    run = clipgen.Run.resume(stranger)
+    run.change(prompt=["a dog", str(private / "private.png")])
+    assert clipgen.finish(run, progress=False).finished
+    assert Path(stranger / "inputs/names.json").exists() and clipgen.Run.resume(stranger).finished
