@@ -203,7 +203,7 @@ def test_a_full_disk_loses_no_frame_of_a_film(beginning, tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path, **SMALL)
     frames = iter(run)
     made = [next(frames).image for _ in range(beginning)]
-    with full_disk(2000), pytest.warns(UserWarning, match="cannot be saved any more") as said:
+    with full_disk(500), pytest.warns(UserWarning, match="cannot be saved any more") as said:
         made += [frame.image for frame in frames]
     assert run.finished and len(said) == 1 and len(made) == 4
     assert [frame.tobytes() for frame in run.journal.frames()] == [image.tobytes() for image in made]
@@ -215,7 +215,7 @@ def test_a_full_disk_loses_no_frame_of_a_film(beginning, tmp_path):
 def test_what_had_no_room_comes_along_when_there_is_some_again(tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path, **SMALL)
     frames = iter(run)
-    with full_disk(2000), pytest.warns(UserWarning, match="cannot be saved any more"):
+    with full_disk(500), pytest.warns(UserWarning, match="cannot be saved any more"):
         next(frames), next(frames)
     assert len([*frames]) == 2 and not run.journal.trouble
     journal = Journal.open(run.journal.folder)
