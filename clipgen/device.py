@@ -30,6 +30,11 @@ def pick(name: str = "auto") -> torch.device:
         raise ClipgenError(f"device={name!r} cannot be used here ({message}); use auto or cpu") from error
 
 
+def card_memory(device: torch.device) -> int:
+    """Return the memory of a CUDA or Apple device in bytes, used or not."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else torch.mps.recommended_max_memory()
+
+
 def suited(kind: str, capability: tuple[int, ...] = (), flags: Set[str] = frozenset()) -> str:
     """The precision in which a device is fast and right: one of PRECISIONS.
 

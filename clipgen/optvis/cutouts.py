@@ -23,6 +23,7 @@ class Augmentation(NamedTuple):
 
     strength: float
     share: float
+    group: str = ""  # those of one group are on the same views
 
 
 # What one has if only its name is said. Sizes are shares of the view's side, areas of its area.
@@ -37,28 +38,42 @@ AUGMENTATIONS = {
     "grey": Augmentation(1, 0.2),  # so much of the colour is lost
     "noise": Augmentation(0.03, 1),  # of this deviation
     "grain": Augmentation(0.1, 1),  # noise whose deviation is each view's own, up to this
+    "shift_y": Augmentation(0.1, 1),  # moved up or down by up to so much
     "erase": Augmentation(0.4, 1),  # a black box of a tenth to so much of the area
+    "erase_all": Augmentation(0.4, 1),  # the same box in all views of a step, in this share of the steps
     "blur": Augmentation(1, 0.5),  # by a mean of 3 x 3 pixels
+    "levels": Augmentation(1, 1),  # all views of a step are stretched together, from black to white
 }
-_ITEM = re.compile(rf"([a-z]+)\s*(?:=\s*({UNSIGNED})\s*)?(?::\s*({UNSIGNED}))?")
+_ITEM = re.compile(rf"([a-z_]+)\s*(?:=\s*({UNSIGNED})\s*)?(?::\s*({UNSIGNED}))?")
 PADDINGS = {"border": "border", "reflection": "reflection", "black": "zeros", "grey": "zeros", "wrap": "wrap"}
 
 
 def augmentations(text: str) -> dict[str, Augmentation]:
-    """``flip, affine=15:0.7``: names, each with its strength behind ``=`` and its share of the views behind ``:``.
+    """``flip, affine=15 + shear=5:0.7``: names, each with its strength behind ``=``, its share of views behind ``:``.
 
-    Raises ClipgenError for what is no augmentation, and for a share above 1.
+    Those that a ``+`` joins are on the same views; the last of them says the share. Raises ClipgenError for what is no
+    augmentation, and for a share above 1.
     """
-    found = {}
+    found: dict[str, Augmentation] = {}
     for item in filter(None, map(str.strip, text.split(","))):
-        match = _ITEM.fullmatch(item)
-        if not match or match[1] not in AUGMENTATIONS:
-            raise ClipgenError(f"augment={item!r}: choose among {', '.join(AUGMENTATIONS)}, as affine=15:0.7")
-        usual = AUGMENTATIONS[match[1]]
-        strength, share = (float(got) if got else had for got, had in zip(match.groups()[1:], usual, strict=True))
+        matches = [_ITEM.fullmatch(part.strip()) for part in item.split("+")]
+        names = [match[1] for match in matches if match and match[1] in AUGMENTATIONS]
+        if len(names) < len(matches) or any(match and match[3] for match in matches[:-1]):
+            raise ClipgenError(
+                f"augment={item!r}: choose among {', '.join(AUGMENTATIONS)}, as affine=15:0.7, or as affine=15 + "
+                "shear=5:0.7 for both on the same views"
+            )
+        group = names[0] if len(names) > 1 else ""
+        strengths = [float(match[2]) if match and match[2] else None for match in matches]
+        last = matches[-1]
+        share = float(last[3]) if last and last[3] else max(AUGMENTATIONS[name].share for name in names)
         if share > 1:
             raise ClipgenError(f"augment={item!r}: what follows the colon is a share of the views, at most 1")
-        found[match[1]] = Augmentation(strength, share)
+        for name, strength in zip(names, strengths, strict=True):
+            usual = AUGMENTATIONS[name].strength
+            found[name] = Augmentation(usual if strength is None else strength, share, group)
+    if {"erase", "erase_all"} <= found.keys():
+        raise ClipgenError(f"augment={text!r}: erase and erase_all cut out the same box; choose one of them")
     return found
 
 
@@ -117,10 +132,16 @@ class Cutouts:
         def rand(low: float, high: float, *more: int) -> Tensor:
             return low + (high - low) * torch.rand(n, *more, generator=rng)
 
+        groups: dict[str, Tensor] = {}
+
         def having(name: str) -> tuple[float, Tensor]:
             """The strength of an augmentation, and which views have it, as 0 or 1 (n,)."""
-            strength, share = self.augmentations.get(name, (0.0, 0.0))
+            strength, share, group = self.augmentations.get(name, (0.0, 0.0, ""))
+            if group in groups:
+                return strength, groups[group]
             chosen = torch.ones(n) if share == 1 else (rand(0, 1) < share).float() if share else torch.zeros(n)
+            if group:
+                groups[group] = chosen
             return strength, chosen
 
         def signed(name: str) -> Tensor:
@@ -142,6 +163,9 @@ class Cutouts:
         if "shift" in self.augmentations:
             strength, chosen = having("shift")
             move = move + chosen[:, None] * rand(-2 * strength, 2 * strength, 2)
+        if "shift_y" in self.augmentations:
+            strength, chosen = having("shift_y")
+            move[:, 1] += chosen * rand(-2 * strength, 2 * strength)
         warp = warps.affine(across, down, mirror, turn, signed("shear"), move)
         if "perspective" in self.augmentations:
             strength, chosen = having("perspective")
@@ -158,6 +182,7 @@ class Cutouts:
             self._holes(rand, having),
             having("blur")[1] if "blur" in self.augmentations else None,
             self._kept(n, patches, rng),
+            "levels" in self.augmentations and bool(having("levels")[1][0]),
         )
 
     def _sizes(self, n: int, own: float, rng: torch.Generator) -> Tensor:
@@ -195,12 +220,16 @@ class Cutouts:
 
     def _holes(self, rand, having) -> Tensor | None:
         """(n, 4): left, top, width and height of a box, as shares."""
-        if "erase" not in self.augmentations:
+        name = next((name for name in ("erase", "erase_all") if name in self.augmentations), None)
+        if name is None:
             return None
-        strength, chosen = having("erase")
+        strength, chosen = having(name)
         area, aspect = chosen * rand(min(0.1, strength), strength), rand(-1.2, 1.2).exp()  # from 0.3 to 3.3
         sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)
-        return torch.cat([rand(0, 1, 2) * (1 - sides), sides], 1)
+        holes = torch.cat([rand(0, 1, 2) * (1 - sides), sides], 1)
+        if name == "erase_all":  # that of a picture's first view
+            holes = holes[:: self.cutouts].repeat_interleave(self.cutouts, 0)
+        return holes
 
     def _kept(self, n: int, patches: int, rng: torch.Generator) -> Tensor | None:
         """(n, k): the patches that are shown."""
@@ -227,6 +256,7 @@ class Views:
     hole: Tensor | None = None  # (B·count, 4) x, y, width, height as shares
     blur: Tensor | None = None  # (B·count,) 0 or 1
     kept: Tensor | None = None  # (B·count, k): the numbers of the patches that a ViT is shown; None: all
+    levels: bool = False  # whether a picture's views are stretched together to the whole range
 
     def render(self, images: Tensor, part: slice = slice(None)) -> Tensor:
         """Views ``part`` of each picture (B, 3, H, W) in [0, 1], in one differentiable resampling.
@@ -257,7 +287,13 @@ class Views:
             x, y, w, h = (some(self.hole)[:, i, None] for i in range(4))
             inside = ((place >= y) & (place < y + h))[:, :, None] & ((place >= x) & (place < x + w))[:, None]
             views = views.masked_fill(inside[:, None], 0.0)
-        return views if self.noise is None else views + some(self.noise)
+        if self.noise is not None:
+            views = views + some(self.noise)
+        if self.levels:  # of the views that are rendered together: in several passes each has a range of its own
+            batch = views.unflatten(0, (len(images), -1))
+            least, most = batch.amin((1, 2, 3, 4), keepdim=True), batch.amax((1, 2, 3, 4), keepdim=True)
+            views = ((batch - least) / (most - least).clamp(min=1e-6)).flatten(0, 1)
+        return views
 
     def patches(self, part: slice, device: torch.device) -> Tensor | None:
         """What is shown of views ``part``, as ``Perceptor.encode_image`` takes it."""

@@ -59,7 +59,9 @@ class Plan:
         self.perceptors = shares(settings.perceptor)
         _check_judge(settings.judge, self.perceptors)
         entry = entry_of(settings.generator)
-        settings = replace(settings, size=settings.size or _size(entry.side, settings.quality, self.device))
+        settings = replace(
+            settings, size=settings.size or _size(entry.side_on(self.device), settings.quality, self.device)
+        )
         for size in settings.sizes:
             entry.check(settings.generator, settings.relax, size)
         if settings.tile and not entry.tiles:

@@ -77,8 +77,8 @@ PRESETS: dict[str, Preset] = {
     "crowson": Preset(
         "VQGAN+CLIP, z+quantize: 64 plain views, from CLIP's own size to the whole picture",
         "github.com/EleutherAI/vqgan-clip (notebooks/VQGAN+CLIP_(z+quantize_method).ipynb, Katherine Crowson)",
-        "It runs until it is stopped, resizes views by Lanczos (clipgen bilinearly, after halving), and adds up the "
-        "distances of its prompts, where clipgen takes their weighted mean; Adam does not see that.",
+        "It runs until it is stopped, resizes views by Lanczos (clipgen by the mean of what a pixel covers), and adds "
+        "up the distances of its prompts, where clipgen takes their weighted mean; Adam does not see that.",
         _PLAIN
         | {
             "generator": "vqgan_imagenet_f16_1024",
@@ -93,9 +93,10 @@ PRESETS: dict[str, Preset] = {
     "nerdyrodent": Preset(
         "the whole picture in 32 views, turned, leaned, coloured and partly erased",
         "github.com/nerdyrodent/VQGAN-CLIP (generate.py, its defaults for 8 GB and more)",
-        "It brings the picture to CLIP's size by the mean of average and largest, clipgen samples it bilinearly. Its "
-        "affine map turns, moves and shears the same 70% of the views, clipgen draws each for itself. It erases the "
-        "same box in all views of a step.",
+        "It brings the picture to CLIP's size by the mean of average and largest, clipgen by the average. It resamples "
+        "a view for each map, clipgen once. Colours that its jitter takes beyond the range are clamped, clipgen's are "
+        "not. Its init_weight pulls the latent to zero, by 1/(2i + 1) in step i; it also takes noise as a prompt. An "
+        "image prompt is embedded as augmented views, clipgen's as it is.",
         _PLAIN
         | {
             "generator": "vqgan_imagenet_f16_16384",
@@ -104,7 +105,7 @@ PRESETS: dict[str, Preset] = {
             "cut_min": 1.0,
             "cut_max": 1.0,
             "padding": "black",
-            "augment": "affine=15:0.7, shift=0.1:0.7, shear=5:0.7, perspective=0.7:0.7, colour=0.1:0.7, erase=0.4:0.7, "
+            "augment": "affine=15 + shear=5 + shift_y=0.1:0.7, perspective=0.7:0.7, colour=0.1:0.7, erase_all=0.4:0.7, "
             "grain=0.1",
             "lr": 0.1,
         },
@@ -113,7 +114,8 @@ PRESETS: dict[str, Preset] = {
         "close views (60%), and views of the whole on changing greys (40%), for two CLIPs; a rate that drops late",
         "github.com/pixray/pixray (pixray.py, vqgan.py: quality normal, aspect square)",
         "It leans views of the whole half as much, mirrors or stretches the border beyond close ones, and shows both "
-        "CLIPs the same views. Its colour changes hue and saturation only.",
+        "CLIPs the same views. Its colour changes hue and saturation only. It starts from fractal noise of high "
+        "contrast, clipgen from noise; it also pushes away from a stored embedding of pictures with text (textoff).",
         _PLAIN
         | {
             "generator": "vqgan_imagenet_f16_16384",
@@ -128,7 +130,7 @@ PRESETS: dict[str, Preset] = {
             "overview": 0.4,
             "overview_size": 1 / 0.95,
             "padding": "grey",
-            "augment": "stretch=1.2, perspective=0.4:0.7, colour=0.1:0.8, grain=0.1",
+            "augment": "stretch=1.2, perspective=0.4:0.7, colour=0.1:0.8, grain=0.1, levels",
             "lr": "0.2@0-187, 0.02@187-",
         },
     ),

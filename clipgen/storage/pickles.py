@@ -35,13 +35,16 @@ _DTYPES = {
     "BoolStorage": torch.bool,
 }
 # What published checkpoints mention beside their tensors: module classes, callbacks, settings, TorchScript's types.
-# The settings of 2020 are OmegaConf's, which name the plain types of what they hold, and argparse's.
+# The settings of 2020 are OmegaConf's, which name the plain types of what they hold, and argparse's; taming's script
+# is called main, and its callbacks hold paths.
 _PACKAGES = (
     "__torch__",
     "dall_e",
     "lightning",
+    "main",
     "numpy",
     "omegaconf",
+    "pathlib",
     "pytorch_lightning",
     "taming",
     "torch.jit._pickle",
@@ -54,9 +57,7 @@ _NAMES = {
     "argparse.Namespace",
     "torch.device",
     "torch.Size",
-    "torch.float32",
-    "torch.float16",
-    "torch.int64",
+    *map(str, _DTYPES.values()),
     "collections.defaultdict",
     "_codecs.encode",
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _TYPES),  # the latter is Python 2's
@@ -222,9 +223,12 @@ def _from_legacy(stream: BinaryIO, size: int, wanted: Callable[[str], bool]) -> 
 
 
 def _named(tree: Any) -> Iterator[tuple[str, LazyTensor]]:
-    """Every tensor by its dotted name. Wrappers around a state dict (Lightning's, LlamaGen's) do not count."""
-    for key in ("state_dict", "model"):
-        if isinstance(tree, dict) and isinstance(inner := dict.get(tree, key), dict):
+    """Every tensor by its dotted name. Wrappers around a state dict (Lightning's, LlamaGen's) do not count.
+
+    Where LlamaGen's training kept an average of its weights, ``ema``, it is what the publisher shows pictures with.
+    """
+    for key in ("state_dict", "ema", "model"):
+        if isinstance(tree, dict) and isinstance(inner := dict.get(tree, key), dict) and inner:
             tree = inner
     yield from _flatten(tree, "")
 

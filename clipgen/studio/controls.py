@@ -24,7 +24,7 @@ from clipgen.studio.rows import Rows
 
 KNOBS = {knob.name: knob for knob in fields(Settings) if knob.default is not MISSING}  # the prompt has rows of its own
 DEFAULTS = {name: knob.default for name, knob in KNOBS.items()}
-SUITING = "recipe", "quality", "generator", "perceptor"  # a change of these asks for others
+SUITING = "recipe", "quality", "generator", "perceptor", "device"  # a change of these asks for others
 # What people steer, in words: the name on its dial, how far that goes, and what it does.
 STEERED = {
     "near": ("Nearness", 4.0, "0: free of the collage, drawing or photograph it started from; more: true to it"),
@@ -167,9 +167,9 @@ def _meant(knob: Field, shown: Any) -> Any:
     return shown
 
 
-def usual_of(recipe: str, quality: str, generator: str, perceptor: str) -> dict[str, Any]:
+def usual_of(recipe: str, quality: str, generator: str, perceptor: str, device: str) -> dict[str, Any]:
     """Return every setting as a recipe, or a generator and a perceptor, have it at a quality, if nothing is asked."""
-    return DEFAULTS | suited(quality, generator, recipe, perceptor)
+    return DEFAULTS | suited(quality, generator, recipe, perceptor, device)
 
 
 def _placed(place: str) -> list[str]:

@@ -62,14 +62,20 @@ AUGMENTED = {
     "crowson": {},
     "nerdyrodent": {
         "affine": (0.7, 15),
-        "shift": (0.7, 0.1),
+        "shift_y": (0.7, 0.1),
         "shear": (0.7, 5),
         "perspective": (0.7, 0.7),
         "colour": (0.7, 0.1),
-        "erase": (0.7, 0.4),
+        "erase_all": (0.7, 0.4),
         "grain": (1, 0.1),
     },
-    "pixray": {"stretch": (1, 1.2), "perspective": (0.7, 0.4), "colour": (0.8, 0.1), "grain": (1, 0.1)},
+    "pixray": {
+        "stretch": (1, 1.2),
+        "perspective": (0.7, 0.4),
+        "colour": (0.8, 0.1),
+        "grain": (1, 0.1),
+        "levels": (1, 1),
+    },
     "das": {"shift": (1, 1 / 6), "grain": (1, 0.2)},
 }
 # Optimiser, its rate at the beginning, late and at the end; steps; picture; generator; CLIPs.

@@ -68,6 +68,7 @@ def _taming(
         codes=codes,
         logits=config.get("gumbel", False),
         defaults=defaults.VQGAN,
+        notebook_size=True,
     )
 
 
@@ -75,7 +76,7 @@ def _llamagen(file: str, repo: str, config: dict[str, Any]) -> Entry:
     remote = Remote(f"llamagen/{file}", (f"hf:{repo}/{file}",), 300)
     stride = 2 ** (len(config["ch_mult"]) - 1)
     return Entry(
-        f"{_HERE}.taming:load_llamagen", (remote,), config, stride=stride, codes=16384, defaults=defaults.VQGAN
+        f"{_HERE}.taming:load_llamagen", (remote,), config, stride=stride, codes=16384, defaults=defaults.LLAMAGEN
     )
 
 
@@ -128,6 +129,7 @@ GENERATORS: dict[str, Entry] = {
         codes=8192,
         logits=True,
         defaults=defaults.DVAE,
+        notebook_size=True,
     ),
     "vqgan_imagenet_f16_1024": _taming(
         "vqgan_imagenet_f16_1024",
@@ -208,11 +210,31 @@ GENERATORS: dict[str, Entry] = {
 }
 
 
+ALIASES = {
+    "vqgan": "vqgan_imagenet_f16_16384",
+    "imagenet": "vqgan_imagenet_f16_16384",
+    "imagenet-16384": "vqgan_imagenet_f16_16384",
+    "imagenet-1024": "vqgan_imagenet_f16_1024",
+    "openimages": "vqgan_openimages_f8_8192",
+    "wikiart": "wikiart_f16_16384",
+    "wikiart-16384": "wikiart_f16_16384",
+    "wikiart-1024": "wikiart_f16_1024",
+    "dalle": "dvae",
+}
+"""The short names that people use, each for the generator that the notebooks of 2021 meant by it."""
+
+
+def canonical_name(name: str) -> str:
+    """Return the name under which the catalogue has a generator; any other name as it is."""
+    return ALIASES.get(name, name)
+
+
 def entry_of(name: str) -> Entry:
-    """What is known of a generator: by its name, or by a checkpoint's path and the yaml beside it.
+    """What is known of a generator: by its name or alias, or by a checkpoint's path and the yaml beside it.
 
     Raises ClipgenError for an unknown name and for a checkpoint without its yaml.
     """
+    name = canonical_name(name)
     if name in GENERATORS:
         return GENERATORS[name]
     kind, _, number = name.partition(":")
@@ -246,6 +268,7 @@ def load_generator(
     net computes in, bf16, fp16 or fp32; auto: what suits the device. Published weights are downloaded at the first
     use. Raises ClipgenError for an unknown name, and for weights that cannot be had, read or fitted.
     """
+    name = canonical_name(name)
     entry = entry_of(name)
     entry.check(name, relax, (entry.side, entry.side))
     device, (kind, number) = torch.device(device), relaxation(relax)

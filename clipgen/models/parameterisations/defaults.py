@@ -8,8 +8,8 @@ from typing import Any
 BARE: dict[str, Any] = {"augment": "flip, affine, grain=0.2", "ema": 0.9}
 FFT = BARE | {"lr": 0.3, "augment": "flip, affine, grain=0.3"}
 STROKES: dict[str, Any] = {"augment": "flip, affine, grain=0.2", "near_space": "pixels", "lr": 0.2}
-CONTINUOUS: dict[str, Any] = {"lr": 0.05}
 # What the notebooks of 2021 settled on for decoders of photographs, with OpenAI's CLIP: see ``clipgen.runs.presets``.
+NOTEBOOK_STEPS = 500  # what they made on a card; a CPU makes fewer by default
 _PHOTOGRAPHS: dict[str, Any] = {
     "steps": 300,
     "cutouts": 32,
@@ -19,6 +19,9 @@ _PHOTOGRAPHS: dict[str, Any] = {
     "beta2": 0.999,
     "lr_unit": "absolute",
 }
+CONTINUOUS = {name: value for name, value in _PHOTOGRAPHS.items() if name != "lr_unit"} | {"lr": 0.05}
 VQGAN = _PHOTOGRAPHS | {"lr": 0.1, "init": "perlin"}
 # Gradients of logits, thousands for each place, are some 1e-9 at 512x512: with Adam's usual eps few move at the rate.
 DVAE = _PHOTOGRAPHS | {"lr": 0.05, "optimizer": "AdamW", "relax": "sample", "init": "random", "eps": 1e-10}
+# Its codes are of length 1 in 8 numbers: 0.1 of them would be 0.28 of their deviation.
+LLAMAGEN = VQGAN | {"lr_unit": "own"}

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
+from clipgen.device import card_memory, pick
 from clipgen.errors import ClipgenError
 from clipgen.models.parameterisations import protocol
+from clipgen.models.parameterisations.defaults import NOTEBOOK_STEPS
 from clipgen.registry import RELAXATIONS
 from clipgen.storage.remote import Remote
 
@@ -29,6 +33,7 @@ class Entry:
     logits: bool = False  # whether its encoder gives every token a logit
     wide: bool = False  # whether its activations leave fp16's range, so that it is computed in fp32 instead
     defaults: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # settings that suit it
+    notebook_size: bool = False  # whether a card draws it as large and as long as the notebooks of 2021 did
     settled: float = 0.0  # that setting, where nobody says how many steps are wanted; 0: all are made
 
     @property
@@ -44,6 +49,17 @@ class Entry:
     @property
     def megabytes(self) -> float:
         return sum(file.megabytes or 0 for file in self.files)
+
+    def defaults_on(self, device: str) -> Mapping[str, Any]:
+        """Return the settings that suit it on a device, ``auto`` or a name of torch's."""
+        on_card = self.notebook_size and pick(device).type != "cpu"
+        return {**self.defaults, "steps": NOTEBOOK_STEPS} if on_card else self.defaults
+
+    def side_on(self, device: torch.device) -> int:
+        """Return the side in pixels that it draws on a device by default: of a card as much as fits into its memory."""
+        if not self.notebook_size or device.type == "cpu":
+            return self.side
+        return 512 if card_memory(device) >= 12e9 else 384
 
     def check(self, name: str, relax: str, size: tuple[int, int]) -> None:
         """Raise ClipgenError for a (width, height) or a relaxation that it cannot have."""

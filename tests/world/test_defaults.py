@@ -1,0 +1,68 @@
+"""What suits published models where nothing is asked for: by name, by device, by family."""
+
+import pytest
+import torch
+
+from clipgen import device as devices
+from clipgen.models.parameterisations import catalogue, entry
+from clipgen.models.parameterisations.catalogue import ALIASES, GENERATORS, entry_of
+from clipgen.optvis.cutouts import Cutouts
+from clipgen.runs.plan import Plan
+from clipgen.runs.settings import build
+
+NOTEBOOKS = ["vqgan_imagenet_f16_16384", "vqgan_openimages_f8_8192", "wikiart_f16_16384", "dvae"]
+
+
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [
+        ("vqgan", "vqgan_imagenet_f16_16384"),
+        ("imagenet", "vqgan_imagenet_f16_16384"),
+        ("imagenet-16384", "vqgan_imagenet_f16_16384"),
+        ("imagenet-1024", "vqgan_imagenet_f16_1024"),
+        ("wikiart", "wikiart_f16_16384"),
+        ("openimages", "vqgan_openimages_f8_8192"),
+        ("dalle", "dvae"),
+    ],
+)
+def test_short_names_that_people_use(short, name):
+    """The journal has the catalogue's own name, so that runs that mean the same share their models."""
+    assert entry_of(short) is GENERATORS[name]
+    assert build("a city", {"generator": short, "device": "cpu"}) == build(
+        "a city", {"generator": name, "device": "cpu"}
+    )
+
+
+def test_no_short_name_hides_a_generator():
+    assert not ALIASES.keys() & GENERATORS.keys() and set(ALIASES.values()) <= GENERATORS.keys()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize(
+    ("kind", "gigabytes", "side", "steps"), [("cuda", 16, 512, 500), ("cuda", 8, 384, 500), ("cpu", 0, 256, 300)]
+)
+def test_a_card_draws_what_the_notebooks_drew(name, kind, gigabytes, side, steps, monkeypatch):
+    """There is no card here: what torch says of one is given."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, int(gigabytes * 1e9)))
+    for module in (devices, entry):
+        monkeypatch.setattr(module, "pick", lambda name="auto": torch.device(kind))
+    monkeypatch.setattr(devices, "precision", lambda device, asked="auto": "fp32")
+    plan = Plan.of("a city", {"generator": name, "perceptor": "ViT-B-32/openai"})
+    assert (plan.settings.size, plan.settings.steps) == ((side, side), steps)
+    asked = {"generator": name, "perceptor": "ViT-B-32/openai", "steps": 7, "size": (128, 128)}
+    assert (Plan.of("a city", asked).settings.steps, Plan.of("a city", asked).settings.size) == (7, (128, 128))
+
+
+def test_built_in_models_draw_the_same_everywhere(monkeypatch):
+    monkeypatch.setattr(entry, "pick", lambda name="auto": torch.device("cuda"))
+    for name in ("stack", "mini-vqgan", "mini-dvae"):
+        assert build("a cat", {"generator": name}).steps == 120
+        assert entry_of(name).side_on(torch.device("cuda")) == GENERATORS[name].side
+
+
+@pytest.mark.parametrize("name", ["taesd", "taesdxl", "taef1"])
+def test_continuous_ones_have_the_views_and_steps_of_the_published_vqgans(name):
+    asked = {"perceptor": "ViT-B-32/openai", "device": "cpu"}
+    ours, vqgan = (build("a city", asked | {"generator": one}) for one in (name, "vqgan"))
+    assert ours.part(Cutouts) == vqgan.part(Cutouts) and ours.steps == vqgan.steps == 300
+    assert catalogue.GENERATORS[name].side == 512 and ours.lr_unit == "own"
