@@ -48,10 +48,12 @@ def test_default_views_are_those_of_the_first_version():
     assert float(torch.rand((), generator=numbers)) == pytest.approx(0.526119, abs=1e-6), "as many numbers are drawn"
 
 
-ALL = ", ".join(AUGMENTATIONS)
+PER_STEP = ("erase_all", "levels")  # all views of a step have it, or none
+PER_VIEW = [name for name in AUGMENTATIONS if name not in PER_STEP]
+ALL = ", ".join(PER_VIEW)
 
 
-@pytest.mark.parametrize("augment", ["", *AUGMENTATIONS, ALL])
+@pytest.mark.parametrize("augment", ["", *PER_VIEW, "erase_all", ALL])
 @pytest.mark.parametrize("padding", ["border", "grey"])
 def test_views_in_parts_are_the_same_views(augment, padding):
     images = torch.cat([smooth(), 1 - smooth()]).requires_grad_()
@@ -91,7 +93,7 @@ def test_the_gradient_of_views_is_that_of_finite_differences(padding):
     assert torch.allclose(coarse.grad.double(), exact.grad, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", PER_VIEW)
 def test_each_augmentation_does_something_to_its_share_of_the_views(name):
     image = smooth()
     how = {"count": 400, "size": 16, "cut_min": 1, "cut_max": 1}
@@ -100,7 +102,25 @@ def test_each_augmentation_does_something_to_its_share_of_the_views(name):
     assert changed.float().mean() == pytest.approx(0.3, abs=0.08)
 
 
-@pytest.mark.parametrize("text", ["flip, flop", "affine=x", "affine:1.5", "affine=15:0.7:0.2", "=3"])
+@pytest.mark.parametrize("name", PER_STEP)
+def test_some_augmentations_are_on_all_views_of_a_step_or_on_none(name):
+    image, steps = 0.3 + 0.4 * smooth(), []
+    for step in range(100):
+        how = {"count": 3, "size": 16, "cut_min": 1, "cut_max": 1}
+        plain = cutouts(image, rng=rng(step), augment="", **how)
+        changed = (cutouts(image, rng=rng(step), augment=f"{name}:0.3", **how) - plain).abs().mean((1, 2, 3)) > 1e-4
+        assert changed.all() or not changed.any()
+        steps.append(float(changed[0]))
+    assert sum(steps) / 100 == pytest.approx(0.3, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("flip, flop", "affine=x", "affine:1.5", "affine=15:0.7:0.2", "=3"),
+        *("affine + flop", "affine:0.5 + shear", "+", "affine +", "erase, erase_all"),
+    ],
+)
 def test_what_is_no_augmentation_is_refused(text):
     with pytest.raises(ClipgenError, match="augment="):
         Cutouts(augment=text)
