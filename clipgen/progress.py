@@ -53,11 +53,16 @@ def listened() -> bool:
     return _listener.get() is not None
 
 
+def check() -> None:
+    """Raise Stopped if nobody waits any more: for whoever computes for long."""
+    if (listener := _listener.get()) and listener.stopping:
+        raise Stopped
+
+
 def tell(name: str, done: int, total: int | None) -> None:
     """Say how far a download is. Raises Stopped if nobody waits for it: what came last is not to be kept."""
+    check()
     if listener := _listener.get():
-        if listener.stopping:
-            raise Stopped
         listener.download = Download(name, done, total)
 
 

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from clipgen.optvis.render import Render
 from clipgen.optvis.seeing import Seen, look
+from clipgen.progress import check
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import Models, Plan
 from clipgen.runs.recipes import Recipes
@@ -43,6 +44,7 @@ class Rerun:
                 tqdm(total=step, initial=done, disable=not progress, leave=False, unit="step", delay=1) as bar,
             ):
                 while self._follow(render) < step - 1:
+                    check()
                     self._advance(render)
                     bar.update()
                 seen, self._render = look(render), render

@@ -18,7 +18,7 @@ from clipgen.runs.settings import build
 from clipgen.studio.controls import Controls
 from clipgen.studio.film import Exporter, Painter
 from clipgen.studio.gallery import Gallery, settings_of
-from clipgen.studio.parts import Access
+from clipgen.studio.parts import Access, close_all
 from clipgen.studio.preview import Preview, progress
 from clipgen.studio.seeing import Seeing
 from clipgen.studio.steering import Steering
@@ -31,16 +31,20 @@ class Studio(widgets.VBox):
     """Controls, preview and gallery in a notebook cell: ``clipgen.Studio("a red apple", steps=200)``.
 
     ``settings``: the fields of Settings, as they are shown first; ``folder``: where run folders are. A new Studio stops
-    the run of the one before, which can be resumed from its gallery, and its study. Raises ClipgenError for what
-    cannot work.
+    the run of the one before, which can be resumed from its gallery, and its study, and closes it. Raises ClipgenError
+    for what cannot work.
     """
 
     _latest: ClassVar[Job | None] = None  # of any Studio: the next one waits for its end and shares its models
+    _open: ClassVar[Studio | None] = None
+    closed = True  # until it is complete
 
     def __init__(self, prompt: str = "a red apple", *, folder: str | Path = "clipgen-runs", **settings: Any):
         asked = build(prompt, {"settled": 0.0} | settings)  # who looks on may still want to steer
         if Studio._latest:
             Studio._latest.stop()
+        if Studio._open:
+            Studio._open.close()
         if "google.colab" in sys.modules:
             from google.colab import output
 
@@ -69,6 +73,7 @@ class Studio(widgets.VBox):
         super().__init__(self._laid_out())
         self.add_class("clipgen-studio")
         self._enable()
+        Studio._open, self.closed = self, False
 
     def __repr__(self) -> str:
         return f"Studio(folder={str(self.folder)!r})"
@@ -133,6 +138,20 @@ class Studio(widgets.VBox):
         self.controls.put(settings_of(Journal.open(folder), self.folder, changed=False))
         self._begin(lambda like: Run.replay(folder, folder=self.folder, like=like))
 
+    def close(self) -> None:
+        """End its run, its study and its look at views, and give back its widgets and their channels to the page."""
+        if self.closed:
+            return
+        self.stop()
+        self.seeing.stopping = True
+        self.studying.stop()
+        with self._lock:
+            self.closed = True
+            close_all(self)
+        super().close()
+        if Studio._open is self:
+            Studio._open = None
+
     # --- how they do it -------------------------------------------------------------------------------
 
     def _begin(self, make: Callable[[Run | None], Run]) -> None:
@@ -157,6 +176,8 @@ class Studio(widgets.VBox):
         """Show the newest of a run; in the thread of the job."""
         run, rows, newest = job.film
         with self._lock:
+            if self.closed:
+                return
             if job is self.job:  # else another has taken its place
                 if run and rows:
                     self.preview.show(run.journal, rows, newest, more=job.alive and not job.paused)
@@ -166,8 +187,8 @@ class Studio(widgets.VBox):
                 if job.error:
                     self.preview.say(job.error)
                 self._enable()
-        if not job.alive:
-            self.gallery.refresh()
+            if not job.alive:
+                self.gallery.refresh()
 
     def _steer(self, run: Run) -> None:
         """Tell a run what the controls say; in the thread of its job."""

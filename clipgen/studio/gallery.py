@@ -17,6 +17,7 @@ from clipgen.runs.journal import Journal
 from clipgen.runs.plan import named_today
 from clipgen.runs.prompts import written
 from clipgen.studio.controls import DEFAULTS
+from clipgen.studio.parts import close_all
 from clipgen.studio.pictures import encode, keep
 
 PAGE = 12
@@ -48,6 +49,8 @@ class Gallery(widgets.VBox):
             with suppress(Exception):  # damaged in whatever way, or of another version
                 cards.append(self._card(folder))
         self._grid.children = cards
+        for key in [key for key, card in self._cards.items() if card not in cards]:
+            close_all(self._cards.pop(key))
         self._more.layout.display = "" if next(left, None) else "none"
 
     def _show_more(self, _: Any) -> None:

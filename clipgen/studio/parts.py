@@ -11,7 +11,8 @@ import anywidget
 import ipywidgets as widgets
 import traitlets
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parent  # scripts are given as text: for changes of a path anywidget would hold every widget
+# Scripts are given as text: of a path anywidget waits for changes, and holds every widget for that.
 
 
 def hint(widget: Any, help: str) -> Any:
@@ -20,13 +21,31 @@ def hint(widget: Any, help: str) -> Any:
     return widget
 
 
+def close_all(root: widgets.Widget) -> None:
+    """Close a widget and all that it is made of: children, layouts, styles.
+
+    To close it alone leaves these where ipywidgets knows them, and their channels to the page open, for good.
+    """
+    left, closed = [root], set[int]()
+    while left:
+        widget = left.pop()
+        if id(widget) not in closed:
+            closed.add(id(widget))
+            for value in widget.trait_values(sync=True).values():
+                parts = value if isinstance(value, (list, tuple)) else [value]
+                left += [part for part in parts if isinstance(part, widgets.Widget)]
+            if widget is not root:
+                widget.close()
+    widgets.Widget.close(root)
+
+
 class Upload(anywidget.AnyWidget):
     """A button to choose a picture with; ``take(name, address)`` is given its file's name and itself as a data: URL.
 
     No FileUpload: Colab's front end sends another version's message, which ipywidgets 7 drops without a word.
     """
 
-    _esm = _HERE / "upload.js"
+    _esm = (_HERE / "upload.js").read_text(encoding="utf-8")
     label = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, label: str, take: Callable[[str, str], None]):
@@ -38,14 +57,14 @@ class Upload(anywidget.AnyWidget):
 class Webcam(anywidget.AnyWidget):
     """``picture``: what was taken last, as a data: URL."""
 
-    _esm = _HERE / "webcam.js"
+    _esm = (_HERE / "webcam.js").read_text(encoding="utf-8")
     picture = traitlets.Unicode().tag(sync=True)
 
 
 class Brush(anywidget.AnyWidget):
     """A picture to be painted on. ``ground``: the picture; ``mask``: white where it was painted; data: URLs."""
 
-    _esm = _HERE / "brush.js"
+    _esm = (_HERE / "brush.js").read_text(encoding="utf-8")
     ground = traitlets.Unicode().tag(sync=True)
     mask = traitlets.Unicode().tag(sync=True)
 
@@ -53,7 +72,7 @@ class Brush(anywidget.AnyWidget):
 class Access(anywidget.AnyWidget):
     """Nothing to see: gives sliders and pictures of the Studio that it stands in their names, for screen readers."""
 
-    _esm = _HERE / "access.js"
+    _esm = (_HERE / "access.js").read_text(encoding="utf-8")
 
 
 class Fold(widgets.VBox):

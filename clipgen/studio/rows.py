@@ -12,7 +12,7 @@ import ipywidgets as widgets
 from clipgen.errors import ClipgenError
 from clipgen.optvis.prompt import Prompt
 from clipgen.runs.prompts import parse, written
-from clipgen.studio.parts import hint
+from clipgen.studio.parts import close_all, hint
 from clipgen.studio.pictures import Picker
 
 HEAVIEST = 5.0
@@ -102,7 +102,9 @@ class Rows(widgets.VBox):
         self._show([other for other in self._rows if other is not row])
 
     def _show(self, rows: list[Row]) -> None:
-        self._rows = rows
+        gone, self._rows = [row for row in self._rows if row not in rows], rows
         for number, row in enumerate(rows, 1):
             row.number(number)
         self.children = [*rows, self._add]
+        for row in gone:
+            close_all(row)

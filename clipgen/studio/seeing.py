@@ -10,6 +10,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from clipgen.progress import Download, Stopped, listening
 from clipgen.runs.plan import Plan
 from clipgen.runs.run import Run
 from clipgen.studio.parts import Fold
@@ -29,6 +30,8 @@ class Seeing(Fold):
     def __init__(self, preview: Preview, running: Callable[[], Run | None], guard: Callable):
         self._preview, self._running, self.busy = preview, running, False
         self._run: Run | None = None  # the one that was looked at last
+        self.stopping = False  # whether nobody looks any more
+        self.download: Download | None = None
         self.look = widgets.Button(description="Show its views", icon="eye")
         self.look.on_click(guard(self._begin))
         self.note = widgets.HTML().add_class("clipgen-help")
@@ -45,12 +48,15 @@ class Seeing(Fold):
 
     def _look_at(self, folder: Path, step: int) -> None:
         try:
-            seen = self._of(folder).views(step, progress=False)
+            with listening(self):
+                seen = self._of(folder).views(step, progress=False)
             self._preview.line.wait()
             self.image.value = encode(seen.sheet(), LONGEST)
             self._preview.line.sent(len(self.image.value))
             self.image.layout.display = ""
             self._say(f"Step {step}: {len(seen.views)} views, CLIP score {seen.score:.3f}")
+        except Stopped:
+            self._run = None
         except BaseException:
             self._say("")
             raise

@@ -22,7 +22,7 @@ from clipgen.studies.tables import told, values
 from clipgen.studio.controls import DEFAULTS, KNOBS, STEERED, SUITING, usual_of
 from clipgen.studio.film import offered
 from clipgen.studio.gallery import settings_of
-from clipgen.studio.parts import Fold
+from clipgen.studio.parts import Fold, close_all
 from clipgen.studio.preview import Preview
 
 
@@ -42,7 +42,7 @@ class Studying(Fold):
         self._setting = widgets.Dropdown(options=names, value="seed", description="Vary")
         self._values = widgets.Text(description="Values")
         self.begin = self._button("Study", "th", guard(self._begin))
-        self._stop = self._button("Stop study", "stop", lambda _: Studying._going.set())
+        self._stop = self._button("Stop study", "stop", lambda _: self.stop())
         self._export = self._button("Export page", "download", guard(self._write))
         self.note, self.link = widgets.HTML().add_class("clipgen-help"), widgets.HTML().add_class("clipgen-download")
         self.grid = widgets.VBox()
@@ -59,6 +59,10 @@ class Studying(Fold):
         button = widgets.Button(description=name, icon=icon)
         button.on_click(action)
         return button
+
+    def stop(self) -> None:
+        """End the study that goes on; what is made is kept."""
+        Studying._going.set()
 
     def enable(self) -> None:
         """Offer what can be done now."""
@@ -88,7 +92,10 @@ class Studying(Fold):
         runs = expand(prompt.replace("{", "{{").replace("}", "}}"), settings | {name: wanted})
         self.study = study = Study([Row(one, place.folder, known) for one in runs], place, prompt)
         grid, Studying._going = Grid(study.rows), threading.Event()
-        self.grid.children, self.busy, self.link.value = [grid.widget], True, ""
+        before, self.grid.children = self.grid.children, [grid.widget]
+        for widget in before:
+            close_all(widget)
+        self.busy, self.link.value = True, ""
         self._export.disabled = True
         self.enable()
         asked = study, grid, Studying._going

@@ -174,3 +174,4 @@ class Job:
                 self._steer(self.run)
             self._worker.join(1 / RATE)
         self._tell(self)
+        del self._make, self._tell, self._steer  # which hold a Studio, and this job may outlive it
