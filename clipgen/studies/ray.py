@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.studies.local import crew
 from clipgen.studies.place import Place
@@ -17,6 +19,31 @@ MARGIN = 1.1  # of a GPU's memory, for steps that take more than the first one
 def bearing(taken: float, whole: float) -> int:
     """How many workers a GPU of so much memory bears, one of which has taken so much of it."""
     return max(1, int(whole / (MARGIN * max(taken, 1))))
+
+
+def _worker() -> type:
+    """Return the class of the actors. Being local it goes to them whole, so that nothing is imported for it before it
+    removes the study's current folder, which may be one that somebody sent, and which Ray puts first on their path.
+    """
+
+    class Worker:
+        def __init__(self, threads: int, folder: str, package: str):
+            import os
+            import sys
+
+            sys.path[:] = [path for path in sys.path if path and os.path.abspath(path) not in (folder, os.getcwd())]
+            sys.path.append(package)  # where the study has clipgen, for nodes that do not have their own
+            from clipgen.studies.maker import Maker
+
+            self._maker = Maker(threads)
+
+        def probe(self, folders: Sequence[Path], address: str) -> tuple[float, float]:
+            return self._maker.probe(folders, address)
+
+        def make(self, folders: Sequence[Path], address: str) -> None:
+            self._maker.make(folders, address)
+
+    return Worker
 
 
 class Ray:
@@ -67,10 +94,9 @@ class Ray:
             self.end(worker)
 
     def start(self) -> Any:
-        from clipgen.studies.maker import Maker
-
         options = {"num_cpus": self.threads, "num_gpus": self._share, "max_restarts": 0}
-        self._actors.append(self._ray.remote(Maker).options(**options).remote(self.threads))
+        given = self.threads, os.getcwd(), str(Path(clipgen.__file__).parents[1])
+        self._actors.append(self._ray.remote(_worker()).options(**options).remote(*given))
         return self._actors[-1]
 
     def give(self, worker: Any, folders: Sequence[Path]) -> None:

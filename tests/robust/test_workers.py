@@ -13,6 +13,7 @@ import pytest
 import clipgen
 from clipgen.studies.asked import expand
 from clipgen.studies.local import Local
+from clipgen.studies.ray import Ray
 from clipgen.studies.row import Row, State
 
 TINY = {"generator": "pixels", "size": (64, 64), "init": "perlin", "cutouts": 2, "steps": 1, "progress": False}
@@ -147,3 +148,36 @@ def test_a_row_whose_note_is_nonsense_is_made_again(tmp_path):
     (row.folder / "row.json").write_text('{"step": "x", "seconds": null, "done": false, "error": ""}')
     study = clipgen.study("a cat", workers=1, folder=tmp_path, progress=False, **asked)
     assert study.finished and study.rows[0].folder == row.folder and study.rows[0].journal.steps == [1]
+
+
+def test_a_worker_of_ray_runs_nothing_that_lies_beside_the_study(received, tmp_path):
+    """As an actor: its class comes pickled, after Ray has put the study's folder first on the path."""
+    cloudpickle = pytest.importorskip("ray.cloudpickle")
+    sent = []
+
+    class Cluster:
+        """Takes what a study sends to its actors, in place of a cluster, which takes half a minute to start."""
+
+        def remote(self, kind):
+            sent.append(kind)
+            return self
+
+        def options(self, **_):
+            self.remote = lambda *given: sent.append(given)
+            return self
+
+    engine = object.__new__(Ray)
+    engine.__dict__.update(_ray=Cluster(), threads=1, _share=0, _actors=[])
+    engine.start()
+    (tmp_path / "sent").write_bytes(cloudpickle.dumps(sent))
+    actor = f"""
+import sys, pickle, pathlib
+import ray.cloudpickle
+sys.path.insert(0, {str(Path.cwd())!r})
+kind, given = pickle.loads(pathlib.Path({str(tmp_path / "sent")!r}).read_bytes())
+kind(*given)
+assert sys.modules["torch"].__version__ and {str(Path.cwd())!r} not in sys.path
+"""
+    (tmp_path / "actor.py").write_text(actor)
+    subprocess.run([sys.executable, str(tmp_path / "actor.py")], cwd=tmp_path, check=True)
+    assert not list(received.iterdir())
