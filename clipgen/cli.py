@@ -164,8 +164,7 @@ def _command(name: str, words: list[str]) -> int:
     else:
         command.add_argument("--folder", default="clipgen-runs", help="where run folders are made")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
-        trust = "read files and addresses that it names and does not bring along"
-        command.add_argument("--trust", action="store_true", help=trust)
+        command.add_argument("--trust", action="store_true", help="read what it names and does not bring along")
     options = vars(command.parse_args(words))
     source, output = options.pop("source"), options.pop("output")
     _check(output or _default("here"))
@@ -261,11 +260,11 @@ def _draw(options: dict) -> int:
     every = [each for place in range(1, count + 1) for each in _numbered(files, place)]
     _check(every if count > 1 else files, options.get("generator", ""))
     if "film" in options:
-        from clipgen.runs.drawings import frames
+        from clipgen.runs.course import write
 
         journal = clipgen.restyle(options.pop("film"), prompt, progress=not quiet, **options)
         for file in files:
-            export(frames(journal, file), file, journal.settings, fps=fps, scores=journal.scores)
+            write(journal, file, "last", fps=fps)
         print(f"{' and '.join(map(str, files))} (done); the run is kept in {journal.folder}")
         return 0
     if count == 1:

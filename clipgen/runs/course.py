@@ -19,6 +19,7 @@ from clipgen.registry import WRITERS
 from clipgen.runs.drawings import frames
 from clipgen.runs.journal import Journal, is_steering
 from clipgen.runs.prompts import parse
+from clipgen.runs.saved import base_names
 from clipgen.runs.schedules import growth, schedule
 from clipgen.runs.settings import KEPT, Settings, scheduled
 
@@ -175,4 +176,4 @@ def write(
         steps = steps[-1:]
     scores = [rows.get(step, {}) for step in steps]
     made = map(picture, steps) if picture else frames(journal, file, steps)
-    return export(made, file, journal.history, scores=scores, **options)
+    return export(made, file, base_names(journal.history), scores=scores, **options)

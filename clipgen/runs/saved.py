@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from clipgen.errors import ClipgenError
+from clipgen.images.masks import file_of
+from clipgen.runs.prompts import parse
 from clipgen.runs.settings import Settings, scheduled
 
 DEPTH = 8  # of lists and mappings within one another
@@ -69,6 +72,44 @@ def read_array(source: Path | bytes) -> np.ndarray:
     if not array.size or array.ndim > 4 or array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise ValueError(f"numbers of {array.dtype} in {array.shape} are none of a picture")
     return array
+
+
+def base_names(saved: Mapping[str, Any], like: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return settings, or what is told of them, with files by their base names: exports are for others.
+
+    Args:
+        saved: Any mapping; strings anywhere in it are looked at.
+        like: The settings that name the files, by default ``saved`` and its ``changes``.
+    """
+    names = {name for one in like or (saved, *saved.get("changes", [])) for name in _files_of(one)}
+    if not names:
+        return dict(saved)
+    # In a prompt some characters of a name have a backslash before them, or not.
+    raw = ("".join(rf"\\?{re.escape(c)}" if c in "|:@[" else re.escape(c) for c in name) for name in names)
+    pattern = re.compile("|".join(sorted(raw, key=len, reverse=True)))
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, str):
+            return pattern.sub(lambda match: re.split(r"[/\\](?![|:@\[])", match[0])[-1], value)
+        if isinstance(value, Mapping):
+            return {name: shorten(one) for name, one in value.items()}
+        return [shorten(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    return shorten(saved)
+
+
+def _files_of(saved: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the paths of files, with folders in them, that settings or a change name."""
+    texts = {name: value for name, value in saved.items() if isinstance(value, str)}
+    prompts = parse(texts.get("prompt", "x"), texts.get("negative", ""))
+    names = [prompt.text for prompt in prompts if prompt.is_image]
+    names += [file_of(where) or "" for where in (texts.get("mask", ""), *(one.where for one in prompts))]
+    names += [texts.get("init", ""), *(part.partition("/")[2] for part in texts.get("perceptor", "").split("|"))]
+    names += [texts.get("generator", "")]
+    for name in names:
+        name = name.strip().rstrip("/\\")
+        if re.search(r"[/\\]", name) and "://" not in name and not name.startswith("hf-hub:"):
+            yield name
 
 
 def _check_types(saved: Mapping[str, Any], source: str | Path) -> None:

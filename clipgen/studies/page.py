@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from clipgen.errors import ClipgenError
 from clipgen.export import html as film_page
 from clipgen.export.film import export
 from clipgen.images.sheets import enlarge
+from clipgen.runs.saved import base_names
 from clipgen.studies.row import Row
 from clipgen.studies.tables import told
 
@@ -49,13 +52,15 @@ def write(rows: Sequence[Row], varied: Sequence[str], title: str, file: Path) ->
     scripts = " ".join(f"'{film_page.hashed(source)}'" for source in (JS, film_page.JS))
     styles = " ".join(f"'{film_page.hashed(source)}'" for source in (css, film_page.CSS))
     names = dict.fromkeys(name for row in rows for name in row.scores if name != "loss")
-    records = [{name: value for name, value in row.record.items() if name != "folder"} for row in rows]
+    records = [_told(row, {name: value for name, value in row.record.items() if name != "folder"}) for row in rows]
     filled = dict(
         allowed=f"script-src {scripts}; style-src {styles}",
         records=_inert(records),
         title=escape(title),
         css=css,
-        filters="\n".join(_filter(name, [told(row.varied.get(name)) for row in rows]) for name in varied),
+        filters="\n".join(
+            _filter(name, [_told(row, {name: told(row.varied.get(name))})[name] for row in rows]) for name in varied
+        ),
         orders="".join(f'<option value="{escape(name)}">{escape(_score(name))}, best first</option>' for name in names),
         count=f"{len(rows)}",
         js=JS,
@@ -66,6 +71,11 @@ def write(rows: Sequence[Row], varied: Sequence[str], title: str, file: Path) ->
         out.write(before)
         out.writelines(map(_item, rows))
         out.write(after)
+
+
+def _told(row: Row, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of a row, with files by their base names."""
+    return base_names(json.loads(json.dumps(facts, default=told)), [asdict(row.plan.settings)])
 
 
 def _inert(value: object) -> str:
@@ -87,17 +97,19 @@ def _item(row: Row) -> str:
     """One row: its picture, which opens its film; what it varies, its scores, or what went wrong."""
     state, scores = row.state, {name: value for name, value in row.scores.items() if name != "loss"}
     finite = {name: value for name, value in scores.items() if math.isfinite(value)}
-    facts = {"varied": {name: told(value) for name, value in row.varied.items()}, "scores": finite}
+    varied = {name: told(value) for name, value in row.varied.items()}
+    shown = _told(row, {"varied": varied, "label": row.label, "error": state.error})
+    facts, label, error = {"varied": shown["varied"], "scores": finite}, escape(shown["label"]), escape(shown["error"])
     said = " · ".join([f"{_score(name)} {value:.3f}" for name, value in scores.items()] + [f"{state.seconds:.1f} s"])
-    lines = f'<span>{escape(row.label)}</span><span class="faint">{escape(said)}</span>'
-    if state.error:
-        lines += f'<span class="error">{escape(state.error)}</span>'
+    lines = f'<span>{label}</span><span class="faint">{escape(said)}</span>'
+    if error:
+        lines += f'<span class="error">{error}</span>'
     item = f'<li data-row="{escape(json.dumps(facts))}">'
     if not (image := row.image):
         return f'{item}<div class="row"><span class="none"></span>{lines}</div></li>\n'
     thumbnail = enlarge(image)
     thumbnail.thumbnail((SIDE, SIDE))
-    picture = f'<img src="{film_page.data_url(thumbnail)}" alt="{escape(row.label)}">'
+    picture = f'<img src="{film_page.data_url(thumbnail)}" alt="{label}">'
     film = f'<script type="application/json">{_inert(_film(row))}</script>'
     return f'{item}<button class="row" type="button">{picture}{lines}</button>{film}</li>\n'
 
@@ -109,7 +121,10 @@ def _film(row: Row) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         frames = map(row.journal.frame, steps)
         page = export(
-            frames, Path(scratch) / "film.html", row.journal.history, scores=[scores.get(step, {}) for step in steps]
+            frames,
+            Path(scratch) / "film.html",
+            base_names(row.journal.history),
+            scores=[scores.get(step, {}) for step in steps],
         )
         return page.read_text("utf-8")
 

@@ -15,6 +15,7 @@ from clipgen.registry import WRITERS
 from clipgen.runs.course import write
 from clipgen.runs.drawings import frames
 from clipgen.runs.prompts import slug
+from clipgen.runs.saved import base_names
 from clipgen.studio.parts import Brush
 from clipgen.studio.pictures import encode, from_url, to_url
 from clipgen.studio.preview import Preview
@@ -43,7 +44,7 @@ class Exporter(widgets.VBox):
             file = write(journal, journal.folder / name)
         else:
             made = frames(journal, name, [step]) if writer.vectors else [self._preview.picture]
-            file = export(made, journal.folder / name, journal.history, scores=[self._preview.row])
+            file = export(made, journal.folder / name, base_names(journal.history), scores=[self._preview.row])
         self.link.value = offered(file, writer.mime)
 
 
