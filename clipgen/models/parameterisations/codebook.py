@@ -206,11 +206,9 @@ class Gumbel(Codebook):
 
     def _mix(self, logits: Tensor) -> Tensor:
         """(B, dim, h, w): where on the codebook logits (B, h, w, codes) stand."""
-        if self.groups == 1:
-            weights = logits.softmax(-1)
-        else:
-            weights = logits.unflatten(-1, (-1, self.groups)).softmax(-2).flatten(-2)
-        return (weights @ self.codebook).permute(0, 3, 1, 2)
+        parts = [slice(first, None, self.groups) for first in range(self.groups)]
+        mixed = [logits[..., part].softmax(-1) @ self.codebook[part] for part in parts]
+        return torch.stack(mixed).sum(0).permute(0, 3, 1, 2)
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
         one, two = (self._mix(_rows(logits) / (self.temperature or 1)) for logits in (latent, other))

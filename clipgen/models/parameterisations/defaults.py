@@ -21,6 +21,7 @@ _PHOTOGRAPHS: dict[str, Any] = {
 }
 CONTINUOUS = {name: value for name, value in _PHOTOGRAPHS.items() if name != "lr_unit"} | {"lr": 0.05}
 VQGAN = _PHOTOGRAPHS | {"lr": 0.1, "init": "perlin"}
+# Crowson's notebook also adds noise to the logits and never draws the codes that DALL-E does not use; neither is here.
 # Gradients of logits, thousands for each place, are some 1e-9 at 512x512: with Adam's usual eps few move at the rate.
 DVAE = _PHOTOGRAPHS | {"lr": 0.05, "optimizer": "AdamW", "relax": "sample", "init": "random", "eps": 1e-10}
 # Its codes are of length 1 in 8 numbers: 0.1 of them would be 0.28 of their deviation.
