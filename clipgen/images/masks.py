@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
+from clipgen.images.names import find_file
 
 _WORDS = {
     "all": (0.0, 0.0, 1.0, 1.0),
@@ -80,7 +81,7 @@ def _negated(spec: str) -> tuple[str, bool]:
 
 
 def _is_path(spec: str) -> bool:
-    return "/" in spec or "." in spec
+    return "/" in spec or "." in spec or find_file(spec) is not None
 
 
 def _box(spec: str) -> tuple[float, ...] | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from numbers import Real
 from os.path import exists, isdir
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,20 @@ from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.images import masks
+from clipgen.images.names import find_file
 from clipgen.images.palette import colour
 from clipgen.images.reading import Pictorial, to_picture
 from clipgen.optvis import starts
+from clipgen.optvis.prompt import Prompt
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal
-from clipgen.runs.prompts import parse
+from clipgen.runs.prompts import parse, split, written
 from clipgen.runs.saved import read_array
 from clipgen.runs.settings import Settings, plain_settings
 
-Value = str | int | float | tuple[int, int] | Pictorial | None  # of a setting, as a person gives it
-Ask = str | Pictorial | Sequence[str | Pictorial]  # a prompt
+Value = str | Path | int | float | tuple[int, int] | Pictorial | None  # of a setting, as a person gives it
+Asked = str | Path | Pictorial
+Ask = Asked | Sequence[Asked] | Mapping[Any, float]  # a prompt, several, or several with their weights
 
 
 class Inputs:
@@ -61,22 +66,72 @@ class Inputs:
     def named(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Settings with names for the pictures and latents in them, numbers as Python's; prompts become one line."""
         named = plain_settings(asked)
-        if "prompt" in named and not isinstance(named["prompt"], str):
-            prompt = named["prompt"]
-            named["prompt"] = " | ".join(map(self.name, [prompt] if isinstance(prompt, Pictorial) else prompt))
-        return named | {knob: self.name(named[knob]) for knob in ("init", "mask") if knob in named}
+        named |= {knob: self._line(named[knob]) for knob in ("prompt", "negative") if knob in named}
+        if "init" in named:
+            named["init"] = self._kept_name(named["init"]) or self.name(named["init"])
+        return named | ({"mask": self.name(named["mask"])} if "mask" in named else {})
 
     def name(self, value: Any) -> str:
-        """The name of a picture, or of a kept latent, that came without one: after its content."""
-        if isinstance(value, (str, Path)):
-            return str(value)
-        data = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        mark = hashlib.sha256(data.tobytes() + str(data.shape).encode()).hexdigest()[:12]
-        if not isinstance(value, Image.Image) and _kept(data):
-            self.latents[f"tokens-{mark}.npy"] = data
-            return f"tokens-{mark}.npy"
-        self.pictures[f"picture-{mark}.png"] = to_picture(value)
-        return f"picture-{mark}.png"
+        """Return the name of a picture: its path or address, or of one without a name after what is seen in it."""
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Path):  # a word would be taken for another thing of that name
+            return str(value) if any(mark in str(value) for mark in "./\\") else f"./{value}"
+        data = np.asarray(picture := to_picture(value))
+        name = f"picture-{_mark(data)}.png"
+        self.pictures[name] = picture
+        return name
+
+    def _kept_name(self, value: Any) -> str:
+        """Return the name of a kept latent, empty for anything else."""
+        if isinstance(value, Tensor):
+            value = (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()
+        if not (isinstance(value, np.ndarray) and _kept(value)):
+            return ""
+        name = f"tokens-{_mark(value)}.npy"
+        self.latents[name] = value
+        return name
+
+    def _line(self, prompt: Any) -> str:
+        """Return a prompt in the grammar, whatever it came as."""
+        if isinstance(prompt, str):
+            return self._with_files(prompt)
+        if isinstance(prompt, Path):
+            text = str(prompt)
+            with suppress(ClipgenError):
+                if split(text) == [Prompt(text, is_image=True)]:
+                    return text
+            return self.name(to_picture(prompt))
+        if isinstance(prompt, Pictorial):
+            return self.name(prompt)
+        if isinstance(prompt, Mapping):
+            if not all(isinstance(weight, Real) for weight in prompt.values()):
+                raise ClipgenError(f"prompt={prompt!r}: weights are numbers, such as {{'a cat': 2}}")
+            several = [(one, float(weight)) for key, weight in prompt.items() for one in split(self._line(key))]
+            return " | ".join(written(replace(one, weight=one.weight * weight)) for one, weight in several)
+        if not isinstance(prompt, Sequence):
+            raise ClipgenError(f"prompt={prompt!r}: write what you want to see, or give a picture or a list of these")
+        return " | ".join(map(self._line, prompt))
+
+    def _with_files(self, line: str) -> str:
+        """Return a line in which files that are not named as pictures have the names of what is seen in them."""
+        try:
+            prompts = split(line)
+        except ClipgenError:  # which is said when all settings are checked
+            return line
+        names = {one.text: self._seen_name(one.text) for one in prompts if not one.is_image and find_file(one.text)}
+        if not any(names.values()):
+            return line
+        return " | ".join(written(replace(one, text=names.get(one.text) or one.text)) for one in prompts)
+
+    def _seen_name(self, text: str) -> str:
+        """Return the name of the picture in a file; a word alone stays one if the file of that name is no picture."""
+        try:
+            return self.name(to_picture(text))
+        except ClipgenError:
+            if Path(text).suffix or Path(text).name != text:
+                raise
+            return ""
 
     def outside(self, asked: Mapping[str, Any]) -> list[str]:
         """Return the files and addresses that prompts, ``init`` and ``mask`` name and that are not here."""
@@ -130,7 +185,7 @@ class Inputs:
             self.pictures[name] = journal.frame(journal.steps[-1])
         elif path.suffix == ".npy":
             self.latents[name] = _read(path)
-        elif path.suffix or "/" in name:
+        elif path.suffix or "/" in name or find_file(name):
             self._picture(name)
         else:
             raise ClipgenError(
@@ -147,9 +202,14 @@ class Inputs:
             self.pictures[name] = to_picture(name)
 
 
+def _mark(data: np.ndarray) -> str:
+    return hashlib.sha256(data.tobytes() + str(data.shape).encode()).hexdigest()[:12]
+
+
 def _kept(data: np.ndarray) -> bool:
     """Whether numbers are what a journal keeps of a latent: tokens (h, w), or one latent in 16 bits."""
-    tokens = data.ndim == 2 and data.dtype.kind in "iu" and data.dtype != np.uint8
+    # Bytes and numbers of 16 bits without a sign are a grey picture's.
+    tokens = data.ndim == 2 and (data.dtype.kind == "i" or (data.dtype.kind == "u" and data.dtype.itemsize > 2))
     return data.size > 0 and (tokens or (data.dtype == np.float16 and len(data) == 1))
 
 
@@ -158,7 +218,7 @@ def _read(file: Path) -> np.ndarray:
         data = read_array(file)
     except ValueError as error:
         raise ClipgenError(f"init={str(file)!r}: cannot be read as tokens ({error}); use numpy.save") from error
-    if not (_kept(data) or (data.dtype == np.uint8 and data.ndim == 2)):
+    if not (_kept(data) or (data.dtype.kind == "u" and data.ndim == 2)):
         raise ClipgenError(
             f"init={str(file)!r}: tokens are a whole number for every cell, (h, w); a latent is (1, ...) in float16"
         )

@@ -25,7 +25,7 @@ from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.prompts import note_titles, slug, weighted
 from clipgen.runs.saved import check_saved
-from clipgen.runs.settings import Settings, build, fixed, start_of
+from clipgen.runs.settings import Settings, build, fixed, plain_settings, start_of
 
 Losses = Sequence[Loss | Objective] | Mapping[str, Loss]
 
@@ -150,7 +150,7 @@ class Plan:
         """
         if names := fixed(asked):
             raise ClipgenError(f"{names[0]}=...: cannot be changed while a run goes on; start another, or branch")
-        values = asdict(settings) | self.inputs.named(asked)
+        values = asdict(settings) | plain_settings(asked)  # whoever asks has given names to pictures
         settings = build(values.pop("prompt"), values)
         self._check_spared(settings)
         self.inputs.load(settings)

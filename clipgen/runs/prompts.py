@@ -131,6 +131,11 @@ def parse(text: str, negative: str = "") -> list[Prompt]:
     return prompts
 
 
+def split(text: str) -> list[Prompt]:
+    """Return the prompts of a part of a line, which may push away only. Raises ClipgenError as ``parse`` does."""
+    return _parse("prompt", text)
+
+
 def _parse(name: str, text: str, weight: float = 1.0) -> list[Prompt]:
     """Return the prompts of a setting. Raises ClipgenError for numbers that cannot be meant."""
     parts = [(prompt, part) for part in _BAR.split(text) for prompt, part in [_prompt(part, weight)] if prompt.text]
@@ -171,7 +176,7 @@ def written(prompt: Prompt) -> str:
     """Return a prompt in the grammar, as ``parse`` reads it."""
     # Of a picture's name a colon means something before a number, of words unless a space and words follow it.
     colon = r":(?=\s*[-+.\dni])" if is_picture_name(prompt.text) else r":(?!//|\s+[^-+.\dni\s])"
-    text = re.sub(rf"([|@\[]|{colon})", r"\\\1", prompt.text)
+    text = prompt.text if is_windows_path(prompt.text) else re.sub(rf"([|@\[]|{colon})", r"\\\1", prompt.text)
     where = f" [{prompt.where}]" if prompt.where else ""
     stop = f":{prompt.stop:g}" if prompt.stop > -math.inf else ""
     weight = f":{prompt.weight:g}{stop}" if stop or prompt.weight != 1 else ""

@@ -6,6 +6,7 @@ import struct
 import threading
 import warnings
 import zlib
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -365,6 +366,93 @@ def test_paths_keep_their_characters(line, name, weight):
 @pytest.mark.parametrize("line", ['"hello world"', r"a \[sic] b", "asp.net", "a.png b", "e.g. a cat", "'", '""x'])
 def test_words_stay_words(line):
     assert not parse(line)[0].is_image and parse(line)[0].text == line.replace("\\", "")
+
+
+TINY = {"generator": "pixels", "size": (32, 32), "steps": 1, "cutouts": 1, "init": "random"}
+
+
+def drawn(prompt, folder, **settings):
+    """Return the prompts of a run that is ready to go, with the colour that each picture among them has."""
+    run = clipgen.Run(prompt, folder=folder, **(TINY | settings))
+    pictures = clipgen.Run.resume(run.journal.folder).plan.inputs.pictures
+    return [(pictures[one.text].getpixel((0, 0)) if one.is_image else one.text, one.weight) for one in run.prompts]
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Pictures under names of all kinds, in the current folder; and words that are a file's name, too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("p.png", "noext", "a|b.png", "x:2", "[old].png", "cat@0-9", r"C:\pics\[old]\x.png"):
+        Image.new("RGB", (32, 32), RED).save(tmp_path / name, "PNG")
+    (tmp_path / "apple").write_text("a shopping list")
+    (tmp_path / "dog").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "prompt, wanted",
+    [
+        (Path("p.png"), [(RED, 1)]),
+        (Path("noext"), [(RED, 1)]),
+        (Path("a|b.png"), [(RED, 1)]),
+        (Path("x:2"), [(RED, 1)]),
+        (Path("[old].png"), [(RED, 1)]),
+        (Path("cat@0-9"), [(RED, 1)]),
+        (Path(r"C:\pics\[old]\x.png"), [(RED, 1)]),
+        ("noext", [(RED, 1)]),
+        ("a cat | noext:3", [("a cat", 1), (RED, 3)]),
+        ("noext [top]:2 | a dog", [(RED, 2), ("a dog", 1)]),
+        ("'p.png':2", [(RED, 2)]),
+        ('"noext"', [(RED, 1)]),
+        ("~/p.png", [(RED, 1)]),
+        (r"C:\pics\[old]\x.png:2", [(RED, 2)]),
+        ("apple | dog", [("apple", 1), ("dog", 1)]),
+        ({"a cat": 2}, [("a cat", 2)]),
+        ({"a cat": 2, "a dog:0.5": -1, Path("p.png"): 3}, [("a cat", 2), ("a dog", -0.5), (RED, 3)]),
+        ({"a cat | noext": np.int64(2)}, [("a cat", 2), (RED, 2)]),
+        (
+            ["a cat", Path("p.png"), Image.new("P", (8, 8)), {"a dog": 2}],
+            [("a cat", 1), (RED, 1), ((0,) * 3, 1), ("a dog", 2)],
+        ),
+        (("a cat:2", "a dog"), [("a cat", 2), ("a dog", 1)]),
+        (np.full((8, 8), 65535, np.uint16), [(WHITE, 1)]),
+    ],
+)
+def test_what_a_prompt_may_be(prompt, wanted, files):
+    assert drawn(prompt, files / "runs") == wanted
+
+
+@pytest.mark.parametrize("prompt", [5, None, {"a cat": "much"}, ["a cat", 5], Path("missing"), Path("apple")])
+def test_what_is_no_prompt_is_refused(prompt, files):
+    with pytest.raises(clipgen.ClipgenError, match=r"prompt=|image=|file"):
+        drawn(prompt, files / "runs")
+
+
+@pytest.mark.parametrize("init", ["noext", Path("noext"), Path("p.png"), "'p.png'", "~/p.png", "a|b.png", "x:2"])
+def test_a_file_of_any_name_is_a_start(init, files):
+    asked = TINY | {"init": init, "steps": 1, "lr": 1e-4}
+    run = clipgen.generate("a cat", folder=files / "runs", progress=False, **asked)
+    assert difference(run.image, Image.new("RGB", (32, 32), RED)) <= 8
+
+
+def test_words_for_starts_and_masks_stay_words(files):
+    for name in ("noise", "top", "red"):
+        Image.new("L", (32, 32), 255).save(name, "PNG")
+    assert clipgen.Run("a cat", folder=files / "runs", **(TINY | {"init": "noise"})).plan.inputs.pictures == {}
+    asked = TINY | {"init": Path("noise"), "mask": Path("top")}
+    assert len(clipgen.Run("a cat", folder=files / "runs", **asked).plan.inputs.pictures) == 2
+
+
+def test_two_pictures_of_equal_numbers_are_two(tmp_path):
+    """Of a picture with a palette the numbers are not what is seen."""
+    red, blue = Image.new("P", (32, 32)), Image.new("P", (32, 32))
+    red.putpalette([*RED, 0, 0, 0])
+    blue.putpalette([20, 40, 220, 0, 0, 0])
+    assert drawn([red, blue], tmp_path) == [(RED, 1), ((20, 40, 220), 1)]
+    clear = Image.new("L", (32, 32), 7)
+    clear.info["transparency"] = 7
+    assert drawn([clear, Image.new("L", (32, 32), 7)], tmp_path) == [(WHITE, 1), ((7, 7, 7), 1)]
 
 
 # --- sheets and exports of odd shapes -------------------------------------------------------------------
