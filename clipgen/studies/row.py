@@ -58,6 +58,7 @@ class State:
     def write(self, folder: Path) -> None:
         part = folder / f"{NOTE}.part"
         try:
+            part.unlink(missing_ok=True)  # a link would be written through
             part.write_text(json.dumps(self.__dict__))
             os.replace(part, folder / NOTE)
         finally:

@@ -96,12 +96,12 @@ def look(folder):
 
 def test_settings(run, copied, tmp_path):
     saved, results = json.loads((run.journal.folder / "settings.json").read_text()), []
-    for i, hostile in enumerate(replaced(saved, 20)):
+    for i, hostile in enumerate(replaced(saved, len(ODD))):
         folder = copied() if i == 0 or results[-1] else tmp_path / "run"  # what fails has changed nothing
         (folder / "settings.json").write_text(json.dumps(hostile))
         look(folder)
         results.append(attempt(folder, run, again=i % 2))
-    assert 5 < sum(results) < len(results) / 2, "some values can be meant, most cannot"
+    assert 1 < sum(results) < len(results) / 2, "some values can be meant, most cannot"
 
 
 def test_changes(run, copied):
@@ -126,7 +126,7 @@ def test_states(run, copied):
     tensors = load_file(file)
     with safe_open(file, "pt") as stored:
         notes = json.loads(stored.metadata()["state"])
-    states = [(tensors, hostile) for hostile in replaced(notes, 12)]
+    states = [(tensors, hostile) for hostile in replaced(notes, 20)]
     states += [(tensors, {key: value for key, value in notes.items() if key != less}) for less in notes]
     for name, tensor in tensors.items():
         states.append(({key: value for key, value in tensors.items() if key != name}, notes))
