@@ -181,6 +181,10 @@ def _command(name: str, words: list[str]) -> int:
             print(run.export(file, what="views", **options) if run else write(Journal.open(source), file, **options))
         return 0
     trust, folder = options["trust"], options["folder"]
+    if name == "resume" and (source / "parts").is_dir():
+        from clipgen.studies.command import resume_film
+
+        return resume_film(source, output or _default(source.name), options["quiet"])
     run = Run.resume(source, trust=trust) if name == "resume" else Run.replay(source, folder=folder, trust=trust)
     _check(output, run.settings.generator)
     return _show(finish(run, not options["quiet"]), output or _default(run.settings.prompt))
@@ -260,13 +264,10 @@ def _draw(options: dict) -> int:
     every = [each for place in range(1, count + 1) for each in _numbered(files, place)]
     _check(every if count > 1 else files, options.get("generator", ""))
     if "film" in options:
-        from clipgen.runs.course import write
+        from clipgen.studies.command import redraw
 
-        journal = clipgen.restyle(options.pop("film"), prompt, progress=not quiet, **options)
-        for file in files:
-            write(journal, file, "last", fps=fps)
-        print(f"{' and '.join(map(str, files))} (done); the run is kept in {journal.folder}")
-        return 0
+        film = options.pop("film")
+        return redraw(lambda: clipgen.restyle(film, prompt, progress=not quiet, **options), files, fps)
     if count == 1:
         return _show(clipgen.generate(prompt, progress=not quiet, **options), files, fps)
     runs = clipgen.batch(prompt, count, progress=not quiet, **options)
@@ -286,14 +287,9 @@ def _show(run, files: list[Path], fps: float | None = None) -> int:
     if not run.journal.steps:
         raise Interrupted(run.journal)
     with resumable(run.journal):
-        return _export(run, files, fps)
-
-
-def _export(run, files: list[Path], fps: float | None) -> int:
-    """Write the files of a run, show the first, and say where everything is."""
-    for file in files:
-        run.export(file, fps=fps)
-    show(files[0])
+        for file in files:
+            run.export(file, fps=fps)
+        show(files[0])
     made = " and ".join(map(str, files))
     if run.finished:
         folder, trouble = run.journal.folder, run.journal.trouble

@@ -60,7 +60,7 @@ def parse_rows(text: str, file: Path) -> list[dict[str, float]]:
             row = {name: float(cell) for name, cell in zip(names, cells) if cell}
             if row.keys() >= {"step", "clip"} and math.isfinite(row["step"]):
                 rows.append(row)
-    return rows
+    return sorted(rows, key=lambda row: row["step"])
 
 
 def _line(names: Iterable[str], row: Mapping[str, float | str]) -> str:

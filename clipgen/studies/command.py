@@ -4,15 +4,47 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.registry import ENGINES
 from clipgen.studies.page import check
 from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
+
+if TYPE_CHECKING:
+    from clipgen.runs.journal import Journal
+
+
+def redraw(make: Callable[[], Journal], files: Sequence[Path], fps: float | None = None) -> int:
+    """Write a film that ``make`` redraws, as far as it comes. Exit status: 0 done, 130 interrupted."""
+    from clipgen.runs.course import write
+    from clipgen.runs.interrupts import Interrupted, resumable
+
+    try:
+        journal, onward = make(), ""
+    except Interrupted as error:
+        if not error.journal.steps:
+            raise
+        journal, onward = error.journal, str(error)
+    with resumable(journal):
+        for file in files:
+            write(journal, file, "last", fps=fps)
+    print(
+        f"{' and '.join(map(str, files))} " + (f"({onward})" if onward else f"(done); the run is in {journal.folder}")
+    )
+    return 130 if onward else 0
+
+
+def resume_film(folder: Path, files: Sequence[Path], quiet: bool) -> int:
+    """Redraw what a film lacks. Exit status as of ``redraw``."""
+    from clipgen.runs.journal import Journal
+    from clipgen.studies.reel import finish_film
+
+    film = Journal.open(folder)
+    return redraw(lambda: finish_film(film, not quiet), files)
 
 
 def command(about: str, words: list[str]) -> int:

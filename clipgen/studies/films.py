@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
 from clipgen.images.films import FilmReader
@@ -19,7 +18,7 @@ from clipgen.runs.prompts import slug
 from clipgen.runs.run import Run
 from clipgen.runs.together import finish_together
 from clipgen.setting import check_count
-from clipgen.studies.reel import FILM, apart, redrawn
+from clipgen.studies.reel import FILM, apart
 from clipgen.studies.study import study
 
 
@@ -114,7 +113,8 @@ def restyle(
     and begins ``overlap`` frames before it, because what is carried along has to settle: of the frame before those a
     share of carry to the power of overlap is left. A worker that is lost is replaced, and its part goes on.
 
-    Interrupted, it keeps the frames that are made. Raises ClipgenError for a film that cannot be read.
+    An interrupt raises ``runs.interrupts.Interrupted``, whose ``journal`` has the frames that are made; the others are
+    made by ``clipgen resume``. Raises ClipgenError for a film that cannot be read.
     """
     if not 0 <= carry <= 1:
         raise ClipgenError(f"carry={carry}: has to be from 0 (every frame alone) to 1")
@@ -124,27 +124,9 @@ def restyle(
     notes: dict[str, Any] = {"init": FILM} | ({"durations": frames.durations} if frames.durations else {})
     if engine or workers is not None:
         _check_own(losses)
-        return apart(
-            [*frames],
-            prompt,
-            carry,
-            overlap if carry else 0,
-            engine or "local",
-            workers,
-            folder,
-            progress,
-            asked,
-            notes,
-        )
-    journal = None
-    shown = tqdm(frames, disable=not progress, unit="frame")
-    for number, (run, made) in enumerate(redrawn(shown, prompt, carry, asked, losses), 1):
-        if journal is None:
-            journal = Journal.create(folder, slug(run.settings.prompt), run.journal.settings | notes)
-        journal.add(number, made.image, torch.from_numpy(run.journal.latent(made.step)), made.scores)
-    if journal is None:
-        raise ClipgenError("film: it has no frames; choose another")
-    return journal
+        engine = engine or "local"
+    overlap = overlap if carry else 0
+    return apart([*frames], prompt, carry, overlap, engine, workers, folder, progress, asked, notes, losses)
 
 
 def _check_own(losses: Losses) -> None:

@@ -89,8 +89,7 @@ class Maker:
 
         for run, _ in together(runs):
             note(run)
-            if run.journal.trouble:
-                raise ClipgenError(f"its frames cannot be saved ({run.journal.trouble}); make room, and start again")
+            _check_saved(run.journal)
         for run in runs:
             stuck = "" if run.finished else f"the loss was not finite; stopped at the last good frame, step {run.step}"
             note(run, done=run.finished, error=stuck)
@@ -99,10 +98,17 @@ class Maker:
 
     def _redraw(self, part: Path) -> None:
         """Go on with a part of a film to its end."""
-        for run in go_on(part, self._like):
+        journal = Journal.open(part)
+        for run in go_on(journal, self._like):
             self._like = self._like or run
-            State(len(Journal(part).steps)).write(part)
-        State(len(Journal(part).steps), done=True).write(part)
+            State(len(journal.steps)).write(part)
+            _check_saved(journal)
+        State(len(journal.steps), done=True).write(part)
+
+
+def _check_saved(journal: Journal) -> None:
+    if journal.trouble:
+        raise ClipgenError(f"its frames cannot be saved ({journal.trouble}); make room, and start again")
 
 
 def _forget_peak(device: torch.device) -> None:

@@ -94,6 +94,37 @@ def test_while_the_draft_is_drawn(presses, more, interrupted, press, tmp_path):
     assert not (tmp_path / "cat.gif").exists() and clipgen.Run.resume(run).step == 0
 
 
+@pytest.fixture
+def film(tmp_path):
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue", "white")]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:], duration=100)
+    return str(tmp_path / "film.gif")
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_film_that_is_interrupted_goes_on_to_the_same_frames(frames, film, interrupted, press, tmp_path):
+    settings = ["--film", film, *SMALL[:-2], "--steps", "2"]
+    assert main(["a cat", *settings, "--quiet", "--folder", str(tmp_path / "whole"), "-o", "whole.gif"]) == 0
+    once = [frames + 1]
+    press(Journal, "add", 1, lambda journal, step, *_: "parts" in journal.folder.parts and step in once and once.pop())
+    run = interrupted("a cat", *settings, "-o", "part.gif")
+    assert Image.open(tmp_path / "part.gif").n_frames == frames and Journal.open(run).steps == [*range(1, frames + 1)]
+    assert main(["resume", str(run), "whole-too.gif", "--quiet"]) == 0
+    assert Image.open(tmp_path / "whole-too.gif").n_frames == 4 and not (run / "parts").exists()
+    (whole,) = (tmp_path / "whole").iterdir()
+    assert [one.tobytes() for one in Journal.open(run).frames()] == [
+        one.tobytes() for one in Journal.open(whole).frames()
+    ]
+    assert Journal.open(run).scores == Journal.open(whole).scores
+
+
+def test_a_film_before_its_first_frame(film, interrupted, press, tmp_path):
+    press(Random, "latent", 1)
+    press(Journal, "add", 1, lambda journal, step, *_: journal.folder.parent.name == "parts")
+    run = interrupted("a cat", "--film", film, *SMALL[:-2], "--steps", "2", "-o", "part.gif")
+    assert not (tmp_path / "part.gif").exists() and Journal.open(run).steps == []
+
+
 def test_a_key_press_of_a_terminal(tmp_path):
     """A real signal from outside, twice, at moments that nobody knows."""
     words = ["a cat", *SMALL, "--steps", "100000", "-o", "cat.png"]
