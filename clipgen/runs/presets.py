@@ -59,11 +59,11 @@ PRESETS: dict[str, Preset] = {
         "a softmax with Gumbel noise over 8,192 tokens; views of half to nearly twice the picture, on black",
         _SIMON,
         "It flips, turns and moves the picture once a step, clipgen each view; corners of a view lie on those of its "
-        "cutout. Every picture that it shows has Gumbel noise of its own, clipgen's has none. What is darker than "
-        "black, to an eighth of the range, is shown to CLIP as that, by clipgen as black. Embeddings are added up at "
-        "their own lengths, clipgen's at unit length; an image prompt is squeezed to a square, clipgen's is cropped. "
-        "Weight decay acts in the first step alone. A picture to start from has a plain softmax of its tokens, ten "
-        "times as sharp. It runs until it is stopped. " + _NEGATIVE,
+        "cutout, which is sampled at points where clipgen takes means. Every picture that it shows has Gumbel noise of "
+        "its own, clipgen's has none. What is darker than black, to an eighth of the range, is shown to CLIP as that, "
+        "by clipgen as black. Embeddings are added up at their own lengths, clipgen's at unit length; an image prompt "
+        "is squeezed to a square, clipgen's is cropped. Weight decay acts in the first step alone. A picture to start "
+        "from has a plain softmax of its tokens, ten times as sharp. It runs until it is stopped. " + _NEGATIVE,
         _MURDOCH | {"generator": "dvae", "relax": "gumbel:1.873:2", "lift": 0.5, "every": 10},
     ),
     "murdoch-vqgan": Preset(
@@ -78,7 +78,8 @@ PRESETS: dict[str, Preset] = {
         "VQGAN+CLIP, z+quantize: 64 plain views, from CLIP's own size to the whole picture",
         "github.com/EleutherAI/vqgan-clip (notebooks/VQGAN+CLIP_(z+quantize_method).ipynb, Katherine Crowson)",
         "It runs until it is stopped, resizes views by Lanczos (clipgen by the mean of what a pixel covers), and adds "
-        "up the distances of its prompts, where clipgen takes their weighted mean; Adam does not see that.",
+        "up the distances of its prompts, where clipgen takes their weighted mean; Adam does not see that. An image "
+        "prompt is embedded as such views, clipgen's as it is.",
         _PLAIN
         | {
             "generator": "vqgan_imagenet_f16_1024",
