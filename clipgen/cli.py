@@ -14,7 +14,8 @@ from typing import Any
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.export.film import export
-from clipgen.images.terminal import show
+from clipgen.images.names import find_unused
+from clipgen.images.terminal import show, with_inert_streams
 from clipgen.registry import WRITERS
 from clipgen.runs.prompts import slug
 
@@ -101,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
+@with_inert_streams
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 something to mend, 130 interrupted (what was made is kept)."""
     words = sys.argv[1:] if argv is None else argv
@@ -165,7 +167,7 @@ def _command(name: str, words: list[str]) -> int:
         command.add_argument("--folder", default="clipgen-runs", help="where run folders are made")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
         command.add_argument("--trust", action="store_true", help="read what it names and does not bring along")
-    options = vars(command.parse_args(words))
+    options = vars(command.parse_intermixed_args(words))
     source, output = options.pop("source"), options.pop("output")
     _check(output or _default("here"))
     from clipgen.runs.run import Run, finish
@@ -210,8 +212,8 @@ def _dalle(words: list[str]) -> int:
     command.add_argument("--quiet", action="store_true", default=False, help="no progress bar")
     options = vars(command.parse_args(words))
     quiet, prompt = options.pop("quiet"), options.pop("prompt")
-    file = options.pop("output", Path(f"{slug(prompt)}.png"))
-    _check([file], "")
+    output = options.pop("output", None)
+    _check([output or _default(prompt, ".png")[0]], "")
     from tqdm.auto import tqdm
 
     sheets = []
@@ -219,18 +221,23 @@ def _dalle(words: list[str]) -> int:
         for drawings in clipgen.dalle(prompt, stream=True, **options):
             sheets.append(drawings.sheet())
             bar.update(round(100 * drawings.done) - bar.n)
-    export(sheets, file)
+    file = export(sheets, output or _default(prompt, ".png")[0])
     show(file)
     print(f"{file} (done): {len(drawings)} pictures, CLIP scores {drawings.scores[0]:.3f} to {drawings.scores[-1]:.3f}")
     return 0
 
 
-def _default(prompt: str) -> list[Path]:
-    return [Path(f"{slug(prompt)}.png"), Path(f"{slug(prompt)}.gif")]
+def _default(prompt: str, *suffixes: str, count: int = 1) -> list[Path]:
+    """Return files here that are called after a prompt, one for each suffix and picture; none of them exists."""
+    suffixes = suffixes or (".png", ".gif")
+    numbers = [f"-{number}" for number in range(1, count + 1)] if count > 1 else [""]
+    return find_unused(slug(prompt), [number + suffix for number in numbers for suffix in suffixes])
 
 
-def _numbered(files: list[Path], place: int) -> list[Path]:
-    return [file.with_name(f"{file.stem}-{place}{file.suffix}") for file in files]
+def _numbered(files: list[Path], count: int) -> list[Path]:
+    """Return files for each of so many pictures, numbered if there are several."""
+    numbers = range(1, count + 1) if count > 1 else ()
+    return [file.with_name(f"{file.stem}-{i}{file.suffix}") for i in numbers for file in files] or files
 
 
 def _check(files: list[Path], generator: str | None = None) -> None:
@@ -252,7 +259,7 @@ def _check(files: list[Path], generator: str | None = None) -> None:
 
 def _draw(options: dict) -> int:
     prompt, quiet, count = options.pop("prompt"), options.pop("quiet"), options.pop("batch", 1)
-    files, fps = options.pop("output", None) or _default(prompt), options.pop("fps", None)
+    output, fps = options.pop("output", None), options.pop("fps", None)
     if count < 1:
         raise ClipgenError(f"batch={count}: has to be a whole number of at least 1")
     if count > 1 and "film" in options:
@@ -261,20 +268,24 @@ def _draw(options: dict) -> int:
         raise ClipgenError(f"fps={fps}: has to be from above 0 to 60")
     if count == 1 and "film" not in options and (alone := options.keys() & {"engine", "workers"}):
         raise ClipgenError(f"{min(alone)}=...: one picture is made here; give --batch or --film, too")
-    every = [each for place in range(1, count + 1) for each in _numbered(files, place)]
-    _check(every if count > 1 else files, options.get("generator", ""))
+
+    def files() -> list[Path]:
+        return _numbered(output, count) if output else _default(prompt, count=count)
+
+    _check(files(), options.get("generator", ""))
     if "film" in options:
         from clipgen.studies.command import redraw
 
         film = options.pop("film")
-        return redraw(lambda: clipgen.restyle(film, prompt, progress=not quiet, **options), files, fps)
+        return redraw(lambda: clipgen.restyle(film, prompt, progress=not quiet, **options), files(), fps)
     if count == 1:
-        return _show(clipgen.generate(prompt, progress=not quiet, **options), files, fps)
+        return _show(clipgen.generate(prompt, progress=not quiet, **options), files(), fps)
     runs = clipgen.batch(prompt, count, progress=not quiet, **options)
-    begun = [run for run in runs if run.journal.steps]
-    for place, run in enumerate(clipgen.best(begun) if begun else (), 1):
-        print(f"{place}. seed {run.settings.seed}, CLIP score {run.score:.3f}:", end=" ")
-        _show(run, _numbered(files, place), fps)
+    begun, every = [run for run in runs if run.journal.steps], files()
+    each = len(every) // count
+    for i, run in enumerate(clipgen.best(begun) if begun else ()):
+        print(f"{i + 1}. seed {run.settings.seed}, CLIP score {run.score:.3f}:", end=" ")
+        _show(run, every[i * each : (i + 1) * each], fps)
     for run in runs[len(begun) :]:
         _show(run, [])
     return 0 if len(runs) == count and all(run.finished for run in runs) else 130

@@ -48,6 +48,7 @@ def downloads(about: str, words: list[str]) -> int:
     spare = [item for item in found if item.spare]
     total, less = (sum(item.megabytes for item in some) for some in (found, spare))
     print(f"{total:10.1f} MB; not needed any more (*, what --prune deletes): {less:.1f} MB")
-    if asked and spare and (not sys.stdin.isatty() or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
+    asking = sys.stdin is not None and sys.stdin.isatty()
+    if asked and spare and (not asking or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
         print(f"deleted: {len(cache.prune())} files")
     return 0

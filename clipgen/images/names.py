@@ -1,9 +1,12 @@
-"""What names a picture: a file, which may be in quotes or below ``~``, an address, or what can only be meant as one."""
+"""Names of pictures: what means one (a file, in quotes or below ``~``, an address), and what a new file is called."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
 
 # The last two are pictures, too, which cannot be read.
 _SUFFIX = re.compile(
@@ -41,3 +44,17 @@ def find_file(name: str | os.PathLike[str]) -> str | None:
     text = os.fspath(name)
     paths = map(os.path.expanduser, (text, unquoted(text)))
     return next(filter(os.path.isfile, paths), None)
+
+
+def shorten_name(text: str, size: int) -> str:
+    """Return the beginning of a text that takes at most ``size`` bytes in a file's name; most systems allow 255."""
+    return text.encode(errors="ignore")[:size].decode(errors="ignore")
+
+
+def find_unused(stem: str, endings: Sequence[str]) -> list[Path]:
+    """Return files called ``stem`` with each of some endings, or ``stem-2``, ``stem-3`` if one of them exists."""
+    for number in count(1):
+        files = [Path(f"{stem}{f'-{number}' if number > 1 else ''}{ending}") for ending in endings]
+        if not any(map(os.path.lexists, files)):
+            break
+    return files

@@ -1,23 +1,116 @@
-"""Pictures in a terminal."""
+"""What reaches a terminal: text without control characters, and pictures."""
 
 from __future__ import annotations
 
 import base64
 import os
+import re
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TextIO
+
+P = ParamSpec("P")
+
+# C0 but tabs and line ends, DEL, C1, line separators, and what changes the direction of the text around it.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_MOVES = re.compile(r"(?:\r|\n|\x1b\[A)*")  # what a progress bar writes to go to its line
+CLOSED = 128 + 13  # the exit status of a command that a closed pipe ends (SIGPIPE)
+
+
+class InertStream:
+    """A text stream that shows control characters as escapes, and what its encoding lacks as well.
+
+    What cannot be written is dropped, and ``error`` says why: a pipe that nobody reads any more ends no run.
+
+    Args:
+        stream: Where the text goes; None for a stream that is closed.
+        bars: Whether progress bars are written to it, which go back to the beginning of a line.
+    """
+
+    def __init__(self, stream: TextIO | None, bars: bool = False):
+        self.stream = stream
+        self.error: Exception | None = None if stream else ValueError("the stream is closed")
+        self._bars = bars
+
+    def write(self, text: str) -> int:
+        """Write a text, inert."""
+        begin = 0
+        if self._bars:
+            begin = len(text) if _MOVES.fullmatch(text) else int(text.startswith("\r"))
+        inert = text[:begin] + _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text[begin:])
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        self._try("write", inert.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._try("flush")
+
+    def isatty(self) -> bool:
+        """Return whether this is a terminal."""
+        return not self.error and self.stream is not None and self.stream.isatty()
+
+    def _try(self, method: str, *arguments: Any) -> None:
+        if self.error:
+            return
+        try:
+            getattr(self.stream, method)(*arguments)
+        except (OSError, ValueError) as error:  # the latter: somebody has closed it
+            self.error = error
+            if isinstance(error, OSError) and self.stream:  # at its end Python writes what is buffered
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self.stream.fileno())
+                os.close(null)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def with_inert_streams(command: Callable[P, int]) -> Callable[P, int]:
+    """Decorate a command, so that all that it writes to stdout and stderr, itself or by others, is inert.
+
+    The exit status of one that succeeds is ``CLOSED`` if nobody read its output to the end, and 2 if it could not be
+    written for another reason.
+    """
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        for number in range(3):  # or the next file that is opened would be taken for a closed stream
+            try:
+                os.fstat(number)
+            except OSError:
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        out, err = InertStream(sys.stdout), InertStream(sys.stderr, bars=True)
+        with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
+            try:
+                status = command(*args, **kwargs)
+            finally:
+                out.flush()
+                err.flush()
+            if isinstance(out.error, BrokenPipeError):
+                return status or CLOSED
+            if isinstance(out.error, OSError):
+                print(f"clipgen: output cannot be written ({out.error.strerror})", file=sys.stderr)
+                return status or 2
+        return status
+
+    return run
 
 
 def show(file: Path) -> None:
     """Draw a picture into the terminal where its protocol is known (iTerm2, WezTerm, kitty, Ghostty)."""
+    terminal = getattr(sys.stdout, "stream", sys.stdout)  # whose control characters are meant
     if not sys.stdout.isatty() or file.suffix not in (".png", ".gif"):
         return
     data = base64.b64encode(file.read_bytes()).decode()
     if os.environ.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm"):
-        print(f"\033]1337;File=inline=1:{data}\a")
+        print(f"\033]1337;File=inline=1:{data}\a", file=terminal)
     elif file.suffix == ".png" and os.environ.get("TERM") in ("xterm-kitty", "xterm-ghostty"):
         pieces = [data[i : i + 4096] for i in range(0, len(data), 4096)]
         for i, piece in enumerate(pieces):
             first = "a=T,f=100," if i == 0 else ""
-            print(f"\033_G{first}m={int(i < len(pieces) - 1)};{piece}\033\\", end="")
-        print()
+            print(f"\033_G{first}m={int(i < len(pieces) - 1)};{piece}\033\\", end="", file=terminal)
+        print(file=terminal)

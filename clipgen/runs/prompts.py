@@ -24,7 +24,7 @@ from textwrap import shorten
 from typing import Any
 
 from clipgen.errors import ClipgenError
-from clipgen.images.names import is_picture_name, is_windows_path, unquoted
+from clipgen.images.names import is_picture_name, is_windows_path, shorten_name, unquoted
 from clipgen.optvis.prompt import Prompt
 from clipgen.setting import NUMBER, SPAN
 
@@ -33,6 +33,7 @@ _COLON = re.compile(r"(?<!\\):(?!//)")
 _WEIGHT = re.compile(rf"{NUMBER}|[+-]?(?:nan|inf)", re.IGNORECASE)
 _SPAN = re.compile(SPAN)
 _RATIO = re.compile(r"\d+(?::\d+)+")
+_DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[\d¹²³]")  # Windows writes to these, whatever the suffix
 _HEAVIEST = 100  # a whole number above it is a year or the like
 
 
@@ -186,5 +187,14 @@ def written(prompt: Prompt) -> str:
 
 
 def slug(text: str, longest: int = 60) -> str:
-    """A file name for a prompt: ``A red apple!`` to ``a-red-apple``."""
-    return re.sub(r"[^\w]+", "-", text.lower()).strip("-_")[:longest].strip("-_") or "picture"
+    """Return a file name for a prompt: ``A red apple!`` to ``a-red-apple``, emoji by their names.
+
+    It is no name of a device of Windows, and has at most ``longest`` characters and three bytes for each of them.
+    """
+    if any(not (letter.isascii() or letter.isalnum()) for letter in text):
+        from emoji import replace_emoji  # its table takes a while to load
+
+        text = replace_emoji(text, lambda _, known: f" {known['en'].replace('_', '-')} ")
+    name = re.sub(r"[^\w]+", "-", text.lower()).strip("-_")[:longest]
+    name = shorten_name(name, 3 * longest).strip("-_") or "picture"
+    return f"{name}-picture" if _DEVICE.fullmatch(name) else name

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from clipgen.errors import ClipgenError
+from clipgen.images.names import find_unused, shorten_name
 from clipgen.registry import VOCABULARIES
 from clipgen.seeing.describe import describe
 from clipgen.seeing.explain import HOWS, explain
@@ -32,7 +33,7 @@ def explained(about: str, words: list[str]) -> int:
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help=files)
     options = vars(command.parse_args(words))
     quiet, figure = options.pop("quiet"), options.pop("figure")
-    file = options.pop("output", Path(f"{Path(options['image']).stem}-why.png"))
+    file = options.pop("output", None) or find_unused(shorten_name(Path(options["image"]).stem, 180), ["-why.png"])[0]
     if file.suffix not in SUFFIXES or not file.parent.is_dir():
         raise ClipgenError(f"output={str(file)!r}: choose a file in a folder that exists, with one of {SUFFIXES}")
     found = explain(options.pop("image"), options.pop("text"), **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,9 @@ def _kind(file: Path) -> tuple[str, bool]:
     if any(_PARTIAL.fullmatch(part) for part in inside.parts):
         return "unfinished", time.time() - file.stat().st_mtime > _STILL
     if inside.parts[0] == "converted":
-        return ("left over", True) if _COPY.fullmatch(file.name) and not _serves(file) else ("converted", False)
+        if not (noted := origin(file)):  # not clipgen's own
+            return "other", False
+        return ("left over", True) if _COPY.fullmatch(file.name) and not _serves(file, noted) else ("converted", False)
     if _stands_for(converted(inside.as_posix()), file):
         return "download, converted", True
     return "other" if len(inside.parts) == 1 else "download", False
@@ -68,10 +70,10 @@ def _kind(file: Path) -> tuple[str, bool]:
 
 def _stands_for(copy: Path, file: Path) -> bool:
     known = origin(copy)
-    return known.get("file") == str(file.resolve()) and known["version"] == version(file)
+    return known.get("file") == str(file.resolve()) and known.get("version") == version(file)
 
 
-def _serves(copy: Path) -> bool:
+def _serves(copy: Path, noted: Mapping[str, str]) -> bool:
     """Whether a copy that goes by a file's path is that of this file as it is now."""
-    file = Path(origin(copy).get("file", ""))
+    file = Path(noted.get("file", ""))
     return file.is_file() and converted_from(file) == copy

@@ -28,10 +28,18 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def cache() -> Path:
-    """Where downloads and converted files are kept: ``CLIPGEN_CACHE``, or ``clipgen`` in the user's cache folder."""
-    if folder := os.environ.get("CLIPGEN_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clipgen"
+    """Return where downloads and converted files are kept: ``CLIPGEN_CACHE``, or ``clipgen`` in the cache folder.
+
+    Raises ClipgenError where neither that nor a home folder is known.
+    """
+    folder = os.environ.get("CLIPGEN_CACHE")
+    try:
+        return Path(folder or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "clipgen")).expanduser()
+    except RuntimeError as error:  # nobody's home
+        raise ClipgenError(
+            f"CLIPGEN_CACHE={folder or ''!r}: there is no home folder to keep downloads in ({error}); "
+            "set CLIPGEN_CACHE to a folder that can be written"
+        ) from error
 
 
 # --- our own format -----------------------------------------------------------------------------------
@@ -135,7 +143,8 @@ def origin(copy: Path) -> dict[str, str]:
     """Of what a copy was made: ``file``, ``version`` of the file, ``wanted`` (a digest); empty where it is unknown."""
     try:
         with safe_open(copy, "pt") as stored:
-            return json.loads((stored.metadata() or {}).get("origin", "{}"))
+            noted = json.loads((stored.metadata() or {}).get("origin", "{}"))
+            return noted if isinstance(noted, dict) else {}
     except Exception:  # no safetensors file, or cut off
         return {}
 
