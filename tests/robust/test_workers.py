@@ -150,6 +150,7 @@ def test_a_row_whose_note_is_nonsense_is_made_again(tmp_path):
     assert study.finished and study.rows[0].folder == row.folder and study.rows[0].journal.steps == [1]
 
 
+@pytest.mark.slow
 def test_a_worker_of_ray_runs_nothing_that_lies_beside_the_study(received, tmp_path):
     """As an actor: its class comes pickled, after Ray has put the study's folder first on the path."""
     cloudpickle = pytest.importorskip("ray.cloudpickle")
