@@ -5,6 +5,11 @@ adversarially), ``critic`` (the image tower again, from its own mistakes), ``eva
 ``vqgan``, ``dvae``, ``prior`` (the second stage, on scenes as the dVAE's tokens) and ``pack`` (everything into
 clipgen/mini/weights). Each runs for ``--minutes``, writes a checkpoint every two minutes and goes on from it when it is
 started again with more minutes, on a GPU where there is one. Needs ``pip install ".[train]"``.
+
+Beside them, ``bundle`` writes the drawings into one file of 7 MB, ``drawings.xz``, which another machine takes as its
+cache, with nothing else but resvg-py: ``first second --cache drawings.xz --out DIR`` trains both stages of DALL-E
+there, larger than those that ship, meant for 7 and 8 minutes of a large GPU. ``decoder`` makes the dVAE's edges sharper
+and leaves its tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +21,20 @@ from pathlib import Path
 
 from clipgen.device import pick
 from clipgen.errors import ClipgenError
-from clipgen.mini.recipe import clip, critic, dvae, evaluator, pack, prior, text, vqgan
+from clipgen.mini.recipe import (
+    bundle,
+    clip,
+    critic,
+    decoder,
+    dvae,
+    evaluator,
+    first_stage,
+    pack,
+    prior,
+    second_stage,
+    text,
+    vqgan,
+)
 from clipgen.mini.recipe.training import Job
 
 # With the minutes that each gets unless told otherwise.
@@ -30,27 +48,40 @@ STAGES: dict[str, tuple[Callable[..., None], float]] = {
     "prior": (prior.train, 90),
     "pack": (pack.pack, 0),
 }
+# Beside them: the drawings in one file, both stages of DALL-E for a GPU, and the dVAE's decoder alone.
+MORE: dict[str, tuple[Callable[..., None], float]] = {
+    "bundle": (bundle.pack, 0),
+    "first": (first_stage.train, 7),
+    "second": (second_stage.train, 8),
+    "decoder": (decoder.train, 240),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m clipgen.mini.recipe", description=__doc__)
-    parser.add_argument("stage", choices=[*STAGES, "all"])
-    parser.add_argument("--cache", type=Path, default=Path("mini-cache"), help="where data and checkpoints are kept")
+    parser.add_argument(
+        "stages", nargs="+", choices=[*STAGES, *MORE, "all"], metavar="stage", help=", ".join(STAGES | MORE)
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path("mini-cache"), help="where data and checkpoints are kept; or a bundle"
+    )
     parser.add_argument(
         "--out", type=Path, help="checkpoints and weights elsewhere (default: the cache and the package)"
     )
     parser.add_argument("--minutes", type=float, help="training time of a stage, on any hardware")
     parser.add_argument(
-        "--captions", type=int, help="so many for the text tower and the prior (default: 60,000 and 72,000)"
+        "--captions", type=int, help="so many for text, prior and second (default: 60,000, 72,000 and 600,000)"
     )
+    parser.add_argument("--batch", type=int, help="pictures or texts of a step (default: as suits the stage)")
     options = parser.parse_args()
-    out = options.out or options.cache
+    out = options.out or (options.cache.parent if options.cache.is_file() else options.cache)
     out.mkdir(parents=True, exist_ok=True)
-    for name in STAGES if options.stage == "all" else [options.stage]:
-        stage, minutes = STAGES[name]
+    for name in STAGES if "all" in options.stages else options.stages:
+        stage, minutes = (STAGES | MORE)[name]
         job = Job(options.cache, out, minutes if options.minutes is None else options.minutes, pick("auto"))
         print(f"{name}: {job}", flush=True)
-        extra = {"captions": options.captions} if options.captions and name in ("text", "prior") else {}
+        extra = {"captions": options.captions} if options.captions and name in ("text", "prior", "second") else {}
+        extra |= {"batch": options.batch} if options.batch and name not in ("pack", "bundle") else {}
         stage(job, **extra)
 
 

@@ -142,6 +142,16 @@ def icons(pack: dict) -> Iterator[tuple[str, str]]:
         yield name, f'<svg {names} viewBox="{box}">{icon["body"]}</svg>'
 
 
+def icons_of(modules: Path, style: str, by_slug: dict[str, Thing]) -> Iterator[tuple[Thing, str]]:
+    """Things and their drawings, as SVG texts, in an Iconify set: of several drawings of a thing the first."""
+    seen = set()
+    for icon, svg in icons(json.loads((modules / f"@iconify-json/{style}/icons.json").read_text())):
+        thing = by_slug.get(_slug(icon))
+        if thing and thing not in seen:
+            seen.add(thing)
+            yield thing, svg
+
+
 def drawings(cache: Path, size: int = SIZE) -> Drawings:
     """Every drawing of every thing, rendered once and kept in ``cache/drawings-<size>.npz``."""
     modules = fetch(cache)
@@ -152,15 +162,10 @@ def drawings(cache: Path, size: int = SIZE) -> Drawings:
     if not file.exists():
         rgba, which, style = [], [], []
         for s, name in enumerate(STYLES):
-            seen = set()
-            for icon, svg in icons(json.loads((modules / f"@iconify-json/{name}/icons.json").read_text())):
-                thing = by_slug.get(_slug(icon))
-                if not thing or thing in seen:
-                    continue
+            for thing, svg in icons_of(modules, name, by_slug):
                 picture = render(svg, size)
                 if picture[..., 3].max() == 0:
                     continue
-                seen.add(thing)
                 rgba.append(picture)
                 which.append(number[thing])
                 style.append(s)

@@ -6,7 +6,7 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from clipgen import device as devices
+from clipgen.mini import WEIGHTS
+from clipgen.storage import weights
 
 Placed = TypeVar("Placed", bound=Tensor | nn.Module)
 Net = TypeVar("Net", bound=nn.Module)
@@ -61,6 +63,12 @@ class Job:
         """A net with an earlier stage's averaged weights, for use."""
         net.load_state_dict(self.shipped(stage))
         return self.place(net.eval().requires_grad_(False))
+
+
+def load_embedded(stem: str, kind: Callable[..., Net]) -> Net:
+    """An embedded model as the package has it."""
+    tensors, config = weights.read(WEIGHTS / f"{stem}.safetensors")
+    return weights.fitted(kind, config, tensors, stem)
 
 
 class Average(nn.Module):
@@ -138,6 +146,10 @@ class Training:
     def step(self, loss: Tensor) -> None:
         """Backward, then a step of the optimisers, with what was backward before in the same round."""
         loss.backward()
+        self.move()
+
+    def move(self) -> None:
+        """A step of the optimisers, with what was backward before in the same round."""
         if self.clip:
             nn.utils.clip_grad_norm_(self.nets["model"].parameters(), self.clip)
         for optimiser in self.optimisers:
