@@ -42,7 +42,7 @@ def pack(job: Job) -> None:
     things = sorted(set(by_slug.values()), key=lambda thing: thing.name)
     number = {thing: i for i, thing in enumerate(things)}
     drawn = [
-        (number[thing], style, svg)
+        (style, number[thing], svg)
         for style, name in enumerate(data.STYLES)
         for thing, svg in data.icons_of(modules, name, by_slug)
     ]
@@ -69,7 +69,7 @@ def sources(place: Path) -> Sources:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         rgba = list(pool.map(_rendered, (svg for *_, svg in content["drawn"]), chunksize=16))
     shown = [i for i, picture in enumerate(rgba) if picture[..., 3].max() > 0]
-    thing, style = (np.array([content["drawn"][i][k] for i in shown]) for k in (0, 1))
+    style, thing = (np.array([content["drawn"][i][k] for i in shown]) for k in (0, 1))
     words = content["words"]
 
     def spelled(text: str) -> list[int]:

@@ -52,8 +52,9 @@ class Snapped(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, DIM, h, w) in float32."""
+        encoder: Any = self.net.encoder
         features = map_pixels(images)
-        for block in list(self.net.encoder.blocks.children())[:-1]:
+        for block in list(encoder.blocks)[:-1]:
             features = block(features)
         return self.narrow(features.relu()).float()
 
@@ -68,7 +69,7 @@ class Snapped(nn.Module):
 
     def statistics(self, latent: Tensor) -> Tensor:
         features = self.widen(latent)
-        for block in list(self.net.decoder.blocks.children())[1:]:
+        for block in list(self.net.decoder.blocks)[1:]:
             features = block(features)
         return features
 
