@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipgen.mini.recipe.data import STYLES, Drawings
+from clipgen.mini.relations import BEHIND, FACES, RAISED, WORN, arranged
 from clipgen.mini.scenes import COLOURS, PLACES, held_out, with_article
 
 MAIN = STYLES.index("noto")
@@ -19,14 +20,6 @@ LOOKS = {
     "twemoji": ("simple",),
     "noto-v1": ("round",),
 }
-WORN = {
-    "head": (
-        *("top hat", "billed cap", "crown", "graduation cap", "woman's hat", "rescue worker's helmet"),
-        "military helmet",
-    ),
-    "eyes": ("glasses", "sunglasses", "goggles"),
-    "neck": ("scarf", "necktie"),
-}
 RIDDEN = (
     *("bicycle", "motorcycle", "skateboard", "horse", "automobile", "kick scooter", "motor scooter", "elephant"),
     *("rocket", "flying saucer", "sled", "canoe", "sailboat", "tractor", "turtle", "whale", "dragon", "roller skate"),
@@ -35,7 +28,12 @@ CONTAINERS = (
     *("bowl with spoon", "teacup without handle", "wrapped gift", "bathtub", "canoe", "shopping cart", "wastebasket"),
     *("pot of food", "bucket", "basket"),
 )
-HOLDING = ("{a} holding {b}", "{a} with {b}", "{a} carrying {b}")
+JOINTS = {
+    "hold": ("holding", "with", "carrying"),
+    "ride": ("riding",),
+    "on": ("on", "standing on", "sitting on"),
+    "in": ("in",),
+}
 SHORT = {
     "hat": ("top hat", "woman's hat"),
     "cap": ("billed cap",),
@@ -68,6 +66,7 @@ ALL_PLACES = {**PLACES, **EXTRA_PLACES}
 FIELDS = tuple(ALL_PLACES)  # in the order of the bank of backgrounds
 WHITE, PLAIN, FIELD = -1, 0, 100  # backgrounds: papers from PLAIN, the bank's places from FIELD
 LAYERS = 3
+SIDE = 128  # pixels of a scene
 
 
 class Spec(NamedTuple):
@@ -80,8 +79,8 @@ class Spec(NamedTuple):
 
 def templates() -> list[str]:
     """Every word that a caption can have beside names, keywords and colours."""
-    lists = (*ALL_PLACES.values(), *SCENES.values(), *LOOKS.values(), HOLDING, (*SHORT, *COLOURS))
-    joints = "a an and beside next to with above on top of over riding in standing sitting wearing background"
+    lists = (*ALL_PLACES.values(), *SCENES.values(), *LOOKS.values(), *JOINTS.values(), (*SHORT, *COLOURS))
+    joints = "a an and beside next to with above on top of over in wearing background"
     return [*(text for some in lists for text in some), joints, "made from the shape"]
 
 
@@ -238,72 +237,39 @@ class Writer:
         colour = self._colour(head, 0.2)
         a = self._phrase(self._name(head), colour)
         where, ground = self._ground(0.15)
-        bottom = self.boxes[self._drawing(head)][3]
         if kind == "wear":
             return self._worn(head, colour, a, where, ground)
-        if kind == "hold":
+        if kind in ("hold", "on"):
             second = self._thing()
-            tint = self._colour(second, 0.3)
-            up = self.things[second].name in ("balloon", "umbrella", "kite", "closed umbrella")
-            b = self._phrase(self._name(second), tint)
-            rows = [self._row(head, 96, 52, 64, colour), self._row(second, 48, 102, 34 if up else 84, tint)]
-            return self.rng.choice(HOLDING).format(a=a, b=b) + where, rows, ground
-        if kind == "ride":
-            second, name = self._called(RIDDEN)
-            tint = self._colour(second, 0.2)
-            ridden = self.boxes[self._drawing(second)]
-            seat = 84 + 80 * (ridden[1] - 0.5) + 0.3 * 80 * (ridden[3] - ridden[1])
-            y = max(30.0, seat - 64 * (bottom - 0.5))
-            rows = [self._row(head, 64, 64, round(y), colour), self._row(second, 80, 64, 84, tint)]
-            return f"{a} riding {self._phrase(name, tint)}{where}", rows, ground
-        if kind == "in":
-            second, name = self._called(CONTAINERS)
-            tint = self._colour(second, 0.2)
-            holds = self.boxes[self._drawing(second)]
-            rim = 84 + 80 * (holds[1] - 0.5) + 0.35 * 80 * (holds[3] - holds[1])
-            y = max(28.0, rim - 64 * (bottom - 0.5))
-            rows = [self._row(head, 64, 64, round(y), colour), self._row(second, 80, 64, 84, tint)]
-            return f"{a} in {self._phrase(name, tint)}{where}", rows, ground
-        second = self._thing()
-        tint = self._colour(second, 0.2)
-        base = self.boxes[self._drawing(second)]
-        edge = 92 + 64 * (base[1] - 0.5) + 0.12 * 64 * (base[3] - base[1])
-        y = max(30.0, edge - 64 * (bottom - 0.5))
-        rows = [self._row(second, 64, 64, 92, tint), self._row(head, 64, 64, round(y), colour)]
-        b = self._phrase(self._name(second), tint)
-        form = self.rng.choice(("{a} on {b}", "{a} standing on {b}", "{a} sitting on {b}"))
-        return form.format(a=a, b=b) + where, rows, ground
+            name = self._name(second)
+        else:
+            second, name = self._called(RIDDEN if kind == "ride" else CONTAINERS)
+        tint = self._colour(second, 0.25)
+        lifted = kind == "hold" and self.things[second].name in RAISED
+        rows = self._rows("raise" if lifted else kind, (head, colour), (second, tint))
+        return f"{a} {self.rng.choice(JOINTS[kind])} {self._phrase(name, tint)}{where}", rows, ground
+
+    def _rows(self, relation: str, first: tuple, second: tuple, face: bool = False) -> list[tuple]:
+        """Both of two things, (thing, colour), in the order in which they are painted."""
+        one, other = (self.boxes[self._drawing(thing)] for thing, _ in (first, second))
+        spots = arranged(relation, one, other, face)
+        rows = [
+            self._row(thing, *(round(SIDE * share) for share in spot), colour)
+            for (thing, colour), spot in zip((first, second), spots)
+        ]
+        return rows[::-1] if relation in BEHIND else rows
 
     def _worn(self, head: int, colour: str | None, a: str, where: str, ground: int) -> tuple[str, list[tuple], int]:
-        left, top, right, bottom, middle = self.boxes[self._drawing(head)]
-        face = self.things[head].name.endswith(" face") or self.things[head].group == "smileys-emotion"
+        thing = self.things[head]
+        face = thing.name.endswith(" face") or thing.name in FACES or thing.group == "smileys-emotion"
         kind = self.rng.choice(("head", "head", "eyes", "neck")) if face else "head"
         if not set(WORN[kind]) & set(self.number):
             kind = "head"
         worn, name = self._called(WORN[kind])
         tint = self._colour(worn, 0.45)
-        box = self.boxes[self._drawing(worn)]
-        y_head = 74 if kind == "head" else 64
-        side = {"head": 52.0, "eyes": 64.0, "neck": 64.0}[kind]
-        if not face:
-            side = 40.0
-        x_of, y_of = 96 * (middle - 0.5) + 64, 96 * (top - 0.5) + y_head
-        if kind == "head":
-            y = y_of - side * (box[3] - 0.5) + 0.16 * side
-            x = x_of
-        elif kind == "eyes":
-            x, y = 96 * ((left + right) / 2 - 0.5) + 64, y_of + 0.44 * 96 * (bottom - top)
-        else:
-            x, y = 96 * ((left + right) / 2 - 0.5) + 64, y_of + 0.95 * 96 * (bottom - top)
-        rows = [
-            self._row(head, 96, 64, y_head, colour),
-            self._row(worn, side, round(x), round(min(max(y, 20), 108)), tint),
-        ]
-        b = (
-            self._phrase(name, tint)
-            if kind != "eyes" or self.rng.random() < 0.5
-            else " ".join(filter(None, (tint, name)))
-        )
+        bare = kind == "eyes" and self.rng.random() < 0.5
+        b = " ".join(filter(None, (tint, name))) if bare else self._phrase(name, tint)
+        rows = self._rows(kind, (head, colour), (worn, tint), face)
         return f"{a} {self.rng.choice(('wearing', 'wearing', 'with', 'in'))} {b}{where}", rows, ground
 
     def _made_of(self) -> tuple[str, list[tuple], int]:

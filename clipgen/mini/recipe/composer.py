@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.images.palette import lightness
-from clipgen.mini.recipe.captions import FIELD, FIELDS, LAYERS, PLAIN, Spec
+from clipgen.mini.recipe.captions import FIELD, FIELDS, LAYERS, PLAIN, SIDE, Spec
 from clipgen.mini.recipe.data import Drawings
 from clipgen.mini.recipe.fields import field
 from clipgen.mini.recipe.training import Job
+from clipgen.mini.relations import box
 from clipgen.mini.scenes import COLOURS
 
-SIDE = 128  # pixels of a scene
 LEVELS = (128, 112, 96, 80, 64, 48, 32)  # sides at which every drawing is kept
 
 
@@ -100,7 +100,7 @@ class Stock:
 
 
 def boxes(drawings: Drawings) -> Tensor:
-    """(N, 5) on the CPU: see ``box``."""
+    """(N, 5) on the CPU: see ``relations.box``."""
     opaque = torch.from_numpy(drawings.rgba[:, ::2, ::2, 3] > 76)
     return torch.cat([box(some) for some in opaque.split(512)])
 
@@ -109,22 +109,6 @@ def straight(premultiplied: Tensor) -> tuple[Tensor, Tensor]:
     """Colours and opacity of (n, 4, H, W) with premultiplied alpha."""
     alpha = premultiplied[:, 3:]
     return (premultiplied[:, :3] / alpha.clamp(min=1 / 255)).clamp(0, 1), alpha
-
-
-def box(opaque: Tensor) -> Tensor:
-    """(n, H, W) bool to (n, 5): left, top, right and bottom of what is opaque, and the middle of its upper fifth."""
-    height, width = opaque.shape[1:]
-    columns, rows = opaque.any(1).float(), opaque.any(2).float()
-
-    def ends(line: Tensor) -> tuple[Tensor, Tensor]:
-        return line.argmax(1) / line.shape[1], 1 - line.flip(1).argmax(1) / line.shape[1]
-
-    (left, right), (top, bottom) = ends(columns), ends(rows)
-    ys = torch.arange(height, device=opaque.device)[None, :, None] / height
-    upper = (opaque & (ys <= (top + 0.2 * (bottom - top))[:, None, None])).float()
-    xs = (torch.arange(width, device=opaque.device) + 0.5) / width
-    middle = (upper.sum(1) * xs).sum(1) / upper.sum((1, 2)).clamp(min=1)
-    return torch.stack([left, top, right, bottom, middle], 1)
 
 
 def main_part(rgb: Tensor, alpha: Tensor, bins: int = 24) -> Tensor:

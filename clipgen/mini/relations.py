@@ -1,0 +1,97 @@
+"""What wears, holds or rides what, or is on or in it: in words, and where the two lie in a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Spot = tuple[float, float, float]
+
+# What is worn on the head, the eyes and the neck, what is held up, and animals that are drawn as faces alone.
+WORN = {
+    "head": (
+        *("top hat", "billed cap", "crown", "graduation cap", "woman's hat", "rescue worker's helmet"),
+        "military helmet",
+    ),
+    "eyes": ("glasses", "sunglasses", "goggles"),
+    "neck": ("scarf", "necktie"),
+}
+RAISED = {"balloon", "umbrella", "umbrella with rain drops"}
+_FACES = "bear", "fox", "frog", "hamster", "koala", "lion", "moose", "panda", "raccoon", "unicorn", "wolf"
+FACES = {*_FACES, "polar bear"}
+BEHIND = {"on"}  # relations in which the second of two things is painted first
+# How what follows a word lies to what is before it: see ``arranged``.
+_RELATIONS = {
+    **dict.fromkeys(("holding", "carrying", "playing", "eating"), "hold"),
+    "riding": "ride",
+    **dict.fromkeys((f"{verb}on{top}" for verb in ("", "standing ", "sitting ") for top in ("", " top of")), "on"),
+    **dict.fromkeys(("in", "inside", "sitting in", "standing in"), "in"),
+}
+_WEARS = {"wearing", "with", "in"}
+MADE = {"made of", "made from", "made out of", "in the shape of"}
+_HOLLOW = {"basket", "bathtub", "bowl", "box", "bucket", "canoe", "cup", "gift", "pot", "teacup"}
+VERBS = "|".join(sorted(MADE | {"wearing"} | set(_RELATIONS) - {"in", "on", "on top of"}, reverse=True))
+
+
+def relation_of(joint: str, other: str) -> str | None:
+    """How a thing lies to the one that wears, holds or rides it, or is on or in it; none: they stand side by side."""
+    noun = other.split()[-1]
+    if joint in _WEARS:
+        for part, worn in WORN.items():
+            if any(noun == name.split()[-1] for name in worn):
+                return part
+    relation = "hold" if joint == "wearing" else _RELATIONS.get(joint)
+    if relation == "hold" and noun in RAISED:
+        return "raise"
+    return relation if relation != "in" or noun in _HOLLOW else None
+
+
+def box(opaque: Tensor) -> Tensor:
+    """(n, H, W) bool to (n, 5): left, top, right and bottom of what is opaque, and the middle of its upper fifth."""
+    height, width = opaque.shape[1:]
+    columns, rows = opaque.any(1).float(), opaque.any(2).float()
+
+    def ends(line: Tensor) -> tuple[Tensor, Tensor]:
+        return line.argmax(1) / line.shape[1], 1 - line.flip(1).argmax(1) / line.shape[1]
+
+    (left, right), (top, bottom) = ends(columns), ends(rows)
+    ys = torch.arange(height, device=opaque.device)[None, :, None] / height
+    upper = (opaque & (ys <= (top + 0.2 * (bottom - top))[:, None, None])).float()
+    xs = (torch.arange(width, device=opaque.device) + 0.5) / width
+    middle = (upper.sum(1) * xs).sum(1) / upper.sum((1, 2)).clamp(min=1)
+    return torch.stack([left, top, right, bottom, middle], 1)
+
+
+# Of a face, and of a whole body: the side of what is worn, and how far below the top of the head its middle is.
+_BELOW = {"eyes": ((0.5, 0.44), (0.25, 0.14)), "neck": ((0.5, 0.95), (0.3, 0.36))}
+
+
+def arranged(relation: str, first: Sequence[float], second: Sequence[float], face: bool = False) -> tuple[Spot, Spot]:
+    """Where two drawings lie of which the first wears, holds or rides the second, or is on or in it.
+
+    Args:
+        relation: head, eyes or neck (where it is worn), hold, raise, ride, on, in.
+        first, second: their boxes, as ``box`` has them.
+        face: whether the first is a face alone.
+
+    Returns:
+        Of each the side of its square and the middle of it, (side, x, y), in shares of the scene's side.
+    """
+    left, top, right, bottom, middle = first
+    upper, lower = second[1], second[3]
+    if relation in ("hold", "raise"):
+        return (0.75, 0.4, 0.5), (0.375, 0.8, 0.27 if relation == "raise" else 0.66)
+    if relation in ("ride", "in", "on"):
+        side, y, deep = (0.5, 0.72, 0.12) if relation == "on" else (0.625, 0.66, 0.3 if relation == "ride" else 0.35)
+        edge = y + side * (upper - 0.5 + deep * (lower - upper))
+        return (0.5, 0.5, max(0.23, edge - 0.5 * (bottom - 0.5))), (side, 0.5, y)
+    head = (0.75, 0.5, 0.58 if relation == "head" else 0.5)
+    crown, centre = head[2] + 0.75 * (top - 0.5), 0.5 + 0.75 * (middle - 0.5)
+    if relation == "head":
+        side = 0.4 if face else 0.31
+        return head, (side, centre, max(0.16, crown - side * (lower - 0.5) + 0.16 * side))
+    side, below = _BELOW[relation][0 if face else 1]
+    centre = 0.5 + 0.75 * ((left + right) / 2 - 0.5) if face else centre
+    return head, (side, centre, min(0.84, crown + below * 0.75 * (bottom - top)))
