@@ -253,10 +253,10 @@ class Writer:
         """Both of two things, (thing, colour), in the order in which they are painted."""
         one, other = (self.boxes[self._drawing(thing)] for thing, _ in (first, second))
         spots = arranged(relation, one, other, face)
-        rows = [
-            self._row(thing, *(round(SIDE * share) for share in spot), colour)
-            for (thing, colour), spot in zip((first, second), spots)
-        ]
+        rows = []
+        for (thing, colour), spot in zip((first, second), spots):
+            side, x, y = (round(SIDE * share) for share in spot)
+            rows.append(self._row(thing, side, x, y, colour))
         return rows[::-1] if relation in BEHIND else rows
 
     def _worn(self, head: int, colour: str | None, a: str, where: str, ground: int) -> tuple[str, list[tuple], int]:
