@@ -240,7 +240,7 @@ MANY = "prompt: a cat\n" + "".join(f"p{n}: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n" for
         (MERGES, "with its aliases it has more than"),
         ("a: &a [*a]", "contains itself"),
         ("a: &a {b: *a}", "contains itself"),
-        ("[" * 400 + "]" * 400, "recursion"),
+        ("[" * 900 + "]" * 900, "recursion"),
         (MANY, "more than 10,000 rows"),
         ("prompt: a cat\nseed: 1" + "0" * 5000, "study"),
         ("prompt: a cat\nseed: 1" + "0" * 4000, "seed=...: a whole number of more than"),
