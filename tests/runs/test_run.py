@@ -27,7 +27,7 @@ def test_a_name_that_is_taken_is_left_alone(tmp_path, monkeypatch):
     marks = iter(["ab12", "ab12", "cd34"])
     monkeypatch.setattr("clipgen.runs.journal.secrets.token_hex", lambda _: next(marks))
     monkeypatch.setattr("clipgen.runs.journal.time.strftime", lambda _: "20261129-041801")
-    first, second = (Journal.create(tmp_path, "a-cat", {"seed": seed}) for seed in range(2))
+    first, second = (Journal.create(tmp_path, "a-cat", {"prompt": "a cat", "seed": seed}) for seed in range(2))
     assert [made.folder.name[-10:] for made in (first, second)] == ["a-cat-ab12", "a-cat-cd34"]
     assert first.settings["seed"] == 0 and second.settings["seed"] == 1
 
@@ -107,7 +107,7 @@ def test_an_interrupt_keeps_what_was_made(tmp_path, monkeypatch):
         ({"generator": "vqgam"}, "mini-vqgan"),
         ({"perceptor": "clop"}, "choose one of: mini"),
         ({"init": "nowhere.png"}, "no such file"),
-        ({"lr": 0.0}, "lr=0.0: has to be a number from 1e-12 up"),
+        ({"lr": 0.0}, "lr=0.0: has to be a number from 1e-12 to"),
         ({"near": float("nan")}, "near=nan: has to be a number from 0 up"),
         ({"ema": 1.0}, "from 0 to 0.99999"),
         ({"stepz": 3}, "no such setting; did you mean steps"),
