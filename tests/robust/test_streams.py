@@ -43,11 +43,11 @@ def test_a_loss_of_a_run_folder_reaches_the_terminal_inert(tmp_path, capsys):
 
 def test_labels_reach_the_terminal_inert(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = {"prompt": "a {thing}", "thing": [HOSTILE, "dog"]} | SETTINGS | {"size": "32x32", "folder": "rows"}
+    words = {"prompt": "a {thing}", "thing": [HOSTILE, f"{HOSTILE}s"]} | SETTINGS | {"size": "32x32", "folder": "rows"}
     (tmp_path / "study.yaml").write_text(json.dumps(words))
     main(["study", "study.yaml", "--quiet"])
     told = capsys.readouterr()
-    assert "best:" in told.out and is_inert(told.out) and is_inert(told.err)
+    assert "best: thing=\\x1b]0;owned" in told.out and is_inert(told.out) and is_inert(told.err)
 
 
 @pytest.mark.parametrize(
