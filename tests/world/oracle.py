@@ -155,7 +155,7 @@ class Loop:
     def step(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Make a step; returns what CLIP was shown, and the loss."""
         picture = self.decode(rng)
-        views = self.cut(picture, self.settings.part(Cutouts).draw((1, 3, SIDE, SIDE), SIDE, rng))
+        views = self.cut(picture, self.settings.part(Cutouts).draw(picture.shape, SIDE, rng))
         loss = self.loss(self.clip.encode_image((views - MEAN) / DEVIATION))
         self.optimiser.zero_grad()
         loss.backward()
@@ -200,10 +200,12 @@ def beside(
     loaded = plan.load()
     watched = Watched(loaded.perceptors[0][0])
     models: Models = dataclasses.replace(loaded, perceptors=[(watched, 1.0)])  # type: ignore[list-item]
-    render = Recipes(plan, models).begin(plan.settings.at(0))
+    recipes = Recipes(plan, models)
+    render = recipes.begin(plan.settings.at(0))
     source = kind(render.latent, plan.settings, clip[0], net)
     begin, views, losses, cosines = source.latent.detach().clone(), list[float](), [], list[float]()
-    for _ in range(steps):
+    for step in range(steps):
+        recipes.follow(render, plan.settings.at(step))
         rng = torch.Generator()
         rng.set_state(render.rng.get_state())
         told = render.advance()
