@@ -95,8 +95,8 @@ PRESETS: dict[str, Preset] = {
         "the whole picture in 32 views, turned, leaned, coloured and partly erased",
         "github.com/nerdyrodent/VQGAN-CLIP (generate.py, its defaults for 8 GB and more)",
         "It brings the picture to CLIP's size by the mean of average and largest, clipgen by the average. It resamples "
-        "a view for each map, clipgen once. Colours that its jitter takes beyond the range are clamped, clipgen's are "
-        "not. Its init_weight pulls the latent to zero, by 1/(2i + 1) in step i; it also takes noise as a prompt. An "
+        "a view for each map, clipgen once. Its jitter changes contrast from black and saturation as of HSV, clipgen "
+        "both from grey, and clamps colours beyond the range. It adds up distances of prompts. Its init_weight pulls the latent to zero, by 1/(2i + 1) in step i; it also takes noise as a prompt. An "
         "image prompt is embedded as augmented views, clipgen's as it is.",
         _PLAIN
         | {
@@ -114,9 +114,11 @@ PRESETS: dict[str, Preset] = {
     "pixray": Preset(
         "close views (60%), and views of the whole on changing greys (40%), for two CLIPs; a rate that drops late",
         "github.com/pixray/pixray (pixray.py, vqgan.py: quality normal, aspect square)",
-        "It leans views of the whole half as much, mirrors or stretches the border beyond close ones, and shows both "
-        "CLIPs the same views. Its colour changes hue and saturation only. It starts from fractal noise of high "
-        "contrast, clipgen from noise; it also pushes away from a stored embedding of pictures with text (textoff).",
+        "It leans views of the whole half as much and does not stretch them, leans close ones before it cuts them out, "
+        "mirrors or stretches the border beyond these, and shows both CLIPs the same views, made smaller as "
+        "nerdyrodent's. Its colour changes hue and saturation only. Its optimiser begins anew when the rate drops. It "
+        "adds up distances of prompts and CLIPs. It starts from fractal noise of high contrast, clipgen from noise; it "
+        "is also drawn, a tenth as strongly as by a prompt, to a stored embedding against text (textoff).",
         _PLAIN
         | {
             "generator": "vqgan_imagenet_f16_16384",
