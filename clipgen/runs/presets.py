@@ -94,10 +94,11 @@ PRESETS: dict[str, Preset] = {
     "nerdyrodent": Preset(
         "the whole picture in 32 views, turned, leaned, coloured and partly erased",
         "github.com/nerdyrodent/VQGAN-CLIP (generate.py, its defaults for 8 GB and more)",
-        "It brings the picture to CLIP's size by the mean of average and largest, clipgen by the average. It resamples "
-        "a view for each map, clipgen once. Its jitter changes contrast from black and saturation as of HSV, clipgen "
-        "both from grey, and clamps colours beyond the range. It adds up distances of prompts. Its init_weight pulls the latent to zero, by 1/(2i + 1) in step i; it also takes noise as a prompt. An "
-        "image prompt is embedded as augmented views, clipgen's as it is.",
+        "It brings the picture to CLIP's size by the mean of average and largest, clipgen by the average. It "
+        "resamples a view for each map, clipgen once. Its jitter changes contrast from black and saturation as of "
+        "HSV, clipgen both from grey, and clamps colours beyond the range. It adds up distances of prompts. Its "
+        "init_weight pulls the latent to zero, by 1/(2i + 1) in step i; it also takes noise as a prompt. An image "
+        "prompt is embedded as augmented views, clipgen's as it is.",
         _PLAIN
         | {
             "generator": "vqgan_imagenet_f16_16384",
