@@ -90,7 +90,7 @@ def test_axes_of_placeholders_and_of_templates():
         (("64x64", "96"), [(64, 64), (96, 96)]),
         (([64, 64] for _ in range(1)), [(64, 64)]),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_sizes(sizes, wanted):
     assert [one.settings["size"] for one in expand("a cat", {"size": sizes})] == wanted
@@ -113,7 +113,7 @@ def test_pictures_are_no_axes():
 @pytest.mark.parametrize(
     "value",
     [{"a": 1}, np.zeros((4, 4, 3), np.uint8), [["a", "b"]], [np.zeros((2, 2))], None, float("nan"), [None], object()],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_word_fills_no_placeholder(value):
     with pytest.raises(ClipgenError, match=r"\{thing\}"):
