@@ -265,17 +265,11 @@ class Views:
         """
         if self.lift:
             images = self.lift + (1 - self.lift) * images
-        while min(images.shape[-2:]) >= 3 * self.size:  # bilinear sampling skips pixels beyond a factor of two
-            images = F.avg_pool2d(images, 2)
 
         def some(numbers: Tensor) -> Tensor:
             return self._sent(numbers, part, images.device)
 
-        grid = warps.grid(some(self.warp), self.size)
-        if self.padding == "wrap":
-            images, grid = warps.wrapped(images, grid)
-        padding = "border" if self.padding == "wrap" else self.padding
-        views = warps.seen(images - self.level, grid, padding) + self.level
+        views = self._sampled(images, part)
         if self.tint is not None:
             tint = some(self.tint)
             views = torch.einsum("nij,njhw->nihw", tint[:, :, :3], views) + tint[:, :, 3, None, None]
@@ -295,15 +289,54 @@ class Views:
             views = ((batch - least) / (most - least).clamp(min=1e-6)).flatten(0, 1)
         return views
 
+    def _sampled(self, images: Tensor, part: slice) -> Tensor:
+        """Return views ``part`` of images (B, 3, H, W) as (B·n, 3, size, size), before anything is done to them.
+
+        Bilinear sampling leaves out pixels where a view shrinks the picture, so views are sampled from averages of as
+        many pixels as their own are apart: from pictures halved often enough, and from means of 2 x 2.
+        """
+        warp = self.warp.unflatten(0, (-1, self.count))[:, part]
+        steps = warps.pixel_steps(warp.flatten(0, 1), self.size, images.shape[-2:]).view(warp.shape[:2]).amax(0)
+        halvings = (steps / 3).log2().floor().add(1).clamp(min=0).int()
+        levels = list(zip(halvings.tolist(), (steps / 2**halvings > 1.5).tolist(), strict=True))
+        views, order = [], []
+        for level in sorted(set(levels)):
+            chosen = [i for i, one in enumerate(levels) if one == level]
+            views.append(
+                self._sampled_from(images, warp[:, chosen].flatten(0, 1), *level).unflatten(0, (len(warp), -1))
+            )
+            order += chosen
+        if len(views) == 1:
+            return views[0].flatten(0, 1)
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat(views, 1)[:, back].flatten(0, 1)
+
+    def _sampled_from(self, images: Tensor, warp: Tensor, halvings: int, averaged: bool) -> Tensor:
+        """Return views of images that are halved so often, and whose pixels are means of 2 x 2 if ``averaged``."""
+        for _ in range(halvings):
+            images = F.avg_pool2d(images, 2)
+        grid = warps.grid(self._moved(warp, images.device), self.size)
+        if self.padding == "wrap":
+            images, grid = warps.wrapped(images, grid)
+        if averaged:  # the mean of four pixels lies where they meet
+            height, width = images.shape[-2:]
+            grid = grid * torch.tensor([width / (width - 1), height / (height - 1)]).to(grid.device)
+            images = F.avg_pool2d(images, 2, 1)
+        padding = "border" if self.padding == "wrap" else self.padding
+        return warps.seen(images - self.level, grid, padding) + self.level
+
     def patches(self, part: slice, device: torch.device) -> Tensor | None:
         """What is shown of views ``part``, as ``Perceptor.encode_image`` takes it."""
         return None if self.kept is None else self._sent(self.kept, part, device)
 
     def _sent(self, numbers: Tensor, part: slice, device: torch.device) -> Tensor:
-        chosen = numbers.unflatten(0, (-1, self.count))[:, part].flatten(0, 1)
+        return self._moved(numbers.unflatten(0, (-1, self.count))[:, part].flatten(0, 1), device)
+
+    @staticmethod
+    def _moved(numbers: Tensor, device: torch.device) -> Tensor:
         if device.type == "cuda":
-            chosen = chosen.pin_memory()  # sent without waiting for what the device does
-        return chosen.to(device, non_blocking=True)
+            numbers = numbers.pin_memory()  # sent without waiting for what the device does
+        return numbers.to(device, non_blocking=True)
 
 
 def cutouts(images: Tensor, count: int, size: int, rng: torch.Generator, **settings) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +45,21 @@ def perspective(inwards: Tensor) -> Tensor:
     )
     solved = torch.linalg.solve(left, torch.cat([u, v], 1))
     return torch.cat([solved, torch.ones(len(solved), 1)], 1).view(-1, 3, 3)
+
+
+def pixel_steps(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
+    """Return how many of a picture's pixels lie from one pixel of a view to the next, in the middle of the view.
+
+    Args:
+        warp: (n, 3, 3), as ``grid`` takes it.
+        size: Pixels of a view's side.
+        shape: The picture's (H, W).
+
+    Returns:
+        (n,) the larger of the steps to the right and down.
+    """
+    slope = warp[:, :2, :2] - warp[:, :2, 2:] * warp[:, 2:, :2]  # of the projection, where its divisor is 1
+    return (slope * torch.tensor([[shape[1]], [shape[0]]]) / size).norm(dim=1).amax(1)
 
 
 def grid(warp: Tensor, size: int) -> Tensor:
