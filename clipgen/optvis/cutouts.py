@@ -308,8 +308,8 @@ class Views:
             order += chosen
         if len(views) == 1:
             return views[0].flatten(0, 1)
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return torch.cat(views, 1)[:, back].flatten(0, 1)
+        back = self._moved(torch.tensor(order).argsort(), images.device)
+        return torch.cat(views, 1).index_select(1, back).flatten(0, 1)
 
     def _sampled_from(self, images: Tensor, warp: Tensor, halvings: int, averaged: bool) -> Tensor:
         """Return views of images that are halved so often, and whose pixels are means of 2 x 2 if ``averaged``."""
