@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,66 +13,10 @@ from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
 from clipgen.optvis import warps
-from clipgen.setting import UNSIGNED, setting
+from clipgen.optvis.augment import AUGMENTATIONS, Augmentation, augmentations
+from clipgen.setting import setting
 
-
-class Augmentation(NamedTuple):
-    """How strong one is, and the share of the views that have it."""
-
-    strength: float
-    share: float
-    group: str = ""  # those of one group are on the same views
-
-
-# What one has if only its name is said. Sizes are shares of the view's side, areas of its area.
-AUGMENTATIONS = {
-    "flip": Augmentation(1, 0.5),  # left and right change places
-    "affine": Augmentation(6.8755, 1),  # turned by up to so many degrees
-    "shear": Augmentation(5, 1),  # by up to so many degrees
-    "stretch": Augmentation(1.2, 1),  # wider or taller by up to this factor
-    "shift": Augmentation(0.17, 1),  # moved by up to so much
-    "perspective": Augmentation(0.5, 1),  # corners drawn in by up to so much of half the side
-    "colour": Augmentation(0.1, 1),  # brightness, contrast, saturation by so much; hue by so much of a full turn
-    "grey": Augmentation(1, 0.2),  # so much of the colour is lost
-    "noise": Augmentation(0.03, 1),  # of this deviation
-    "grain": Augmentation(0.1, 1),  # noise whose deviation is each view's own, up to this
-    "shift_y": Augmentation(0.1, 1),  # moved up or down by up to so much
-    "erase": Augmentation(0.4, 1),  # a black box of a tenth to so much of the area
-    "erase_all": Augmentation(0.4, 1),  # the same box in all views of a step, in this share of the steps
-    "blur": Augmentation(1, 0.5),  # by a mean of 3 x 3 pixels
-    "levels": Augmentation(1, 1),  # all views of a step are stretched together, from black to white
-}
-_ITEM = re.compile(rf"([a-z_]+)\s*(?:=\s*({UNSIGNED})\s*)?(?::\s*({UNSIGNED}))?")
 PADDINGS = {"border": "border", "reflection": "reflection", "black": "zeros", "grey": "zeros", "wrap": "wrap"}
-
-
-def augmentations(text: str) -> dict[str, Augmentation]:
-    """``flip, affine=15 + shear=5:0.7``: names, each with its strength behind ``=``, its share of views behind ``:``.
-
-    Those that a ``+`` joins are on the same views; the last of them says the share. Raises ClipgenError for what is no
-    augmentation, and for a share above 1.
-    """
-    found: dict[str, Augmentation] = {}
-    for item in filter(None, map(str.strip, text.split(","))):
-        matches = [_ITEM.fullmatch(part.strip()) for part in item.split("+")]
-        names = [match[1] for match in matches if match and match[1] in AUGMENTATIONS]
-        if len(names) < len(matches) or any(match and match[3] for match in matches[:-1]):
-            raise ClipgenError(
-                f"augment={item!r}: choose among {', '.join(AUGMENTATIONS)}, as affine=15:0.7, or as affine=15 + "
-                "shear=5:0.7 for both on the same views"
-            )
-        group = names[0] if len(names) > 1 else ""
-        strengths = [float(match[2]) if match and match[2] else None for match in matches]
-        last = matches[-1]
-        share = float(last[3]) if last and last[3] else max(AUGMENTATIONS[name].share for name in names)
-        if share > 1:
-            raise ClipgenError(f"augment={item!r}: what follows the colon is a share of the views, at most 1")
-        for name, strength in zip(names, strengths, strict=True):
-            usual = AUGMENTATIONS[name].strength
-            found[name] = Augmentation(usual if strength is None else strength, share, group)
-    if {"erase", "erase_all"} <= found.keys():
-        raise ClipgenError(f"augment={text!r}: erase and erase_all cut out the same box; choose one of them")
-    return found
 
 
 @dataclass(frozen=True)
@@ -170,10 +112,15 @@ class Cutouts:
         if "perspective" in self.augmentations:
             strength, chosen = having("perspective")
             warp = warp @ warps.perspective(chosen[:, None, None] * rand(0, strength, 4, 2))
+        # Views of one reduction follow one another, so that none has to be put back in its place.
+        reductions = warps.reductions(warp, size, (height, width))
+        order = (reductions + len(reductions) * torch.arange(b).repeat_interleave(self.cutouts)).argsort(stable=True)
+        groups = {name: chosen[order] for name, chosen in groups.items()}
         return Views(
             self.cutouts,
             size,
-            warp,
+            warp[order],
+            reductions[order],
             PADDINGS[self.padding],
             self.lift,
             float(torch.rand((), generator=rng)) if self.padding == "grey" else 0.0,
@@ -248,6 +195,7 @@ class Views:
     count: int
     size: int
     warp: Tensor  # (B·count, 3, 3) from places in the view to places in the picture
+    reductions: Tensor  # (B·count,) how the picture is made smaller for each: see ``warps.reductions``
     padding: str = "border"  # of grid_sample, or wrap
     lift: float = 0.0  # black becomes this grey, and white stays; what lies beyond the picture is not lifted
     level: float = 0.0  # of grey, where ``padding`` is zeros
@@ -290,47 +238,42 @@ class Views:
         return views
 
     def _sampled(self, images: Tensor, part: slice) -> Tensor:
-        """Return views ``part`` of images (B, 3, H, W) as (B·n, 3, size, size), before anything is done to them.
+        """Return views ``part`` of images (B, 3, H, W) as (B·n, 3, size, size), before anything is done to them."""
+        views = []
+        for image, warp, reductions in zip(images.split(1), *map(self._per_image, (self.warp, self.reductions))):
+            warp, reductions = warp[part], reductions[part]
+            for reduction in reductions.unique_consecutive().tolist():
+                views.append(self._sampled_from(image, warp[reductions == reduction], reduction))
+        return views[0] if len(views) == 1 else torch.cat(views)
 
-        Bilinear sampling leaves out pixels where a view shrinks the picture, so views are sampled from averages of as
-        many pixels as their own are apart: from pictures halved often enough, and from means of 2 x 2.
+    def _sampled_from(self, image: Tensor, warp: Tensor, reduction: int) -> Tensor:
+        """Return the views of ``warp`` (n, 3, 3) of an image (1, 3, H, W) that is made smaller as ``reduction`` says.
+
+        Bilinear sampling leaves out pixels where a view shrinks the picture, so a view is sampled from averages of as
+        many pixels as its own are apart.
         """
-        warp = self.warp.unflatten(0, (-1, self.count))[:, part]
-        steps = warps.pixel_steps(warp.flatten(0, 1), self.size, images.shape[-2:]).view(warp.shape[:2]).amax(0)
-        halvings = (steps / 3).log2().floor().add(1).clamp(min=0).int()
-        levels = list(zip(halvings.tolist(), (steps / 2**halvings > 1.5).tolist(), strict=True))
-        views, order = [], []
-        for level in sorted(set(levels)):
-            chosen = [i for i, one in enumerate(levels) if one == level]
-            views.append(
-                self._sampled_from(images, warp[:, chosen].flatten(0, 1), *level).unflatten(0, (len(warp), -1))
-            )
-            order += chosen
-        if len(views) == 1:
-            return views[0].flatten(0, 1)
-        back = self._moved(torch.tensor(order).argsort(), images.device)
-        return torch.cat(views, 1).index_select(1, back).flatten(0, 1)
-
-    def _sampled_from(self, images: Tensor, warp: Tensor, halvings: int, averaged: bool) -> Tensor:
-        """Return views of images that are halved so often, and whose pixels are means of 2 x 2 if ``averaged``."""
+        halvings, averaged = divmod(reduction, 2)
         for _ in range(halvings):
-            images = F.avg_pool2d(images, 2)
-        grid = warps.grid(self._moved(warp, images.device), self.size)
+            image = F.avg_pool2d(image, 2)
+        grid = warps.grid(self._moved(warp, image.device), self.size)
         if self.padding == "wrap":
-            images, grid = warps.wrapped(images, grid)
+            image, grid = warps.wrapped(image, grid)
         if averaged:  # the mean of four pixels lies where they meet
-            height, width = images.shape[-2:]
+            height, width = image.shape[-2:]
             grid = grid * torch.tensor([width / (width - 1), height / (height - 1)]).to(grid.device)
-            images = F.avg_pool2d(images, 2, 1)
+            image = F.avg_pool2d(image, 2, 1)
         padding = "border" if self.padding == "wrap" else self.padding
-        return warps.seen(images - self.level, grid, padding) + self.level
+        return warps.seen(image - self.level, grid, padding) + self.level
 
     def patches(self, part: slice, device: torch.device) -> Tensor | None:
         """What is shown of views ``part``, as ``Perceptor.encode_image`` takes it."""
         return None if self.kept is None else self._sent(self.kept, part, device)
 
     def _sent(self, numbers: Tensor, part: slice, device: torch.device) -> Tensor:
-        return self._moved(numbers.unflatten(0, (-1, self.count))[:, part].flatten(0, 1), device)
+        return self._moved(self._per_image(numbers)[:, part].flatten(0, 1), device)
+
+    def _per_image(self, numbers: Tensor) -> Tensor:
+        return numbers.unflatten(0, (-1, self.count))
 
     @staticmethod
     def _moved(numbers: Tensor, device: torch.device) -> Tensor:

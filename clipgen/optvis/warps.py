@@ -47,8 +47,8 @@ def perspective(inwards: Tensor) -> Tensor:
     return torch.cat([solved, torch.ones(len(solved), 1)], 1).view(-1, 3, 3)
 
 
-def pixel_steps(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
-    """Return how many of a picture's pixels lie from one pixel of a view to the next, in the middle of the view.
+def reductions(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
+    """Return how a picture is made smaller before a view is sampled from it, by how far the view's pixels are apart.
 
     Args:
         warp: (n, 3, 3), as ``grid`` takes it.
@@ -56,10 +56,14 @@ def pixel_steps(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
         shape: The picture's (H, W).
 
     Returns:
-        (n,) the larger of the steps to the right and down.
+        (n,) int64: twice the number of halvings, which bring the pixels of a view to less than 3 of the picture's
+        apart, and 1 more where they are then more than 1.5 apart: for means of 2 x 2 pixels. The distance is that in
+        the middle of the view, the larger of those to the right and down.
     """
     slope = warp[:, :2, :2] - warp[:, :2, 2:] * warp[:, 2:, :2]  # of the projection, where its divisor is 1
-    return (slope * torch.tensor([[shape[1]], [shape[0]]]) / size).norm(dim=1).amax(1)
+    steps = (slope * torch.tensor([[shape[1]], [shape[0]]]) / size).norm(dim=1).amax(1)
+    halvings = (steps / 3).log2().floor().add(1).clamp(min=0).long()
+    return 2 * halvings + (steps / 2**halvings > 1.5)
 
 
 def grid(warp: Tensor, size: int) -> Tensor:

@@ -111,7 +111,8 @@ def test_an_interrupted_look_does_not_spoil_the_next(tmp_path, monkeypatch):
     run.views(2, progress=False)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run.models.generator, "project_", lambda latent: signal.raise_signal(signal.SIGINT))
+        kind = type(run.models.generator)  # each look has a generator of its own, with the same weights
+        patch.setattr(kind, "project_", lambda self, latent: signal.raise_signal(signal.SIGINT))
         run.views(4, progress=False)
     signal.signal(signal.SIGINT, before)
     same(run.views(4, progress=False), shown[4])

@@ -1,0 +1,67 @@
+"""What may happen to views, by name: how strongly, and to which share of them."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from clipgen.errors import ClipgenError
+from clipgen.setting import UNSIGNED
+
+
+class Augmentation(NamedTuple):
+    """How strong one is, and the share of the views that have it."""
+
+    strength: float
+    share: float
+    group: str = ""  # those of one group are on the same views
+
+
+# What one has if only its name is said. Sizes are shares of the view's side, areas of its area.
+AUGMENTATIONS = {
+    "flip": Augmentation(1, 0.5),  # left and right change places
+    "affine": Augmentation(6.8755, 1),  # turned by up to so many degrees
+    "shear": Augmentation(5, 1),  # by up to so many degrees
+    "stretch": Augmentation(1.2, 1),  # wider or taller by up to this factor
+    "shift": Augmentation(0.17, 1),  # moved by up to so much
+    "perspective": Augmentation(0.5, 1),  # corners drawn in by up to so much of half the side
+    "colour": Augmentation(0.1, 1),  # brightness, contrast, saturation by so much; hue by so much of a full turn
+    "grey": Augmentation(1, 0.2),  # so much of the colour is lost
+    "noise": Augmentation(0.03, 1),  # of this deviation
+    "grain": Augmentation(0.1, 1),  # noise whose deviation is each view's own, up to this
+    "shift_y": Augmentation(0.1, 1),  # moved up or down by up to so much
+    "erase": Augmentation(0.4, 1),  # a black box of a tenth to so much of the area
+    "erase_all": Augmentation(0.4, 1),  # the same box in all views of a step, in this share of the steps
+    "blur": Augmentation(1, 0.5),  # by a mean of 3 x 3 pixels
+    "levels": Augmentation(1, 1),  # all views of a step are stretched together, from black to white
+}
+_ITEM = re.compile(rf"([a-z_]+)\s*(?:=\s*({UNSIGNED})\s*)?(?::\s*({UNSIGNED}))?")
+
+
+def augmentations(text: str) -> dict[str, Augmentation]:
+    """``flip, affine=15 + shear=5:0.7``: names, each with its strength behind ``=``, its share of views behind ``:``.
+
+    Those that a ``+`` joins are on the same views; the last of them says the share. Raises ClipgenError for what is no
+    augmentation, and for a share above 1.
+    """
+    found: dict[str, Augmentation] = {}
+    for item in filter(None, map(str.strip, text.split(","))):
+        matches = [_ITEM.fullmatch(part.strip()) for part in item.split("+")]
+        names = [match[1] for match in matches if match and match[1] in AUGMENTATIONS]
+        if len(names) < len(matches) or any(match and match[3] for match in matches[:-1]):
+            raise ClipgenError(
+                f"augment={item!r}: choose among {', '.join(AUGMENTATIONS)}, as affine=15:0.7, or as affine=15 + "
+                "shear=5:0.7 for both on the same views"
+            )
+        group = names[0] if len(names) > 1 else ""
+        strengths = [float(match[2]) if match and match[2] else None for match in matches]
+        last = matches[-1]
+        share = float(last[3]) if last and last[3] else max(AUGMENTATIONS[name].share for name in names)
+        if share > 1:
+            raise ClipgenError(f"augment={item!r}: what follows the colon is a share of the views, at most 1")
+        for name, strength in zip(names, strengths, strict=True):
+            usual = AUGMENTATIONS[name].strength
+            found[name] = Augmentation(usual if strength is None else strength, share, group)
+    if {"erase", "erase_all"} <= found.keys():
+        raise ClipgenError(f"augment={text!r}: erase and erase_all cut out the same box; choose one of them")
+    return found
