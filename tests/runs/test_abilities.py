@@ -1,5 +1,6 @@
 """Every line of the README's table of abilities, and what it promises."""
 
+import functools
 import re
 import runpy
 import shlex
@@ -329,7 +330,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
     asked = "--steps 4000 --size 64 --cutouts 4 --init perlin --folder runs"
     command = [sys.executable, "-m", "clipgen", "a cat", *asked.split()]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=heard, **pipes) as process:
         while not (process.poll() is not None or list(tmp_path.glob("runs/*/frames/00006.png"))):
             pass
         process.send_signal(signal.SIGINT)
