@@ -32,7 +32,10 @@ def test_a_convolution_is_torchs_without_its_input(side, stride, padding, narrow
         theirs = told(lambda x: F.conv2d(x, layer.weight, layer.bias, stride, padding), x)
     assert torch.equal(ours[0], theirs[0])
     rounding = 2**-7 if narrow else 1e-4
-    torch.testing.assert_close(ours[1], theirs[1], rtol=rounding, atol=rounding)
+    # Where a processor has no bf16, torch's own backward pass rounds more often: ours may be the more exact one.
+    exact = told(layer, x)[1]
+    ours_off, theirs_off = ((gradient - exact).norm() for gradient in (ours[1], theirs[1]))
+    assert ours_off <= 1.1 * theirs_off if narrow else ours_off <= rounding * exact.norm()
     assert theirs[2] - ours[2] >= x.numel() * (2 if narrow else 4)
 
 
