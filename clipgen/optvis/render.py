@@ -60,7 +60,7 @@ class Render:
         while True:
             self.begin_step()
             try:
-                picture, scores = self._differentiate()
+                picture, scores = self.differentiate()
                 break
             except (RuntimeError, MemoryError) as error:
                 self.memory.relieve(error, self.recipe)
@@ -76,7 +76,7 @@ class Render:
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()
 
-    def _differentiate(self) -> tuple[Tensor, dict[str, Tensor]]:
+    def differentiate(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Leave the gradient of the loss at the latent; returns the picture, and the scores.
 
         A function of its own, so that nothing of an attempt for which memory was too short outlives it.

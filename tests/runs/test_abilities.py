@@ -182,7 +182,7 @@ def test_short_memory_is_met_with_passes(tmp_path, monkeypatch):
     monkeypatch.setattr(
         run.models.perceptors[0][0], "encode_image", lambda images, *_: small_memory(images.repeat(9, 1, 1, 1))
     )
-    with pytest.warns(UserWarning), pytest.raises(clipgen.ClipgenError, match="one cutout at a time .*; lower size"):
+    with pytest.warns(UserWarning), pytest.raises(clipgen.ClipgenError, match=r"one cutout at a time .*; lower size"):
         list(run)
 
 
