@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from clipgen.device import precision
 from clipgen.models.frozen import Conv2d, ReLU, conv2d, norm_silu
 from clipgen.models.parameterisations.codebook import Codebook
 from clipgen.models.parameterisations.dvae import DVAE
@@ -32,10 +33,13 @@ def test_a_convolution_is_torchs_without_its_input(side, stride, padding, narrow
         theirs = told(lambda x: F.conv2d(x, layer.weight, layer.bias, stride, padding), x)
     assert torch.equal(ours[0], theirs[0])
     rounding = 2**-7 if narrow else 1e-4
-    # Where a processor has no bf16, torch's own backward pass rounds more often: ours may be the more exact one.
-    exact = told(layer, x)[1]
-    ours_off, theirs_off = ((gradient - exact).norm() for gradient in (ours[1], theirs[1]))
-    assert ours_off <= 1.1 * theirs_off if narrow else ours_off <= rounding * exact.norm()
+    if narrow and precision(torch.device("cpu")) == "fp32":
+        # Without bf16 in the processor torch's own backward pass rounds more often: both are held to fp32's instead.
+        exact = told(layer, x)[1]
+        ours_off, theirs_off = ((gradient - exact).norm() for gradient in (ours[1], theirs[1]))
+        assert ours_off <= 1.1 * theirs_off
+    else:
+        torch.testing.assert_close(ours[1], theirs[1], rtol=rounding, atol=rounding)
     assert theirs[2] - ours[2] >= x.numel() * (2 if narrow else 4)
 
 
