@@ -22,14 +22,14 @@ _PUBLIC = {
     "batch": "clipgen.studies.films",
     "best": "clipgen.studies.films",
     "contact_sheet": "clipgen.images.sheets",
-    "dalle": "clipgen.models.priors.sampling",
-    "describe": "clipgen.seeing.describe",
-    "explain": "clipgen.seeing.explain",
+    "dalle": "clipgen.priors.sampling",
+    "describe": "clipgen.inspect.describe",
+    "explain": "clipgen.inspect.explain",
     "finish": "clipgen.runs.run",
     "generate": "clipgen.runs.run",
-    "load_generator": "clipgen.models.parameterisations.catalogue",
-    "load_perceptor": "clipgen.models.perceptors.catalogue",
-    "rank": "clipgen.models.perceptors.catalogue",
+    "load_generator": "clipgen.generators.catalogue",
+    "load_perceptor": "clipgen.clip.catalogue",
+    "rank": "clipgen.clip.catalogue",
     "restyle": "clipgen.studies.films",
     "stream": "clipgen.runs.run",
     "strip": "clipgen.images.sheets",
@@ -38,16 +38,16 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
+    from clipgen.clip.catalogue import load_perceptor, rank
     from clipgen.errors import ClipgenError
+    from clipgen.generators.catalogue import load_generator
     from clipgen.images.sheets import contact_sheet, strip
-    from clipgen.models.parameterisations.catalogue import load_generator
-    from clipgen.models.perceptors.catalogue import load_perceptor, rank
-    from clipgen.models.priors.sampling import dalle
+    from clipgen.inspect.describe import describe
+    from clipgen.inspect.explain import explain
+    from clipgen.priors.sampling import dalle
     from clipgen.runs.course import Frame
     from clipgen.runs.run import Run, finish, generate, stream
     from clipgen.runs.settings import Settings
-    from clipgen.seeing.describe import describe
-    from clipgen.seeing.explain import explain
     from clipgen.studies.films import batch, best, restyle
     from clipgen.studies.study import Study, study
     from clipgen.studio import Studio

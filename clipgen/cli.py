@@ -145,7 +145,7 @@ def _command(name: str, words: list[str]) -> int:
         print(models())
         return 0
     if name in ("explain", "describe"):
-        from clipgen.seeing.command import described, explained
+        from clipgen.inspect.command import described, explained
 
         return (explained if name == "explain" else described)(COMMANDS[name], words)
     command = argparse.ArgumentParser(f"clipgen {name}", description=COMMANDS[name])

@@ -10,8 +10,8 @@ def models() -> str:
     """The generators and perceptors that are known by name, as a table."""
     import open_clip
 
-    from clipgen.models.parameterisations.catalogue import GENERATORS
-    from clipgen.models.perceptors.openclip import remote
+    from clipgen.clip.openclip import remote
+    from clipgen.generators.catalogue import GENERATORS
     from clipgen.storage.remote import Remote, cached
 
     def here(files: tuple[Remote, ...]) -> str:

@@ -64,10 +64,10 @@ WRITERS = Registry(
 RELAXATIONS = Registry(
     "relax",
     {
-        "straight-through": "clipgen.models.parameterisations.codebook:Codebook",
-        "gumbel": "clipgen.models.parameterisations.codebook:Gumbel",
-        "sample": "clipgen.models.parameterisations.codebook:Sampled",
-        "none": "clipgen.models.parameterisations.codebook:Unsnapped",
+        "straight-through": "clipgen.generators.codebook:Codebook",
+        "gumbel": "clipgen.generators.codebook:Gumbel",
+        "sample": "clipgen.generators.codebook:Sampled",
+        "none": "clipgen.generators.codebook:Unsnapped",
     },
 )
 
@@ -77,7 +77,7 @@ PERCEPTORS = Registry(
     {
         "mini": "clipgen.mini.clip:EmbeddedCLIP",
         "evaluator": "clipgen.mini.judge:Evaluator",
-        "open_clip": "clipgen.models.perceptors.openclip:OpenCLIP",
+        "open_clip": "clipgen.clip.openclip:OpenCLIP",
     },
 )
 
@@ -85,22 +85,22 @@ PRIORS = Registry(
     "model",
     {
         "mini": "clipgen.mini.prior:EmbeddedPrior",
-        "dalle-mini": "clipgen.models.priors.dalle_mini:DalleMini",
-        "dalle-mega": "clipgen.models.priors.dalle_mini:DalleMini",
+        "dalle-mini": "clipgen.priors.dalle_mini:DalleMini",
+        "dalle-mega": "clipgen.priors.dalle_mini:DalleMini",
     },
 )
 
 STARTS = Registry(
     "init",
     {
-        "random": "clipgen.optvis.starts:Random",
-        "noise": "clipgen.optvis.starts:Noise",
-        "perlin": "clipgen.optvis.starts:Perlin",
-        "gradient": "clipgen.optvis.starts:Gradient",
+        "random": "clipgen.inits:Random",
+        "noise": "clipgen.inits:Noise",
+        "perlin": "clipgen.inits:Perlin",
+        "gradient": "clipgen.inits:Gradient",
         "collage": "clipgen.mini.collage:Collage",
         "dalle": "clipgen.mini.drafts:Drafts",
-        "dalle-mini": "clipgen.optvis.drawn:DalleMini",
-        "dalle-mega": "clipgen.optvis.drawn:DalleMega",
+        "dalle-mini": "clipgen.drawn:DalleMini",
+        "dalle-mega": "clipgen.drawn:DalleMega",
     },
 )
 
@@ -117,12 +117,12 @@ ENGINES = Registry(
 OBJECTIVES = Registry(
     "objective",
     {
-        "tv": "clipgen.optvis.regularisers:TotalVariation",
-        "saturation": "clipgen.optvis.regularisers:Saturation",
-        "symmetry": "clipgen.optvis.regularisers:Symmetry",
-        "sharpness": "clipgen.optvis.regularisers:Sharpness",
-        "palette": "clipgen.optvis.regularisers:Palette",
-        "near": "clipgen.optvis.nearness:Nearness",
+        "tv": "clipgen.losses.regularisers:TotalVariation",
+        "saturation": "clipgen.losses.regularisers:Saturation",
+        "symmetry": "clipgen.losses.regularisers:Symmetry",
+        "sharpness": "clipgen.losses.regularisers:Sharpness",
+        "palette": "clipgen.losses.regularisers:Palette",
+        "near": "clipgen.losses.init_loss:Nearness",
     },
 )
 

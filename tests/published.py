@@ -7,8 +7,8 @@ import dall_e.encoder
 import open_clip
 import torch
 
-from clipgen.models.parameterisations.catalogue import GENERATORS
-from clipgen.models.parameterisations.vqgan import VQModel
+from clipgen.generators.catalogue import GENERATORS
+from clipgen.generators.vqgan import VQModel
 
 
 def published(folder: Path, *vqgans: str) -> Path:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from clipgen.generators.catalogue import Entry
+from clipgen.generators.codebook import Codebook
+from clipgen.generators.codes import Codes
+from clipgen.generators.dvae import DVAE
+from clipgen.generators.vqgan import VQModel
 from clipgen.mini import WEIGHTS
-from clipgen.models.parameterisations.catalogue import Entry
-from clipgen.models.parameterisations.codebook import Codebook
-from clipgen.models.parameterisations.codes import Codes
-from clipgen.models.parameterisations.dvae import DVAE
-from clipgen.models.parameterisations.vqgan import VQModel
 from clipgen.storage import weights
 
 

@@ -1,4 +1,4 @@
-"""mini CLIP: a text tower and an image tower small enough to ship, trained by ``clipgen.mini.recipe``."""
+"""mini CLIP: a text tower and an image tower small enough to ship, trained by ``clipgen.mini.training``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from clipgen.clip.tokenizer import VOCABULARY, encode
 from clipgen.mini.embedded import Embedded
-from clipgen.models.perceptors.tokenizer import VOCABULARY, encode
 
 
 class Attention(nn.Module):

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.clip.protocol import Perceptor
+from clipgen.generators.catalogue import load_generator
+from clipgen.generators.protocol import Discrete
+from clipgen.inits import Scene, Start
+from clipgen.losses.objectives import Goal
 from clipgen.mini import WEIGHTS
 from clipgen.mini.scenes import COLOURS, PLACES, background, paint, tint
-from clipgen.models.parameterisations.catalogue import load_generator
-from clipgen.models.parameterisations.protocol import Discrete
-from clipgen.models.perceptors.protocol import Perceptor
-from clipgen.optvis.objectives import Goal
-from clipgen.optvis.prompt import Prompt
-from clipgen.optvis.starts import Scene, Start
+from clipgen.prompt import Prompt
 from clipgen.storage import weights
 
 _MASK = 32  # side of a drawing's outline

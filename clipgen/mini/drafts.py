@@ -18,17 +18,17 @@ from PIL import ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.clip.catalogue import embed, load_perceptor
+from clipgen.clip.protocol import Perceptor
+from clipgen.drawn import Dalle
 from clipgen.images.palette import lightness
 from clipgen.images.reading import to_image, to_tensor
+from clipgen.inits import Scene
+from clipgen.losses.objectives import Goal
 from clipgen.mini.collage import called, library
 from clipgen.mini.scenes import COLOURS, PLACES, background, with_article
-from clipgen.models.perceptors.catalogue import embed, load_perceptor
-from clipgen.models.perceptors.protocol import Perceptor
-from clipgen.models.priors.sampling import Drawings, dalle
-from clipgen.optvis.drawn import Dalle
-from clipgen.optvis.objectives import Goal
-from clipgen.optvis.prompt import Prompt, texts
-from clipgen.optvis.starts import Scene
+from clipgen.priors.sampling import Drawings, dalle
+from clipgen.prompt import Prompt, texts
 
 _RELATED = "in front of|on top of|in|on|at|over|above|under|by|among|near"
 _TO = rf"(?:{_RELATED})(?: the| an?)? "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clipgen.images.reading import to_tensor
 from clipgen.mini import WEIGHTS
-from clipgen.models.computing import Computing
+from clipgen.precision import Computing
 from clipgen.storage import weights
 
 

@@ -30,13 +30,13 @@ from tqdm import tqdm
 
 import clipgen
 from clipgen.cli import add_settings
+from clipgen.generators.protocol import Discrete
 from clipgen.images.reading import to_tensor
 from clipgen.mini.collage import library
 from clipgen.mini.judge import Evaluator, Judge
 from clipgen.mini.scenes import COLOURS, fraction, with_article
 from clipgen.mini.scenes import held_out as is_held_out
 from clipgen.mini.ways import WAYS, held_out
-from clipgen.models.parameterisations.protocol import Discrete
 
 
 def _listed(text: str) -> list[str]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipgen.clip.tokenizer import VOCABULARY, encode
 from clipgen.mini.embedded import Embedded
-from clipgen.models.perceptors.tokenizer import VOCABULARY, encode
 
 
 class Judge(nn.Module):

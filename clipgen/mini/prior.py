@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipgen import device as devices
+from clipgen.clip.tokenizer import encode
 from clipgen.mini import WEIGHTS
 from clipgen.mini.clip import EmbeddedCLIP
-from clipgen.models.perceptors.tokenizer import encode
-from clipgen.models.priors.protocol import KVCache, Stream, guided
+from clipgen.priors.protocol import KVCache, Stream, guided
 from clipgen.storage import weights
 
 TEXT_SHARE = 1 / 8  # of the loss; the image has the rest, as in the paper

@@ -1,6 +1,6 @@
 """What scenes are made of: colours, places, and how a drawing is recoloured and put on a background.
 
-Training composes its scenes of these (``clipgen.mini.recipe.sampler``), and collages and drafts their starts.
+Training composes its scenes of these (``clipgen.mini.training.sampler``), and collages and drafts their starts.
 """
 
 from __future__ import annotations

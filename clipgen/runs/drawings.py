@@ -11,9 +11,9 @@ from PIL import Image
 
 from clipgen.errors import ClipgenError
 from clipgen.export.film import check_suffix
+from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
+from clipgen.generators.protocol import Vector
 from clipgen.images.drawing import Drawing
-from clipgen.models.parameterisations.catalogue import GENERATORS, entry_of, load_generator
-from clipgen.models.parameterisations.protocol import Vector
 from clipgen.registry import WRITERS
 from clipgen.runs.journal import Journal
 

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipgen import inits as starts
 from clipgen.errors import ClipgenError
 from clipgen.images import masks
 from clipgen.images.names import find_file
 from clipgen.images.palette import colour
 from clipgen.images.reading import Pictorial, to_picture
-from clipgen.optvis import starts
-from clipgen.optvis.prompt import Prompt
+from clipgen.prompt import Prompt
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal
 from clipgen.runs.prompts import parse, split, written

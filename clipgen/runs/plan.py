@@ -13,14 +13,14 @@ import torch
 
 import clipgen
 from clipgen import device
+from clipgen.clip.catalogue import family, load_perceptor
+from clipgen.clip.protocol import Perceptor
 from clipgen.errors import ClipgenError
 from clipgen.export.film import settings_of
-from clipgen.models.parameterisations.catalogue import entry_of, load_generator
-from clipgen.models.parameterisations.protocol import Parameterisation
-from clipgen.models.perceptors.catalogue import family, load_perceptor
-from clipgen.models.perceptors.protocol import Perceptor
-from clipgen.optvis.objectives import Loss, Objective, Own
-from clipgen.optvis.prompt import texts
+from clipgen.generators.catalogue import entry_of, load_generator
+from clipgen.generators.protocol import Parameterisation
+from clipgen.losses.objectives import Loss, Objective, Own
+from clipgen.prompt import texts
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.prompts import note_titles, slug, weighted

@@ -25,7 +25,7 @@ from typing import Any
 
 from clipgen.errors import ClipgenError
 from clipgen.images.names import is_picture_name, is_windows_path, shorten_name, unquoted
-from clipgen.optvis.prompt import Prompt
+from clipgen.prompt import Prompt
 from clipgen.setting import NUMBER, SPAN
 
 _BAR = re.compile(r"(?<!\\)\|")

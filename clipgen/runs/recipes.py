@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.cutouts.sampling import Cutouts
+from clipgen.generators.catalogue import entry_of
+from clipgen.generators.protocol import Parameterisation
+from clipgen.generators.seamless import Seamless
 from clipgen.images import masks
 from clipgen.images.camera import Camera
-from clipgen.models.computing import share_weights
-from clipgen.models.parameterisations.catalogue import entry_of
-from clipgen.models.parameterisations.protocol import Parameterisation
-from clipgen.models.parameterisations.seamless import Seamless
-from clipgen.optvis.cutouts import Cutouts
-from clipgen.optvis.descent import Descent
-from clipgen.optvis.judging import Judging
-from clipgen.optvis.objectives import Goal, Objective, Recipe, Sum
-from clipgen.optvis.prompt import Prompt
-from clipgen.optvis.prompt_loss import DISTANCES, PromptLoss, embedded, spots
-from clipgen.optvis.render import Render
-from clipgen.optvis.starts import Scene
-from clipgen.optvis.window import Window
+from clipgen.inits import Scene
+from clipgen.inspect.judging import Judging
+from clipgen.losses.objectives import Goal, Objective, Recipe, Sum
+from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, embedded, spots
+from clipgen.optimize import Render
+from clipgen.optimizers import Descent
+from clipgen.precision import share_weights
+from clipgen.prompt import Prompt
 from clipgen.registry import OBJECTIVES, STARTS
 from clipgen.runs.plan import Models, Plan
 from clipgen.runs.settings import Settings, start_of
+from clipgen.window import Window
 
 
 class Recipes:

@@ -10,8 +10,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from clipgen.optvis.render import Render
-from clipgen.optvis.seeing import Seen, look
+from clipgen.inspect.steps import Seen, look
+from clipgen.optimize import Render
 from clipgen.progress import check
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import Models, Plan

@@ -15,9 +15,10 @@ from torch import Tensor
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import png_bytes
-from clipgen.optvis.prompt import Prompt
-from clipgen.optvis.render import Render
-from clipgen.optvis.seeing import Seen
+from clipgen.inspect.describe import Words, describe
+from clipgen.inspect.steps import Seen
+from clipgen.optimize import Render
+from clipgen.prompt import Prompt
 from clipgen.runs.control import Control
 from clipgen.runs.course import Course, Frame, write
 from clipgen.runs.inputs import Ask, Inputs, Value
@@ -29,7 +30,6 @@ from clipgen.runs.plan import Losses, Models, Plan
 from clipgen.runs.recipes import Recipes
 from clipgen.runs.rerun import Rerun
 from clipgen.runs.settings import Settings
-from clipgen.seeing.describe import Words, describe
 
 
 class Run:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from clipgen.errors import ClipgenError
-from clipgen.optvis.prompt import fading
+from clipgen.prompt import fading
 from clipgen.setting import NUMBER, SPAN
 
 _NUMBER = re.compile(rf"({NUMBER})\s*(?:{SPAN})?", re.IGNORECASE)

@@ -11,22 +11,22 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clipgen.clip.catalogue import family
+from clipgen.cutouts.sampling import Cutouts
 from clipgen.device import PRECISIONS
 from clipgen.errors import ClipgenError
+from clipgen.generators.catalogue import GENERATORS, canonical_name, entry_of
 from clipgen.images.camera import Camera
 from clipgen.images.reading import FITS
-from clipgen.models.parameterisations.catalogue import GENERATORS, canonical_name, entry_of
-from clipgen.models.perceptors.catalogue import family
-from clipgen.optvis.cutouts import Cutouts
-from clipgen.optvis.descent import Descent
-from clipgen.optvis.prompt import Prompt
-from clipgen.optvis.prompt_loss import DISTANCES
-from clipgen.optvis.window import Window
+from clipgen.losses.prompt_loss import DISTANCES
+from clipgen.optimizers import Descent
+from clipgen.prompt import Prompt
 from clipgen.registry import OBJECTIVES, RELAXATIONS, STARTS
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.prompts import parse, weighted
 from clipgen.runs.schedules import Schedule, growth, schedule, size_of
 from clipgen.setting import check, plain, setting
+from clipgen.window import Window
 
 KEPT = ("last", "best")
 Part = TypeVar("Part")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from clipgen.optvis.render import Render
-from clipgen.optvis.together import Together
+from clipgen.batched import Together
+from clipgen.optimize import Render
 from clipgen.runs.course import Frame
 from clipgen.runs.interrupts import interrupts
 from clipgen.runs.plan import Plan

@@ -11,7 +11,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
-from clipgen.optvis.prompt import Prompt
+from clipgen.prompt import Prompt
 from clipgen.runs.course import Course
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import named_today

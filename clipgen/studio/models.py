@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from clipgen.models.parameterisations.catalogue import GENERATORS, entry_of
+from clipgen.generators.catalogue import GENERATORS, entry_of
 from clipgen.runs.prompts import weighted
 
 

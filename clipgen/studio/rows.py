@@ -10,7 +10,7 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
-from clipgen.optvis.prompt import Prompt
+from clipgen.prompt import Prompt
 from clipgen.runs.prompts import parse, written
 from clipgen.studio.parts import close_all, hint
 from clipgen.studio.pictures import Picker

@@ -8,9 +8,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from clipgen.inspect.describe import describe
+from clipgen.inspect.explain import explain
 from clipgen.runs.run import Run
-from clipgen.seeing.describe import describe
-from clipgen.seeing.explain import explain
 from clipgen.studio.parts import Fold
 from clipgen.studio.pictures import encode
 from clipgen.studio.preview import Preview

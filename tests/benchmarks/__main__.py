@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from clipgen.device import PRECISIONS, pick, precision
-from clipgen.optvis.memory import free
+from clipgen.memory import free
 from tests.benchmarks.studies import cluster, overhead
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -235,7 +235,7 @@ def sooner(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def start(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from clipgen.models.perceptors.catalogue import embed, load_perceptor
+    from clipgen.clip.catalogue import embed, load_perceptor
 
     judge, taken = load_perceptor("evaluator"), dict[str, list[tuple[float, float, float]]]()
     wanted = embed(judge, [options.prompt])[0]

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 import clipgen
-from clipgen.optvis.prompt_loss import prompt_distance
-from clipgen.optvis.render import Render
+from clipgen.losses.prompt_loss import prompt_distance
+from clipgen.optimize import Render
 from clipgen.runs.course import Frame
 
 WARM = 3  # turns before it counts; the first frame is among them

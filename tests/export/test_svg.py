@@ -12,9 +12,9 @@ from PIL import Image
 import clipgen
 from clipgen.cli import main
 from clipgen.export import export, settings_of
+from clipgen.generators.catalogue import load_generator
 from clipgen.images.drawing import Drawing, Mark
-from clipgen.mini.recipe.data import render
-from clipgen.models.parameterisations.catalogue import load_generator
+from clipgen.mini.training.data import render
 
 FAMILIES = ["strokes:60", "shapes:60", "pen:60"]
 SVG = "{http://www.w3.org/2000/svg}"

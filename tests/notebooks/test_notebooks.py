@@ -18,7 +18,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image, ImageSequence
 
-from clipgen.optvis.render import Render
+from clipgen.optimize import Render
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORTS = ROOT / "tests" / "reports"

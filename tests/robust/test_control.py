@@ -195,7 +195,7 @@ def test_a_span_is_waited_for(settings, tmp_path):
 
 
 def test_what_a_run_is_shown_again_for_gives_its_memory_back(tmp_path):
-    from clipgen import heap
+    from clipgen.fast import heap
 
     run = clipgen.generate("a cat", progress=False, folder=tmp_path, **SMALL | {"generator": "mini-vqgan"})
     before = len(heap._owners)

@@ -7,9 +7,9 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from clipgen import device as devices
-from clipgen import heap
+from clipgen import memory
 from clipgen.errors import ClipgenError
-from clipgen.optvis import memory
+from clipgen.fast import heap
 from clipgen.studies.local import Local, gpus
 
 CPU = torch.device("cpu")

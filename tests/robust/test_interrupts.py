@@ -13,7 +13,7 @@ import clipgen
 from clipgen.cli import main
 from clipgen.export.film import export
 from clipgen.export.gif import Gif
-from clipgen.optvis.starts import Random
+from clipgen.inits import Random
 from clipgen.runs import run as runs
 from clipgen.runs.journal import Journal
 from clipgen.runs.keeper import Keeper

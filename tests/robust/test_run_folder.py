@@ -14,7 +14,7 @@ from PIL import Image
 
 import clipgen
 from clipgen.cli import main
-from clipgen.optvis.objectives import Objective
+from clipgen.losses.objectives import Objective
 from clipgen.runs.journal import Journal
 from clipgen.studies.row import Row
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import clipgen
+from clipgen import memory
 from clipgen.errors import ClipgenError
-from clipgen.models.parameterisations.catalogue import GENERATORS
-from clipgen.models.parameterisations.pixels import Pixels
-from clipgen.optvis import memory
-from clipgen.optvis.adam import Adam
-from clipgen.optvis.render import Render
+from clipgen.fast.adam import Adam
+from clipgen.generators.catalogue import GENERATORS
+from clipgen.generators.pixels import Pixels
+from clipgen.optimize import Render
 from clipgen.runs.run import Run
 from clipgen.runs.together import together
 

@@ -6,8 +6,8 @@ import pytest
 
 import clipgen
 from clipgen.cli import main
+from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.errors import ClipgenError
-from clipgen.models.perceptors.catalogue import embed, load_perceptor
 from clipgen.runs.prompts import parse
 
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "steps": 1, "cutouts": 2}

@@ -14,10 +14,10 @@ from PIL import Image
 
 import clipgen
 from clipgen.cli import main
+from clipgen.generators.catalogue import load_generator
 from clipgen.images.reading import to_image
-from clipgen.models.parameterisations.catalogue import load_generator
-from clipgen.optvis.descent import Descent
-from clipgen.optvis.prompt_loss import prompt_distance
+from clipgen.losses.prompt_loss import prompt_distance
+from clipgen.optimizers import Descent
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.settings import build
 

@@ -12,7 +12,7 @@ import clipgen
 from clipgen.cli import main
 from clipgen.export.film import settings_of
 from clipgen.images.sheets import enlarge
-from clipgen.optvis.prompt_loss import clip_score
+from clipgen.losses.prompt_loss import clip_score
 from clipgen.runs.course import Course
 from clipgen.runs.journal import Journal
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import clipgen
+from clipgen import memory
 from clipgen.errors import ClipgenError
-from clipgen.optvis import memory
 from clipgen.runs.course import Course
 from clipgen.runs.settings import build
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgen.errors import ClipgenError
-from clipgen.optvis.prompt import Prompt, strengths
+from clipgen.prompt import Prompt, strengths
 from clipgen.runs.prompts import parse, slug
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.models.parameterisations.catalogue import GENERATORS
-from clipgen.models.parameterisations.vqgan import VQModel
+from clipgen.generators.catalogue import GENERATORS
+from clipgen.generators.vqgan import VQModel
 from clipgen.storage import weights
 from clipgen.storage.remote import Remote
 

@@ -12,7 +12,7 @@ from PIL import Image
 from studio_hands import COLABS, SMALL, below, blue, click, control, named, parts, png, put, upload
 
 import clipgen
-from clipgen.optvis.prompt import Prompt
+from clipgen.prompt import Prompt
 from clipgen.runs.prompts import parse
 from clipgen.runs.settings import Settings, build
 from clipgen.studio.controls import Controls
@@ -104,7 +104,7 @@ def test_what_is_asked_is_what_was_said(studio):
 
 GLOW = """
 from dataclasses import dataclass
-from clipgen.optvis.regularisers import Regulariser
+from clipgen.losses.regularisers import Regulariser
 from clipgen.setting import setting
 
 @dataclass(frozen=True, repr=False)

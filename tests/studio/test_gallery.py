@@ -9,7 +9,7 @@ from PIL import Image
 from studio_hands import SMALL, blue, click, named, put
 
 import clipgen
-from clipgen.optvis.prompt import Prompt
+from clipgen.prompt import Prompt
 from clipgen.runs.prompts import parse
 
 

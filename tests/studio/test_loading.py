@@ -11,8 +11,8 @@ from slow_server import SlowServer
 from studio_hands import SMALL, click, named, until
 
 import clipgen
-from clipgen.models.parameterisations.catalogue import GENERATORS, Entry
-from clipgen.models.parameterisations.vqgan import VQModel
+from clipgen.generators.catalogue import GENERATORS, Entry
+from clipgen.generators.vqgan import VQModel
 from clipgen.progress import Download
 from clipgen.storage.remote import Remote
 from clipgen.studio.preview import arriving
@@ -62,7 +62,7 @@ def source(request, server, cache, tmp_path, monkeypatch):
 @pytest.fixture
 def studio(source, tmp_path, monkeypatch):
     """A Studio whose generator is there."""
-    entry = Entry("clipgen.models.parameterisations.taming:load", (Remote("slow/last.ckpt", (source,)),), CONFIG)
+    entry = Entry("clipgen.generators.taming:load", (Remote("slow/last.ckpt", (source,)),), CONFIG)
     monkeypatch.setitem(GENERATORS, "slow", replace(entry, stride=4, codes=32))
     monkeypatch.setattr(clipgen.Studio, "_latest", None)  # whose models would be shared
     studio = clipgen.Studio("a red heart", folder=tmp_path / "runs", generator="slow", steps=2, **SMALL)

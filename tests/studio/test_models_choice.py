@@ -3,8 +3,8 @@
 import pytest
 from studio_hands import control, named, put
 
-from clipgen.models.parameterisations.catalogue import GENERATORS
-from clipgen.models.perceptors.catalogue import family
+from clipgen.clip.catalogue import family
+from clipgen.generators.catalogue import GENERATORS
 from clipgen.runs.plan import shares
 from clipgen.studio.models import CLIPS, PAIRS
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from studio_hands import click, named
 
-from clipgen.optvis.prompt import Prompt
+from clipgen.prompt import Prompt
 from clipgen.runs.prompts import parse
 from clipgen.studio import rows
 

@@ -27,9 +27,9 @@ from taming.modules.vqvae.quantize import VectorQuantizer2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipgen.models.parameterisations.catalogue import GENERATORS
-from clipgen.optvis.cutouts import Cutouts, Views
-from clipgen.optvis.render import Render
+from clipgen.cutouts.sampling import Cutouts, Views
+from clipgen.generators.catalogue import GENERATORS
+from clipgen.optimize import Render
 from clipgen.runs.plan import Models, Plan
 from clipgen.runs.prompts import parse
 from clipgen.runs.recipes import Recipes

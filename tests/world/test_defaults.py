@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from clipgen import device as devices
-from clipgen.models.parameterisations import catalogue, entry
-from clipgen.models.parameterisations.catalogue import ALIASES, GENERATORS, entry_of
-from clipgen.optvis.cutouts import Cutouts
+from clipgen.cutouts.sampling import Cutouts
+from clipgen.generators import catalogue, entry
+from clipgen.generators.catalogue import ALIASES, GENERATORS, entry_of
 from clipgen.runs.plan import Plan
 from clipgen.runs.settings import build
 

@@ -12,8 +12,8 @@ import torch
 from oracle import SIDE, Loop, beside, small_clip, small_vqgan
 from torch.nn import functional as F
 
-from clipgen.optvis.cutouts import Cutouts
-from clipgen.optvis.warps import grid
+from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.warps import grid
 from clipgen.runs.prompts import parse
 
 LARGE = 136  # pixels of a picture that is to CLIP's size as 480 is to 224

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from clipgen.optvis.cutouts import Cutouts
+from clipgen.cutouts.sampling import Cutouts
 from clipgen.runs.settings import build
 
 STEPS, SIDE = 200, 24

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipgen.models.parameterisations.catalogue import GENERATORS, relaxation
-from clipgen.optvis.cutouts import Cutouts
-from clipgen.optvis.descent import Descent
+from clipgen.cutouts.sampling import Cutouts
+from clipgen.generators.catalogue import GENERATORS, relaxation
+from clipgen.optimizers import Descent
 from clipgen.runs.plan import shares
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.settings import build

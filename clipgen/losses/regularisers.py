@@ -1,0 +1,100 @@
+"""What a picture is asked for whatever its prompts: smoothness, colour, symmetry, sharpness, a palette.
+
+Each is a dataclass whose fields are its settings; ``weight`` 0 leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipgen.images.palette import colours
+from clipgen.losses.objectives import Moment, Objective
+from clipgen.setting import setting
+
+
+class Regulariser(Objective):
+    """A loss of the picture alone, times its ``weight``."""
+
+    @property
+    def weight(self) -> float:
+        """By default the setting that has the regulariser's name."""
+        return getattr(self, self.name)
+
+    def of(self, images: Tensor) -> Tensor:
+        """A scalar for (B, 3, H, W) in [0, 1], before its weight."""
+        raise NotImplementedError
+
+    def terms(self, moment: Moment) -> Iterator[Tensor]:
+        if self.weight:
+            yield self.weight * self.of(moment.image)
+
+
+@dataclass(frozen=True, repr=False)
+class TotalVariation(Regulariser):
+    """Mean absolute difference of neighbouring pixels."""
+
+    name = "tv"
+    tv: float = setting(0.0, "weight of the total variation: smoother pictures", 0, shown="steer")
+
+    def of(self, images: Tensor) -> Tensor:
+        return images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()
+
+
+@dataclass(frozen=True, repr=False)
+class Saturation(Regulariser):
+    """Less the more colour there is: minus the mean distance of pixels from their own grey."""
+
+    name = "saturation"
+    saturation: float = setting(0.0, "weight of more colour")
+
+    def of(self, images: Tensor) -> Tensor:
+        return -(images - images.mean(1, keepdim=True)).square().sum(1).add(1e-8).sqrt().mean()
+
+
+@dataclass(frozen=True, repr=False)
+class Symmetry(Regulariser):
+    """Mean squared difference from the mirror image."""
+
+    name = "symmetry"
+    symmetry: float = setting(0.0, "weight of left-right symmetry", 0)
+
+    def of(self, images: Tensor) -> Tensor:
+        return (images - images.flip(-1)).square().mean()
+
+
+@dataclass(frozen=True, repr=False)
+class Sharpness(Regulariser):
+    """Less the more contrast there is in the small: minus the mean absolute Laplacian."""
+
+    name = "sharpness"
+    sharpness: float = setting(0.0, "weight of more contrast in the small")
+
+    def of(self, images: Tensor) -> Tensor:
+        kernel = images.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).expand(3, 1, 3, 3)
+        return -F.conv2d(images, kernel, groups=3).abs().mean()
+
+
+@dataclass(frozen=True, repr=False)
+class Palette(Regulariser):
+    """Mean squared distance of pixels to the nearest of some colours."""
+
+    name = "palette"
+    palette: str = setting("", "colours to keep to: 'navy, #ffcc00, white'")
+    palette_weight: float = setting(1.0, "how strongly the palette is kept to", 0)
+
+    def __post_init__(self) -> None:
+        colours(self.palette)  # a word that is no colour is refused here
+
+    @property
+    def weight(self) -> float:
+        return self.palette_weight if self.palette else 0.0
+
+    def of(self, images: Tensor) -> Tensor:
+        wanted = colours(self.palette)
+        assert wanted is not None
+        pixels = images.permute(0, 2, 3, 1).unsqueeze(-2)
+        return (pixels - wanted.to(images.device)).square().sum(-1).amin(-1).mean()

@@ -1,0 +1,85 @@
+"""Stage 6, the prior: DALL-E's second stage, on plain scenes as the dVAE's tokens."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipgen.generators.dvae import DVAE
+from clipgen.mini.clip import MiniCLIP
+from clipgen.mini.prior import TEXT_SHARE, Transformer
+from clipgen.mini.training import data, dvae
+from clipgen.mini.training.sampler import PLAIN, SceneSampler
+from clipgen.mini.training.training import Job, Training
+
+CONFIG: dict[str, Any] = {"width": 256, "layers": 6, "heads": 4, "side": 16, "codes": 1024, "context": 20}
+GROUPS = ("animals-nature", "food-drink", "travel-places", "activities", "objects")
+
+
+def train(job: Job, batch: int = 64, captions: int = 72_000) -> None:
+    """Writes ``prior.pt``, and ``scenes.pt`` with what was learnt from; needs ``dvae.pt`` and ``clip.pt``."""
+    images, texts = tokenised(job, captions)
+    tower = job.trained("clip", MiniCLIP()).text
+    model = job.place(Transformer(tower.tokens.weight.detach(), **CONFIG))
+    # Muon (Jordan et al. 2024) is for the matrices between features only.
+    inner = {n for n, p in model.named_parameters() if p.dim() == 2 and n.startswith(("blocks", "understand"))}
+    hidden = [p for n, p in model.named_parameters() if n in inner]
+    others = [p for n, p in model.named_parameters() if n not in inner]
+    optimisers = (
+        torch.optim.Muon(hidden, weight_decay=0.03, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, betas=(0.9, 0.96), weight_decay=0.0, fused=True),
+    )
+    training = Training(job, "prior", {"model": model}, *optimisers, peak=3e-3, clip=1.0, every=200)
+    images, text = images.to(job.device), model.read(texts).to(job.device)
+    with torch.no_grad():
+        meaning = torch.cat([tower.features(some) for some in text.split(512)])
+    losses, net = job.compiled(model.losses), training.average.model
+    rng = torch.Generator().manual_seed(9 + training.steps)
+    train = len(images) - min(256, len(images) // 20)
+    test = slice(train, None)
+    for _ in training:
+        rows = torch.randint(train, (batch,), generator=rng)
+        # Now and then without the words: what classifier-free guidance compares with (Ho and Salimans 2022).
+        silent = (torch.rand(batch, 1, generator=rng) < 0.1).to(job.device)
+        read, understood = text[rows].masked_fill(silent, -1), meaning[rows].masked_fill(silent, 0)
+        with job.autocast():
+            words, codes = losses(read, understood, images[rows].long())
+        training.step(TEXT_SHARE * words + (1 - TEXT_SHARE) * codes)
+        if training.due:
+            right = text[test], meaning[test]
+            wrong = right[0].roll(1, 0), right[1].roll(1, 0)
+            with torch.no_grad(), job.autocast():
+                unseen, misled = (net.losses(*told, images[test].long())[1] for told in (right, wrong))
+            training.log(words=words, codes=codes, unseen=unseen, misled=misled)
+
+
+@torch.no_grad()
+def tokenised(job: Job, count: int) -> tuple[Tensor, list[str]]:
+    """(count, 256) tokens of scenes by the dVAE, and their captions, made once."""
+    file = job.out / "scenes.pt"
+    if not file.exists():
+        drawings = data.drawings(job.cache)
+        # One style of the seven and no faces or signs: what a net of this size learns in an hour.
+        kinds = np.array([thing.group in GROUPS for thing in drawings.things])
+        keep = (drawings.style == data.STYLES.index("noto")) & kinds[drawings.thing] & ~drawings.held_out()
+        scenes = SceneSampler(drawings, keep, data.SIZE, seed=8, mix=PLAIN)
+        # What has a longer name is asked for less often: a dog, not a ten-thirty.
+        lengths = [len(re.split("[ -]", thing.name.removesuffix(" face"))) for thing in drawings.things]
+        scenes.weights = scenes.weights * 0.4 ** (torch.tensor(lengths) - 1)
+        logits_of = job.compiled(job.trained("dvae", DVAE(**dvae.CONFIG)).logits)
+        tokens: list[Tensor] = []
+        captions: list[str] = []
+        while len(captions) < count:
+            batch = scenes.batch(min(240, count - len(captions)))
+            with job.autocast():  # a few at a time stay in the processor's cache, which is twice as fast
+                some = [logits_of(job.place(images)) for images in batch.images.split(8)]
+            tokens += [logits.argmax(1).flatten(1).short().cpu() for logits in some]
+            captions += batch.captions
+            print(f"scenes {len(captions)} of {count}", end="\r", flush=True)
+        torch.save({"tokens": torch.cat(tokens), "captions": captions}, file)
+    made = job.read("scenes")
+    return made["tokens"], made["captions"]

@@ -1,0 +1,281 @@
+"""DALL-E mini and mega (Dayma et al. 2021, 2022): an encoder of text and a decoder of a VQGAN's tokens, as in BART.
+
+The weights are those that kuprel/min-dalle converted to torch, in 16 bits (hub repository of that name, MIT); the
+parameters have their names, so that they fit as they are. Widths and the first token are those of ``config.json`` in
+the hub repositories dalle-mini/dalle-mini and dalle-mini/dalle-mega. Layers are in the order of NormFormer
+(Shleifer et al. 2021) with gated units for the dense part (Shazeer 2020).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from emoji import demojize
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipgen.errors import ClipgenError
+from clipgen.priors.protocol import KVCache, Stream, guided
+from clipgen.storage import remote, weights
+from clipgen.storage.remote import Remote
+
+CONTEXT, SIDE, CODES = 64, 16, 16384
+PADDING = 1
+START = CODES  # what stands before the first code: ``decoder_start_token_id`` of both configurations
+# These norms come before dense layers that can scale as well, and so were trained and published without a scale.
+_SHIFT_ONLY = ("pre_self_attn_layer_norm", "pre_encoder_attn_layer_norm", "ln0", "ln1", "final_ln")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published model: the arguments of both nets, and its files."""
+
+    config: Mapping[str, int]  # layers, width, heads, inner
+    words: int
+    codes: int  # with the first token and, in mega, codes that nothing stands for
+    vocabulary: Remote
+    merges: Remote
+    encoder: Remote
+    decoder: Remote
+
+
+def _entry(config: Mapping[str, int], words: int, codes: int, mark: str, sizes: tuple[float, float]) -> Entry:
+    """Files are called ``encoder{mark}.pt`` and so on; ``sizes``: megabytes of encoder and decoder."""
+    names = f"vocab{mark}.json", f"merges{mark}.txt", f"encoder{mark}.pt", f"decoder{mark}.pt"
+    files = (
+        Remote(f"min-dalle/{name}", (f"hf:kuprel/min-dalle/{name}",), megabytes)
+        for name, megabytes in zip(names, (0.8, 0.46, *sizes), strict=True)
+    )
+    return Entry(config, words, codes, *files)
+
+
+MODELS: dict[str, Entry] = {
+    "dalle-mini": _entry({"layers": 12, "width": 1024, "heads": 16, "inner": 2730}, 50264, 16385, "_mini", (405, 471)),
+    "dalle-mega": _entry({"layers": 24, "width": 2048, "heads": 32, "inner": 4096}, 50272, 16416, "", (2220, 2955)),
+}
+
+
+def spell_out(text: str) -> str:
+    """A text with its emoji in words, as min-dalle gives it to its tokenizer: ``cat_face`` for the face of a cat."""
+    return demojize(text, delimiters=("", ""))
+
+
+class Tokenizer:
+    """Byte-pair encoding of plain English: lower case, emoji in words, and nothing but ASCII, as min-dalle reads it.
+
+    ``vocabulary``: a json of token numbers by their text; ``merges``: a line of version, then pairs, most frequent
+    first. Raises ClipgenError for files that are not that.
+    """
+
+    def __init__(self, vocabulary: Path, merges: Path):
+        try:
+            self.number: dict[str, int] = json.loads(vocabulary.read_text("utf-8"))
+            lines = merges.read_text("utf-8").split("\n")[1:]
+            self.rank = {tuple(line.split()): i for i, line in enumerate(lines) if line}
+            self.start, self.end, self.unknown = (self.number[mark] for mark in ("<s>", "</s>", "<unk>"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ClipgenError(f"{vocabulary}: this is no vocabulary of DALL-E mini ({error}); delete it") from error
+
+    def __call__(self, text: str) -> list[int]:
+        """A text to token numbers of any length, between the marks of start and end."""
+        words = spell_out(text).lower().encode("ascii", "ignore").decode().split()
+        tokens = [self.number.get(part, self.unknown) for word in words for part in self._parts(word)]
+        return [self.start, *tokens, self.end]
+
+    def _parts(self, word: str) -> list[str]:
+        parts = ["Ġ", *word]  # how byte-level vocabularies write the space before a word
+        while len(parts) > 1:
+            rank, i = min((self.rank.get(pair, inf), i) for i, pair in enumerate(pairwise(parts)))
+            if rank == inf:
+                break
+            parts[i : i + 2] = ["".join(parts[i : i + 2])]
+        return parts
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width, bias=False) for _ in range(4))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, n, width) to (B, heads, n, width / heads)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of (B, n, width)."""
+        return self._split(self.k_proj(x)), self._split(self.v_proj(x))
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None = None) -> Tensor:
+        """(B, n, width), looking at m keys and values, those that are ``seen`` (..., n or 1, m), to the same shape."""
+        y = F.scaled_dot_product_attention(self._split(self.q_proj(x)), keys, values, seen)
+        return self.out_proj(y.transpose(1, 2).flatten(2))
+
+
+class GLU(nn.Module):
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.ln0, self.ln1 = nn.LayerNorm(width), nn.LayerNorm(inner)
+        self.fc0, self.fc1 = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
+        self.fc2 = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.ln0(x)
+        return self.fc2(self.ln1(F.gelu(self.fc0(x)) * self.fc1(x)))
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, width: int, heads: int, inner: int):
+        super().__init__()
+        self.pre_self_attn_layer_norm, self.self_attn_layer_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.self_attn, self.glu = Attention(width, heads), GLU(width, inner)
+
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+        y = self.pre_self_attn_layer_norm(x)
+        x = x + self.self_attn_layer_norm(self.self_attn(y, *self.self_attn.read(y), seen))
+        return x + self.glu(x)
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, width: int, heads: int, inner: int):
+        super().__init__()
+        self.pre_self_attn_layer_norm, self.self_attn_layer_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.pre_encoder_attn_layer_norm, self.encoder_attn_layer_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.self_attn, self.encoder_attn = Attention(width, heads), Attention(width, heads)
+        self.glu = GLU(width, inner)
+
+    def forward(self, x: Tensor, cache: KVCache, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+        """New positions of every picture (texts * pictures, n, width) to the same; keys and values of the texts."""
+        y = self.pre_self_attn_layer_norm(x)
+        own = cache.add(*self.self_attn.read(y))
+        n, all_ = x.shape[1], cache.length
+        earlier = None if n == 1 else torch.ones(n, all_, dtype=torch.bool, device=x.device).tril(all_ - n)
+        x = x + self.self_attn_layer_norm(self.self_attn(y, *own, earlier))
+        # The pictures of a text look at the same keys, so they are the queries of one attention.
+        y = self.pre_encoder_attn_layer_norm(x).view(len(seen), -1, x.shape[-1])
+        x = x + self.encoder_attn_layer_norm(self.encoder_attn(y, keys, values, seen)).view_as(x)
+        return x + self.glu(x)
+
+
+class Encoder(nn.Module):
+    def __init__(self, words: int, layers: int, width: int, heads: int, inner: int):
+        super().__init__()
+        self.embed_tokens, self.embed_positions = nn.Embedding(words, width), nn.Embedding(CONTEXT, width)
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, inner) for _ in range(layers))
+        self.layernorm_embedding, self.final_ln = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Text tokens (B, CONTEXT) int64 to features (B, CONTEXT, width)."""
+        x = self.layernorm_embedding(self.embed_tokens(text) + self.embed_positions.weight)
+        mask = seen(text)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.final_ln(x)
+
+
+class Decoder(nn.Module):
+    layers: Sequence[DecoderLayer]
+
+    def __init__(self, codes: int, layers: int, width: int, heads: int, inner: int):
+        super().__init__()
+        self.embed_tokens, self.embed_positions = nn.Embedding(codes, width), nn.Embedding(SIDE**2, width)
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, inner) for _ in range(layers))  # type: ignore[assignment]
+        self.layernorm_embedding, self.final_ln = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.lm_head = nn.Linear(width, codes, bias=False)
+
+    def read(self, features: Tensor, pictures: int) -> list[tuple[KVCache, Tensor, Tensor]]:
+        """Texts (B, CONTEXT, width), to what each layer needs: room for their pictures, and the texts' keys, values."""
+        rows = len(features) * pictures
+        return [
+            (
+                KVCache((rows, attention.heads, SIDE**2, features.shape[-1] // attention.heads), features),
+                *attention.read(features),
+            )
+            for attention in (layer.encoder_attn for layer in self.layers)
+        ]
+
+    def forward(self, tokens: Tensor, states: list[tuple[KVCache, Tensor, Tensor]], seen: Tensor) -> Tensor:
+        """Tokens of every picture (texts * pictures, n) to the logits of those after each, of all ``codes``."""
+        first = states[0][0].length
+        x = self.embed_tokens(tokens) + self.embed_positions.weight[first : first + tokens.shape[1]]
+        x = self.layernorm_embedding(x)
+        for layer, state in zip(self.layers, states, strict=True):
+            x = layer(x, *state, seen)
+        return self.lm_head(self.final_ln(x))
+
+
+def seen(text: Tensor) -> Tensor:
+    """Which of the text tokens (B, n) are no padding, (B, 1, 1, n)."""
+    return (text != PADDING)[:, None, None]
+
+
+class DalleMini:
+    """DALL-E mini or mega as a prior. ``name``: one of MODELS; its files are fetched at the first use.
+
+    Computes in float16 on CUDA, in float32 elsewhere. Raises ClipgenError for files that cannot be had or do not fit.
+    """
+
+    generator, perceptor, side, codes = "dalle_mini_f16_16384", "ViT-B-32/openai", SIDE, CODES
+    temperature, guidance, top_k = 1.0, 10.0, 256  # Dayma's and min-dalle's
+
+    def __init__(self, name: str = "dalle-mini", device: torch.device | str = "cpu"):
+        self.name, entry = name, MODELS[name]
+        self.device = torch.device(device)
+        self.tokenizer = Tokenizer(remote.fetch(entry.vocabulary), remote.fetch(entry.merges))
+        encoder = weights.empty(Encoder, {"words": entry.words, **entry.config})
+        decoder = weights.empty(Decoder, {"codes": entry.codes, **entry.config})
+        # One after the other: as they are read, in float32, mega's take 4 and 6 GB.
+        self.encoder = _load(encoder, entry.encoder, self.device)
+        self.decoder = _load(decoder, entry.decoder, self.device)
+
+    def read(self, texts: list[str]) -> Tensor:
+        """Texts to (B, CONTEXT) int64; longer texts are cut. Raises ClipgenError where nothing would be left."""
+        rows = torch.full((len(texts), CONTEXT), PADDING)
+        for row, text in zip(rows, texts, strict=True):
+            tokens = self.tokenizer(text)[:CONTEXT]
+            if text.strip() and len(tokens) == 2:
+                raise ClipgenError(f"prompt={text!r}: {self.name} reads English in plain letters; say it with them")
+            row[: len(tokens)] = torch.tensor(tokens)
+        return rows.to(self.device)
+
+    def start(self, text: str, count: int, guidance: float) -> Stream:
+        return _Stream(self, text, count, guidance)
+
+
+class _Stream:
+    ahead = 1  # its drawings are far less sure than the embedded ones; more was not measured
+
+    @torch.no_grad()
+    def __init__(self, model: DalleMini, text: str, count: int, guidance: float):
+        self.decoder, self.guidance = model.decoder, guidance
+        said = model.read([text] if guidance == 1 else [text, ""])
+        self.seen = seen(said)
+        self.states = self.decoder.read(model.encoder(said), count)
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
+        begun = F.pad(tokens, (1, 0), value=START)[:, first : first + n]
+        for cache, *_ in self.states:
+            cache.length = first
+        logits = self.decoder(begun.repeat(len(self.seen), 1), self.states, self.seen)[..., :CODES].float()
+        return guided(logits, self.guidance)
+
+
+Net = TypeVar("Net", Encoder, Decoder)
+
+
+def _load(net: Net, file: Remote, device: torch.device) -> Net:
+    scales = {
+        f"{name}.weight": torch.ones(norm.normalized_shape)
+        for name, norm in net.named_modules()
+        if isinstance(norm, nn.LayerNorm) and name.endswith(_SHIFT_ONLY)
+    }
+    weights.fit(net, scales | weights.read(weights.as_safetensors(remote.fetch(file)))[0], file.name)
+    return net.eval().requires_grad_(False).to(device, torch.float16 if device.type == "cuda" else torch.float32)

@@ -1,0 +1,241 @@
+"""DALL-E, both stages: a transformer writes a picture's tokens, the decoder paints them, CLIP ranks the results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, TypedDict, cast, overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipgen.clip.catalogue import embed, load_perceptor
+from clipgen.clip.protocol import Perceptor
+from clipgen.device import pick
+from clipgen.errors import ClipgenError
+from clipgen.generators.catalogue import load_generator
+from clipgen.generators.protocol import Discrete
+from clipgen.images import masks
+from clipgen.images.reading import Pictorial, to_image, to_tensor
+from clipgen.images.sheets import contact_sheet, png_bytes
+from clipgen.priors.catalogue import load_prior
+from clipgen.priors.protocol import Prior, Stream
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+UNDRAWN = 0.93  # the grey of what has no tokens yet
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Pictures of one prompt. Finished ones come best first; a notebook shows them as a contact sheet."""
+
+    prompt: str
+    images: list[Image.Image]
+    scores: list[float]  # CLIP's cosine to the prompt; empty while they are being drawn, and where nobody ranks
+    tokens: Tensor  # (n, side, side) int64
+    generator: str  # whose tokens they are
+    likelihoods: list[float]  # what the transformer makes of each, in nats: the logarithm of how likely its tokens are
+    done: float = 1.0  # share of the tokens that are drawn
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def sheet(self, columns: int | None = None) -> Image.Image:
+        """All of them in one picture, with their scores."""
+        labels = [f"{score:.3f}" for score in self.scores] or [""] * len(self)
+        return contact_sheet(self.images, columns or math.ceil(math.sqrt(len(self))), labels)
+
+    def ordered(self, worth: Sequence[float]) -> Drawings:
+        """The same, those that are worth most first."""
+        order = sorted(range(len(self)), key=lambda i: -worth[i])
+        return replace(
+            self,
+            images=[self.images[i] for i in order],
+            scores=[self.scores[i] for i in order] if self.scores else [],
+            tokens=self.tokens[order],
+            likelihoods=[self.likelihoods[i] for i in order],
+        )
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self.sheet())
+
+
+class Options(TypedDict, total=False):
+    """The arguments of ``dalle`` that need no overload of their own."""
+
+    model: str
+    image: Pictorial | str | None
+    keep: str
+    temperature: float | None
+    top_k: int | None
+    guidance: float | None
+    seed: int
+    perceptor: str | Perceptor | None
+    device: str
+
+
+@overload
+def dalle(prompt: str, n: int = 16, *, stream: Literal[False] = False, **options: Unpack[Options]) -> Drawings: ...
+
+
+@overload
+def dalle(prompt: str, n: int = 16, *, stream: Literal[True], **options: Unpack[Options]) -> Iterator[Drawings]: ...
+
+
+def dalle(
+    prompt: str,
+    n: int = 16,
+    *,
+    model: str = "mini",
+    image: Pictorial | str | None = None,
+    keep: str = "top",
+    temperature: float | None = None,
+    top_k: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    perceptor: str | Perceptor | None = "auto",
+    device: str = "auto",
+    stream: bool = False,
+) -> Drawings | Iterator[Drawings]:
+    """``n`` pictures of a prompt: Drawings, best first. With ``stream`` an iterator of them, a row of tokens at a time.
+
+    model: ``mini`` (embedded), or DALL-E mini's published weights: ``dalle-mini``, ``dalle-mega``.
+    image, keep: complete a picture, of which ``keep`` (top, bottom, left, right or a box, see ``mask``) stays. Tokens
+    are drawn row by row and know only what is above and left of them, so that ``top`` works best.
+    temperature: lower for safer, higher for wilder tokens. top_k: how many of the likeliest tokens may be drawn.
+    guidance: how much the text has to say, 1 or more (classifier-free guidance). All default to what suits the model.
+    seed: same seed, same machine, same pictures. perceptor: the CLIP that ranks, by default ``mini`` for the embedded
+    model and OpenAI's ViT-B/32 for the published; None: the likeliest come first. device: auto, cpu, cuda or mps.
+    Raises ClipgenError for what cannot work. After Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation".
+    """
+    if not prompt.strip():
+        raise ClipgenError("prompt='': say what to draw, such as 'a red car in the snow'")
+    for name, value, low, high in (
+        ("n", n, 1, 1024),
+        ("temperature", temperature, 0.01, 100),
+        ("top_k", top_k, 1, 10**6),
+        ("guidance", guidance, 1, 100),
+        ("seed", seed, 0, 2**63 - 1),
+    ):
+        if value is not None and not low <= value <= high:
+            raise ClipgenError(f"{name}={value}: has to be a number from {low} to {high:,}")
+    where = pick(device)
+    prior, generator = _models(model, where)
+    judge = prior.perceptor if perceptor == "auto" else perceptor
+    judge = load_perceptor(judge, where) if isinstance(judge, str) else judge
+    temperature = prior.temperature if temperature is None else temperature
+    top_k = prior.top_k if top_k is None else top_k
+    reader = prior.start(prompt, n, prior.guidance if guidance is None else guidance)
+    sampler = Sampler(temperature, top_k, torch.Generator().manual_seed(seed))
+    tokens, kept = _canvas(generator, n, prior.side, image, keep)
+    made = _written(prompt, generator, reader, sampler, tokens, kept, stream)
+    return _ranked(made, judge) if stream else next(_ranked(made, judge))
+
+
+@lru_cache(maxsize=2)
+def _models(model: str, device: torch.device) -> tuple[Prior, Discrete]:
+    prior = load_prior(model, device)
+    return prior, cast(Discrete, load_generator(prior.generator, device))
+
+
+@torch.no_grad()
+def _canvas(generator: Discrete, n: int, side: int, image: Pictorial | str | None, keep: str) -> tuple[Tensor, Tensor]:
+    """The tokens (n, side, side) to begin with, and which places (side, side) of them are kept."""
+    tokens, kept = torch.zeros(n, side, side, dtype=torch.int64), torch.zeros(side, side, dtype=torch.bool)
+    if image is not None:
+        pixels = to_tensor(image, (side * generator.stride,) * 2).to(generator.device)
+        tokens[:] = generator.tokens(generator.encode(pixels)).cpu()
+        kept = masks.load(keep, (side, side), {})[0, 0] > 0.5
+    return tokens, kept
+
+
+@torch.no_grad()
+def _written(
+    prompt: str,
+    generator: Discrete,
+    reader: Stream,
+    sampler: Sampler,
+    tokens: Tensor,
+    kept: Tensor,
+    rows: bool,
+) -> Iterator[Drawings]:
+    """Tokens drawn in order; what there is after each of the ``rows`` if they are wanted, and in the end.
+
+    Those to come are guessed and read together with the next one. What was guessed right need not be read again, so
+    that the tokens are those that one by one would give (Song et al. 2021, "Accelerating Feedforward Computation via
+    Parallel Nonlinear Equation Solving").
+    """
+    side, flat, known = len(kept), tokens.flatten(1), kept.flatten()
+    said, done, guessed = torch.zeros(len(tokens)), 0, 0
+    while done < len(known):
+        # To the end of a row that is shown: its likelihood is that of its own tokens.
+        left = side - done % side if rows else len(known) - done
+        n, row = min(reader.ahead if done else 1, left), done // side
+        now = slice(done, done + n)
+        for place in range(guessed, now.stop):
+            if not known[place]:
+                flat[:, place] = flat[:, max(0, place - side)]  # as above
+        guessed = now.stop
+        logits = reader(flat.to(generator.device), done, n).cpu()
+        drawn = torch.where(known[now], flat[:, now], sampler(logits, done))
+        # One more than were guessed right: it was drawn from what is right.
+        sure = min(n, 1 + int((drawn == flat[:, now]).all(0).cumprod(0).sum()))
+        flat[:, now] = drawn
+        worth = logits.log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
+        said += (worth * ~known[now])[:, :sure].sum(1)
+        done += sure
+        if done // side > row and (rows or done == len(known)):
+            shown = kept.clone()
+            shown[: (row := done // side)] = True
+            made = tokens * shown  # without what is guessed
+            pictures = _paint(generator, made, shown)
+            yield Drawings(prompt, pictures, [], made, generator.name, said.tolist(), row / side)
+
+
+def _ranked(made: Iterator[Drawings], judge: Perceptor | None) -> Iterator[Drawings]:
+    """The same, the last ones ranked."""
+    for drawings in made:
+        if drawings.done == 1:
+            drawings = rerank(drawings, judge) if judge else drawings.ordered(drawings.likelihoods)
+        yield drawings
+
+
+class Sampler:
+    """Draws tokens by their logits: where they and Gumbel's noise are highest together, among the likeliest ``top_k``.
+
+    Each place of each picture has its own noise, so that the same logits give the same token (Gumbel 1954).
+    """
+
+    def __init__(self, temperature: float, top_k: int, rng: torch.Generator):
+        self.temperature, self.top_k, self.rng = temperature, top_k, rng
+        self._noise: dict[int, Tensor] = {}  # of places that may have to be drawn again
+
+    def __call__(self, logits: Tensor, first: int) -> Tensor:
+        """Logits (B, n, codes) of the places from ``first`` on, to tokens (B, n). What was before is done with."""
+        noise = {first + i: self._noise.get(first + i) for i in range(logits.shape[1])}
+        self._noise = {place: self._drawn(logits[:, 0]) if old is None else old for place, old in noise.items()}
+        best, which = logits.topk(min(self.top_k, logits.shape[-1]))
+        both = best / self.temperature + torch.stack([*self._noise.values()], 1).gather(-1, which)
+        return which.gather(-1, both.argmax(-1, keepdim=True))[..., 0]
+
+    def _drawn(self, like: Tensor) -> Tensor:
+        return -torch.empty(like.shape).exponential_(generator=self.rng).log()
+
+
+def _paint(generator: Discrete, tokens: Tensor, drawn: Tensor) -> list[Image.Image]:
+    """The pictures (n, side, side) of what is ``drawn`` (side, side); the rest is grey."""
+    seen = drawn.repeat_interleave(generator.stride, 0).repeat_interleave(generator.stride, 1)
+    pictures = generator.image(generator.place(tokens.to(generator.device))).cpu()
+    return [to_image(picture) for picture in torch.where(seen, pictures, UNDRAWN)]
+
+
+@torch.no_grad()
+def rerank(drawings: Drawings, perceptor: Perceptor) -> Drawings:
+    """The same, those that CLIP finds nearest to the prompt first, with its scores."""
+    scores = (perceptor.embed_image(drawings.images) @ embed(perceptor, [drawings.prompt])[0]).tolist()
+    return replace(drawings, scores=scores).ordered(scores)

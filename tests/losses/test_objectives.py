@@ -1,0 +1,154 @@
+"""Losses, each alone and together: prompts, regularisers, nearness."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import clipgen
+from clipgen.losses import regularisers
+from clipgen.losses.objectives import Moment, Own, Sum
+from clipgen.losses.prompt_loss import DISTANCES, combination, prompt_distance, spherical_distance
+from clipgen.registry import OBJECTIVES
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def smooth(height=64, width=64):
+    return F.interpolate(torch.rand(1, 3, 6, 6, generator=rng()), (height, width), mode="bicubic").clamp(0, 1)
+
+
+def test_spherical_distance():
+    a, b = torch.eye(2)
+    assert spherical_distance(a[None], torch.stack([a, b, -a]))[0].tolist() == pytest.approx(
+        [0, (math.pi / 2) ** 2 / 2, math.pi**2 / 2], abs=1e-2
+    )
+
+
+def test_a_negative_weight_repels():
+    seen = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2]]), dim=1)
+    towards, away = (prompt_distance(seen, torch.tensor([[1.0, 0.0]]), torch.tensor([w])) for w in (2.0, -2.0))
+    assert towards > 0 and torch.isclose(towards, -away)
+
+
+def test_total_variation():
+    variation = regularisers.TotalVariation()
+    assert variation.of(torch.ones(1, 3, 4, 4)) == 0 and variation.of(torch.eye(4).expand(1, 3, 4, 4)) > 0.5
+
+
+@pytest.mark.parametrize("name", ["tv", "saturation", "symmetry", "sharpness"])
+def test_regularisers_lead_where_they_say(name):
+    def colour(x):
+        return x.std(1).mean()
+
+    def detail(x):
+        return (x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)).abs().mean()
+
+    more = {
+        "tv": lambda x: -x.diff(dim=-1).abs().mean(),
+        "saturation": colour,
+        "sharpness": detail,
+        "symmetry": lambda x: -(x - x.flip(-1)).abs().mean(),
+    }[name]
+    image = smooth().requires_grad_()
+    before = more(image.detach())
+    optimiser = torch.optim.Adam([image], lr=0.001)
+    for _ in range(10):
+        optimiser.zero_grad()
+        OBJECTIVES[name](**{name: 1.0}).of(image).backward()
+        optimiser.step()
+    assert more(image.detach()) > before
+
+
+def test_palette_and_distances():
+    colours = torch.tensor([[0.0, 0, 0], [1, 1, 1]])
+    palette = regularisers.Palette("black, white", 2.0)
+    assert palette.of(colours.T[None, :, None]) == 0 and palette.weight == 2 and not regularisers.Palette().weight
+    assert palette.of(torch.full((1, 3, 2, 2), 0.5)) == pytest.approx(0.75)
+    image = torch.full((1, 3, 2, 2), 0.6).requires_grad_()
+    palette.of(image).backward()
+    assert (image.grad < 0).all(), "descent goes to white, the nearest"
+    a = F.normalize(torch.tensor([[1.0, 0], [1, 1], [-1, 0.1]]), dim=1)
+    for distance in DISTANCES.values():
+        away = distance(a, a[:1])[:, 0]
+        assert away[0] < 1e-3 and away[0] < away[1] < away[2]
+
+
+def test_a_stop_ends_the_pull():
+    seen = F.normalize(torch.tensor([[1.0, 0.3]]), dim=1).requires_grad_()
+    target, one = torch.tensor([[1.0, 0.0]]), torch.ones(1)
+    (near,) = spherical_distance(seen, target).flatten().tolist()
+    for stop, pulls in ((near - 0.01, True), (near + 0.01, False)):
+        loss = prompt_distance(seen, target, one, stops=torch.tensor([stop]))
+        (gradient,) = torch.autograd.grad(loss, seen)
+        assert bool(gradient.abs().sum() > 0) == pulls
+
+
+def moment(image):
+    return Moment(image, torch.zeros(1), 3, recipe=None, rng=rng())
+
+
+def test_objectives_add_up_and_can_be_multiplied():
+    def blue(image, latent, step):
+        return image[:, 2].mean() + step
+
+    image = torch.full((1, 3, 2, 2), 0.5).requires_grad_()
+    grey = Own(lambda image, latent, step: image.mean(), "grey")
+    both = 2 * Own(blue) + regularisers.TotalVariation(1.0) * 0.5 + grey
+    assert repr(both) == "2 * blue + 0.5 * tv + grey" and isinstance(both, Sum)
+    (loss,) = both.terms(moment(image))
+    loss.backward()
+    assert float(loss) == pytest.approx(2 * 3.5 + 0 + 0.5) and image.grad[0, 2].sum() == pytest.approx(2 + 1 / 3)
+    assert list(Sum([regularisers.TotalVariation()]).terms(moment(image))) == [], "a weight of 0 costs nothing"
+    assert repr(2 * (Own(blue) + Own(blue, "b"))) == "2 * (blue + b)"
+
+
+def test_a_run_tells_the_names_of_its_losses(tmp_path):
+    def blue(image, latent, step):
+        return 1 - image[:, 2].mean()
+
+    quick = {"steps": 2, "cutouts": 2, "size": (64, 64), "init": "perlin", "folder": tmp_path}
+    run = clipgen.Run("a cat", losses={"sky": blue}, **quick)
+    assert run.journal.settings["losses"] == ["sky"]
+    list(run)
+    with pytest.raises(clipgen.ClipgenError, match=r"followed 1 losses of its own \(sky\), and 1 are given \(blue\)"):
+        clipgen.Run.replay(run.journal.folder, losses=[blue], folder=tmp_path)
+    assert clipgen.Run("a cat", losses=[2 * Own(blue)], **quick).journal.settings["losses"] == ["2 * blue"]
+    with pytest.raises(clipgen.ClipgenError, match="losses: 3 is neither a function"):
+        clipgen.Run("a cat", losses=[3], **quick)
+
+
+def test_prompts_that_come_together_as_embeddings():
+    targets = F.normalize(torch.randn(4, 16, generator=rng()), dim=1)
+    weights, stops = torch.tensor([2.7, 0.3, -0.5, 0.0]), torch.full((4,), -math.inf)
+    joint, strength, _ = combination(targets, weights, stops)
+    assert strength.tolist() == [1.0, -0.5, 0.0]
+    assert torch.allclose(joint[0], F.normalize(2.7 * targets[0] + 0.3 * targets[1], dim=0), atol=1e-6)
+    assert torch.equal(joint[1:], targets[2:])
+
+
+@pytest.mark.parametrize("averaged", [0.0, 0.4, 1.0])
+def test_the_mean_embedding_joins_in_and_parts_change_nothing(averaged, tmp_path):
+    """In one pass and in three: the same loss and the same gradient, though the mean needs all views."""
+    run = clipgen.Run(
+        "a cat:2 | a dog:-0.5", averaged=averaged, cutouts=7, size=(64, 64), init="perlin", folder=tmp_path
+    )
+    next(iter(run))
+    objective, image = run.render.recipe.objectives[0], smooth()
+
+    def gradient(passes):
+        leaf = image.clone().requires_grad_()
+        moment = Moment(leaf, run.render.latent, 1, run.render.recipe, rng(), passes)
+        loss = 0.0
+        for term in objective.terms(moment):
+            term.backward()
+            loss += float(term.detach())
+        return loss, leaf.grad
+
+    (once, straight), (parted, parts) = gradient(1), gradient(3)
+    assert once == pytest.approx(parted, rel=1e-3)
+    assert F.cosine_similarity(straight.flatten(), parts.flatten(), dim=0) > 0.999
+    assert straight.norm() == pytest.approx(float(parts.norm()), rel=0.02)

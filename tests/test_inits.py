@@ -1,0 +1,200 @@
+"""Where runs begin."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+import clipgen
+from clipgen import inits as starts
+from clipgen.drawn import Dalle
+from clipgen.images.palette import colour
+from clipgen.mini import drafts
+from clipgen.prompt import Prompt
+from clipgen.registry import STARTS
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+MADE = {name: STARTS[name]() for name in ("noise", "perlin", "gradient")} | {
+    name: starts.Colour(colour(name)) for name in ("navy", "#ff8000")
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_made_starts(name):
+    first, again, other = (MADE[name].draw((24, 40), rng(seed)) for seed in (1, 1, 2))
+    assert first.shape == (1, 3, 24, 40) and first.min() >= 0 and first.max() <= 1
+    assert torch.equal(first, again) and torch.equal(first, other) == isinstance(MADE[name], starts.Colour)
+
+
+def test_made_starts_are_as_rough_as_they_say():
+    noise, perlin, gradient = (
+        MADE[name].draw((64, 64), rng()).diff(dim=-1).abs().mean() for name in ("noise", "perlin", "gradient")
+    )
+    assert noise > 4 * perlin > 4 * gradient and colour("a fox") is None
+
+
+@pytest.mark.parametrize(
+    ("init", "goals"), [("random", 0), ("perlin", 1), pytest.param("collage", 1, marks=pytest.mark.slow)]
+)
+def test_random_codes_have_no_goal_even_in_a_mask(init, goals, tmp_path):
+    run = clipgen.Run("a cat", init=init, mask="left", steps=1, cutouts=2, size=(64, 64), folder=tmp_path)
+    list(run)
+    assert len(run.render.recipe.goals) == goals
+
+
+@pytest.mark.slow
+def test_what_the_prompt_has_a_colour_for_is_drafted_grey(tmp_path):
+    asked = {"generator": "stack", "init": "dalle", "steps": 1, "cutouts": 2, "size": (128, 64)}
+    run = clipgen.Run("a blue cat and a banana", folder=tmp_path, **asked)
+    list(run)
+    (goal,) = run.render.recipe.goals
+    cat, banana = (part.amax(1) - part.amin(1) for part in goal.image.chunk(2, -1))
+    assert goal.space == "colouring" and cat.max() < 1e-5 and banana.max() > 0.5
+
+
+def test_each_thing_is_drawn_alone():
+    told = {
+        "a green cat": ([("a cat", True)], None),
+        "an Orange fish": ([("a fish", True)], None),
+        "an orange": ([("an orange", False)], None),
+        "a red crab and a banana": ([("a crab", True), ("a banana", False)], None),
+        "an orange octopus": ([("an octopus", True)], None),
+        "a red apple": ([("a red apple", False)], None),
+        "a red car in the snow": ([("a car", True)], "snow"),
+        "a cat and a dog on a green field": ([("a cat", False), ("a dog", False)], "grass"),
+        "a rocket at night": ([("a rocket", False)], "night sky"),
+        "a glass of wine on the beach": ([("a glass of wine", False)], "beach"),
+        "a cat on a table": ([("a cat", False)], None),
+        "a huge, green dragon": ([("dragon", True)], None),
+        "a red, round apple": ([("round apple", False)], None),
+        "a cat in the snow with a hat": ([("a cat", False), ("a hat", False)], "snow"),
+        "a cat on the left and a dog on the right, smiling": ([("a cat", False), ("a dog", False)], None),
+        "an oil painting of the sea": ([], "sea"),
+        "!": ([], None),
+        "a cat and in the snow": ([("a cat", False)], "snow"),
+        "a woman with red hair": ([("a woman", False)], None),
+        "a heart of gold": ([("a heart of gold", False)], None),
+        "a bow and arrow near a black and white cat": ([("a bow", False), ("arrow", False)], None),
+        "a cat on a mat under a tree": ([("a cat", False), ("a tree", False)], None),
+        "a cat with a red hat": ([("a cat", False), ("a hat", True)], None),
+        "the sun over the sea and a boat": ([("the sun", False), ("a boat", False)], "sea"),
+        "a dog, a cat and a bird": ([("a dog", False), ("a cat", False)], None),
+        "a castle in the snow, oil painting": ([("a castle", False)], "snow"),
+        "a cat, trending on artstation": ([("a cat", False)], None),
+        "a pair of scissors in the air": ([("scissors", False)], "sky"),
+        "a painting of a red car in the desert": ([("a car", True)], "beach"),
+        "a field of flowers": ([("a field of flowers", False)], None),
+        "the night sky": ([], "night sky"),
+        "the Sea and the moon": ([("the moon", False)], "sea"),
+        "A rose In The Snow.": ([("a rose", False)], "snow"),
+        "a grey cat by a golden house": ([("a cat", True), ("a house", True)], None),
+        "at night": ([], "night sky"),
+        "red": ([("red", False)], None),
+    }
+    assert {text: drafts.layout(text) for text in told} == told
+
+
+def test_prompts_are_read_one_by_one_and_what_weighs_most_is_drafted():
+    def drawn(*prompts):
+        return drafts.Drafts()._layout(prompts)
+
+    cat, snow = Prompt("a golden cat"), Prompt("in the snow")
+    assert drawn(cat, snow) == ([("a cat", True)], "snow")
+    assert drawn(cat, Prompt("a red house")) == ([("a cat", True), ("a house", True)], None)
+    beside = Prompt("oil", 0.5), Prompt("a crown", where="top"), Prompt("grey", -1)
+    assert drawn(cat, *beside) == ([("a cat", True)], None)
+    assert drawn(Prompt("a crown", where="top")) == ([("a crown", False)], None)
+
+
+def test_a_drawing_is_cut_out_of_its_paper():
+    """White within its lines stays, and so does what is at the edge of the picture."""
+    drawing = torch.full((1, 3, 64, 64), 0.97)
+    drawing[..., 20:44, 20:44] = 0.2
+    drawing[..., 28:36, 28:36] = 1.0
+    drawing[..., 50:, 30:40] = 0.4
+    opaque = drafts.cut_out(drawing)
+    assert opaque.shape == (1, 1, 64, 64)
+    assert opaque[..., 24:40, 24:40].min() == 1 and opaque[..., 56:, 34:36].min() == 1
+    assert opaque[..., :18, :].max() == 0 and opaque[..., 20:44, 46:].max() == 0
+
+
+@pytest.mark.slow
+def test_a_place_is_behind_the_thing(tmp_path):
+    asked = {"generator": "stack", "init": "dalle", "steps": 1, "cutouts": 2, "size": (64, 64)}
+    run = clipgen.Run("a dog in the night sky", folder=tmp_path, **asked)
+    list(run)
+    (goal,) = run.render.recipe.goals
+    edges = torch.cat([goal.image[..., :4, :].flatten(), goal.image[..., -4:, :].flatten()])
+    assert edges.quantile(0.9) < 0.4 < 0.8 < goal.image[..., 16:48, 16:48].amax()
+
+
+def test_a_thing_is_called_as_the_transformer_was_taught():
+    mini = clipgen.load_perceptor("mini")
+    told = {"a car": "an automobile", "a bike": "a bicycle", "the sun": "a sun", "the moon": "a crescent moon"}
+    told |= {same: same for same in ("a cat", "a squirrel", "the the")}
+    assert {text: drafts.taught(text, mini) for text in told} == told
+
+
+@pytest.mark.slow
+def test_of_its_drafts_the_likeliest_comes_first(monkeypatch):
+    """A key it knows by heart; a squirrel it was never shown, and tries again."""
+    seeds = []
+    draw = drafts.dalle
+
+    def counted(*asked, seed, **more):
+        seeds.append(seed)
+        return draw(*asked, seed=seed, **more)
+
+    monkeypatch.setattr(drafts, "dalle", counted)
+    key, squirrel = (drafts.drawings_of(text, 6, "cpu").likelihoods for text in ("a key", "a squirrel"))
+    assert key == sorted(key, reverse=True) and len(key) == drafts.DRAFTS
+    assert key[0] > -10 and squirrel[0] < drafts.SURE
+    assert seeds[:2] == [6, 6] and len(set(seeds[1:])) == drafts.TRIES
+
+
+@pytest.mark.parametrize(
+    ("size", "squares"),
+    [
+        ((128, 128), ((19, 0, 72), (37, 56, 72))),
+        ((64, 128), ((0, 0, 64), (0, 64, 64))),
+        ((160, 64), ((0, 0, 64), (96, 0, 64))),
+    ],
+)
+def test_two_drawings_have_the_room_there_is(size, squares, monkeypatch):
+    """One beside or above the other; in a square only their margins may overlap."""
+    monkeypatch.setattr(
+        Dalle, "_image", lambda _, __, prompts, size: torch.full((1, 3, *size), len(prompts[0].text) / 10)
+    )
+    param = clipgen.load_generator("stack")
+    latent, prompts = param.start(size, rng()), [Prompt("a cat and a red horse")]
+    scene = starts.Scene(param, None, size, 0, rng(), latent, prompts)
+    image = drafts.Drafts()._image(scene, scene.prompts, scene.size)
+    wanted = torch.ones(size)
+    for (top, left, side), value in zip(squares, (0.5, 0.7), strict=True):  # the second lies on the first
+        wanted[top : top + side, left : left + side] = value
+    assert image.shape == (1, 3, *size) and torch.allclose(image[0, 0], wanted)
+
+
+def test_a_transformer_asks_for_words(tmp_path):
+    with pytest.raises(clipgen.ClipgenError, match="draws words; add some to the prompt"):
+        clipgen.Run(Image.new("RGB", (64, 64)), init="dalle", folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_drawing_is_never_stretched(monkeypatch):
+    """In a picture that is no square it stands in the middle, and its border goes on."""
+    drawn = torch.zeros(64, 64, 3, dtype=torch.uint8)
+    drawn[:, :32, 0] = 255
+    kept = Dalle()
+    monkeypatch.setattr(kept, "_drawn", lambda *_: SimpleNamespace(images=[Image.fromarray(drawn.numpy())]))
+    param = clipgen.load_generator("stack")
+    scene = starts.Scene(param, None, (64, 128), 0, rng(), param.start((64, 128), rng()), [])
+    wide = kept._image(scene, [], (64, 128))
+    assert wide.shape == (1, 3, 64, 128) and wide[0, 0, :, :60].min() > 0.9 and wide[0, 0, :, 68:].max() < 0.1
+    tall = kept._image(scene, [], (128, 64))
+    assert tall[0, 0, :, :28].min() > 0.9 and tall[0, 0, :, 36:].max() < 0.1

@@ -1,0 +1,43 @@
+"""``python -m clipgen models`` and the registry behind it."""
+
+import subprocess
+import sys
+
+import open_clip
+import pytest
+
+from clipgen.clip.openclip import remote
+from clipgen.generators.catalogue import GENERATORS
+from clipgen.listings import models
+
+
+def table(text):
+    return {line.split()[0]: line for line in text.splitlines() if line}
+
+
+@pytest.mark.slow
+def test_the_table_knows_everything_and_what_is_here(cache):
+    command = [sys.executable, "-m", "clipgen", "models"]
+    rows = table(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert GENERATORS.keys() | {"mini"} <= rows.keys()
+    assert {f"{architecture}/{tag}" for architecture, tag in open_clip.list_pretrained()} <= rows.keys()
+    for part in ("377 MB", "f8", "8192", "MIT"):
+        assert part in rows["vqgan_openimages_f8_8192"]
+    assert " - " in f"{rows['dvae']} " and rows["mini-vqgan"].endswith("embedded") and "no weights" in rows["stack"]
+    for file in ("dvae/encoder.pkl", "dvae/decoder.pkl"):
+        (cache / file).parent.mkdir(parents=True, exist_ok=True)
+        (cache / file).write_bytes(b"x")
+    assert " cached " in table(models())["dvae"]
+
+
+def test_checksums_are_those_that_publishers_write_into_addresses():
+    assert remote("ViT-B-32", "openai").sha256.startswith("40d365715913c9da98579312b702a82c")
+    assert remote("RN50", "yfcc15m").sha256 == "455df137"
+    assert (
+        remote("ViT-B-32", "openai").sources[0]
+        == "hf:timm/vit_base_patch32_clip_224.openai/open_clip_model.safetensors"
+    )
+    assert all(remote(a, t).sources for a, t in open_clip.list_pretrained())
+    assert all(
+        source.startswith(("hf:", "https://")) for e in GENERATORS.values() for f in e.files for source in f.sources
+    )
