@@ -13,10 +13,16 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "clipgen"
 RETIRED = set(
-    "place places look looks looking seen seeing said told asked made known found here there much wanted worth settle "
-    "kept keeper going alone together alike apart parted course liked moved turn trouble slower stuck shown rerun "
-    "follow knob suited fixed moment goal goals scene spot spots descent nearness scaling relieve scarce computing "
-    "spare narrow resting awake sieve fuse unsnapped wide maker reel crew bearing taught calm sure".split()
+    re.findall(
+        r"\w+",
+        """
+    place places look looks looking seen seeing said told asked made known found here there much wanted worth
+    settle kept keeper going alone together alike apart parted course liked moved turn trouble slower stuck
+    shown rerun follow knob suited fixed moment goal goals scene spot spots descent nearness scaling relieve
+    scarce computing spare narrow resting awake sieve fuse unsnapped wide maker reel crew bearing taught calm
+    sure
+""",
+    )
 )
 UNFINISHED = {path.name for path in PACKAGE.iterdir()}  # rooms that still have some; to be emptied
 
