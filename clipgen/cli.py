@@ -16,8 +16,8 @@ from clipgen.errors import ClipgenError
 from clipgen.export.film import export
 from clipgen.images.names import find_unused
 from clipgen.images.terminal import show, with_inert_streams
+from clipgen.prompts import slug
 from clipgen.registry import WRITERS
-from clipgen.runs.prompts import slug
 
 COMMANDS = {
     "resume": "go on with an interrupted run: clipgen resume FOLDER",

@@ -14,7 +14,7 @@ from clipgen.images.reading import to_tensor
 from clipgen.inits import Scene, Start
 from clipgen.losses.objectives import Goal
 from clipgen.priors.sampling import Drawings, dalle
-from clipgen.prompt import Prompt, texts
+from clipgen.prompts import Prompt, positive_texts
 
 
 class Dalle(Start):
@@ -26,7 +26,7 @@ class Dalle(Start):
         self._drawings: dict[str, Drawings] = {}
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        if not texts(prompts):
+        if not positive_texts(prompts):
             raise ClipgenError(f"init: {self.model}'s transformer draws words; add some to the prompt, or init=random")
 
     def latent(self, scene: Scene) -> Tensor:
@@ -45,7 +45,7 @@ class Dalle(Start):
 
     def _first(self, scene: Scene) -> list[Prompt]:
         self.check(scene.prompts)  # they may have been changed since
-        wanted = texts(scene.prompts)
+        wanted = positive_texts(scene.prompts)
         first = min(prompt.span[0] for prompt in wanted)
         return [prompt for prompt in wanted if prompt.span[0] == first]
 

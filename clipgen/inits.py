@@ -15,7 +15,7 @@ from clipgen.generators.protocol import Parameterisation
 from clipgen.images import masks
 from clipgen.images.reading import to_tensor
 from clipgen.losses.objectives import Goal
-from clipgen.prompt import Prompt
+from clipgen.prompts import Prompt
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from clipgen import inits as starts
 from clipgen.drawn import Dalle
 from clipgen.images.palette import colour
 from clipgen.mini import drafts
-from clipgen.prompt import Prompt
+from clipgen.prompts import Prompt
 from clipgen.registry import STARTS
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipgen.clip.protocol import Perceptor
 from clipgen.losses.prompt_loss import Spot, clip_score
-from clipgen.prompt import Prompt, strengths
+from clipgen.prompts import Prompt, weights_at
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Judging:
         As of ``clip_score``: negative prompts do not count, a prompt about a part is compared with that part. 0 where
         no prompt is wanted.
         """
-        wanted = torch.tensor(strengths(self.prompts, step)).clamp(min=0).to(self.targets)
+        wanted = torch.tensor(weights_at(self.prompts, step)).clamp(min=0).to(self.targets)
         score = 0.0
         for spot in self.spots:
             weights = wanted[spot.which]

@@ -18,7 +18,7 @@ from clipgen.images.sheets import contact_sheet, enlarge, png_bytes
 from clipgen.losses.objectives import Moment
 from clipgen.losses.prompt_loss import PromptLoss, Spot, clip_score, combination
 from clipgen.optimize import Render
-from clipgen.prompt import strengths
+from clipgen.prompts import weights_at
 
 CELL, SIDE = 128, 384  # pixels of a view on a sheet, and of each half of a film's frame
 
@@ -149,7 +149,7 @@ def _pulls(shown: Tensor, gradient: Tensor | None, image: Tensor) -> Iterator[Te
 
 def _scores(loss: PromptLoss, spot: Spot, every: Tensor, seen: Tensor, step: int) -> list[float]:
     """The CLIP score of each view (n, d) by itself."""
-    weights = torch.tensor(strengths(loss.prompts, step)).to(every)[spot.which]
+    weights = torch.tensor(weights_at(loss.prompts, step)).to(every)[spot.which]
     stops = torch.tensor([prompt.stop for prompt in loss.prompts]).to(every)[spot.which]
     asked = every[spot.which], weights, stops
     targets, weights, _ = combination(*asked) if loss.combined else asked

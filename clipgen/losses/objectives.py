@@ -17,7 +17,7 @@ from clipgen.cutouts.sampling import Cutouts
 from clipgen.generators.protocol import Parameterisation
 from clipgen.images.camera import Camera
 from clipgen.optimizers import Descent
-from clipgen.prompt import Prompt, fading, strengths
+from clipgen.prompts import Prompt, fade, weights_at
 from clipgen.window import Window
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]  # (image (1, 3, H, W), latent, step) to a scalar
@@ -53,12 +53,12 @@ class Recipe:
 
     def shares(self, step: int) -> list[float]:
         """How much each goal counts at a step: as much as the prompts that it stands for."""
-        much = strengths(self.prompts, step)
+        much = weights_at(self.prompts, step)
         return [sum(max(0.0, much[i]) for i in goal.prompts) for goal in self.goals]
 
     def goal(self, step: int, drafted: str = "") -> Goal | None:
         """The one that counts most at a step, if one does; the draft of ``drafted`` while its prompts still hold."""
-        shares, held = self.shares(step), fading([prompt.span for prompt in self.prompts], step)
+        shares, held = self.shares(step), fade([prompt.span for prompt in self.prompts], step)
         for goal in self.goals:
             if goal.drafted and goal.drafted == drafted and max(held[i] for i in goal.prompts) >= 0.5:
                 return goal

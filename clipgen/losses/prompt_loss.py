@@ -18,7 +18,7 @@ from clipgen.clip.protocol import Perceptor
 from clipgen.cutouts.sampling import Cutouts
 from clipgen.images import masks
 from clipgen.losses.objectives import Moment, Objective
-from clipgen.prompt import Prompt, strengths
+from clipgen.prompts import Prompt, weights_at
 
 
 def spherical_distance(images: Tensor, targets: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class PromptLoss(Objective):
         """What each perceptor is to be shown, in parts where memory is short."""
         image = moment.image
         # On the CPU, where asking for a number makes nobody wait.
-        weights = torch.tensor(strengths(self.prompts, moment.step))
+        weights = torch.tensor(weights_at(self.prompts, moment.step))
         stops = torch.tensor([prompt.stop for prompt in self.prompts])
         scale, moment.scores["clip"] = float(weights.abs().sum()) or 1.0, torch.zeros((), device=image.device)
         for spot in self.spots:

@@ -23,7 +23,7 @@ from clipgen.inits import Scene, Start
 from clipgen.losses.objectives import Goal
 from clipgen.mini import WEIGHTS
 from clipgen.mini.scenes import COLOURS, PLACES, background, paint, tint
-from clipgen.prompt import Prompt
+from clipgen.prompts import Prompt
 from clipgen.storage import weights
 
 _MASK = 32  # side of a drawing's outline

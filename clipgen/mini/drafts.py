@@ -28,7 +28,7 @@ from clipgen.losses.objectives import Goal
 from clipgen.mini.collage import called, library
 from clipgen.mini.scenes import COLOURS, PLACES, background, with_article
 from clipgen.priors.sampling import Drawings, dalle
-from clipgen.prompt import Prompt, texts
+from clipgen.prompts import Prompt, positive_texts
 
 _RELATED = "in front of|on top of|in|on|at|over|above|under|by|among|near"
 _TO = rf"(?:{_RELATED})(?: the| an?)? "
@@ -220,7 +220,7 @@ class Drafts(Dalle):
 
     def _layout(self, prompts: Sequence[Prompt]) -> Layout:
         """Of what weighs most. What is asked for in a part of the picture, or counts less, is left to CLIP."""
-        wanted = texts(prompts)
+        wanted = positive_texts(prompts)
         whole = [prompt for prompt in wanted if not prompt.where] or wanted
         most = max((prompt.weight for prompt in whole), default=0.0)
         return layout(*(prompt.text for prompt in whole if prompt.weight >= most))

@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import Any
 
 from clipgen.errors import ClipgenError
+from clipgen.prompts import warn_of_titles
 from clipgen.runs.journal import Journal, is_steering
 from clipgen.runs.plan import Plan
-from clipgen.runs.prompts import note_titles
 from clipgen.runs.settings import Settings
 
 
@@ -79,7 +79,7 @@ class Control:
                 )
             self._plan.follow(latest, [change for change in self._planned if change["step"] > self._step])
             self._keep_inputs(inputs.all.keys() - before)
-            note_titles(asked.get("prompt", ""), asked.get("negative", ""))
+            warn_of_titles(latest.prompts if asked.keys() & {"prompt", "negative"} else ())
             self._latest = latest
             self._waiting.append(asked)
             if self.closed:

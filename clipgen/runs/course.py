@@ -15,10 +15,10 @@ from clipgen.errors import ClipgenError
 from clipgen.export.film import check_suffix, export
 from clipgen.images.camera import Camera
 from clipgen.images.sheets import png_bytes
+from clipgen.prompts import parse
 from clipgen.registry import WRITERS
 from clipgen.runs.drawings import frames
 from clipgen.runs.journal import Journal, is_steering
-from clipgen.runs.prompts import parse
 from clipgen.runs.saved import base_names
 from clipgen.runs.schedules import growth, schedule
 from clipgen.runs.settings import KEPT, Settings, scheduled

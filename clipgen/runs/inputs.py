@@ -22,10 +22,9 @@ from clipgen.images import masks
 from clipgen.images.names import find_file
 from clipgen.images.palette import colour
 from clipgen.images.reading import Pictorial, to_picture
-from clipgen.prompt import Prompt
+from clipgen.prompts import Prompt, format_prompt, parse, parse_parts
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal
-from clipgen.runs.prompts import parse, split, written
 from clipgen.runs.saved import read_array
 from clipgen.runs.settings import Settings, plain_settings
 
@@ -99,7 +98,7 @@ class Inputs:
         if isinstance(prompt, Path):
             text = str(prompt)
             with suppress(ClipgenError):
-                if split(text) == [Prompt(text, is_image=True)]:
+                if parse_parts(text) == [Prompt(text, is_image=True)]:
                     return text
             return self.name(to_picture(prompt))
         if isinstance(prompt, Pictorial):
@@ -107,8 +106,8 @@ class Inputs:
         if isinstance(prompt, Mapping):
             if not all(isinstance(weight, Real) for weight in prompt.values()):
                 raise ClipgenError(f"prompt={prompt!r}: weights are numbers, such as {{'a cat': 2}}")
-            several = [(one, float(weight)) for key, weight in prompt.items() for one in split(self._line(key))]
-            return " | ".join(written(replace(one, weight=one.weight * weight)) for one, weight in several)
+            several = [(one, float(weight)) for key, weight in prompt.items() for one in parse_parts(self._line(key))]
+            return " | ".join(format_prompt(replace(one, weight=one.weight * weight)) for one, weight in several)
         if not isinstance(prompt, Sequence):
             raise ClipgenError(f"prompt={prompt!r}: write what you want to see, or give a picture or a list of these")
         return " | ".join(map(self._line, prompt))
@@ -116,13 +115,13 @@ class Inputs:
     def _with_files(self, line: str) -> str:
         """Return a line in which files that are not named as pictures have the names of what is seen in them."""
         try:
-            prompts = split(line)
+            prompts = parse_parts(line)
         except ClipgenError:  # which is said when all settings are checked
             return line
         names = {one.text: self._seen_name(one.text) for one in prompts if not one.is_image and find_file(one.text)}
         if not any(names.values()):
             return line
-        return " | ".join(written(replace(one, text=names.get(one.text) or one.text)) for one in prompts)
+        return " | ".join(format_prompt(replace(one, text=names.get(one.text) or one.text)) for one in prompts)
 
     def _seen_name(self, text: str) -> str:
         """Return the name of the picture in a file; a word alone stays one if the file of that name is no picture."""

@@ -20,10 +20,9 @@ from clipgen.export.film import settings_of
 from clipgen.generators.catalogue import entry_of, load_generator
 from clipgen.generators.protocol import Parameterisation
 from clipgen.losses.objectives import Loss, Objective, Own
-from clipgen.prompt import texts
+from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
-from clipgen.runs.prompts import note_titles, slug, weighted
 from clipgen.runs.saved import check_saved
 from clipgen.runs.settings import Settings, build, fixed, plain_settings, start_of
 
@@ -67,7 +66,9 @@ class Plan:
         if settings.tile and not entry.tiles:
             raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
         prompts = settings.prompts
-        usual = start_of(settings.perceptor) if texts(prompts) else "random"  # no start draws what no word says
+        usual = (
+            start_of(settings.perceptor) if positive_texts(prompts) else "random"
+        )  # no start draws what no word says
         init = usual if settings.init == "auto" else settings.init
         self.settings = replace(settings, init=init)
         self._check_spared(self.settings)
@@ -92,7 +93,7 @@ class Plan:
                 stacklevel=4,
             )
         plan = cls(settings, inputs, losses)
-        note_titles(settings.prompt, settings.negative)
+        warn_of_titles(settings.prompts)
         return plan
 
     @classmethod
@@ -201,7 +202,7 @@ class Plan:
 
 def shares(names: str) -> list[tuple[str, float]]:
     """An ensemble, ``mini | ViT-B-32/openai:0.5``: perceptors' names with their shares, which sum to one."""
-    parts = weighted(names)
+    parts = parse_weighted(names)
     if not parts or min(weight for _, weight in parts) <= 0:
         raise ClipgenError(f"perceptor={names!r}: name at least one, each with a weight above 0, such as mini:0.5")
     for name, _ in parts:

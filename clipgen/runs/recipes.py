@@ -23,7 +23,7 @@ from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, embedded, spots
 from clipgen.optimize import Render
 from clipgen.optimizers import Descent
 from clipgen.precision import share_weights
-from clipgen.prompt import Prompt
+from clipgen.prompts import Prompt
 from clipgen.registry import OBJECTIVES, STARTS
 from clipgen.runs.plan import Models, Plan
 from clipgen.runs.settings import Settings, start_of

@@ -18,7 +18,7 @@ from clipgen.images.sheets import png_bytes
 from clipgen.inspect.describe import Words, describe
 from clipgen.inspect.steps import Seen
 from clipgen.optimize import Render
-from clipgen.prompt import Prompt
+from clipgen.prompts import Prompt
 from clipgen.runs.control import Control
 from clipgen.runs.course import Course, Frame, write
 from clipgen.runs.inputs import Ask, Inputs, Value

@@ -15,7 +15,7 @@ import numpy as np
 
 from clipgen.errors import ClipgenError
 from clipgen.images.masks import file_of
-from clipgen.runs.prompts import parse
+from clipgen.prompts import parse
 from clipgen.runs.settings import Settings, scheduled
 
 DEPTH = 8  # of lists and mappings within one another

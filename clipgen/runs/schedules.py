@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from clipgen.errors import ClipgenError
-from clipgen.prompt import fading
+from clipgen.prompts import fade
 from clipgen.setting import NUMBER, SPAN
 
 _NUMBER = re.compile(rf"({NUMBER})\s*(?:{SPAN})?", re.IGNORECASE)
@@ -26,7 +26,7 @@ class Schedule:
 
     def at(self, step: int) -> float:
         """The number at a step. Where two spans overlap, one fades into the other; between spans the last one holds."""
-        shares = fading(self.spans, step)
+        shares = fade(self.spans, step)
         if total := sum(shares):
             return sum(number * share for number, share in zip(self.numbers, shares, strict=True)) / total
         past = [(end, number) for (_, end), number in zip(self.spans, self.numbers, strict=True) if end <= step]

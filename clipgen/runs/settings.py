@@ -20,10 +20,9 @@ from clipgen.images.camera import Camera
 from clipgen.images.reading import FITS
 from clipgen.losses.prompt_loss import DISTANCES
 from clipgen.optimizers import Descent
-from clipgen.prompt import Prompt
+from clipgen.prompts import Prompt, parse, parse_weighted
 from clipgen.registry import OBJECTIVES, RELAXATIONS, STARTS
 from clipgen.runs.presets import PRESETS
-from clipgen.runs.prompts import parse, weighted
 from clipgen.runs.schedules import Schedule, growth, schedule, size_of
 from clipgen.setting import check, plain, setting
 from clipgen.window import Window
@@ -245,7 +244,7 @@ def start_of(perceptor: str) -> str:
     Raises:
         ClipgenError: A perceptor of no family.
     """
-    starts = {family(name).default_start for name, _ in weighted(perceptor)}
+    starts = {family(name).default_start for name, _ in parse_weighted(perceptor)}
     return starts.pop() if len(starts) == 1 else "random"
 
 

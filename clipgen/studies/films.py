@@ -11,10 +11,10 @@ import torch
 from clipgen.errors import ClipgenError
 from clipgen.images.films import FilmReader
 from clipgen.images.reading import Pictorial
+from clipgen.prompts import slug
 from clipgen.runs.inputs import Ask, Value
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import Losses
-from clipgen.runs.prompts import slug
 from clipgen.runs.run import Run
 from clipgen.runs.together import finish_together
 from clipgen.setting import check_count

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clipgen.errors import ClipgenError
+from clipgen.prompts import slug
 from clipgen.runs.journal import PARTS
-from clipgen.runs.prompts import slug
 from clipgen.studies.row import DRAFT, NOTE, State
 
 try:

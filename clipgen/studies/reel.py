@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
+from clipgen.prompts import slug
 from clipgen.registry import ENGINES
 from clipgen.runs.course import Frame
 from clipgen.runs.inputs import Ask, Inputs
@@ -29,7 +30,6 @@ from clipgen.runs.journal import Journal
 from clipgen.runs.keeper import warn_unsaved
 from clipgen.runs.lock import Lock
 from clipgen.runs.plan import Losses, Plan
-from clipgen.runs.prompts import slug
 from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings
 from clipgen.studies.local import gpus

@@ -20,10 +20,10 @@ from PIL import Image
 
 from clipgen.errors import ClipgenError
 from clipgen.images.sheets import png_bytes
+from clipgen.prompts import slug
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import Plan
-from clipgen.runs.prompts import slug
 from clipgen.studies.asked import Asked
 
 NOTE, DRAFT = "row.json", ".making-"

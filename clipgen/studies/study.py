@@ -15,8 +15,8 @@ from PIL import Image
 from clipgen.errors import ClipgenError
 from clipgen.export.part import part_of
 from clipgen.images.sheets import contact_sheet, grid, png_bytes
+from clipgen.prompts import slug
 from clipgen.registry import ENGINES
-from clipgen.runs.prompts import slug
 from clipgen.runs.together import alike
 from clipgen.setting import check_count
 from clipgen.studies import page

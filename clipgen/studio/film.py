@@ -11,10 +11,10 @@ from typing import Any
 import ipywidgets as widgets
 
 from clipgen.export.film import export
+from clipgen.prompts import slug
 from clipgen.registry import WRITERS
 from clipgen.runs.course import write
 from clipgen.runs.drawings import frames
-from clipgen.runs.prompts import slug
 from clipgen.runs.saved import base_names
 from clipgen.studio.parts import Brush
 from clipgen.studio.pictures import encode, from_url, to_url

@@ -11,11 +11,10 @@ from typing import Any
 import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
-from clipgen.prompt import Prompt
+from clipgen.prompts import Prompt, format_prompt
 from clipgen.runs.course import Course
 from clipgen.runs.journal import Journal
 from clipgen.runs.plan import named_today
-from clipgen.runs.prompts import written
 from clipgen.studio.controls import DEFAULTS
 from clipgen.studio.parts import close_all
 from clipgen.studio.pictures import encode, keep
@@ -105,5 +104,5 @@ def settings_of(journal: Journal, folder: Path, changed: bool = True) -> dict[st
         if not name.startswith(("http://", "https://")) and not Path(name).exists():
             path = keep(folder, name, value)
             settings |= {knob: settings[knob].replace(name, path) for knob in ("init", "mask")}
-            settings["prompt"] = settings["prompt"].replace(written(Prompt(name)), written(Prompt(path)))
+            settings["prompt"] = settings["prompt"].replace(format_prompt(Prompt(name)), format_prompt(Prompt(path)))
     return settings

@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from clipgen.generators.catalogue import GENERATORS, entry_of
-from clipgen.runs.prompts import weighted
+from clipgen.prompts import parse_weighted
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _costs(generator: str, perceptor: str, pair: Pair) -> str:
 
 def _megabytes(generator: str, perceptor: str) -> float | None:
     """What is downloaded for a generator and an ensemble of perceptors; None where that is not known."""
-    names = {name for name, _ in weighted(perceptor)}
+    names = {name for name, _ in parse_weighted(perceptor)}
     if generator not in GENERATORS or not names <= CLIPS.keys():
         return None
     return GENERATORS[generator].megabytes + sum(CLIPS[name] for name in names)

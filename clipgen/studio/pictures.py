@@ -15,7 +15,7 @@ from PIL import Image
 
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
-from clipgen.runs.prompts import slug
+from clipgen.prompts import slug
 from clipgen.studio.parts import Upload
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
-from clipgen.prompt import Prompt
-from clipgen.runs.prompts import parse, written
+from clipgen.prompts import Prompt, format_prompt, parse
 from clipgen.studio.parts import close_all, hint
 from clipgen.studio.pictures import Picker
 
@@ -27,7 +26,7 @@ def scaled(text: str, weight: float) -> str:
     """A part of a line with every weight in it times ``weight``."""
     if weight == 1:
         return text.strip()
-    return " | ".join(written(replace(prompt, weight=prompt.weight * weight)) for prompt in prompts_in(text))
+    return " | ".join(format_prompt(replace(prompt, weight=prompt.weight * weight)) for prompt in prompts_in(text))
 
 
 def parted(line: str) -> list[tuple[str, float]]:
@@ -36,7 +35,7 @@ def parted(line: str) -> list[tuple[str, float]]:
     for prompt in prompts_in(line):
         on_slider = abs(prompt.weight) <= HEAVIEST and round(prompt.weight, 1) == prompt.weight
         weight = prompt.weight if on_slider else 1.0
-        rows.append((written(replace(prompt, weight=prompt.weight / weight if weight else 1.0)), weight))
+        rows.append((format_prompt(replace(prompt, weight=prompt.weight / weight if weight else 1.0)), weight))
     return rows
 
 
@@ -67,7 +66,7 @@ class Row(widgets.VBox):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the value alone does not say that it was Enter
             self.text.on_submit(lambda _: on_enter())
-        picker = Picker(self.text, folder, guard, "Picture", lambda path: written(Prompt(path)), _picture_in)
+        picker = Picker(self.text, folder, guard, "Picture", lambda path: format_prompt(Prompt(path)), _picture_in)
         super().__init__([widgets.HBox([self.text, self.remove]), widgets.HBox([self.weight, picker])])
         self.add_class("clipgen-row")
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
-from clipgen.runs.prompts import slug
+from clipgen.prompts import slug
 from clipgen.studies.asked import expand
 from clipgen.studies.live import Grid
 from clipgen.studies.place import Place

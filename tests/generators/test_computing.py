@@ -22,7 +22,7 @@ from clipgen.losses.prompt_loss import PromptLoss, Spot
 from clipgen.optimize import Render
 from clipgen.optimizers import Descent
 from clipgen.precision import Computing
-from clipgen.prompt import Prompt
+from clipgen.prompts import Prompt
 from clipgen.window import Window
 
 LARGEST = torch.finfo(torch.float16).max  # 65,504

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import clipgen
 from clipgen.cli import main
 from clipgen.errors import ClipgenError
-from clipgen.runs.prompts import slug
+from clipgen.prompts import slug
 from clipgen.storage import cache as downloads
 from clipgen.storage.weights import as_safetensors
 from clipgen.studio.pictures import keep

@@ -18,7 +18,7 @@ import clipgen
 from clipgen.export.film import export
 from clipgen.images import fetching
 from clipgen.images.reading import to_picture
-from clipgen.runs.prompts import parse
+from clipgen.prompts import parse
 
 WHITE, RED = (255, 255, 255), (200, 30, 40)
 

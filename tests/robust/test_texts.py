@@ -8,7 +8,7 @@ import clipgen
 from clipgen.cli import main
 from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.errors import ClipgenError
-from clipgen.runs.prompts import parse
+from clipgen.prompts import parse
 
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "steps": 1, "cutouts": 2}
 

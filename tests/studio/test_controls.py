@@ -12,8 +12,7 @@ from PIL import Image
 from studio_hands import COLABS, SMALL, below, blue, click, control, named, parts, png, put, upload
 
 import clipgen
-from clipgen.prompt import Prompt
-from clipgen.runs.prompts import parse
+from clipgen.prompts import Prompt, parse
 from clipgen.runs.settings import Settings, build
 from clipgen.studio.controls import Controls
 from clipgen.studio.parts import Brush, Dial, Fold, Webcam

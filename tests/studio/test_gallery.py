@@ -9,8 +9,7 @@ from PIL import Image
 from studio_hands import SMALL, blue, click, named, put
 
 import clipgen
-from clipgen.prompt import Prompt
-from clipgen.runs.prompts import parse
+from clipgen.prompts import Prompt, parse
 
 
 def test_earlier_runs_are_opened_and_replayed(tmp_path):

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from studio_hands import click, named
 
-from clipgen.prompt import Prompt
-from clipgen.runs.prompts import parse
+from clipgen.prompts import Prompt, parse
 from clipgen.studio import rows
 
 TEXTS = st.text("ab1 :|@[]-.", min_size=1).map(str.strip).filter(lambda text: text and "]" not in text)
@@ -16,7 +15,7 @@ SPANS = st.sampled_from([(0, float("inf")), (3, 9), (2, float("inf"))])
 @given(TEXTS, st.floats(-9, 9), STOPS, SPANS, st.sampled_from(["", "top"]))
 def test_what_is_written_is_what_was_parsed(text, weight, stop, span, where):
     prompt = Prompt(text, float(f"{weight:g}"), float(f"{stop:g}"), span, where)
-    assert rows.prompts_in(rows.written(prompt)) == [prompt]
+    assert rows.prompts_in(rows.format_prompt(prompt)) == [prompt]
 
 
 def test_a_slider_multiplies_the_weights_of_its_row():

@@ -30,8 +30,8 @@ from torch.nn import functional as F
 from clipgen.cutouts.sampling import Cutouts, Views
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.optimize import Render
+from clipgen.prompts import parse
 from clipgen.runs.plan import Models, Plan
-from clipgen.runs.prompts import parse
 from clipgen.runs.recipes import Recipes
 from clipgen.runs.settings import Settings
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from clipgen.cutouts.sampling import Cutouts
 from clipgen.cutouts.warps import grid
-from clipgen.runs.prompts import parse
+from clipgen.prompts import parse
 
 LARGE = 136  # pixels of a picture that is to CLIP's size as 480 is to 224
 

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgen.errors import ClipgenError
-from clipgen.prompt import Prompt, strengths
-from clipgen.runs.prompts import parse, slug
+from clipgen.prompts import Prompt, parse, slug, weights_at
 
 
 @pytest.mark.parametrize(
@@ -59,12 +58,12 @@ def test_what_is_an_image():
 
 def test_spans_fade_into_each_other():
     prompts = parse("a cat@0-100 | a tiger:2@80-200 | art:0.5")
-    assert strengths(prompts, 50) == [1, 0, 0.5] and strengths(prompts, 150) == [0, 2, 0.5]
+    assert weights_at(prompts, 50) == [1, 0, 0.5] and weights_at(prompts, 150) == [0, 2, 0.5]
     for step in range(80, 100):
-        cat, tiger, art = strengths(prompts, step)
+        cat, tiger, art = weights_at(prompts, step)
         assert cat + tiger / 2 == pytest.approx(1) and art == 0.5
-    assert strengths(prompts, 80)[0] > 0.9 > 0.1 > strengths(prompts, 99)[0]
-    assert strengths(prompts, 200) == [0, 0, 0.5]
+    assert weights_at(prompts, 80)[0] > 0.9 > 0.1 > weights_at(prompts, 99)[0]
+    assert weights_at(prompts, 200) == [0, 0, 0.5]
 
 
 PIECES = st.lists(
@@ -82,7 +81,7 @@ def test_any_text_parses_or_is_refused(text):
         return
     assert prompts and all(p.text and math.isfinite(p.weight) for p in prompts)
     for step in (0, 7, 10**9):
-        assert all(map(math.isfinite, strengths(prompts, step)))
+        assert all(map(math.isfinite, weights_at(prompts, step)))
 
 
 def test_slug():

@@ -1,0 +1,258 @@
+r"""Prompts and their grammar: ``a cat:2 | watermark:-0.5``, in full ``text [where] :weight:stop @from-to``.
+
+Prompts are separated by ``|``. Each may end with any of
+
+* ``:weight`` - how much it counts; a negative one pushes away,
+* ``:weight:stop`` - the distance below which it does not pull any more, or with a negative weight (whose stop may have
+  a minus, too) the one beyond which it does not push any more (Crowson's VQGAN+CLIP notebook, 2021),
+* ``@from-to`` - the steps in which it holds; where two spans overlap, one fades into the other,
+* ``[where]`` - the part of the picture that it is about: ``top``, ``left``, ``x,y,w,h``, a mask file.
+
+A prompt that is an address or ends like an image file is an image, in quotes, too. ``\|``, ``\:``, ``\@`` and ``\[``
+are plain characters, but not in a Windows path. The colon of a title, a time or a ratio is plain, too: ``Blade Runner:
+2049``, ``at 10:30``, ``16:9``. It has a space behind it, or none before it and either whole numbers on both sides or a
+number above 100 behind it. ``area 51 :2`` has a weight.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from textwrap import shorten
+from typing import Any
+
+from clipgen.errors import ClipgenError
+from clipgen.images.names import is_picture_name, is_windows_path, shorten_name, unquoted
+from clipgen.setting import NUMBER, SPAN
+
+_BAR = re.compile(r"(?<!\\)\|")
+_COLON = re.compile(r"(?<!\\):(?!//)")
+_WEIGHT = re.compile(rf"{NUMBER}|[+-]?(?:nan|inf)", re.IGNORECASE)
+_SPAN = re.compile(SPAN)
+_RATIO = re.compile(r"\d+(?::\d+)+")
+_DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[\d¹²³]")  # Windows writes to these, whatever the suffix
+_MAX_WHOLE_WEIGHT = 100  # a larger whole number is a year or the like
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text or an image to go towards (positive weight) or away from (negative)."""
+
+    text: str
+    weight: float = 1.0
+    stop: float = -math.inf  # the distance below which it does not pull; with a negative weight: beyond which not push
+    span: tuple[int, float] = (0, math.inf)  # the first step, and the one after the last
+    where: str = ""  # the part of the picture that it is about; empty for all of it
+    is_image: bool = False  # whether ``text`` names a picture
+    title: str = field(
+        default="", compare=False, repr=False
+    )  # the text as written, if a colon in it looks like a weight
+
+
+def positive_texts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return the prompts that say in words what to draw."""
+    return [prompt for prompt in prompts if prompt.weight > 0 and not prompt.is_image]
+
+
+def weights_at(prompts: Sequence[Prompt], step: int) -> list[float]:
+    """Return the weight of each prompt at a step, faded where spans overlap."""
+    shares = fade([prompt.span for prompt in prompts], step)
+    return [prompt.weight * share for prompt, share in zip(prompts, shares, strict=True)]
+
+
+def fade(spans: Sequence[tuple[int, float]], step: int) -> list[float]:
+    """Return the share of each span at a step: 1 within it, 0 outside, and linear where one runs into the next."""
+    shares = []
+    for start, end in spans:
+        share = 1.0 if start <= step < end else 0.0
+        for other_start, other_end in spans:
+            if other_start < start < other_end < end and step < other_end:  # fade in, over the end of the other
+                share *= (step - start + 0.5) / (other_end - start)
+            elif start < other_start < end < other_end and other_start <= step:  # fade out, into the other
+                share *= 1 - (step - other_start + 0.5) / (end - other_start)
+        shares.append(share)
+    return shares
+
+
+def parse(text: str, negative: str = "") -> list[Prompt]:
+    """Parse a line of prompts.
+
+    Args:
+        text: What to go towards, or with negative weights away from.
+        negative: Prompts that push away, whatever the signs of their weights; the default weight is -0.5.
+
+    Raises:
+        ClipgenError: There is nothing to draw, or a number makes no sense.
+    """
+    prompts = parse_parts(text)
+    if not prompts:
+        raise ClipgenError(
+            f'prompt={text!r}: there is nothing to draw; write what you want to see, such as "a red apple"'
+        )
+    prompts += [replace(one, weight=-abs(one.weight)) for one in parse_parts(negative, "negative", 0.5)]
+    if not all(math.isfinite(prompt.weight) for prompt in prompts) or max(prompt.weight for prompt in prompts) <= 0:
+        raise ClipgenError(
+            f'prompt={text!r}: at least one prompt needs a finite weight above 0, such as "a cat:1 | dog:-0.5"'
+        )
+    return prompts
+
+
+def parse_parts(text: str, argument: str = "prompt", weight: float = 1.0) -> list[Prompt]:
+    """Parse prompts that need not have a positive weight among them.
+
+    Args:
+        text: Prompts, separated by ``|``; may be empty.
+        argument: The name of the setting, for errors.
+        weight: The weight of prompts that are written without one.
+
+    Raises:
+        ClipgenError: A number makes no sense.
+    """
+    prompts = []
+    for part in _BAR.split(text):
+        prompt, body = _parse_part(part, weight)
+        if not prompt.text:
+            continue
+        if not prompt.is_image and (ending := _mistyped_weight(body)):
+            raise ClipgenError(
+                f"{argument}={text!r}: {ending!r} is no weight; write a number, or two with the stop, such as 2 or "
+                r"2:0.4; a plain colon is written \:"
+            )
+        if prompt.span[1] <= prompt.span[0]:
+            raise ClipgenError(f'prompt={text!r}: a span ends after it begins, such as "{prompt.text}@0-100"')
+        if not prompt.stop < math.inf:
+            raise ClipgenError(f'prompt={text!r}: a stop is a distance, such as "{prompt.text}:1:0.3"')
+        prompts.append(prompt)
+    return prompts
+
+
+def parse_weighted(text: str) -> list[tuple[str, float]]:
+    r"""Return the parts between ``|``, each with the ``:weight`` at its end or 1; ``\|`` and ``\:`` are plain."""
+    prompts = [_parse_part(part, titles=False)[0] for part in _BAR.split(text)]
+    return [(prompt.text, prompt.weight) for prompt in prompts if prompt.text]
+
+
+def _parse_part(part: str, weight: float = 1.0, titles: bool = True) -> tuple[Prompt, str]:
+    """Return a prompt, and its text as written. ``titles``: whether a colon may belong to a title."""
+    options: dict[str, Any] = {}
+    ending: tuple[str, Any] | None
+    while True:  # the endings come in any order, each once
+        part = part.rstrip()
+        if "weight" not in options and (ending := _weight_ending(part)) and not (titles and _is_title(part)):
+            options |= dict(zip(("weight", "stop"), map(float, ending[1])))
+        elif "span" not in options and (ending := _span_ending(part)):
+            options["span"] = ending[1]
+        elif "where" not in options and (ending := _where_ending(part)):
+            options["where"] = ending[1]
+        else:
+            break
+        part = ending[0]
+    text = _unescape(part)
+    title = part if titles and _is_title(part) else ""
+    return Prompt(text, **{"weight": weight} | options, is_image=is_picture_name(text), title=title), part
+
+
+def _split_at_last(part: str, mark: str) -> tuple[str, str] | None:
+    """Return what is before and behind the last ``mark``; None without one, or with a backslash before it."""
+    before, mark, behind = part.rpartition(mark)
+    return (before, behind) if mark and not before.endswith("\\") else None
+
+
+def _weight_ending(part: str) -> tuple[str, list[str]] | None:
+    """Return what is before ``:weight`` or ``:weight:stop``, and these numbers as written."""
+    numbers: list[str] = []
+    while len(numbers) < 2 and (halves := _split_at_last(part, ":")) and _WEIGHT.fullmatch(halves[1].strip()):
+        part, numbers = halves[0], [halves[1], *numbers]
+    return (part, numbers) if numbers else None
+
+
+def _span_ending(part: str) -> tuple[str, tuple[int, float]] | None:
+    halves = _split_at_last(part, "@")
+    steps = _SPAN.fullmatch("@" + halves[1].strip()) if halves else None
+    if not (halves and steps and any(steps.groups())):
+        return None
+    return halves[0], (int(steps[1] or 0), int(steps[2]) if steps[2] else math.inf)
+
+
+def _where_ending(part: str) -> tuple[str, str] | None:
+    halves = _split_at_last(part[:-1], "[") if part.endswith("]") else None
+    if not halves or "]" in halves[1] or not halves[1].strip():
+        return None
+    return halves[0], halves[1].strip()
+
+
+def _is_title(part: str) -> bool:
+    """Return whether the colon before the final numbers is part of the text, as in ``16:9``."""
+    if not (ending := _weight_ending(part)):
+        return False
+    before, numbers = ending
+    if is_picture_name(_unescape(before)) or _span_ending(before.rstrip()) or _where_ending(before.rstrip()):
+        return False
+    if any(number[0].isspace() for number in numbers):
+        return True
+    if before[-1:].isspace() or not all(number.isdecimal() for number in numbers):
+        return False
+    return float(numbers[0]) > _MAX_WHOLE_WEIGHT or bool(_RATIO.fullmatch(part.rsplit(None, 1)[-1]))
+
+
+def _unescape(part: str) -> str:
+    """Return a text without its escapes; a Windows path and the name of a picture in quotes have none."""
+    text = part.strip()
+    if (path := unquoted(text)) != text and is_picture_name(path):
+        return path
+    return text if is_windows_path(text) else re.sub(r"\\([|:@\[])", r"\1", text).strip()
+
+
+def _mistyped_weight(part: str) -> str:
+    """Return what follows a colon in the last word as if it were a weight, or an empty text."""
+    if _is_title(part):
+        return ""
+    word = part.rsplit(None, 1)[-1]
+    colon = _COLON.search(word)
+    if not colon or not part[: len(part) - len(word) + colon.start()].strip():
+        return ""
+    ending = word[colon.end() :]
+    return ending if any(map(str.isalnum, ending)) else ""
+
+
+def warn_of_titles(prompts: Sequence[Prompt]) -> None:
+    """Warn of colons before numbers that are drawn as words; say how to write a weight and a plain colon."""
+    titles = [prompt.title for prompt in prompts if prompt.title]
+    if titles and (ending := _weight_ending(titles[0])):
+        numbers = ":".join(map(str.strip, ending[1]))
+        texts = " and ".join(repr(shorten(title, 80)) for title in titles)
+        warnings.warn(
+            f"prompt: {texts} {'are' if len(titles) > 1 else 'is'} drawn as words; a weight is written with a space "
+            rf'before the colon and none behind it, " :{numbers}", and a plain colon with a backslash, "\:{numbers}"',
+            stacklevel=3,
+        )
+
+
+def format_prompt(prompt: Prompt) -> str:
+    """Return a prompt in the grammar, as ``parse`` reads it."""
+    # Of a picture's name a colon means something before a number, of words unless a space and words follow it.
+    colon = r":(?=\s*[-+.\dni])" if is_picture_name(prompt.text) else r":(?!//|\s+[^-+.\dni\s])"
+    text = prompt.text if is_windows_path(prompt.text) else re.sub(rf"([|@\[]|{colon})", r"\\\1", prompt.text)
+    where = f" [{prompt.where}]" if prompt.where else ""
+    stop = f":{prompt.stop:g}" if prompt.stop > -math.inf else ""
+    weight = f":{prompt.weight:g}{stop}" if stop or prompt.weight != 1 else ""
+    start, end = prompt.span
+    span = f" @{start}-{'' if end == math.inf else end}" if prompt.span != (0, math.inf) else ""
+    return text + where + (" " if _is_title(text + where + weight) else "") + weight + span
+
+
+def slug(text: str, longest: int = 60) -> str:
+    """Return a file name for a prompt: ``A red apple!`` to ``a-red-apple``, emoji by their names.
+
+    It is not the name of a Windows device, and has at most ``longest`` characters of at most three bytes on average.
+    """
+    if any(not (letter.isascii() or letter.isalnum()) for letter in text):
+        from emoji import replace_emoji  # its table takes a while to load
+
+        text = replace_emoji(text, lambda _, emoji: f" {emoji['en'].replace('_', '-')} ")
+    name = re.sub(r"[^\w]+", "-", text.lower()).strip("-_")[:longest]
+    name = shorten_name(name, 3 * longest).strip("-_") or "picture"
+    return f"{name}-picture" if _DEVICE.fullmatch(name) else name
