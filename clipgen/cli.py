@@ -175,10 +175,10 @@ def _command(name: str, words: list[str]) -> int:
     if name == "export":
         from clipgen.runs.course import write
         from clipgen.runs.journal import Journal
-        from clipgen.runs.plan import Plan
+        from clipgen.runs.spec import RunSpec
 
         views = options.pop("what") == "views"
-        run = Run(Plan.resumed(source)) if views else None
+        run = Run(RunSpec.resume(source)) if views else None
         for file in output:
             print(run.export(file, what="views", **options) if run else write(Journal.open(source), file, **options))
         return 0

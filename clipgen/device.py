@@ -35,7 +35,7 @@ def card_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else torch.mps.recommended_max_memory()
 
 
-def suited(kind: str, capability: tuple[int, ...] = (), flags: Set[str] = frozenset()) -> str:
+def best_precision(kind: str, capability: tuple[int, ...] = (), flags: Set[str] = frozenset()) -> str:
     """The precision in which a device is fast and right: one of PRECISIONS.
 
     ``kind``: torch's type of it. ``capability``: of CUDA the compute capability, of MPS the version of macOS.
@@ -57,7 +57,7 @@ def suited(kind: str, capability: tuple[int, ...] = (), flags: Set[str] = frozen
 def precision(device: torch.device, asked: str = "auto") -> str:
     """``asked``, one of PRECISIONS, or what suits the device. Raises ClipgenError for one that cannot be had there."""
     if asked == "auto":
-        return suited(device.type, *_facts(device))
+        return best_precision(device.type, *_facts(device))
     if asked not in PRECISIONS:
         raise ClipgenError(f"precision={asked!r}: choose one of: auto, {', '.join(PRECISIONS)}")
     if asked != "fp32" and not torch.amp.is_autocast_available(device.type):
@@ -78,7 +78,7 @@ def autocast(device: torch.device, asked: str = "auto") -> AbstractContextManage
 
 @lru_cache
 def _facts(device: torch.device) -> tuple[tuple[int, ...], frozenset[str]]:
-    """The capability and the flags of a device that is here, as ``suited`` asks for them."""
+    """The capability and the flags of a device that is here, as ``best_precision`` asks for them."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device), frozenset()
     if device.type == "mps":

@@ -25,7 +25,7 @@ def _full_precision(monkeypatch):
     """Equality to 1e-5 is a matter of float32; bf16 is a choice of speed on top."""
     sampling._models.cache_clear()  # a test of another folder may have loaded them in another precision
     full = devices.full_range(torch.device("cpu"))
-    monkeypatch.setattr(devices, "suited", lambda *facts: "fp32")
+    monkeypatch.setattr(devices, "best_precision", lambda *facts: "fp32")
     monkeypatch.setattr(devices, "full_range", lambda device: full)  # priors are compared with nothing
     yield
     sampling._models.cache_clear()

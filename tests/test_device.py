@@ -33,7 +33,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("kind", "capability", "flags", "suits"), TABLE)
 def test_what_suits_a_device(kind, capability, flags, suits):
-    assert devices.suited(kind, capability, flags) == suits
+    assert devices.best_precision(kind, capability, flags) == suits
 
 
 def test_this_machine():
@@ -44,7 +44,7 @@ def test_this_machine():
 
 @pytest.mark.parametrize(("kind", "full"), [("fp16", "fp32"), ("bf16", "bf16"), ("fp32", "fp32")])
 def test_training_is_never_in_fp16(kind, full, monkeypatch):
-    monkeypatch.setattr(devices, "suited", lambda *facts: kind)
+    monkeypatch.setattr(devices, "best_precision", lambda *facts: kind)
     assert devices.full_range(torch.device("cpu")) == full
 
 

@@ -10,27 +10,27 @@ from typing import Any
 from clipgen.errors import ClipgenError
 from clipgen.prompts import warn_of_titles
 from clipgen.runs.journal import Journal, is_steering
-from clipgen.runs.plan import Plan
 from clipgen.runs.settings import Settings
+from clipgen.runs.spec import RunSpec
 
 
-class Control:
-    """Pause, stop, and changes that wait for the next step: live ones, and those that a plan brings along.
+class RunControl:
+    """Pause, stop, and changes that wait for the next step: live ones, and those that a spec brings along.
 
     Args:
-        plan: the run; its changes are those of a resumed or replayed one.
+        spec: the run; its changes are those of a resumed or replayed one.
         journal: where live changes are recorded.
         step: the step that the run goes on from. Changes before it are in force already, and so is one of ``step``
             itself that concerns no step.
     """
 
-    def __init__(self, plan: Plan, journal: Journal, step: int):
-        self._plan, self._journal = plan, journal
+    def __init__(self, spec: RunSpec, journal: Journal, step: int):
+        self._spec, self._journal = spec, journal
         self._lock = threading.Lock()
-        past = [change for change in plan.changes if change["step"] < step + (not is_steering(change))]
+        past = [change for change in spec.changes if change["step"] < step + (not is_steering(change))]
         self.past: list[Mapping[str, Any]] = past
-        self.settings: Settings = plan.follow(plan.settings, past)  # as they are now
-        self._planned = [change for change in plan.changes if change not in past]
+        self.settings: Settings = spec.apply_changes(spec.settings, past)  # as they are now
+        self._planned = [change for change in spec.changes if change not in past]
         self._waiting: list[Mapping[str, Any]] = []
         self._step = step  # the next one
         self._latest = self._expected()
@@ -68,16 +68,16 @@ class Control:
         It has to work after those that wait already and before those planned for later steps. A refused one leaves no
         trace. After the last step only what concerns no step can change, and does at once.
         """
-        with self._lock, self._plan.inputs.tentative() as inputs:
+        with self._lock, self._spec.inputs.tentative() as inputs:
             before = set(inputs.all)
             asked = inputs.named(asked)
-            latest = self._plan.change(self._latest, asked)
+            latest = self._spec.change(self._latest, asked)
             if self.closed and is_steering(asked):
                 raise ClipgenError(
                     f"{min(asked)}=...: no step follows step {self._step} of this run that could change; branch, or "
                     "start another; what was stopped early goes on with Run.resume"
                 )
-            self._plan.follow(latest, [change for change in self._planned if change["step"] > self._step])
+            self._spec.apply_changes(latest, [change for change in self._planned if change["step"] > self._step])
             self._keep_inputs(inputs.all.keys() - before)
             warn_of_titles(latest.prompts if asked.keys() & {"prompt", "negative"} else ())
             self._latest = latest
@@ -115,7 +115,7 @@ class Control:
 
     def _expected(self) -> Settings:
         """The settings of the next step if nothing more is asked for: checked here, so that ``due`` only takes them."""
-        return self._plan.follow(self.settings, self._due())
+        return self._spec.apply_changes(self.settings, self._due())
 
     def _take_up(self) -> None:
         self.past += [*self._due(), *self._record()]
@@ -132,7 +132,7 @@ class Control:
     def _keep_inputs(self, names: set[str]) -> None:
         try:
             for name in names:
-                self._journal.keep_input(name, self._plan.inputs.all[name])
+                self._journal.keep_input(name, self._spec.inputs.all[name])
         except OSError as error:
             raise ClipgenError(
                 f"{self._journal.folder}: {error.strerror}; make room there: the run could not be resumed without the "

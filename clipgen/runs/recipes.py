@@ -25,24 +25,24 @@ from clipgen.optimizers import Descent
 from clipgen.precision import share_weights
 from clipgen.prompts import Prompt
 from clipgen.registry import OBJECTIVES, STARTS
-from clipgen.runs.plan import Models, Plan
-from clipgen.runs.settings import Settings, start_of
+from clipgen.runs.settings import Settings, default_start
+from clipgen.runs.spec import Models, RunSpec
 from clipgen.window import Window
 
 
 class Recipes:
     """The recipes of one run. What a change of the settings leaves as it was is not made again."""
 
-    def __init__(self, plan: Plan, models: Models):
-        s, perceptor = plan.settings, models.perceptors[0][0]
+    def __init__(self, spec: RunSpec, models: Models):
+        s, perceptor = spec.settings, models.perceptors[0][0]
         generator = share_weights(models.generator)  # whose state is this run's alone
         param = cast(Parameterisation, Seamless(generator)) if s.tile else generator
-        self._plan, self._models, self._made = plan, models, dict[str, tuple[Any, Any]]()
+        self._spec, self._models, self._made = spec, models, dict[str, tuple[Any, Any]]()
         size, rng = _inside(s), torch.Generator().manual_seed(s.seed)
-        fallback = STARTS[start_of(s.perceptor)]()
+        fallback = STARTS[default_start(s.perceptor)]()
         scene = Scene(param, perceptor, size, s.seed, rng, param.start(size, rng), s.prompts, fallback=fallback)
-        self._latent = plan.start.latent(scene)
-        self._scene = self._first = replace(scene, base=plan.start.base(scene, self._latent))
+        self._latent = spec.start.latent(scene)
+        self._scene = self._first = replace(scene, base=spec.start.base(scene, self._latent))
 
     def begin(self, settings: Settings) -> Render:
         """The render at its first step; at another size only a place for what it is restored from.
@@ -53,7 +53,7 @@ class Recipes:
         latent, recipe = self._latent, self._of(settings)
         if scene is not self._first:
             latent = scene.param.start(scene.size, scene.rng)
-        elif self._plan.start.redrafted and settings.mask and (goal := recipe.goal(0)) and goal.drafted:
+        elif self._spec.start.redrafted and settings.mask and (goal := recipe.goal(0)) and goal.drafted:
             latent = goal.latent
         return Render(recipe, latent, base, scene.rng, settings.passes)
 
@@ -82,7 +82,7 @@ class Recipes:
         if size == self._scene.size:
             return self._scene.base
         scene = replace(self._first, size=size, base=_enlarged(self._first.base, size))
-        self._scene = replace(scene, base=(base := self._plan.start.base(scene, self._latent)))
+        self._scene = replace(scene, base=(base := self._spec.start.base(scene, self._latent)))
         for name in ("mask", "spots", "goals"):
             self._made.pop(name, None)
         return base
@@ -96,7 +96,7 @@ class Recipes:
             param=self._scene.param,
             perceptors=models.perceptors,
             prompts=prompts,
-            objectives=[self._prompt_loss(s, prompts, cutouts), Sum([*extras, *self._plan.losses])],
+            objectives=[self._prompt_loss(s, prompts, cutouts), Sum([*extras, *self._spec.losses])],
             goals=self._once("goals", (prompts, s.mask, s.near > 0), lambda: self._goals(prompts, mask, s.near)),
             descent=s.part(Descent),
             camera=Camera.parse(s.camera),
@@ -113,11 +113,11 @@ class Recipes:
         if judge is None:
             return None
         prompts = s.prompts
-        targets = self._once("judged", prompts, lambda: embedded(judge, prompts, self._plan.inputs.pictures))
+        targets = self._once("judged", prompts, lambda: embedded(judge, prompts, self._spec.inputs.pictures))
         return Judging(judge, prompts, targets, self._once("spots", prompts, lambda: spots(prompts, self._mask)))
 
     def _prompt_loss(self, s: Settings, prompts: list[Prompt], cutouts: Cutouts) -> PromptLoss:
-        perceptors, pictures = self._models.perceptors, self._plan.inputs.pictures
+        perceptors, pictures = self._models.perceptors, self._spec.inputs.pictures
         targets = self._once(
             "targets", prompts, lambda: [embedded(perceptor, prompts, pictures) for perceptor, _ in perceptors]
         )
@@ -126,10 +126,10 @@ class Recipes:
         return PromptLoss(prompts, perceptors, targets, places, cutouts, *ways)
 
     def _goals(self, prompts: list[Prompt], mask: Tensor | None, near: float) -> list[Goal]:
-        return self._plan.start.goals(replace(self._scene, prompts=prompts, mask=mask)) if near else []
+        return self._spec.start.goals(replace(self._scene, prompts=prompts, mask=mask)) if near else []
 
     def _mask(self, spec: str) -> Tensor:
-        return masks.load(spec, self._scene.size, self._plan.inputs.pictures).to(self._models.generator.device)
+        return masks.load(spec, self._scene.size, self._spec.inputs.pictures).to(self._models.generator.device)
 
     def _once(self, name: str, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make`` made, the last time or now: again only when what it depends on is another."""

@@ -14,8 +14,8 @@ from clipgen.inspect.steps import Seen, look
 from clipgen.optimize import Render
 from clipgen.progress import check
 from clipgen.runs.journal import Journal
-from clipgen.runs.plan import Models, Plan
 from clipgen.runs.recipes import Recipes
+from clipgen.runs.spec import Models, RunSpec
 
 
 class Rerun:
@@ -25,8 +25,8 @@ class Rerun:
     and is no slower for it; who looks waits. Looks from step to step go on from one another.
     """
 
-    def __init__(self, plan: Plan, models: Models, journal: Journal, changes: Sequence[Mapping[str, Any]]):
-        self._plan, self._models, self._journal, self._changes = plan, models, journal, changes
+    def __init__(self, spec: RunSpec, models: Models, journal: Journal, changes: Sequence[Mapping[str, Any]]):
+        self._spec, self._models, self._journal, self._changes = spec, models, journal, changes
         self._render: Render | None = None
         self._lock = threading.Lock()
 
@@ -35,8 +35,8 @@ class Rerun:
         with self._lock:
             render, self._render = self._render, None  # whoever interrupts leaves none half way
             if render is None or render.step >= step:
-                self._settings = self._plan.settings
-                self._recipes, self._now = Recipes(self._plan, self._models), self._settings.at(0)
+                self._settings = self._spec.settings
+                self._recipes, self._now = Recipes(self._spec, self._models), self._settings.at(0)
                 render = self._recipes.begin(self._now)
             done = render.step
             with (
@@ -60,7 +60,7 @@ class Rerun:
     def _follow(self, render: Render) -> int:
         """Take up what was changed before the next step; returns how many are made."""
         due = [change for change in self._changes if change["step"] == render.step]
-        self._settings = self._plan.follow(self._settings, due)
+        self._settings = self._spec.apply_changes(self._settings, due)
         if (then := self._settings.at(render.step)) != self._now:
             self._now = then
             self._recipes.follow(render, then)
@@ -69,5 +69,5 @@ class Rerun:
 
     def _advance(self, render: Render) -> None:
         render.advance()
-        if render.recipe.camera and self._settings.shows(render.step):
+        if render.recipe.camera and self._settings.is_frame_step(render.step):
             render.move_camera(render.picture())

@@ -19,17 +19,17 @@ from clipgen.inspect.describe import Words, describe
 from clipgen.inspect.steps import Seen
 from clipgen.optimize import Render
 from clipgen.prompts import Prompt
-from clipgen.runs.control import Control
+from clipgen.runs.control import RunControl
 from clipgen.runs.course import Course, Frame, write
 from clipgen.runs.inputs import Ask, Inputs, Value
 from clipgen.runs.interrupts import interrupts
 from clipgen.runs.journal import Journal
 from clipgen.runs.keeper import Keeper
 from clipgen.runs.lock import Lock
-from clipgen.runs.plan import Losses, Models, Plan
 from clipgen.runs.recipes import Recipes
 from clipgen.runs.rerun import Rerun
 from clipgen.runs.settings import Settings
+from clipgen.runs.spec import Losses, Models, RunSpec
 
 
 class Run:
@@ -47,21 +47,21 @@ class Run:
 
     def __init__(
         self,
-        prompt: Ask | Plan,
+        prompt: Ask | RunSpec,
         *,
         folder: str | Path = "clipgen-runs",
         losses: Losses = (),
         like: Run | None = None,
         **settings: Value,
     ):
-        self.plan = prompt if isinstance(prompt, Plan) else Plan.of(prompt, settings, losses)
-        self.models: Models = self.plan.load(like.models if like else None)
-        self.journal = self.plan.journal or self.plan.record(folder)
+        self.spec = prompt if isinstance(prompt, RunSpec) else RunSpec.create(prompt, settings, losses)
+        self.models: Models = self.spec.load_models(like.models if like else None)
+        self.journal = self.spec.journal or self.spec.create_journal(folder)
         self._state = self.journal.load_state()
         self.step = self._state[0] if self._state else 0
-        self.control = Control(self.plan, self.journal, self.step)
+        self.control = RunControl(self.spec, self.journal, self.step)
         self._course = Course(self.journal, self.step, self.control.past)
-        self._rerun = Rerun(self.plan, self.models, self.journal, self.control.past)
+        self._rerun = Rerun(self.spec, self.models, self.journal, self.control.past)
         self._frames: Iterator[Frame] | None = None
 
     @classmethod
@@ -71,7 +71,7 @@ class Run:
         ``trust``: read what the folder names and has no copy of. Raises ClipgenError for a run that goes on elsewhere.
         """
         with Journal.open(folder).lock():
-            run = cls(Plan.resumed(folder, losses, trust), like=like)
+            run = cls(RunSpec.resume(folder, losses, trust), like=like)
             steps, every = run.settings.steps, run.settings.every
             run.journal.keep_until(run.step, {1, steps, *range(every, steps, every)})
         run._course = Course(run.journal, run.step, run.control.past)
@@ -88,7 +88,7 @@ class Run:
         trust: bool = False,
     ) -> Run:
         """Make a run again, from its folder or an exported file; steering included. ``trust``: see ``resume``."""
-        return cls(Plan.replayed(source, losses, trust), folder=folder, like=like)
+        return cls(RunSpec.replay(source, losses, trust), folder=folder, like=like)
 
     def branch(self, step: int, *, folder: str | Path = "clipgen-runs", **settings: Value) -> Run:
         """A new run that starts from the frame of ``step``, with these settings instead of those that this one has."""
@@ -99,8 +99,8 @@ class Run:
         asked["init"] = (
             self.journal.latent(step) if same else self.journal.frame(step)
         )  # another's latent means nothing
-        plan = Plan.of(asked.pop("prompt"), asked, self.plan.losses, Inputs(self.plan.inputs.all))
-        return Run(plan, folder=folder, like=self)
+        spec = RunSpec.create(asked.pop("prompt"), asked, self.spec.losses, Inputs(self.spec.inputs.all))
+        return Run(spec, folder=folder, like=self)
 
     # --- control, from any thread ---------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Run:
             yield from self._make(lock)
 
     def _make(self, lock: Lock) -> Generator[Frame | Render, dict[str, Tensor] | None, None]:
-        recipes = Recipes(self.plan, self.models)
+        recipes = Recipes(self.spec, self.models)
         now = self.settings.at(max(0, self.step - 1))
         self.render = render = recipes.begin(now)
         judging, began = recipes.judging(now), time.monotonic()
@@ -237,7 +237,7 @@ class Run:
                 if render.stuck:
                     self.stop()
                 last = self.finished or self.control.stopped
-                due = self.settings.shows(self.step)
+                due = self.settings.is_frame_step(self.step)
                 if due or last:
                     picture, latent = render.picture(), render.packed()
                     image, told = to_image(picture[0]), {name: float(score) for name, score in scores.items()}

@@ -183,7 +183,7 @@ class _Own:
             values["size"] = growth(self.size).at(step)
         return replace(self, **values) if values else self
 
-    def shows(self, step: int) -> bool:
+    def is_frame_step(self, step: int) -> bool:
         """Whether a frame is made of a step, counted from 1."""
         return step in (1, self.steps) or step % self.every == 0
 
@@ -238,7 +238,7 @@ else:
     Settings.__module__ = __name__
 
 
-def start_of(perceptor: str) -> str:
+def default_start(perceptor: str) -> str:
     """Return the start that suits an ensemble of perceptors, in whatever order: that of all of them, or ``random``.
 
     Raises:
@@ -248,7 +248,7 @@ def start_of(perceptor: str) -> str:
     return starts.pop() if len(starts) == 1 else "random"
 
 
-def suited(
+def defaults_for(
     quality: str, generator: str, recipe: str = "", perceptor: str = "mini", device: str = "auto"
 ) -> dict[str, Any]:
     """Return the settings of a recipe, or those that suit a generator and who looks at it, at a quality.
@@ -260,7 +260,7 @@ def suited(
         ClipgenError: An unknown generator, perceptor or device.
     """
     own = PRESETS[recipe].settings if recipe in PRESETS else entry_of(generator).defaults_on(device)
-    if recipe not in PRESETS and generator == _Own.generator and start_of(perceptor) == "random":
+    if recipe not in PRESETS and generator == _Own.generator and default_start(perceptor) == "random":
         own = {k: v for k, v in PRESETS["das"].settings.items() if k not in ("generator", "perceptor")}
     values = {"steps": 120, "cutouts": 16} | dict(own)
     return values | {name: round(values[name] * factor) for name, factor in QUALITIES.get(quality, {}).items()}
@@ -289,7 +289,7 @@ def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
     drafted = asked.get("init", "auto") in ("auto", "dalle", "collage") and perceptor == "mini"
     ends = {"settled": entry_of(generator).settled} if drafted and not recipe and "steps" not in asked else {}
     quality, device = str(asked.get("quality", "normal")), str(asked.get("device", "auto"))
-    values = suited(quality, generator, recipe, perceptor, device) | ends | plain_settings(asked)
+    values = defaults_for(quality, generator, recipe, perceptor, device) | ends | plain_settings(asked)
     values["generator"] = canonical_name(str(values.get("generator", generator)))
     if "negative" not in asked and any(said.weight < 0 for said in parse(prompt)):
         values["negative"] = ""  # a recipe's is for those who say nothing of it
@@ -300,6 +300,6 @@ def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def fixed(names: Mapping[str, Any]) -> list[str]:
+def immutable(names: Mapping[str, Any]) -> list[str]:
     """Those of some settings that cannot change while a run goes on: they make it what it is."""
     return sorted(knob.name for knob in fields(Settings) if knob.name in names and not knob.metadata.get("live", True))

@@ -9,14 +9,14 @@ from clipgen.batched import Together
 from clipgen.optimize import Render
 from clipgen.runs.course import Frame
 from clipgen.runs.interrupts import interrupts
-from clipgen.runs.plan import Plan
 from clipgen.runs.run import Run, finish
+from clipgen.runs.spec import RunSpec
 
 
-def alike(plan: Plan) -> tuple[Any, ...]:
+def alike(spec: RunSpec) -> tuple[Any, ...]:
     """What runs have to share to be made together: models, size, and number of steps."""
-    s = plan.settings
-    return s.generator, s.relax, s.perceptor, str(plan.device), plan.precision, s.size, s.tile, s.steps
+    s = spec.settings
+    return s.generator, s.relax, s.perceptor, str(spec.device), spec.precision, s.size, s.tile, s.steps
 
 
 def together(runs: Sequence[Run]) -> Iterator[tuple[Run, Frame]]:

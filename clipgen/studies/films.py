@@ -14,8 +14,8 @@ from clipgen.images.reading import Pictorial
 from clipgen.prompts import slug
 from clipgen.runs.inputs import Ask, Value
 from clipgen.runs.journal import Journal
-from clipgen.runs.plan import Losses
 from clipgen.runs.run import Run
+from clipgen.runs.spec import Losses
 from clipgen.runs.together import finish_together
 from clipgen.setting import check_count
 from clipgen.studies.reel import FILM, apart
@@ -77,7 +77,7 @@ def best(runs: Sequence[Run]) -> list[Run]:
     if not runs:
         raise ClipgenError("best needs at least one run; give it those of clipgen.batch")
     perceptor = runs[0].models.judge or runs[0].models.perceptors[0][0]
-    prompts, pictures = runs[0].prompts, runs[0].plan.inputs.pictures
+    prompts, pictures = runs[0].prompts, runs[0].spec.inputs.pictures
     targets = torch.cat(
         [
             perceptor.embed_image([pictures[prompt.text]]) if prompt.is_image else perceptor.embed_text([prompt.text])

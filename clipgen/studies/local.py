@@ -20,7 +20,7 @@ import clipgen
 from clipgen.setting import check_count
 
 if TYPE_CHECKING:
-    from clipgen.runs.plan import Plan
+    from clipgen.runs.spec import RunSpec
 
 # A worker imports nothing from the current folder, which may be one that somebody sent. Its path begins without that
 # folder from Python 3.11 on (-P); before, nothing is imported until its entry, the empty one, is removed. The package
@@ -58,19 +58,19 @@ def crew(asked: int | None, rows: int, gpus: int, here: int) -> tuple[int, int]:
     return workers, max(1, here // workers)
 
 
-def gpus(plans: Sequence[Plan]) -> list[str]:
+def gpus(plans: Sequence[RunSpec]) -> list[str]:
     """Return the GPUs that workers can be spread over, as CUDA_VISIBLE_DEVICES names them; on a CPU none.
 
     Where a run names its GPU by number, every worker sees all of them, and there are as many workers as GPUs in use.
     """
-    if {plan.device.type for plan in plans} != {"cuda"}:
+    if {spec.device.type for spec in plans} != {"cuda"}:
         return []
     import torch
 
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     visible = visible or [str(number) for number in range(torch.cuda.device_count())]
-    if any(":" in plan.settings.device for plan in plans):
-        return [",".join(visible)] * len({plan.device for plan in plans})
+    if any(":" in spec.settings.device for spec in plans):
+        return [",".join(visible)] * len({spec.device for spec in plans})
     return visible
 
 

@@ -35,7 +35,7 @@ class Maker:
         with at_hand(folders, address) as here:
             runs = self._resumed(here)
             next(together(runs))
-        free, all_ = torch.cuda.mem_get_info(runs[0].plan.device)
+        free, all_ = torch.cuda.mem_get_info(runs[0].spec.device)
         return all_ - free, all_
 
     def make(self, folders: Sequence[Path], address: str = "") -> None:
@@ -79,7 +79,7 @@ class Maker:
         runs = self._resumed(folders)
         # A run that was killed between a frame and its state is a frame back.
         states = [replace(State.read(run.journal.folder), step=run.step, error="", done=False) for run in runs]
-        began, device = time.monotonic(), runs[0].plan.device
+        began, device = time.monotonic(), runs[0].spec.device
         _forget_peak(device)
 
         def note(run: Run, **more) -> None:

@@ -75,7 +75,7 @@ def write(rows: Sequence[Row], varied: Sequence[str], title: str, file: Path) ->
 
 def _told(row: Row, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What is told of a row, with files by their base names."""
-    return base_names(json.loads(json.dumps(facts, default=told)), [asdict(row.plan.settings)])
+    return base_names(json.loads(json.dumps(facts, default=told)), [asdict(row.spec.settings)])
 
 
 def _inert(value: object) -> str:

@@ -29,9 +29,9 @@ from clipgen.runs.interrupts import resumable
 from clipgen.runs.journal import Journal
 from clipgen.runs.keeper import warn_unsaved
 from clipgen.runs.lock import Lock
-from clipgen.runs.plan import Losses, Plan
 from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings
+from clipgen.runs.spec import Losses, RunSpec
 from clipgen.studies.local import gpus
 from clipgen.studies.protocol import Engine, work
 from clipgen.studies.row import State
@@ -56,8 +56,8 @@ def redrawn(
         if last is not None:
             picture = Image.blend(picture, last.resize(picture.size, Image.Resampling.LANCZOS), carry)
         with tempfile.TemporaryDirectory() as scratch:
-            plan = Plan.of(prompt, {**settings, "init": picture}, losses, Inputs(given))
-            run = Run(plan, folder=scratch, like=like)
+            spec = RunSpec.create(prompt, {**settings, "init": picture}, losses, Inputs(given))
+            run = Run(spec, folder=scratch, like=like)
             like, made = like or run, [*run][-1]
             yield run, made
         last = made.image
@@ -111,13 +111,13 @@ def apart(
     name, _, _ = engine.partition(":")
     if engine:
         ENGINES.check(name)
-    plan = Plan.of(prompt, {**settings, "init": pictures[0]}, losses)
-    doer: Engine | None = ENGINES[name](workers, len(pictures), gpus([plan]), engine, "") if engine else None
+    spec = RunSpec.create(prompt, {**settings, "init": pictures[0]}, losses)
+    doer: Engine | None = ENGINES[name](workers, len(pictures), gpus([spec]), engine, "") if engine else None
     try:
-        film = Journal.create(folder, slug(plan.settings.prompt), plan.notes | dict(notes))
+        film = Journal.create(folder, slug(spec.settings.prompt), spec.notes | dict(notes))
         length = math.ceil(len(pictures) / (doer.workers if doer else 1))
         for first in range(1, len(pictures) + 1, length):
-            _part(film, plan, pictures, carry, first, length, overlap)
+            _part(film, spec, pictures, carry, first, length, overlap)
         return finish_film(film, progress, losses, doer)
     finally:
         if doer:
@@ -161,14 +161,14 @@ def _name(number: int) -> str:
 
 
 def _part(
-    film: Journal, plan: Plan, pictures: Sequence[Image.Image], carry: float, first: int, length: int, overlap: int
+    film: Journal, spec: RunSpec, pictures: Sequence[Image.Image], carry: float, first: int, length: int, overlap: int
 ) -> Journal:
     """A folder with everything that a worker needs for the frames from ``first`` on."""
     begin, end = max(1, first - overlap), min(first + length, len(pictures) + 1)
     notes = {**film.settings, FILM: {"carry": carry, "begin": begin, "first": first, "end": end}}
     part = Journal.create(film.folder / PARTS, f"{first:05d}", notes)
-    for name, value in plan.inputs.all.items():
-        if name != plan.settings.init:
+    for name, value in spec.inputs.all.items():
+        if name != spec.settings.init:
             part.keep_input(name, value)
     for number in range(begin, end):
         part.keep_input(_name(number), pictures[number - 1].convert("RGB"))

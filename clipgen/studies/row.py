@@ -23,7 +23,7 @@ from clipgen.images.sheets import png_bytes
 from clipgen.prompts import slug
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
-from clipgen.runs.plan import Plan
+from clipgen.runs.spec import RunSpec
 from clipgen.studies.asked import Asked
 
 NOTE, DRAFT = "row.json", ".making-"
@@ -79,7 +79,7 @@ class Row:
         said = json.dumps(named, sort_keys=True, default=str)
         mark = hashlib.sha256(said.encode()).hexdigest()[:10]
         try:
-            self.plan = Plan.of(named.pop("prompt"), named, inputs=inputs)
+            self.spec = RunSpec.create(named.pop("prompt"), named, inputs=inputs)
         except ClipgenError as error:
             raise ClipgenError(f"study, {asked.label}: {error}") from error
         self.varied, self.label, self._state = asked.varied, asked.label, State()
@@ -94,10 +94,10 @@ class Row:
             return
         parent = self.folder.parent
         draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=parent))
-        notes = self.plan.notes
+        notes = self.spec.notes
         notes["machine"]["threads"] = threads
         journal = Journal.create(draft, "row", notes)
-        for name, value in self.plan.inputs.all.items():
+        for name, value in self.spec.inputs.all.items():
             journal.keep_input(name, value)
         os.replace(journal.folder, self.folder)
         shutil.rmtree(draft)
@@ -123,7 +123,7 @@ class Row:
     @property
     def steps(self) -> int:
         """How many steps it makes."""
-        return self.plan.settings.steps
+        return self.spec.settings.steps
 
     @cached_property
     def journal(self) -> Journal:
@@ -146,7 +146,7 @@ class Row:
     def record(self) -> dict[str, Any]:
         """Everything that is known of it, flat: a line of the study's table."""
         state = self.state
-        known: dict[str, Any] = {"prompt": self.plan.settings.prompt} | self.varied | dict(self.scores)
+        known: dict[str, Any] = {"prompt": self.spec.settings.prompt} | self.varied | dict(self.scores)
         costs = {"seconds": round(state.seconds, 3), "memory": round(state.memory, 1)}
         return known | costs | {"folder": str(self.folder), "error": state.error}
 

@@ -59,7 +59,7 @@ class Study:
             for at in range(0, len(some), batch)
         ]
         doer: Engine = ENGINES[name](
-            workers, len(batches), gpus([row.plan for row in self.rows]), engine, self.place.address
+            workers, len(batches), gpus([row.spec for row in self.rows]), engine, self.place.address
         )
         try:
             with self.place.alone():
@@ -230,4 +230,4 @@ def study(
 
 def _alike(row: Row) -> str:
     """Rows with the same models stand together, so that a worker loads them once; and then those for one tensor."""
-    return repr(alike(row.plan))
+    return repr(alike(row.spec))

@@ -16,7 +16,7 @@ import traitlets
 
 from clipgen.errors import ClipgenError
 from clipgen.runs.schedules import size_of
-from clipgen.runs.settings import Settings, scheduled, suited
+from clipgen.runs.settings import Settings, defaults_for, scheduled
 from clipgen.studio.models import Models
 from clipgen.studio.parts import Dial, Fold, Webcam, hint
 from clipgen.studio.pictures import Picker, from_url
@@ -77,7 +77,7 @@ class Controls(widgets.VBox):
         return parts
 
     def _suit(self, _: Any) -> None:
-        """Put what another recipe, quality or generator asks for instead of what suited before; the rest stays."""
+        """Put what another recipe, quality or generator asks for instead of the defaults before; the rest stays."""
         if self._suiting:
             return
         self._suiting = True
@@ -169,7 +169,7 @@ def _meant(knob: Field, shown: Any) -> Any:
 
 def usual_of(recipe: str, quality: str, generator: str, perceptor: str, device: str) -> dict[str, Any]:
     """Return every setting as a recipe, or a generator and a perceptor, have it at a quality, if nothing is asked."""
-    return DEFAULTS | suited(quality, generator, recipe, perceptor, device)
+    return DEFAULTS | defaults_for(quality, generator, recipe, perceptor, device)
 
 
 def _placed(place: str) -> list[str]:

@@ -14,7 +14,7 @@ from clipgen.errors import ClipgenError
 from clipgen.prompts import Prompt, format_prompt
 from clipgen.runs.course import Course
 from clipgen.runs.journal import Journal
-from clipgen.runs.plan import named_today
+from clipgen.runs.spec import named_today
 from clipgen.studio.controls import DEFAULTS
 from clipgen.studio.parts import close_all
 from clipgen.studio.pictures import encode, keep

@@ -11,8 +11,8 @@ from typing import Any
 import ipywidgets as widgets
 
 from clipgen.progress import Download, Stopped, listening
-from clipgen.runs.plan import Plan
 from clipgen.runs.run import Run
+from clipgen.runs.spec import RunSpec
 from clipgen.studio.parts import Fold
 from clipgen.studio.pictures import encode
 from clipgen.studio.preview import Preview
@@ -69,7 +69,7 @@ class Seeing(Fold):
         for run in (running, self._run):
             if run and run.journal.folder == folder:
                 return run
-        self._run = Run(Plan.resumed(folder), like=running)
+        self._run = Run(RunSpec.resume(folder), like=running)
         return self._run
 
     def _say(self, text: str) -> None:

@@ -374,7 +374,7 @@ TINY = {"generator": "pixels", "size": (32, 32), "steps": 1, "cutouts": 1, "init
 def drawn(prompt, folder, **settings):
     """Return the prompts of a run that is ready to go, with the colour that each picture among them has."""
     run = clipgen.Run(prompt, folder=folder, **(TINY | settings))
-    pictures = clipgen.Run.resume(run.journal.folder).plan.inputs.pictures
+    pictures = clipgen.Run.resume(run.journal.folder).spec.inputs.pictures
     return [(pictures[one.text].getpixel((0, 0)) if one.is_image else one.text, one.weight) for one in run.prompts]
 
 
@@ -439,9 +439,9 @@ def test_a_file_of_any_name_is_a_start(init, files):
 def test_words_for_starts_and_masks_stay_words(files):
     for name in ("noise", "top", "red"):
         Image.new("L", (32, 32), 255).save(name, "PNG")
-    assert clipgen.Run("a cat", folder=files / "runs", **(TINY | {"init": "noise"})).plan.inputs.pictures == {}
+    assert clipgen.Run("a cat", folder=files / "runs", **(TINY | {"init": "noise"})).spec.inputs.pictures == {}
     asked = TINY | {"init": Path("noise"), "mask": Path("top")}
-    assert len(clipgen.Run("a cat", folder=files / "runs", **asked).plan.inputs.pictures) == 2
+    assert len(clipgen.Run("a cat", folder=files / "runs", **asked).spec.inputs.pictures) == 2
 
 
 def test_two_pictures_of_equal_numbers_are_two(tmp_path):

@@ -30,7 +30,7 @@ PYTHON, COMMANDS = ([c for c in CELLS if c.startswith("clipgen ") == shell] for 
 def _small(monkeypatch):
     """The lines as they stand, on pictures and presets that take no time."""
     quick = {"steps": 5, "cutouts": 4, "size": (64, 64), "every": 2}
-    monkeypatch.setattr(module, "suited", lambda *_: quick)
+    monkeypatch.setattr(module, "defaults_for", lambda *_: quick)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ def test_runs_of_two_precisions_share_no_model(tmp_path):
     full = clipgen.Run("a cat", folder=tmp_path, like=own, precision="fp32", **SMALL)
     again = clipgen.Run("a cat", folder=tmp_path, like=full, precision="fp32", **SMALL)
     assert again.models is full.models
-    suits = devices.precision(own.plan.device)
+    suits = devices.precision(own.spec.device)
     assert (full.models is own.models) == (suits == "fp32")
     for _ in zip(own, full):
         pass
@@ -30,14 +30,14 @@ def test_runs_of_two_precisions_share_no_model(tmp_path):
 
 def test_naming_what_suits_the_device_shares_its_models(tmp_path):
     own = clipgen.Run("a cat", folder=tmp_path, **SMALL)
-    named = clipgen.Run("a cat", folder=tmp_path, like=own, precision=devices.precision(own.plan.device), **SMALL)
+    named = clipgen.Run("a cat", folder=tmp_path, like=own, precision=devices.precision(own.spec.device), **SMALL)
     assert named.models is own.models
 
 
 def test_a_replay_computes_as_the_run_did(tmp_path):
     run = clipgen.generate("a cat", folder=tmp_path, precision="fp32", progress=False, **SMALL)
     replay = clipgen.Run.replay(run.journal.folder, folder=tmp_path)
-    assert replay.settings.precision == replay.plan.precision == "fp32"
+    assert replay.settings.precision == replay.spec.precision == "fp32"
 
 
 def test_words_that_mean_nothing(tmp_path):

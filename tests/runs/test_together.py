@@ -39,7 +39,7 @@ def runs(folder, **settings):
 )
 def test_pictures_are_those_made_singly(settings, tmp_path):
     alone, joined = runs(tmp_path / "alone", **settings), runs(tmp_path / "together", **settings)
-    assert len({alike(run.plan) for run in joined}) == 1
+    assert len({alike(run.spec) for run in joined}) == 1
     told = [(run.settings.seed, frame.step) for run, frame in together(joined)]
     assert told == [(seed, step) for step in (1, 2, 4) for seed in range(3)]
     for one, other in zip(alone, joined):

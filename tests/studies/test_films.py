@@ -51,9 +51,9 @@ def test_a_short_overlap_settles(film, one_core, tmp_path):
 
 
 def test_a_part_goes_on_after_its_worker_is_lost(film, tmp_path):
-    plan = clipgen.Run("a red apple", folder=tmp_path / "any", init=film[0], **_run()).plan
-    parent = Journal.create(tmp_path, "film", plan.notes | {"init": reel.FILM})
-    parts = [reel._part(parent, plan, film, 0.5, 1, 3, 0) for _ in range(2)]
+    spec = clipgen.Run("a red apple", folder=tmp_path / "any", init=film[0], **_run()).spec
+    parent = Journal.create(tmp_path, "film", spec.notes | {"init": reel.FILM})
+    parts = [reel._part(parent, spec, film, 0.5, 1, 3, 0) for _ in range(2)]
     next(reel.go_on(parts[0].folder, None))
     assert parts[0].steps == [1]
     frames = parts[0].folder / "frames"  # and of the next one the worker was lost before its scores were written

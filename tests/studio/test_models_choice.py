@@ -5,7 +5,7 @@ from studio_hands import control, named, put
 
 from clipgen.clip.catalogue import family
 from clipgen.generators.catalogue import GENERATORS
-from clipgen.runs.plan import shares
+from clipgen.runs.spec import shares
 from clipgen.studio.models import CLIPS, PAIRS
 
 

@@ -7,7 +7,7 @@ from studio_hands import click, named, parts, png, put, running, until
 
 import clipgen
 from clipgen.runs.presets import PRESETS
-from clipgen.runs.settings import suited
+from clipgen.runs.settings import defaults_for
 from clipgen.studio.parts import Brush
 from clipgen.studio.pictures import to_url
 
@@ -20,11 +20,13 @@ def test_it_brings_what_suits_it_and_takes_it_away_again(generator, tmp_path):
     put(studio, symmetry=0.5)
     before = studio.controls.asked
     put(studio, generator=generator)
-    suits = suited("normal", generator)
+    suits = defaults_for("normal", generator)
     assert suits.keys() > {"steps", "cutouts"}, "of its own"
     assert studio.controls.asked == before | {"generator": generator} | suits
     put(studio, quality="draft")
-    assert studio.controls.asked == before | {"generator": generator, "quality": "draft"} | suited("draft", generator)
+    assert studio.controls.asked == before | {"generator": generator, "quality": "draft"} | defaults_for(
+        "draft", generator
+    )
     put(studio, quality="normal", generator="mini-vqgan")
     assert studio.controls.asked == before
 
@@ -35,7 +37,7 @@ def test_a_recipe_is_put_and_taken_away_again(recipe, tmp_path):
     put(studio, symmetry=0.5)
     before = studio.controls.asked
     put(studio, recipe=recipe)
-    assert studio.controls.asked == before | {"recipe": recipe} | suited("normal", "mini-vqgan", recipe)
+    assert studio.controls.asked == before | {"recipe": recipe} | defaults_for("normal", "mini-vqgan", recipe)
     put(studio, tv=0.5, recipe="")
     assert studio.controls.asked == before | {"tv": 0.5}
     studio.controls.put({"recipe": recipe, "generator": "mini-dvae", "lr": 0.3})

@@ -31,9 +31,9 @@ from clipgen.cutouts.sampling import Cutouts, Views
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.optimize import Render
 from clipgen.prompts import parse
-from clipgen.runs.plan import Models, Plan
 from clipgen.runs.recipes import Recipes
 from clipgen.runs.settings import Settings
+from clipgen.runs.spec import Models, RunSpec
 
 SIDE, TOKENS = 64, 512  # pixels of a picture and of CLIP's views; the dVAE's vocabulary
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
@@ -196,16 +196,16 @@ def beside(
 ) -> Apart:
     """Make the same steps with a recipe and with its source's loop; returns how far apart they are."""
     settings = {"perceptor": clip[1], "size": (SIDE, SIDE), "precision": "fp32", "device": "cpu"} | asked
-    plan = Plan.of(settings.pop("prompt", "a city | a blur:-0.5"), {"recipe": recipe, **settings})
-    loaded = plan.load()
+    spec = RunSpec.create(settings.pop("prompt", "a city | a blur:-0.5"), {"recipe": recipe, **settings})
+    loaded = spec.load_models()
     watched = Watched(loaded.perceptors[0][0])
     models: Models = dataclasses.replace(loaded, perceptors=[(watched, 1.0)])  # type: ignore[list-item]
-    recipes = Recipes(plan, models)
-    render = recipes.begin(plan.settings.at(0))
-    source = kind(render.latent, plan.settings, clip[0], net)
+    recipes = Recipes(spec, models)
+    render = recipes.begin(spec.settings.at(0))
+    source = kind(render.latent, spec.settings, clip[0], net)
     begin, views, losses, cosines = source.latent.detach().clone(), list[float](), [], list[float]()
     for step in range(steps):
-        recipes.follow(render, plan.settings.at(step))
+        recipes.follow(render, spec.settings.at(step))
         rng = torch.Generator()
         rng.set_state(render.rng.get_state())
         told = render.advance()

@@ -7,8 +7,8 @@ from clipgen import device as devices
 from clipgen.cutouts.sampling import Cutouts
 from clipgen.generators import catalogue, entry
 from clipgen.generators.catalogue import ALIASES, GENERATORS, entry_of
-from clipgen.runs.plan import Plan
 from clipgen.runs.settings import build
+from clipgen.runs.spec import RunSpec
 
 NOTEBOOKS = ["vqgan_imagenet_f16_16384", "vqgan_openimages_f8_8192", "wikiart_f16_16384", "dvae"]
 
@@ -47,10 +47,13 @@ def test_a_card_draws_what_the_notebooks_drew(name, kind, gigabytes, side, steps
     for module in (devices, entry):
         monkeypatch.setattr(module, "pick", lambda name="auto": torch.device(kind))
     monkeypatch.setattr(devices, "precision", lambda device, asked="auto": "fp32")
-    plan = Plan.of("a city", {"generator": name, "perceptor": "ViT-B-32/openai"})
-    assert (plan.settings.size, plan.settings.steps) == ((side, side), steps)
+    spec = RunSpec.create("a city", {"generator": name, "perceptor": "ViT-B-32/openai"})
+    assert (spec.settings.size, spec.settings.steps) == ((side, side), steps)
     asked = {"generator": name, "perceptor": "ViT-B-32/openai", "steps": 7, "size": (128, 128)}
-    assert (Plan.of("a city", asked).settings.steps, Plan.of("a city", asked).settings.size) == (7, (128, 128))
+    assert (RunSpec.create("a city", asked).settings.steps, RunSpec.create("a city", asked).settings.size) == (
+        7,
+        (128, 128),
+    )
 
 
 def test_built_in_models_draw_the_same_everywhere(monkeypatch):

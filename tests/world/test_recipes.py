@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from clipgen.cutouts.sampling import Cutouts
 from clipgen.generators.catalogue import GENERATORS, relaxation
 from clipgen.optimizers import Descent
-from clipgen.runs.plan import shares
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.settings import build
+from clipgen.runs.spec import shares
 
 STEPS, CLIP = 200, 224
 README = Path(__file__).parents[2] / "README.md"

@@ -77,7 +77,7 @@ def test_the_learning_rate_rises_and_falls():
     [("bf16", "bf16", torch.bfloat16), ("fp16", "fp32", torch.float32), ("fp32", "fp32", torch.float32)],
 )
 def test_trained_in_bf16_where_that_suits_the_device_and_never_in_fp16(job, monkeypatch, suits, name, precision):
-    monkeypatch.setattr(devices, "suited", lambda *facts: suits)
+    monkeypatch.setattr(devices, "best_precision", lambda *facts: suits)
     with job.autocast():
         assert nn.Linear(2, 1)(torch.rand(1, 2)).dtype is precision
     assert str(job) == f"1 minutes on cpu ({torch.get_num_threads()} threads) in {name}"

@@ -24,7 +24,7 @@ from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import check_saved
-from clipgen.runs.settings import Settings, build, fixed, plain_settings, start_of
+from clipgen.runs.settings import Settings, build, default_start, immutable, plain_settings
 
 Losses = Sequence[Loss | Objective] | Mapping[str, Loss]
 
@@ -40,7 +40,7 @@ class Models:
     judge: Perceptor | None = None  # who guides nothing
 
 
-class Plan:
+class RunSpec:
     """Settings that can work, with what they name. Raises ClipgenError for what a person can mend."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Plan:
             raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
         prompts = settings.prompts
         usual = (
-            start_of(settings.perceptor) if positive_texts(prompts) else "random"
+            default_start(settings.perceptor) if positive_texts(prompts) else "random"
         )  # no start draws what no word says
         init = usual if settings.init == "auto" else settings.init
         self.settings = replace(settings, init=init)
@@ -78,36 +78,38 @@ class Plan:
         if init in self.inputs.latents and (tokens := self.inputs.latents[init]).dtype.kind in "iu":
             width, height = settings.sizes[0]
             entry.check_tokens(settings.generator, tokens, (height, width))
-        self.follow(self.settings, self.changes)
+        self.apply_changes(self.settings, self.changes)
 
     @classmethod
-    def of(cls, prompt: Any, asked: Mapping[str, Any], losses: Losses = (), inputs: Inputs | None = None) -> Plan:
+    def create(
+        cls, prompt: Any, asked: Mapping[str, Any], losses: Losses = (), inputs: Inputs | None = None
+    ) -> RunSpec:
         """A new run: the arguments of ``clipgen.Run``."""
         inputs = inputs or Inputs()
         named = inputs.named({**asked, "prompt": prompt})
         settings = build(named.pop("prompt"), named)
-        if not named.keys() & {"generator", "recipe"} and start_of(settings.perceptor) == "random":
+        if not named.keys() & {"generator", "recipe"} and default_start(settings.perceptor) == "random":
             warnings.warn(
                 f"no generator is named for {settings.perceptor}: its pictures are sums of pixels, as of recipe='das'; "
                 "the notebooks of 2021 used a VQGAN, such as generator='vqgan_imagenet_f16_16384'",
                 stacklevel=4,
             )
-        plan = cls(settings, inputs, losses)
+        spec = cls(settings, inputs, losses)
         warn_of_titles(settings.prompts)
-        return plan
+        return spec
 
     @classmethod
-    def resumed(cls, folder: str | Path, losses: Losses = (), trust: bool = False) -> Plan:
+    def resume(cls, folder: str | Path, losses: Losses = (), trust: bool = False) -> RunSpec:
         """An interrupted run, to go on in its folder. ``trust``: as of ``Run.resume``."""
         journal = Journal.open(folder)
         given = journal.inputs()
-        plan = cls._saved(journal.history, folder, losses, trust, given, journal)
-        for name in plan.inputs.all.keys() - given.keys():  # trusted, and part of the run from now on
-            journal.keep_input(name, plan.inputs.all[name])
-        return plan
+        spec = cls._saved(journal.history, folder, losses, trust, given, journal)
+        for name in spec.inputs.all.keys() - given.keys():  # trusted, and part of the run from now on
+            journal.keep_input(name, spec.inputs.all[name])
+        return spec
 
     @classmethod
-    def replayed(cls, source: str | Path, losses: Losses = (), trust: bool = False) -> Plan:
+    def replay(cls, source: str | Path, losses: Losses = (), trust: bool = False) -> RunSpec:
         """A run again, from its folder or from a file that it exported; with all that was changed on its way."""
         journal = Journal.open(source) if Path(source).is_dir() else None
         saved = journal.history if journal else check_saved(settings_of(source), source)
@@ -122,7 +124,7 @@ class Plan:
         trust: bool,
         given: Mapping[str, Any],
         journal: Journal | None = None,
-    ) -> Plan:
+    ) -> RunSpec:
         changes = [named_today(change, saved) for change in saved.get("changes", [])]
         try:
             settings, inputs = _saved(saved, source, losses), Inputs(given)
@@ -134,7 +136,7 @@ class Plan:
                 raise
             raise ClipgenError(f"{source}: {error}") from error
 
-    def follow(self, settings: Settings, changes: Iterable[Mapping[str, Any]]) -> Settings:
+    def apply_changes(self, settings: Settings, changes: Iterable[Mapping[str, Any]]) -> Settings:
         """The settings after some changes, one after another, with everything loaded that they name.
 
         Each change has its ``step``. Raises ClipgenError as ``change`` does.
@@ -149,7 +151,7 @@ class Plan:
         The one rule for what is changed live, waits its turn, is resumed or replayed. Raises ClipgenError for what
         cannot be changed while a run goes on, and for values that cannot work together.
         """
-        if names := fixed(asked):
+        if names := immutable(asked):
             raise ClipgenError(f"{names[0]}=...: cannot be changed while a run goes on; start another, or branch")
         values = asdict(settings) | plain_settings(asked)  # whoever asks has given names to pictures
         settings = build(values.pop("prompt"), values)
@@ -179,7 +181,7 @@ class Plan:
         names = [loss.name for loss in self.losses]
         return asdict(self.settings) | {"losses": names, "versions": versions, "machine": machine}
 
-    def record(self, folder: str | Path) -> Journal:
+    def create_journal(self, folder: str | Path) -> Journal:
         """Return the journal of a new run below ``folder``, with all that it needs to be made again."""
         journal = Journal.create(folder, slug(self.settings.prompt), self.notes)
         for name, value in self.inputs.all.items():
@@ -187,17 +189,18 @@ class Plan:
         journal.add_changes(self.changes)
         return journal
 
-    def load(self, like: Models | None = None) -> Models:
-        """The models; those of ``like``, if they are what the settings name."""
+    def load_models(self, share_models_with: Models | None = None) -> Models:
+        """Return the models, those of another run if the settings name the same ones."""
         s = self.settings
         names = s.generator, s.relax, s.perceptor, str(self.device), self.precision
-        if not (like and like.names == names):
+        models = share_models_with
+        if not (models and models.names == names):
             perceptors = [(load_perceptor(name, self.device, self.precision), share) for name, share in self.perceptors]
             generator = load_generator(s.generator, self.device, s.relax, self.precision)
-            like = Models(names, self.precision, generator, perceptors)
-        if s.judge == (like.judge.name if like.judge else ""):
-            return like
-        return replace(like, judge=load_perceptor(s.judge, self.device, self.precision) if s.judge else None)
+            models = Models(names, self.precision, generator, perceptors)
+        if s.judge == (models.judge.name if models.judge else ""):
+            return models
+        return replace(models, judge=load_perceptor(s.judge, self.device, self.precision) if s.judge else None)
 
 
 def shares(names: str) -> list[tuple[str, float]]:

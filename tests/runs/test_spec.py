@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 import clipgen
-from clipgen.runs import plan
-from clipgen.runs.settings import QUALITIES, suited
+from clipgen.runs import spec
+from clipgen.runs.settings import QUALITIES, defaults_for
 from clipgen.storage import remote
 
 SMALL = {"steps": 6, "every": 1, "cutouts": 2, "size": (64, 64), "init": "perlin"}
@@ -39,7 +39,7 @@ def test_everything_is_checked_before_a_gigabyte_is_fetched(asked, says, tmp_pat
         pytest.fail(f"{file.name} would have been downloaded")
 
     monkeypatch.setattr(remote, "fetch", refuse)
-    monkeypatch.setattr(plan, "load_generator", lambda *_: pytest.fail("a generator would have been loaded"))
+    monkeypatch.setattr(spec, "load_generator", lambda *_: pytest.fail("a generator would have been loaded"))
     wanted = {"prompt": "a cat", "generator": "vqgan_imagenet_f16_16384", "size": (256, 256)} | asked
     with pytest.raises(clipgen.ClipgenError, match=says):
         clipgen.Run(**wanted, folder=tmp_path / "runs")
@@ -129,16 +129,18 @@ def test_a_change_makes_again_only_what_depends_on_it(tmp_path, monkeypatch):
     [("draft", "cpu", 64), ("normal", "cpu", 128), ("best", "cpu", 128), ("draft", "cuda", 128), ("best", "cuda", 192)],
 )
 def test_the_size_of_a_quality(quality, device, side):
-    assert plan._size(128, quality, torch.device(device)) == (side, side)
+    assert spec._size(128, quality, torch.device(device)) == (side, side)
 
 
 def test_what_suits_a_quality_and_a_generator():
-    assert [suited(q, "mini-vqgan") for q in QUALITIES] == [
+    assert [defaults_for(q, "mini-vqgan") for q in QUALITIES] == [
         {"steps": 60, "cutouts": 8},
         {"steps": 120, "cutouts": 16},
         {"steps": 300, "cutouts": 32},
     ]
-    stack = suited("draft", "stack")
-    assert stack["augment"] != clipgen.Settings("x").augment and stack["steps"] < suited("normal", "stack")["steps"]
+    stack = defaults_for("draft", "stack")
+    assert (
+        stack["augment"] != clipgen.Settings("x").augment and stack["steps"] < defaults_for("normal", "stack")["steps"]
+    )
     run = clipgen.runs.settings.build("x", {"generator": "stack", "augment": "flip"})
     assert run.augment == "flip" and run.ema == stack["ema"], "what is asked for wins"
