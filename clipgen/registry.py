@@ -71,7 +71,7 @@ RELAXATIONS = Registry(
     },
 )
 
-# Asked in turn whether a name is one of theirs.
+# GridPoint in turn whether a name is one of theirs.
 PERCEPTORS = Registry(
     "perceptor",
     {

@@ -45,7 +45,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def crew(asked: int | None, rows: int, gpus: int, here: int) -> tuple[int, int]:
+def worker_counts(asked: int | None, rows: int, gpus: int, here: int) -> tuple[int, int]:
     """How many workers there are, and with how many threads each, so that none of the cores ``here`` has two of them.
 
     By default one worker for each GPU; on a CPU two, or one for every four cores. Raises ClipgenError for a number of
@@ -78,7 +78,7 @@ class Local:
     """Processes of this Python. ``gpus``: those that the workers share, as CUDA_VISIBLE_DEVICES names them."""
 
     def __init__(self, workers: int | None, rows: int, gpus: list[str], address: str = "", kept: str = ""):
-        self.workers, self.threads = crew(workers, rows, len(gpus), cores())
+        self.workers, self.threads = worker_counts(workers, rows, len(gpus), cores())
         self._gpus, self._started = gpus, 0
         self._news: queue.Queue[tuple[Any, str]] = queue.Queue()
         self._processes: dict[subprocess.Popen, Connection] = {}  # each with its channel
@@ -180,7 +180,7 @@ def serve(threads: int, handle: int) -> None:
             os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()  # before torch is loaded, which takes a while
-    from clipgen.studies.maker import Maker
+    from clipgen.studies.worker import Maker
 
     maker = Maker(threads)
     while True:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from clipgen.studies.row import State
+from clipgen.studies.row import RowState
 
 TICK = 0.25  # seconds between two looks at how far the rows are
 DEATHS = 3  # of workers in the same step of a row, after which the row is given up
@@ -71,7 +71,7 @@ def work(engine: Engine, batches: Iterable[Sequence[Path]]) -> Iterator[list[Pat
                 waiting.extendleft([folder] for folder in reversed(done))
             else:
                 (folder,) = done
-                state = State.read(folder)
+                state = RowState.read(folder)
                 deaths[folder, state.step] += 1
                 if deaths[folder, state.step] < DEATHS:
                     waiting.appendleft(done)

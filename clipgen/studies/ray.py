@@ -10,13 +10,13 @@ from typing import Any
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.studies.local import crew
-from clipgen.studies.place import Place
+from clipgen.studies.local import worker_counts
+from clipgen.studies.storage import StudyStorage
 
 MARGIN = 1.1  # of a GPU's memory, for steps that take more than the first one
 
 
-def bearing(taken: float, whole: float) -> int:
+def workers_per_gpu(taken: float, whole: float) -> int:
     """How many workers a GPU of so much memory bears, one of which has taken so much of it."""
     return max(1, int(whole / (MARGIN * max(taken, 1))))
 
@@ -33,7 +33,7 @@ def _worker() -> type:
 
             sys.path[:] = [path for path in sys.path if path and os.path.abspath(path) not in (folder, os.getcwd())]
             sys.path.append(package)  # where the study has clipgen, for nodes that do not have their own
-            from clipgen.studies.maker import Maker
+            from clipgen.studies.worker import Maker
 
             self._maker = Maker(threads)
 
@@ -74,11 +74,11 @@ class Ray:
             raise ClipgenError(f"engine={address!r}: this cluster has no CPU to compute with; add a node to it")
         self._cores, self._least = (int(fold(node["CPU"] for node in nodes)) for fold in (sum, min))
         self._cards, self._rows = int(sum(node.get("GPU", 0) for node in nodes)), rows
-        self._place, self._open = Place(kept) if kept else None, not workers and 0 < self._cards < rows
+        self._place, self._open = StudyStorage(kept) if kept else None, not workers and 0 < self._cards < rows
         self._settle(workers)
 
     def _settle(self, workers: int | None) -> None:
-        self.workers, threads = crew(workers, self._rows, self._cards, self._cores)
+        self.workers, threads = worker_counts(workers, self._rows, self._cards, self._cores)
         self.threads = min(threads, self._least)  # no worker is spread over two nodes
         self._share = 1 / math.ceil(self.workers / self._cards) if self._cards else 0
 
@@ -88,7 +88,7 @@ class Ray:
             self._share, worker = 1, self.start()
             try:
                 taken, whole = self._ray.get(worker.probe.remote(*self._asked(folders)))
-                self._settle(min(self._cards * bearing(taken, whole), self._cores))
+                self._settle(min(self._cards * workers_per_gpu(taken, whole), self._cores))
             except self._ray.exceptions.RayError:  # whoever makes the rows says what is wrong with them
                 self._settle(None)
             self.end(worker)

@@ -34,7 +34,7 @@ from clipgen.runs.settings import Settings
 from clipgen.runs.spec import Losses, RunSpec
 from clipgen.studies.local import gpus
 from clipgen.studies.protocol import Engine, work
-from clipgen.studies.row import State
+from clipgen.studies.row import RowState
 
 FILM, PARTS = "film", "parts"
 
@@ -143,7 +143,7 @@ def finish_film(film: Journal, progress: bool, losses: Losses = (), doer: Engine
             if complete := len(film.steps) == count and not film.trouble:
                 shutil.rmtree(film.folder / PARTS)
     if doer and not complete:
-        why = next((error for part in parts if (error := State.read(part.folder).error)), "a part is not redrawn")
+        why = next((error for part in parts if (error := RowState.read(part.folder).error)), "a part is not redrawn")
         raise ClipgenError(f"{why}; go on with: clipgen resume {film.folder}")
     return film
 

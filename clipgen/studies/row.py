@@ -24,13 +24,13 @@ from clipgen.prompts import slug
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.spec import RunSpec
-from clipgen.studies.asked import Asked
+from clipgen.studies.grid import GridPoint
 
 NOTE, DRAFT = "row.json", ".making-"
 
 
 @dataclass(frozen=True)
-class State:
+class RowState:
     """How far a row is: written after every frame by the process that makes it, read by whoever shows it."""
 
     step: int = 0
@@ -40,7 +40,7 @@ class State:
     error: str = ""
 
     @classmethod
-    def read(cls, folder: Path) -> State:
+    def read(cls, folder: Path) -> RowState:
         """Return the state that a row's folder has; that of a row not begun where there is none, or nonsense."""
         try:
             state = cls(**json.loads((folder / NOTE).read_text()))
@@ -73,7 +73,7 @@ class Row:
     beside it the next time. Raises ClipgenError, with the row's label, for settings that cannot work.
     """
 
-    def __init__(self, asked: Asked, parent: Path, known: Mapping[str, str] = MappingProxyType({})):
+    def __init__(self, asked: GridPoint, parent: Path, known: Mapping[str, str] = MappingProxyType({})):
         inputs = Inputs()
         named = inputs.named({**asked.settings, "prompt": asked.prompt})
         said = json.dumps(named, sort_keys=True, default=str)
@@ -82,7 +82,7 @@ class Row:
             self.spec = RunSpec.create(named.pop("prompt"), named, inputs=inputs)
         except ClipgenError as error:
             raise ClipgenError(f"study, {asked.label}: {error}") from error
-        self.varied, self.label, self._state = asked.varied, asked.label, State()
+        self.varied, self.label, self._state = asked.varied, asked.label, RowState()
         self._unwritten = False  # whether the state could not be written
         self.folder = parent / known.get(mark, f"{slug(asked.label)}-{mark}")
 
@@ -103,10 +103,10 @@ class Row:
         shutil.rmtree(draft)
 
     @property
-    def state(self) -> State:
+    def state(self) -> RowState:
         """How far it is, as its folder says; read no more when it is made, for there may be thousands."""
         if not (self._state.done or self._unwritten):
-            self._state = State.read(self.folder)
+            self._state = RowState.read(self.folder)
         return self._state
 
     def check_over(self) -> None:

@@ -20,12 +20,12 @@ from clipgen.registry import ENGINES
 from clipgen.runs.together import alike
 from clipgen.setting import check_count
 from clipgen.studies import page
-from clipgen.studies.asked import expand
-from clipgen.studies.live import watching
+from clipgen.studies.grid import expand_grid
 from clipgen.studies.local import gpus
-from clipgen.studies.place import Place
+from clipgen.studies.progress import watching
 from clipgen.studies.protocol import Engine, work
 from clipgen.studies.row import Row
+from clipgen.studies.storage import StudyStorage
 from clipgen.studies.tables import MAX_ROWS, Table, told, write_csv
 
 
@@ -36,7 +36,7 @@ class Study:
     ``folder``: where they are, here.
     """
 
-    def __init__(self, rows: Sequence[Row], place: Place, template: str = ""):
+    def __init__(self, rows: Sequence[Row], place: StudyStorage, template: str = ""):
         self.rows, self.place, self.folder, self.template = list(rows), place, place.folder, template
         self.varied = list(dict.fromkeys(name for row in rows for name in row.varied))
 
@@ -214,9 +214,9 @@ def study(
         raise ClipgenError(f"folder={folder!r}: has to be a path or an address; leave it out for one in clipgen-runs")
     if not isinstance(zip, bool):
         raise ClipgenError(f"zip={zip!r}: has to be True or False")
-    asked = expand(template, settings, table, zip, check_count("max_rows", max_rows))
+    asked = expand_grid(template, settings, table, zip, check_count("max_rows", max_rows))
     title = template if isinstance(template, str) else told(asked[0].prompt)
-    place = Place(folder if folder is not None else Path("clipgen-runs", f"study-{slug(title)}"))
+    place = StudyStorage(folder if folder is not None else Path("clipgen-runs", f"study-{slug(title)}"))
     known = place.names
     rows = list({row.folder: row for row in (Row(one, place.folder, known) for one in asked)}.values())
     made = Study(rows, place, title)

@@ -13,10 +13,10 @@ import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
 from clipgen.prompts import slug
-from clipgen.studies.asked import expand
-from clipgen.studies.live import Grid
-from clipgen.studies.place import Place
+from clipgen.studies.grid import expand_grid
+from clipgen.studies.progress import ProgressGrid
 from clipgen.studies.row import Row
+from clipgen.studies.storage import StudyStorage
 from clipgen.studies.study import Study
 from clipgen.studies.tables import told, values
 from clipgen.studio.controls import DEFAULTS, KNOBS, STEERED, SUITING, usual_of
@@ -87,11 +87,11 @@ class Studying(Fold):
             raise ClipgenError(f"{name}: write some values for it, such as {suggested(KNOBS[name], found[name])}")
         prompt = found["prompt"]
         settings |= {"size": found["size"]} if found["size"] else {}
-        place = Place(self._folder / f"study-{slug(prompt)}")
+        place = StudyStorage(self._folder / f"study-{slug(prompt)}")
         known = place.names
-        runs = expand(prompt.replace("{", "{{").replace("}", "}}"), settings | {name: wanted})
+        runs = expand_grid(prompt.replace("{", "{{").replace("}", "}}"), settings | {name: wanted})
         self.study = study = Study([Row(one, place.folder, known) for one in runs], place, prompt)
-        grid, Studying._going = Grid(study.rows), threading.Event()
+        grid, Studying._going = ProgressGrid(study.rows), threading.Event()
         before, self.grid.children = self.grid.children, [grid.widget]
         for widget in before:
             close_all(widget)
@@ -101,7 +101,7 @@ class Studying(Fold):
         asked = study, grid, Studying._going
         threading.Thread(target=self._make, args=asked, name="clipgen study", daemon=True).start()
 
-    def _work(self, study: Study, grid: Grid, stopped: threading.Event) -> None:
+    def _work(self, study: Study, grid: ProgressGrid, stopped: threading.Event) -> None:
         try:
             with closing(study.make()) as going:
                 for _ in going:

@@ -67,10 +67,10 @@ def cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
     import ray
     from ray.cluster_utils import Cluster
 
-    from clipgen.studies.asked import expand
-    from clipgen.studies.live import gone
-    from clipgen.studies.place import Place
-    from clipgen.studies.row import Row, State
+    from clipgen.studies.grid import expand_grid
+    from clipgen.studies.progress import gone
+    from clipgen.studies.row import Row, RowState
+    from clipgen.studies.storage import StudyStorage
     from clipgen.studies.study import Study
 
     os.environ |= ONE_THREAD
@@ -80,13 +80,13 @@ def cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
     ray.init(nodes.address, log_to_driver=False)
     asked = {"size": (64, 64), "init": "perlin", "cutouts": 4, "every": 1}
     with tempfile.TemporaryDirectory() as folder:
-        place, clock, own, head = Place(folder), [time.perf_counter()], [time.process_time()], [_head()]
+        place, clock, own, head = StudyStorage(folder), [time.perf_counter()], [time.process_time()], [_head()]
 
         def lap() -> None:
             for times, now in ((clock, time.perf_counter()), (own, time.process_time()), (head, _head())):
                 times.append(now)
 
-        runs = expand("a cat", asked | {"seed": range(options.rows), "steps": options.steps})
+        runs = expand_grid("a cat", asked | {"seed": range(options.rows), "steps": options.steps})
         study = Study([Row(one, place.folder) for one in runs], place)
         lap()
         going = study.make("ray", options.nodes)
@@ -95,13 +95,13 @@ def cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
         for _ in going:
             pass
         lap()
-        states = [State.read(row.folder) for row in study.rows]
+        states = [RowState.read(row.folder) for row in study.rows]
         assert all(state.done for state in states), [state.error for state in states if state.error]
         files = [file for file in Path(folder).rglob("*") if file.is_file()]
         written = sum(file.stat().st_size for file in files)
         ended = sorted((row.folder / "row.json").stat().st_mtime for row in study.rows)
         looked = time.perf_counter()
-        gone(study.rows, [State.read(row.folder) for row in study.rows])
+        gone(study.rows, [RowState.read(row.folder) for row in study.rows])
         looked = time.perf_counter() - looked
     ray.shutdown()
     nodes.shutdown()

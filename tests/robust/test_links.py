@@ -8,7 +8,7 @@ import pytest
 
 import clipgen
 from clipgen.runs.journal import Journal
-from clipgen.studies.row import State
+from clipgen.studies.row import RowState
 
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "cutouts": 2, "steps": 3, "every": 1}
 
@@ -73,8 +73,8 @@ def test_a_folder_that_is_a_link_is_not_emptied(name, folder, outside):
 
 def test_nor_by_the_note_of_a_study(folder, outside):
     (folder / "row.json.part").symlink_to(outside / "notes.txt")
-    State(step=2).write(folder)
-    assert State.read(folder).step == 2
+    RowState(step=2).write(folder)
+    assert RowState.read(folder).step == 2
 
 
 FILES = ["settings.json", "state.safetensors", "scores.csv", "changes.jsonl", "inputs/names.json", "frames/00001.png"]

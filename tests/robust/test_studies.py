@@ -14,9 +14,9 @@ from PIL import Image
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.studies.asked import expand
-from clipgen.studies.place import Place
-from clipgen.studies.row import Row, State
+from clipgen.studies.grid import expand_grid
+from clipgen.studies.row import Row, RowState
+from clipgen.studies.storage import StudyStorage
 from clipgen.studies.study import Study
 from clipgen.studio.gallery import Gallery
 
@@ -42,11 +42,11 @@ def memory():
 
 def kept_row(address, seed=1):
     """A row that is made, as its state says, and kept at an address; and the study's place."""
-    place = Place(address)
-    row = Row(expand("a cat", {"seed": seed} | TINY)[0], place.folder)
+    place = StudyStorage(address)
+    row = Row(expand_grid("a cat", {"seed": seed} | TINY)[0], place.folder)
     with place.alone():
         row.begin(1)
-        State(1, 1.0, 1.0, done=True).write(row.folder)
+        RowState(1, 1.0, 1.0, done=True).write(row.folder)
         place.keep(row.folder)
     return place, row
 
@@ -60,8 +60,8 @@ def test_no_key_of_an_address_is_written_outside_of_its_row(key, memory, desk, t
     memory.pipe_file(f"/away/{row.folder.name}/{key}", b"evil")
     before = {path for path in tmp_path.rglob("*") if row.folder not in path.parents}
     shutil.rmtree(row.folder)
-    Place("memory://away").meet([row.folder])
-    assert State.read(row.folder).done and row.journal.settings["prompt"] == "a cat", "what is the row's is taken"
+    StudyStorage("memory://away").meet([row.folder])
+    assert RowState.read(row.folder).done and row.journal.settings["prompt"] == "a cat", "what is the row's is taken"
     assert {path for path in tmp_path.rglob("*") if row.folder not in path.parents} == before
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
 
@@ -73,10 +73,10 @@ def test_an_address_is_no_pattern(kind, name, memory, tmp_path):
     place, row = kept_row(address)
     assert place.names[row.folder.name.rpartition("-")[2]] == row.folder.name
     shutil.rmtree(place.folder)
-    again = Place(address)
+    again = StudyStorage(address)
     assert [*again.names.values()] == [row.folder.name], "found again"
     again.meet([row.folder])
-    assert State.read(row.folder).done
+    assert RowState.read(row.folder).done
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_an_address_is_no_pattern(kind, name, memory, tmp_path):
     ],
 )
 def test_two_addresses_never_share_a_folder(one, other, memory):
-    assert Place(one).folder != Place(other).folder
-    assert Place(one).folder == Place(f"{one}/").folder, "the same with a slash at its end"
-    assert len(Place(one).folder.name.encode()) < 100
+    assert StudyStorage(one).folder != StudyStorage(other).folder
+    assert StudyStorage(one).folder == StudyStorage(f"{one}/").folder, "the same with a slash at its end"
+    assert len(StudyStorage(one).folder.name.encode()) < 100
 
 
 def test_an_address_of_nothing_is_refused(memory):
     with pytest.raises(ClipgenError, match="folder='memory://'"):
-        Place("memory://")
+        StudyStorage("memory://")
 
 
 def test_a_link_in_a_row_is_not_copied_to_an_address(memory, tmp_path):
@@ -114,11 +114,11 @@ def test_a_refused_lock_leaves_nothing_open(tmp_path):
     fcntl.flock(holder, fcntl.LOCK_EX)
     before = len(os.listdir("/dev/fd"))
     for _ in range(5):
-        with pytest.raises(ClipgenError, match="another process makes this study"), Place(tmp_path).alone():
+        with pytest.raises(ClipgenError, match="another process makes this study"), StudyStorage(tmp_path).alone():
             pass
     assert len(os.listdir("/dev/fd")) == before
     os.close(holder)
-    with Place(tmp_path).alone():
+    with StudyStorage(tmp_path).alone():
         pass
 
 
@@ -129,8 +129,8 @@ def test_a_refused_lock_leaves_nothing_open(tmp_path):
 def test_a_page_is_filled_once(text, tmp_path):
     """What a prompt has of a template is shown as it is, and every row is there."""
     templates = [f"a {thing} {text}".replace("{", "{{").replace("}", "}}") for thing in ("cat", "dog")]
-    rows = [Row(one, tmp_path) for one in expand(templates, TINY)]
-    page = Study(rows, Place(tmp_path), f"study of {text}").export(tmp_path / "page.html").read_text("utf-8")
+    rows = [Row(one, tmp_path) for one in expand_grid(templates, TINY)]
+    page = Study(rows, StudyStorage(tmp_path), f"study of {text}").export(tmp_path / "page.html").read_text("utf-8")
     assert f"<title>study of {text}</title>" in page and f"<h1>study of {text}</h1>" in page
     (grid,) = re.findall(r'<ul id="rows">(.*?)</ul>', page, re.DOTALL)
     assert re.findall("<span>prompt=(.*?)</span>", grid) == templates

@@ -12,10 +12,10 @@ import torch
 import clipgen
 from clipgen.cli import main
 from clipgen.errors import ClipgenError
-from clipgen.studies.asked import expand
-from clipgen.studies.local import crew
-from clipgen.studies.place import Place
+from clipgen.studies.grid import expand_grid
+from clipgen.studies.local import worker_counts
 from clipgen.studies.row import Row
+from clipgen.studies.storage import StudyStorage
 from clipgen.studies.study import Study
 
 TINY = {"generator": "pixels", "size": (64, 64), "init": "perlin", "cutouts": 2, "steps": 1}
@@ -24,12 +24,12 @@ WORDS = ["cat", "dog"]
 
 def runs(*arguments, **options):
     """(prompt, settings) of every run."""
-    return [(one.prompt, one.settings) for one in expand(*arguments, **options)]
+    return [(one.prompt, one.settings) for one in expand_grid(*arguments, **options)]
 
 
 def prompts(template="a {thing}", **settings):
     """The prompts of every run."""
-    return [one.prompt for one in expand(template, settings)]
+    return [one.prompt for one in expand_grid(template, settings)]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_any_iterable_of_words_is_an_axis(axis):
     ids=lambda axis: type(axis).__name__,
 )
 def test_any_iterable_of_numbers_is_an_axis(axis):
-    asked = expand("a cat", {"seed": axis})
+    asked = expand_grid("a cat", {"seed": axis})
     assert [repr(one.settings["seed"]) for one in asked] == ["1", "2", "3"], "plain whole numbers"
     assert [one.label for one in asked] == ["seed=1", "seed=2", "seed=3"]
 
@@ -76,8 +76,8 @@ def test_any_iterable_of_numbers_is_an_axis(axis):
 def test_axes_of_placeholders_and_of_templates():
     assert prompts("{n} cats", n=np.arange(2, 4)) == ["2 cats", "3 cats"]
     assert prompts("in {year}", year=[datetime.date(2024, 1, 2)]) == ["in 2024-01-02"]
-    assert [one.prompt for one in expand({"a dog", "a cat"}, {})] == ["a cat", "a dog"]
-    assert [one.prompt for one in expand((f"a {word}" for word in WORDS), {})] == ["a cat", "a dog"]
+    assert [one.prompt for one in expand_grid({"a dog", "a cat"}, {})] == ["a cat", "a dog"]
+    assert [one.prompt for one in expand_grid((f"a {word}" for word in WORDS), {})] == ["a cat", "a dog"]
 
 
 @pytest.mark.parametrize(
@@ -93,21 +93,21 @@ def test_axes_of_placeholders_and_of_templates():
     ids=lambda value: type(value).__name__,
 )
 def test_sizes(sizes, wanted):
-    assert [one.settings["size"] for one in expand("a cat", {"size": sizes})] == wanted
+    assert [one.settings["size"] for one in expand_grid("a cat", {"size": sizes})] == wanted
 
 
 def test_a_half_pixel_is_not_cut_off():
-    assert expand("a cat", {"size": [64.5, 64]})[0].settings["size"] == [64.5, 64]
+    assert expand_grid("a cat", {"size": [64.5, 64]})[0].settings["size"] == [64.5, 64]
 
 
 def test_pictures_are_no_axes():
     picture, latent = np.zeros((4, 4, 3), np.uint8), np.zeros((1, 3, 4, 4), np.float16)
-    assert expand("a", {"init": picture})[0].settings["init"] is picture
-    assert expand("a", {"init": latent})[0].settings["init"] is latent
-    assert expand(picture, {})[0].prompt is picture
+    assert expand_grid("a", {"init": picture})[0].settings["init"] is picture
+    assert expand_grid("a", {"init": latent})[0].settings["init"] is latent
+    assert expand_grid(picture, {})[0].prompt is picture
     many = [np.full((100, 100, 3), 0, np.uint8) for _ in range(2)]
     many[1][50, 50] = 255  # which numpy does not print
-    assert len(expand("a", {"init": many})) == 2
+    assert len(expand_grid("a", {"init": many})) == 2
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_pictures_are_no_axes():
 )
 def test_what_is_no_word_fills_no_placeholder(value):
     with pytest.raises(ClipgenError, match=r"\{thing\}"):
-        expand("a {thing}", {"thing": value})
+        expand_grid("a {thing}", {"thing": value})
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_what_is_no_word_fills_no_placeholder(value):
 )
 def test_a_placeholder_is_a_plain_name(template):
     with pytest.raises(ClipgenError, match="plain names"):
-        expand(template, {"thing": ["cat"], "w": [2]})
+        expand_grid(template, {"thing": ["cat"], "w": [2]})
 
 
 def test_what_stands_behind_a_placeholder_and_in_double_braces_stays():
@@ -149,7 +149,7 @@ def test_what_stands_behind_a_placeholder_and_in_double_braces_stays():
     assert prompts("a {thing}", thing=["{thing}", "{{"]) == ["a {thing}", "a {{"], "filled once"
     assert prompts("a {größe} {class}", **{"größe": ["big"], "class": ["cat"]}) == ["a big cat"]
     with pytest.raises(ClipgenError, match=r"nothing fills \{prompt\}"):
-        expand("a {prompt}", {})
+        expand_grid("a {prompt}", {})
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_an_empty_cell_beside_a_whole_number(kind, tmp_path):
     frame["prompt"] = ["{n} cats", "a cat"]
     wanted = [("3 cats", {"seed": 1, "lr": 0.5}), ("a cat", {})]
     assert runs(None, {}, frame) == wanted
-    Row(expand(None, TINY, frame)[0], tmp_path)
+    Row(expand_grid(None, TINY, frame)[0], tmp_path)
     frame.drop(columns="n").assign(prompt=["3 cats", "a cat"]).to_csv(tmp_path / "frame.csv", index=False)
     assert runs(None, {}, tmp_path / "frame.csv") == wanted
 
@@ -219,7 +219,7 @@ def test_settings_that_are_true_or_false_and_numbers_in_yaml(tmp_path, monkeypat
     arguments = asked_of(text, tmp_path, monkeypatch)
     assert arguments["zip"] is False and arguments["folder"] == "2024"
     settings = {name: arguments[name] for name in ("tile", "steps", "seed", "lr")}
-    assert [list(one.settings.values()) for one in expand("a cat", settings)] == [
+    assert [list(one.settings.values()) for one in expand_grid("a cat", settings)] == [
         [True, 10, 0.5, seed] for seed in (16, 1000, 3)
     ]
 
@@ -283,16 +283,16 @@ YAML = {"generator": "pixels", "size": "64x64", "init": "perlin", "steps": 1}
 
 def test_the_limit_on_rows_can_be_raised():
     with pytest.raises(ClipgenError, match="raise max_rows=10000"):
-        expand("a cat", {"seed": range(10_001)})
+        expand_grid("a cat", {"seed": range(10_001)})
     with pytest.raises(ClipgenError, match="max_rows"):
-        expand("a cat", {"seed": itertools.count()})
+        expand_grid("a cat", {"seed": itertools.count()})
     with pytest.raises(ClipgenError, match="max_rows"):
-        expand("a cat", {"seed": range(10**20)}, together=True)
+        expand_grid("a cat", {"seed": range(10**20)}, together=True)
     with pytest.raises(ClipgenError, match="max_rows"):
-        expand("a cat", {}, ({"seed": seed} for seed in itertools.count()))
+        expand_grid("a cat", {}, ({"seed": seed} for seed in itertools.count()))
     with pytest.raises(ClipgenError, match="max_rows=3"):
         clipgen.study("a cat", seed=range(4), max_rows=3, **TINY)
-    assert len(expand("a cat", {"seed": range(10_001)}, max_rows=20_000)) == 10_001
+    assert len(expand_grid("a cat", {"seed": range(10_001)}, max_rows=20_000)) == 10_001
 
 
 @pytest.mark.parametrize("workers", ["x", 1.5, True, [1], float("nan"), -1])
@@ -303,7 +303,7 @@ def test_workers_are_a_whole_number(workers, tmp_path):
 
 
 def test_whole_numbers_of_workers_are_taken_as_such():
-    assert crew(np.int64(2), 9, 0, 4) == crew(2.0, 9, 0, 4) == (2, 2)
+    assert worker_counts(np.int64(2), 9, 0, 4) == worker_counts(2.0, 9, 0, 4) == (2, 2)
 
 
 # --- CSV ----------------------------------------------------------------------------------------------------------
@@ -332,22 +332,22 @@ CELLS = [
 
 
 def test_no_cell_is_a_formula_and_what_is_read_is_what_was_written(tmp_path):
-    asked = expand("{thing} cats", {"thing": CELLS} | TINY)
+    asked = expand_grid("{thing} cats", {"thing": CELLS} | TINY)
     rows = [Row(one, tmp_path) for one in asked]
-    file = Study(rows, Place(tmp_path)).export(tmp_path / "study.csv")
+    file = Study(rows, StudyStorage(tmp_path)).export(tmp_path / "study.csv")
     with file.open(newline="", encoding="utf-8") as lines:
         raw = list(csv.DictReader(lines))
     for cell, word in zip((line["thing"] for line in raw), CELLS, strict=True):
         assert cell[0] not in "=+-@\t\r\n＝", f"{cell!r} would be a formula"
         assert cell in (word, f"'{word}")
-    again = expand(None, {}, file)
+    again = expand_grid(None, {}, file)
     assert [one.prompt for one in again] == [one.prompt for one in asked] == [f"{word} cats" for word in CELLS]
     assert [one.settings["thing"] for one in again] == CELLS
 
 
 def test_numbers_stay_numbers(tmp_path):
     """Below zero, too: of settings, and of scores."""
-    rows = [Row(one, tmp_path) for one in expand("a cat", {"saturation": [-0.5, np.float64(-1e-6)]} | TINY)]
-    file = Study(rows, Place(tmp_path)).export(tmp_path / "study.csv")
+    rows = [Row(one, tmp_path) for one in expand_grid("a cat", {"saturation": [-0.5, np.float64(-1e-6)]} | TINY)]
+    file = Study(rows, StudyStorage(tmp_path)).export(tmp_path / "study.csv")
     assert [line["saturation"] for line in csv.DictReader(file.open())] == ["-0.5", "-1e-06"]
-    assert [one.settings["saturation"] for one in expand(None, {}, file)] == [-0.5, -1e-6]
+    assert [one.settings["saturation"] for one in expand_grid(None, {}, file)] == [-0.5, -1e-6]

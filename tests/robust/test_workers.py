@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import clipgen
-from clipgen.studies.asked import expand
+from clipgen.studies.grid import expand_grid
 from clipgen.studies.local import Local
 from clipgen.studies.ray import Ray
-from clipgen.studies.row import Row, State
+from clipgen.studies.row import Row, RowState
 
 TINY = {"generator": "pixels", "size": (64, 64), "init": "perlin", "cutouts": 2, "steps": 1, "progress": False}
 SHADOWS = "queue", "torch", "json", "linecache", "runpy", "signal", "random", "clipgen", "sitecustomize"
@@ -138,12 +138,12 @@ def test_a_worker_leaves_nothing_open(tmp_path):
 )
 def test_a_row_whose_note_is_nonsense_is_not_begun(note, tmp_path):
     (tmp_path / "row.json").write_text(note)
-    assert State.read(tmp_path) == State()
+    assert RowState.read(tmp_path) == RowState()
 
 
 def test_a_row_whose_note_is_nonsense_is_made_again(tmp_path):
     asked = {name: value for name, value in TINY.items() if name != "progress"}
-    row = Row(expand("a cat", asked)[0], tmp_path)
+    row = Row(expand_grid("a cat", asked)[0], tmp_path)
     row.begin(1)
     (row.folder / "row.json").write_text('{"step": "x", "seconds": null, "done": false, "error": ""}')
     study = clipgen.study("a cat", workers=1, folder=tmp_path, progress=False, **asked)

@@ -5,8 +5,8 @@ import sys
 
 import clipgen
 from clipgen.studies import local
-from clipgen.studies.asked import expand
-from clipgen.studies.row import Row, State
+from clipgen.studies.grid import expand_grid
+from clipgen.studies.row import Row, RowState
 
 ASKED = {"seed": range(3), "steps": 14, "size": (64, 64), "init": "perlin", "cutouts": 2, "every": 1, "progress": False}
 PROMPT = "a cat@0-8 | a dog:0.8@4-14"
@@ -20,7 +20,7 @@ def main(folder, workers, engine="local"):
 def rows(folder):
     """Its rows, not begun."""
     asked = {name: value for name, value in ASKED.items() if name != "progress"}
-    return [Row(one, folder) for one in expand(PROMPT, asked)]
+    return [Row(one, folder) for one in expand_grid(PROMPT, asked)]
 
 
 def kills(engine, monkeypatch, most):
@@ -29,13 +29,13 @@ def kills(engine, monkeypatch, most):
 
     def given(worker, folders):
         (folder,) = folders
-        step = State.read(folder).step
+        step = RowState.read(folder).step
         if len(plans) < most and step < ASKED["steps"] - 4:
             plans.append([worker, folder, step + rng.randrange(1, 4)])
         give(worker, folders)
 
     def due():
-        open_plans = [(plan, State.read(plan[1])) for plan in plans if plan[0]]
+        open_plans = [(plan, RowState.read(plan[1])) for plan in plans if plan[0]]
         ripe = [plan for plan, state in open_plans if state.step >= plan[2] and not state.done]
         workers = [plan[0] for plan in ripe]
         for plan in ripe:

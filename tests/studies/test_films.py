@@ -8,7 +8,7 @@ import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
 from clipgen.studies import local, reel
-from clipgen.studies.maker import Maker
+from clipgen.studies.worker import Maker
 
 SMALL = {"size": (64, 64), "cutouts": 2, "steps": 2, "seed": 3, "progress": False}
 

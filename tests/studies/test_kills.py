@@ -13,7 +13,7 @@ import pytest
 from clipgen.runs.journal import Journal
 from clipgen.studies import local, protocol
 from clipgen.studies.protocol import DEATHS, work
-from clipgen.studies.row import State
+from clipgen.studies.row import RowState
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def test_workers_are_killed(whole, same, tmp_path, monkeypatch):
     engine.close()
     assert 5 <= len(gone) <= 7 and {worker.wait() for worker in gone} == {-signal.SIGKILL}
     for made, row in zip(folders, whole.rows):
-        assert State.read(made).done
+        assert RowState.read(made).done
         same(made, row.folder)
 
 
@@ -91,7 +91,7 @@ def test_a_row_that_takes_its_worker_along_is_given_up(tmp_path, whole, monkeypa
     (tmp_path / "poison").mkdir()
     list(work(engine, [[tmp_path / "poison", whole.rows[0].folder]]))
     engine.close()
-    state = State.read(tmp_path / "poison")
+    state = RowState.read(tmp_path / "poison")
     assert len(set(begun)) == 1 + DEATHS and "3 times in the same step (SIGKILL)" in state.error
-    assert State.read(whole.rows[0].folder).done and len(Journal(whole.rows[0].folder).steps) == 14
+    assert RowState.read(whole.rows[0].folder).done and len(Journal(whole.rows[0].folder).steps) == 14
     assert not any(alive(worker.pid) for worker in engine._processes)

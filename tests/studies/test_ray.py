@@ -10,7 +10,7 @@ import pytest
 import clipgen
 from clipgen.studies import protocol
 from clipgen.studies.protocol import work
-from clipgen.studies.row import State
+from clipgen.studies.row import RowState
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -69,7 +69,7 @@ def test_workers_are_killed_and_a_node_goes(cluster, whole, same, tmp_path, monk
     engine.close()
     assert gone >= 2 and second is None and ray.is_initialized()
     for row, folder in zip(whole.rows, folders):
-        assert State.read(folder).done
+        assert RowState.read(folder).done
         same(folder, row.folder)
 
 

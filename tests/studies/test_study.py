@@ -13,11 +13,11 @@ from PIL import Image
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
-from clipgen.studies.asked import expand
-from clipgen.studies.live import Grid
-from clipgen.studies.local import cores, crew
+from clipgen.studies.grid import expand_grid
+from clipgen.studies.local import cores, worker_counts
+from clipgen.studies.progress import ProgressGrid
 from clipgen.studies.ray import Ray
-from clipgen.studies.row import Row, State
+from clipgen.studies.row import Row, RowState
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_pictures_go_along_and_the_originals_may_go(quick, tmp_path):
 )
 def test_no_core_has_two_threads(asked, rows, gpus):
     here = cores()
-    workers, threads = crew(asked, rows, gpus, here)
+    workers, threads = worker_counts(asked, rows, gpus, here)
     assert workers <= rows and threads >= 1 and (workers * threads <= cores() or threads == 1)
     assert workers == (asked or gpus or min(rows, cores(), max(2, cores() // 4)))
 
@@ -181,7 +181,7 @@ def test_a_gpu_has_so_many_workers_as_its_memory_bears(taken, each, monkeypatch,
 
 def test_the_live_grid_fills(study, quick):
     now = [100.0]
-    grid = Grid(study.rows, lambda: now[0])
+    grid = ProgressGrid(study.rows, lambda: now[0])
     assert grid.said.value == "4 of 4 pictures" and len(grid.tiles) == 4
     for tile, row in zip(grid.tiles, study.rows):
         picture, label = tile.children
@@ -193,14 +193,14 @@ def test_the_live_grid_fills(study, quick):
     whole, asked = study.rows[0].state, {"thing": ["cat", "boat"], "seed": range(2), "steps": 4, **quick}
     asked.pop("progress")
     try:
-        State(2, 1.0, 1.0).write(study.rows[0].folder)
-        grid = Grid([Row(one, study.folder) for one in expand("a {thing}", asked)], lambda: now[0])
+        RowState(2, 1.0, 1.0).write(study.rows[0].folder)
+        grid = ProgressGrid([Row(one, study.folder) for one in expand_grid("a {thing}", asked)], lambda: now[0])
         assert "step 2 of 4" in grid.tiles[0].children[1].value
         now[0] += 60
-        State(3, 1.0, 1.0).write(study.rows[0].folder)
+        RowState(3, 1.0, 1.0).write(study.rows[0].folder)
         grid.look()
         assert grid.said.value == "3 of 4 pictures · 1 min left" and "step 3 of 4" in grid.tiles[0].children[1].value
-        State(3, 1.0, 1.0, error="<no memory>").write(study.rows[0].folder)
+        RowState(3, 1.0, 1.0, error="<no memory>").write(study.rows[0].folder)
         grid.look()
         assert (
             grid.said.value == "3 of 4 pictures · 1 failed" and "&lt;no memory&gt;" in grid.tiles[0].children[1].value

@@ -17,9 +17,9 @@ from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.together import together
-from clipgen.studies.place import at_hand
 from clipgen.studies.reel import go_on, is_part
-from clipgen.studies.row import State
+from clipgen.studies.row import RowState
+from clipgen.studies.storage import at_hand
 
 
 class Maker:
@@ -57,7 +57,7 @@ class Maker:
             said = str(error) if isinstance(error, ClipgenError) else f"{type(error).__name__}: {error}"
             if len(folders) == 1:
                 with suppress(OSError):
-                    replace(State.read(folders[0]), done=False, error=said).write(folders[0])
+                    replace(RowState.read(folders[0]), done=False, error=said).write(folders[0])
             failed = True
         if failed and len(folders) > 1:  # only now: until here the error holds all that the rows took together
             for folder in folders:
@@ -78,14 +78,14 @@ class Maker:
             return
         runs = self._resumed(folders)
         # A run that was killed between a frame and its state is a frame back.
-        states = [replace(State.read(run.journal.folder), step=run.step, error="", done=False) for run in runs]
+        states = [replace(RowState.read(run.journal.folder), step=run.step, error="", done=False) for run in runs]
         began, device = time.monotonic(), runs[0].spec.device
         _forget_peak(device)
 
         def note(run: Run, **more) -> None:
             before = states[runs.index(run)]
             seconds, memory = before.seconds + (time.monotonic() - began) / len(runs), max(before.memory, _peak(device))
-            State(run.step, seconds, memory, **more).write(run.journal.folder)
+            RowState(run.step, seconds, memory, **more).write(run.journal.folder)
 
         for run, _ in together(runs):
             note(run)
@@ -101,9 +101,9 @@ class Maker:
         journal = Journal.open(part)
         for run in go_on(journal, self._like):
             self._like = self._like or run
-            State(len(journal.steps)).write(part)
+            RowState(len(journal.steps)).write(part)
             _check_saved(journal)
-        State(len(journal.steps), done=True).write(part)
+        RowState(len(journal.steps), done=True).write(part)
 
 
 def _check_saved(journal: Journal) -> None:

@@ -17,7 +17,7 @@ _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 @dataclass(frozen=True)
-class Asked:
+class GridPoint:
     """One run of a study: the arguments of ``clipgen.Run``, and what makes it another one than its neighbours."""
 
     prompt: Any
@@ -30,13 +30,13 @@ class Asked:
         return ", ".join(f"{name}={told(value)}" for name, value in self.varied.items()) or told(self.prompt)
 
 
-def expand(
+def expand_grid(
     template: Any,
     settings: Mapping[str, Any],
     table: Table | None = None,
     together: bool = False,
     max_rows: int = MAX_ROWS,
-) -> list[Asked]:
+) -> list[GridPoint]:
     """Every run of a study, in the order of its axes, the last one fastest; none twice.
 
     An axis is everything with several values among the settings, the placeholders and the template (a list, a range, a
@@ -99,7 +99,7 @@ def _is_one_size(name: str, value: Any, several: Sequence[Any]) -> bool:
     return pair and all(isinstance(side, (int, float)) for side in several)
 
 
-def _key(one: Asked) -> str:
+def _key(one: GridPoint) -> str:
     """What tells runs apart: words and numbers by what they say, all else by which it is."""
     settings = {"prompt": one.prompt} | one.settings
     return repr([(name, v if is_text(v) or v is None else id(v)) for name, v in sorted(settings.items())])
@@ -128,11 +128,11 @@ def _placeholders(point: Mapping[str, Any]) -> set[str]:
     return names
 
 
-def _asked(point: Mapping[str, Any], varied: Sequence[str], holders: Set[str]) -> Asked:
+def _asked(point: Mapping[str, Any], varied: Sequence[str], holders: Set[str]) -> GridPoint:
     """The placeholders filled in; what is left are settings."""
     prompt = point["prompt"]
     if isinstance(prompt, str):
         words = {"{{": "{", "}}": "}"} | {f"{{{name}}}": told(value) for name, value in point.items()}
         prompt = _BRACES.sub(lambda brace: words[brace[0]], prompt)
     settings = {name: value for name, value in point.items() if name not in holders and name != "prompt"}
-    return Asked(prompt, settings, {name: point[name] for name in varied})
+    return GridPoint(prompt, settings, {name: point[name] for name in varied})

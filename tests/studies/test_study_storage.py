@@ -8,10 +8,10 @@ import pytest
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.studies.asked import expand
-from clipgen.studies.maker import Maker
-from clipgen.studies.place import Place
-from clipgen.studies.row import Row, State
+from clipgen.studies.grid import expand_grid
+from clipgen.studies.row import Row, RowState
+from clipgen.studies.storage import StudyStorage
+from clipgen.studies.worker import Maker
 
 TINY = {"seed": range(2), "steps": 2, "generator": "pixels", "workers": 1}
 
@@ -40,7 +40,7 @@ def test_what_is_made_is_at_the_address_and_comes_from_there(kind, desk, tmp_pat
     assert again.finished and [row.folder.name in kept_names(kept) for row in again.rows] == [True, True, False]
     for row in again.rows[:2]:
         same(row.folder, desk / "before" / row.folder.name)
-        assert row.state == State.read(desk / "before" / row.folder.name), "fetched, not made again"
+        assert row.state == RowState.read(desk / "before" / row.folder.name), "fetched, not made again"
 
     gone = again.rows[2].folder.name
     files.rm(f"{path.rstrip('/')}/{gone}", recursive=True)
@@ -53,9 +53,9 @@ def kept_names(files):
 
 
 def test_a_machine_that_does_not_see_the_folder(tmp_path, quick, same):
-    place = Place(f"file://{tmp_path}/away")
+    place = StudyStorage(f"file://{tmp_path}/away")
     asked = {name: value for name, value in (TINY | quick).items() if name not in ("workers", "progress")}
-    rows = [Row(one, place.folder) for one in expand("a cat", asked)]
+    rows = [Row(one, place.folder) for one in expand_grid("a cat", asked)]
     with place.alone():
         for row in rows:
             row.begin(1)
@@ -73,7 +73,7 @@ def test_a_machine_that_does_not_see_the_folder(tmp_path, quick, same):
     place.keep(poison)
     Maker(1).make([tmp_path / "nowhere" / "poison-0"], place.address)
     place.settle(poison)
-    assert "damaged" in State.read(poison).error
+    assert "damaged" in RowState.read(poison).error
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from clipgen.errors import ClipgenError
-from clipgen.studies.asked import expand
+from clipgen.studies.grid import expand_grid
 
 
 def runs(*arguments, **options):
     """(prompt, settings) of every run."""
-    return [(one.prompt, one.settings) for one in expand(*arguments, **options)]
+    return [(one.prompt, one.settings) for one in expand_grid(*arguments, **options)]
 
 
 def test_each_with_each_the_last_one_fastest():
-    asked = expand("a {thing}", {"thing": ["cat", "dog"], "seed": range(2), "cutouts": (16,), "steps": 9})
+    asked = expand_grid("a {thing}", {"thing": ["cat", "dog"], "seed": range(2), "cutouts": (16,), "steps": 9})
     assert [(one.prompt, one.settings["seed"]) for one in asked] == [
         ("a cat", 0),
         ("a cat", 1),
@@ -87,4 +87,4 @@ def test_a_pandas_table():
 )
 def test_what_cannot_be_meant(template, settings, table, together, remedy):
     with pytest.raises(ClipgenError, match=remedy):
-        expand(template, settings, table, together)
+        expand_grid(template, settings, table, together)

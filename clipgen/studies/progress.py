@@ -11,7 +11,7 @@ from html import escape
 
 from PIL import Image
 
-from clipgen.studies.row import Row, State
+from clipgen.studies.row import Row, RowState
 
 SHOWN, SIDE, PAUSE = 96, 128, 1.0  # tiles, pixels of one, and seconds between two pictures of the same tile
 
@@ -25,7 +25,7 @@ def watching(rows: Sequence[Row], progress: bool) -> Iterator[Callable[[], None]
     if in_notebook():
         from IPython.display import display
 
-        grid = Grid(rows)
+        grid = ProgressGrid(rows)
         display(grid.widget)
         try:
             yield seldom(grid.look)
@@ -68,12 +68,12 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
-def gone(rows: Sequence[Row], states: Sequence[State]) -> int:
+def gone(rows: Sequence[Row], states: Sequence[RowState]) -> int:
     """The steps that need not be made any more: those of failed rows count as made."""
     return sum(row.steps if state.done or state.error else state.step for row, state in zip(rows, states))
 
 
-class Grid:
+class ProgressGrid:
     """A tile for each row: its newest frame and what it varies; above them how far all are, and the time left."""
 
     def __init__(self, rows: Sequence[Row], clock: Callable[[], float] = time.monotonic):

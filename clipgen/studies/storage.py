@@ -13,7 +13,7 @@ from pathlib import Path
 from clipgen.errors import ClipgenError
 from clipgen.prompts import slug
 from clipgen.runs.journal import PARTS
-from clipgen.studies.row import DRAFT, NOTE, State
+from clipgen.studies.row import DRAFT, NOTE, RowState
 
 try:
     import fcntl
@@ -23,7 +23,7 @@ except ImportError:  # Windows
 LAST = "state.safetensors", NOTE  # are copied after all else, in this order: half a copy is a row to go on with
 
 
-class Place:
+class StudyStorage:
     """``folder``: where rows are made and looked at; ``address``: where they are copied to as they are made, or "".
 
     Of an address the folder is one here, named after it. Raises ClipgenError for an address that cannot be written, or
@@ -88,13 +88,13 @@ class Place:
         """Let the folder and the address have these rows both: what was made for one is copied to the other."""
         there = set(self._there())
         for folder in folders if self.address else ():
-            if State.read(folder).done != (folder.name in there):
+            if RowState.read(folder).done != (folder.name in there):
                 (self._fetch if folder.name in there else self.keep)(folder)
 
     def settle(self, folder: Path) -> None:
         """Have a row both here and there that a worker is through with, wherever that made it."""
         if self.address:
-            state = State.read(folder)
+            state = RowState.read(folder)
             (self.keep if state.done or state.error else self._fetch)(folder)
 
     def keep(self, folder: Path) -> None:
@@ -158,7 +158,7 @@ def at_hand(folders: Sequence[Path], address: str) -> Iterator[Sequence[Path]]:
         yield folders
         return
     with tempfile.TemporaryDirectory() as scratch:
-        place = Place(address)
+        place = StudyStorage(address)
         place.folder = Path(scratch)
         here = [place.folder / folder.name for folder in folders]
         for folder in here:
