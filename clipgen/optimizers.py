@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.fast.adam import Adam, AdamW
-from clipgen.setting import setting
+from clipgen.setting import setting as declare
+
+setting = partial(declare, section="optimizer")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is declared of a setting, in one place: its default, its bounds, its help, whether it can change, its place."""
+"""The declaration of a setting: its default, bounds, help, whether it can change, and the section it belongs to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from clipgen.errors import ClipgenError
 
-Place = Literal["steer", "settle", "start", "advanced"]
+Section = Literal["basic", "steer", "start", "clip", "look", "cutouts", "optimizer", "speed", "output"]
 # How numbers and spans of steps are written. No two parts of a pattern that follow each other can match the same
 # characters, so that a match takes time linear in the length of the text.
 UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
@@ -26,16 +26,16 @@ def setting(
     choices: tuple[str, ...] = (),
     common: Callable[[], Iterable[str]] | tuple[str, ...] = (),
     live: bool = True,
-    shown: Place = "advanced",
+    section: Section = "look",
 ) -> Any:
     """A field of a dataclass that is a setting: an argument in Python, an option, a widget, a key of the journal.
 
     ``low``, ``high``: bounds of a number, both included. ``choices``: all that a word can be; ``common``: some of what
-    a free text can be, or a function that knows. ``live``: whether it can change while a run goes on. ``shown``: where
-    the Studio has it.
+    a free text can be, or a function that knows. ``live``: whether it can change while a run goes on. ``section``:
+    the group of settings it is listed with.
     """
-    facts = {"help": help, "low": low, "high": high, "choices": choices, "common": common, "live": live, "shown": shown}
-    return field(default=default, metadata=facts)
+    facts = {"help": help, "low": low, "high": high, "choices": choices, "common": common}
+    return field(default=default, metadata=facts | {"live": live, "section": section})
 
 
 def plain(value: Any, whole: bool = False) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from clipgen.cutouts import warps
 from clipgen.cutouts.augmentations import AUGMENTATIONS, Augmentation, augmentations
 from clipgen.errors import ClipgenError
-from clipgen.setting import setting
+from clipgen.setting import setting as declare
 
+setting = partial(declare, section="cutouts")
 PADDINGS = {"border": "border", "reflection": "reflection", "black": "zeros", "grey": "zeros", "wrap": "wrap"}
 
 

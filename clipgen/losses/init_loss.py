@@ -24,15 +24,15 @@ class Nearness(Objective):
 
     name = "near"
     near: float = setting(
-        1.0, "how strongly the picture is drawn to the collage, drawing or image it started from", 0, shown="steer"
+        1.0, "how strongly the picture is drawn to the collage, drawing or image it started from", 0, section="steer"
     )
     near_space: str = setting(
         "auto",
         "where nearness is measured; colouring: lines and colours hold, what is grey may take any; auto: as suits init",
         choices=("auto", "latent", "pixels", "colouring", "clip"),
-        shown="start",
+        section="start",
     )
-    near_fade: float = setting(0.0, "0: as strong to the end; 1: fading to nothing by the end", 0, 1, shown="start")
+    near_fade: float = setting(0.0, "0: as strong to the end; 1: fading to nothing by the end", 0, 1, section="start")
 
     def terms(self, moment: Moment) -> Iterator[Tensor]:
         shares = moment.recipe.shares(moment.step)

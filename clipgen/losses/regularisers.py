@@ -38,7 +38,7 @@ class TotalVariation(Regulariser):
     """Mean absolute difference of neighbouring pixels."""
 
     name = "tv"
-    tv: float = setting(0.0, "weight of the total variation: smoother pictures", 0, shown="steer")
+    tv: float = setting(0.0, "weight of the total variation: smoother pictures", 0, section="steer")
 
     def of(self, images: Tensor) -> Tensor:
         return images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()

@@ -46,50 +46,50 @@ class _Own:
 
     prompt: str
     negative: str = setting(
-        "", "what to stay away from beside the prompt: texts that push half as strongly, or as 'blurry:0.3' says"
+        "", "what to stay away from: texts that push half as strongly, or as 'blurry:0.3' says", section="clip"
     )
     quality: str = setting(
-        "normal", "draft, normal or best: steps, cutouts, size", choices=tuple(QUALITIES), live=False, shown="settle"
+        "normal", "draft, normal or best: steps, cutouts, size", choices=tuple(QUALITIES), live=False, section="basic"
     )
-    steps: int = setting(120, "optimisation steps", 1, 10**6, live=False, shown="settle")
-    seed: int = setting(0, "same seed, same machine: same picture", 0, 2**63 - 1, live=False, shown="settle")
+    steps: int = setting(120, "optimisation steps", 1, 10**6, live=False, section="basic")
+    seed: int = setting(0, "same seed, same machine: same picture", 0, 2**63 - 1, live=False, section="basic")
     size: tuple[int, int] | str | None = setting(
         None,
         "in pixels, by default what the generator draws best; it may grow: 128x128@0-60, 256x256@60-",
         common=("128x128", "128x96", "256x256", "512x384", "128x128@0-60, 256x256@60-"),
         live=False,
-        shown="settle",
+        section="basic",
     )
     tile: bool = setting(
-        False, "a picture that repeats without a seam: views and decoder see it wrapped", live=False, shown="settle"
+        False, "a picture that repeats without a seam: views and decoder see it wrapped", live=False, section="look"
     )
     generator: str = setting(
         "stack",
         "what is optimised: the latent of a decoder, or pixels",
         common=lambda: GENERATORS,
         live=False,
-        shown="settle",
+        section="basic",
     )
     perceptor: str = setting(
         "mini",
         "the CLIP that scores the picture; several as 'a | b:0.5'",
         common=PERCEPTORS,
         live=False,
-        shown="settle",
+        section="clip",
     )
     judge: str = setting(
         "",
         "a second CLIP, which guides nothing and scores every frame, such as evaluator or ViT-L-14/openai",
         common=("evaluator", "ViT-B-16/openai", "ViT-L-14/openai"),
         live=False,
-        shown="settle",
+        section="clip",
     )
     recipe: str = setting(
         "",
         "the settings of a famous notebook, by name; what else is asked for wins",
         choices=("", *PRESETS),
         live=False,
-        shown="settle",
+        section="basic",
     )
     relax: str = setting(
         "straight-through",
@@ -97,6 +97,7 @@ class _Own:
         "the end); sample (a token is drawn); none (a latent that is not snapped; none:6 within 6)",
         common=tuple(RELAXATIONS),
         live=False,
+        section="optimizer",
     )
     init: str = setting(
         "auto",
@@ -105,33 +106,37 @@ class _Own:
         "folder (its last frame), tokens as .npy",
         common=lambda: ("auto", *STARTS),
         live=False,
-        shown="start",
+        section="start",
     )
-    fit: str = setting("crop", "how pictures are brought to size", choices=FITS, shown="start")
+    fit: str = setting("crop", "how pictures are brought to size", choices=FITS, section="start")
     mask: str = setting(
         "",
         "paint only there: top, bottom, left, right, x,y,w,h, not ..., or an image (white: paint)",
         common=("top", "bottom", "left", "right", "centre", "not centre"),
-        shown="start",
+        section="start",
     )
-    distance: str = setting("spherical", "how CLIP's embeddings are compared", choices=tuple(DISTANCES))
+    distance: str = setting("spherical", "how CLIP's embeddings are compared", choices=tuple(DISTANCES), section="clip")
     combine: str = setting(
         "losses",
         "how prompts come together: losses (each pulls), embeddings (one target, their weighted sum)",
         choices=("losses", "embeddings"),
+        section="clip",
     )
     averaged: float = setting(
-        0.0, "how much the distance of all views' mean embedding counts, beside the mean of their distances", 0, 1
+        0.0, "weight of the distance of the cutouts' mean embedding, beside the mean of distances", 0, 1, section="clip"
     )
-    passes: int = setting(1, "cutouts go through CLIP in so many parts: less memory, same picture", 1, 10**4)
-    camera: str = setting("", "moves from frame to frame: 'zoom=1.02, x=0.01, angle=1@50-100'")
-    every: int = setting(3, "steps from frame to frame", 1, 10**6, live=False)
+    passes: int = setting(
+        1, "parts that cutouts go through CLIP in: less memory, same picture", 1, 10**4, section="speed"
+    )
+    camera: str = setting("", "moves from frame to frame: 'zoom=1.02, x=0.01, angle=1@50-100'", section="output")
+    every: int = setting(3, "steps from frame to frame", 1, 10**6, live=False, section="output")
     patience: int = setting(
         0,
         "ends when for so many steps no frame was better, says the judge (or CLIP); 0: never",
         0,
         10**6,
         live=False,
+        section="output",
     )
     settled: float = setting(
         0.0,
@@ -140,16 +145,18 @@ class _Own:
         0,
         255,
         live=False,
+        section="output",
     )
     keep: str = setting(
-        "last", "the picture that is shown and exported: the last frame, or the one the judge likes best", choices=KEPT
+        "last", "what is shown and exported: the last frame, or the judge's favourite", choices=KEPT, section="output"
     )
-    device: str = setting("auto", "auto, cpu, cuda or mps", live=False)
+    device: str = setting("auto", "auto, cpu, cuda or mps", live=False, section="speed")
     precision: str = setting(
         "auto",
         "what the models compute in: auto (what the device is fast and right in), bf16, fp16, fp32",
         choices=("auto", *PRECISIONS),
         live=False,
+        section="speed",
     )
 
     def part(self, kind: type[Part]) -> Part:

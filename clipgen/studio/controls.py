@@ -30,6 +30,17 @@ STEERED = {
     "near": ("Nearness", 4.0, "0: free of the collage, drawing or photograph it started from; more: true to it"),
     "tv": ("Smoothness", 2.0, "more: calm areas and few lines"),
 }
+SECTIONS = {
+    "steer": "Steer while it runs",
+    "basic": "Set before starting",
+    "start": "Start picture and mask",
+    "clip": "CLIP and judge",
+    "look": "Look",
+    "cutouts": "Cutouts",
+    "optimizer": "Optimiser",
+    "speed": "Speed and memory",
+    "output": "Frames and end",
+}
 MOST = 2.0**53 - 1  # of a number without a bound: a browser knows no infinity, and no whole number above it
 
 
@@ -55,12 +66,11 @@ class Controls(widgets.VBox):
         self._beside = {"seed": [dice], "init": [start, webcam], "mask": [self.mask]}
         super().__init__(
             [
-                _heading("Steer while it runs", "The prompts above and their weights (below 0 they push away), and:"),
+                _heading(SECTIONS["steer"], "The prompts above and their weights (below 0 they push away), and:"),
                 *self._explained("steer"),
-                _heading("Settle before it runs"),
-                widgets.Box([self._cell(name) for name in _placed("settle")]).add_class("clipgen-grid"),
-                Fold("Start picture and mask", self._explained("start")),
-                Fold("Advanced settings", self._explained("advanced")),
+                _heading(SECTIONS["basic"]),
+                widgets.Box([self._cell(name) for name in _placed("basic")]).add_class("clipgen-grid"),
+                *(Fold(SECTIONS[section], self._explained(section)) for section in [*SECTIONS][2:]),
             ]
         )
         self.usual = usual_of(*(getattr(settings, name) for name in SUITING))
@@ -144,7 +154,7 @@ def _control(knob: Field) -> widgets.Widget:
 
 def _steered(knob: Field) -> bool:
     """Whether a setting is a number that people turn while they look."""
-    return scheduled(knob) and knob.metadata["shown"] == "steer"
+    return scheduled(knob) and knob.metadata["section"] == "steer"
 
 
 def _said(knob: Field, value: Any) -> Any:
@@ -174,7 +184,7 @@ def usual_of(recipe: str, quality: str, generator: str, perceptor: str, device: 
 
 def _placed(place: str) -> list[str]:
     """The settings of a place; first what people steer."""
-    names = [name for name, knob in KNOBS.items() if knob.metadata["shown"] == place]
+    names = [name for name, knob in KNOBS.items() if knob.metadata["section"] == place]
     return [name for name in STEERED if name in names] + [name for name in names if name not in STEERED]
 
 

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from shared_places import REPORTS
 from studio_page import StudioPage
 
-from clipgen.studio.controls import KNOBS, STEERED
+from clipgen.studio.controls import KNOBS, SECTIONS, STEERED
 
 pytestmark = pytest.mark.slow
 BEGIN = """
@@ -42,8 +42,8 @@ def studio(colab):
     colab.set_viewport_size({"width": 1280, "height": 1800})
     colab.evaluate("code => colab.run(code)", BEGIN)
     studio = StudioPage(colab)
-    for fold in ("Start picture and mask", "Advanced settings"):
-        studio.button(fold).click()
+    for section in [*SECTIONS][2:]:
+        studio.button(SECTIONS[section]).click()
     return studio
 
 

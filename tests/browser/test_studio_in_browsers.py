@@ -157,7 +157,7 @@ def test_another_generator_and_a_page_to_send(page, lab, notebooks):
     idle()
     augment = studio.root.get_by_label("augment", exact=True)
     expect(augment).to_be_hidden()
-    fold = studio.button("Advanced settings")
+    fold = studio.button("Cutouts")
     expect(fold).to_have_attribute("title", re.compile("^Closed"))
     fold.press("Enter")
     expect(fold).to_have_attribute("title", re.compile("^Open"))

@@ -14,16 +14,10 @@ from studio_hands import COLABS, SMALL, below, blue, click, control, named, part
 import clipgen
 from clipgen.prompts import Prompt, parse
 from clipgen.runs.settings import Settings, build
-from clipgen.studio.controls import Controls
+from clipgen.studio.controls import SECTIONS, Controls
 from clipgen.studio.parts import Brush, Dial, Fold, Webcam
 from clipgen.studio.pictures import Picker, to_url
 
-HEADINGS = {
-    "steer": "Steer while it runs",
-    "settle": "Settle before it runs",
-    "start": "Start picture and mask",
-    "advanced": "Advanced settings",
-}
 KNOBS = fields(Settings)[1:]
 
 
@@ -44,7 +38,7 @@ def groups(controls):
 @pytest.mark.parametrize("knob", KNOBS, ids=lambda knob: knob.name)
 def test_every_setting_has_its_widget_its_help_and_its_place(knob):
     controls = Controls(Settings("a red heart"), Path(), lambda call: call, print)
-    widget = control(groups(controls)[HEADINGS[knob.metadata["shown"]]], knob.name)
+    widget = control(groups(controls)[SECTIONS[knob.metadata["section"]]], knob.name)
     assert control(controls, knob.name) is widget
     for part in widget.children if isinstance(widget, Dial) else [widget]:
         assert getattr(part, "description_tooltip" if COLABS else "tooltip") == knob.metadata["help"]
@@ -109,9 +103,9 @@ from clipgen.setting import setting
 @dataclass(frozen=True, repr=False)
 class Glow(Regulariser):
     name = "glow"
-    glow: float = setting(0.0, "weight of more light", 0, shown="steer")
+    glow: float = setting(0.0, "weight of more light", 0, section="steer")
     lamp: str = setting("sun", "where it comes from", common=lambda: ["sun", "moon"])
-    upwards: bool = setting(False, "from below", live=False, shown="start")
+    upwards: bool = setting(False, "from below", live=False, section="start")
 
     def of(self, images):
         return -images.mean() if self.lamp == "moon" and self.upwards else images.new_tensor(0.0)
@@ -125,7 +119,7 @@ from test_controls import groups
 
 studio = clipgen.Studio("a star", steps=6, **SMALL)
 places = groups(studio.controls)
-glow, (lamp,) = control(places["Steer while it runs"], "glow"), named(places["Advanced settings"], "lamp")
+glow, (lamp,) = control(places["Steer while it runs"], "glow"), named(places["Look"], "lamp")
 assert glow.slider.min == 0 and tuple(lamp.options) == ("sun", "moon")
 assert {"glow", "lamp"} < studio.controls.changeable.keys() and "upwards" not in studio.controls.changeable
 light = []
@@ -148,7 +142,7 @@ def test_a_setting_that_a_part_brings_along_has_its_widget(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("heading", ["Start picture and mask", "Advanced settings"])
+@pytest.mark.parametrize("heading", ["Start picture and mask", "Cutouts"])
 def test_groups_fold(heading, studio):
     (button,) = named(studio, heading)
     box = groups(studio.controls)[heading].children[1]
