@@ -41,9 +41,9 @@ class Together:
             if not scarce(error):
                 raise
         else:  # all are ready, so that all step
-            for render, (picture, scores) in zip(renders, made):
-                render.move(picture, scores["loss"])
-            return [scores for _, scores in made]
+            for render, scores in zip(renders, made):
+                render.move(scores["loss"])
+            return made
         empty(renders[0].latent.device)
         self.most = len(renders) // 2
         warnings.warn(f"memory is short: at most {self.most} pictures are made together now", stacklevel=2)
@@ -52,16 +52,13 @@ class Together:
         return self.advance(renders)
 
 
-def _differentiate(renders: Sequence[Render]) -> list[tuple[Tensor, dict[str, Tensor]]]:
-    """Leave the gradients of a step at the latents; returns of each render its picture, and its scores."""
+def _differentiate(renders: Sequence[Render]) -> list[dict[str, Tensor]]:
+    """Leave the gradients of a step at the latents; returns the scores of each render."""
     r, progress = renders[0].recipe, renders[0].step / renders[0].recipe.steps
     for render in renders:
         render.begin_step()
-    if any(render.recipe.window.window < 1 for render in renders):  # each has a window of its own
-        decoded = [render.image(render.rng) for render in renders]
-    else:
-        latents, numbers = zip(*((render.latent, render.rng) for render in renders))
-        decoded = list(r.param.image(torch.cat(latents), progress, numbers).split(1))
+    latents, numbers = zip(*((render.latent, render.rng) for render in renders))
+    decoded = r.param.image(torch.cat(latents), progress, numbers).split(1)
     images = [render.masked(picture) for render, picture in zip(renders, decoded)]
     leaves = [image.detach().requires_grad_() for image in images]
     moments = [
@@ -72,8 +69,7 @@ def _differentiate(renders: Sequence[Render]) -> list[tuple[Tensor, dict[str, Te
     pulled = [(image, leaf) for image, leaf in zip(images, leaves) if image.requires_grad and leaf.grad is not None]
     if pulled:
         torch.autograd.backward([image for image, _ in pulled], [leaf.grad for _, leaf in pulled])
-    scores = [moment.scores | {"loss": loss} for moment, loss in zip(moments, losses)]
-    return [(picture.detach(), score) for picture, score in zip(decoded, scores)]
+    return [moment.scores | {"loss": loss} for moment, loss in zip(moments, losses)]
 
 
 def _backward(moments: Sequence[Moment], factors: Sequence[float]) -> list[Tensor]:

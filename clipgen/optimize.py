@@ -32,7 +32,6 @@ class Render:
         """Go on with a latent and a base of another size; the optimiser begins anew."""
         self.recipe, self.base = recipe, base
         self.latent, self.average = latent.clone().requires_grad_(), latent.clone()
-        self.kept: Tensor | None = None  # the picture of the step before, where the next one decodes a window of it
         self.optimizer = recipe.descent.start(self.latent)
         self.memory.plan(recipe, self.latent)
 
@@ -46,7 +45,7 @@ class Render:
             return
         if self.drafted:
             self.latent.data.copy_(goal.latent)
-            self.optimizer, self.kept = self.recipe.descent.start(self.latent), None
+            self.optimizer = self.recipe.descent.start(self.latent)
             if self.step == 0:
                 self.average.copy_(goal.latent)
         self.drafted = goal.drafted
@@ -60,13 +59,13 @@ class Render:
         while True:
             self.begin_step()
             try:
-                picture, scores = self.differentiate()
+                scores = self.differentiate()
                 break
             except (RuntimeError, MemoryError) as error:
                 self.memory.relieve(error, self.recipe)
             empty(self.latent.device)
             self.rng.set_state(numbers)  # the same views again
-        self.move(picture, scores["loss"])
+        self.move(scores["loss"])
         return scores
 
     def begin_step(self) -> None:
@@ -76,13 +75,12 @@ class Render:
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()
 
-    def differentiate(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Leave the gradient of the loss at the latent; returns the picture, and the scores.
+    def differentiate(self) -> dict[str, Tensor]:
+        """Leave the gradient of the loss at the latent; returns the scores.
 
         A function of its own, so that nothing of an attempt for which memory was too short outlives it.
         """
-        picture = self.image(self.rng)
-        image = self.masked(picture)
+        image = self.masked(self.image(self.rng))
         # All that looks at the picture leaves its gradient here; then one pass goes back through the decoder.
         leaf = image.detach().requires_grad_()
         moment = Moment(leaf, self.latent, self.step, self.recipe, self.rng, self.memory.passes)
@@ -90,15 +88,14 @@ class Render:
         if image.requires_grad and leaf.grad is not None:
             # backward(leaf.grad) is the same, and imports sympy at the first step.
             (image * leaf.grad).sum().backward()
-        return picture.detach(), moment.scores | {"loss": loss}
+        return moment.scores | {"loss": loss}
 
-    def move(self, picture: Tensor, loss: Tensor) -> None:
+    def move(self, loss: Tensor) -> None:
         """Take the step that the gradient at the latent asks for, if all numbers are finite.
 
         Its parts take memory before they change anything, so that one for which that is short can be done again, and
         no step is taken by half or twice.
         """
-        self.keep(picture)
         if again(partial(self._sound, loss), device := self.latent.device):
             parts: list[Callable[[], Any]] = [] if self.latent.grad is None else [self.optimizer.step]
             parts.append(partial(self.recipe.param.project_, self.latent))
@@ -162,16 +159,11 @@ class Render:
             # Without the residual every move would throw the latent back to what its picture shows.
             latent = param.encode(camera.move(picture, self.step)) + param.residual(self.latent.detach())
             self.latent.data.copy_(latent)
-            self.average, self.kept = latent.clone(), None
+            self.average = latent.clone()
 
     def image(self, rng: torch.Generator) -> Tensor:
         """(1, 3, H, W) as the next step decodes it, before the mask."""
-        r = self.recipe
-        return r.window.decode(r.param, self.latent, self.kept, self.step, rng, r.steps)
-
-    def keep(self, picture: Tensor) -> None:
-        """Let the next step go on from what this one decoded, if it will decode a window alone."""
-        self.kept = picture.detach() if self.recipe.window.window < 1 else None
+        return self.recipe.param.image(self.latent, self.step / self.recipe.steps, rng)
 
     def masked(self, image: Tensor) -> Tensor:
         """The image with what stays as it is where the mask does not paint."""
@@ -183,7 +175,6 @@ class Render:
         """Everything that the next step depends on: tensors, and notes that JSON can say."""
         state = self.optimizer.state_dict()["state"].get(0, {})
         tensors = {"latent": self.latent, "shown": self.average, "base": self.base, "rng": self.rng.get_state()}
-        tensors |= {} if self.kept is None else {"kept": self.kept}
         tensors |= {f"optimizer.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
         notes: dict[str, Any] = {"passes": self.memory.passes, "slower": self.slower, "trouble": self.trouble}
         notes |= {"scaling": self.scaling.state, "drafted": self.drafted}
@@ -191,16 +182,15 @@ class Render:
 
     def restore(self, step: int, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Become what ``state`` described after ``step``. Raises anything for what it cannot have described."""
-        likes = {"latent": self.latent, "shown": self.average, "base": self.base, "kept": self.base}
+        likes = {"latent": self.latent, "shown": self.average, "base": self.base}
         likes |= {key: self.latent for key, value in tensors.items() if key.startswith("optimizer.") and value.ndim}
         for key, like in likes.items():
-            if (key != "kept" or key in tensors) and tensors[key].shape != like.shape:
+            if tensors[key].shape != like.shape:
                 raise ValueError(f"{key} is {tuple(tensors[key].shape)} instead of {tuple(like.shape)}")
         self.step, self.drafted = step, notes.get("drafted", self.drafted)
         self.rng.set_state(tensors["rng"])
         self.latent.data.copy_(tensors["latent"])
         self.average, self.base = tensors["shown"].to(self.average), tensors["base"].to(self.base)
-        self.kept = tensors["kept"].to(self.base) if "kept" in tensors else None
         self.memory.passes, self.slower, self.trouble = (
             int(notes["passes"]),
             float(notes["slower"]),

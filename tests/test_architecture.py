@@ -12,7 +12,7 @@ FLOORS = (  # from the ground up: a room imports from its own floor's earlier ro
     ("storage", "device", "fast"),
     ("precision", "images"),
     ("generators", "clip", "export"),
-    ("priors", "prompts", "optimizers", "window"),
+    ("priors", "prompts", "optimizers"),
     ("cutouts", "losses", "scaling"),
     ("inits", "drawn", "memory", "optimize", "batched", "inspect"),
     ("runs",),

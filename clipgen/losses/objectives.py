@@ -18,7 +18,6 @@ from clipgen.generators.protocol import Parameterisation
 from clipgen.images.camera import Camera
 from clipgen.optimizers import Descent
 from clipgen.prompts import Prompt, fade, weights_at
-from clipgen.window import Window
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]  # (image (1, 3, H, W), latent, step) to a scalar
 
@@ -48,7 +47,6 @@ class Recipe:
     mask: Tensor | None  # (1, 1, H, W), 1 where it is painted
     steps: int
     cutouts: Cutouts
-    window: Window
     precision: str = "fp32"  # what its models compute in; fp16 asks for a scaled loss
 
     def shares(self, step: int) -> list[float]:

@@ -27,7 +27,6 @@ from clipgen.prompts import Prompt
 from clipgen.registry import OBJECTIVES, STARTS
 from clipgen.runs.settings import Settings, default_start
 from clipgen.runs.spec import Models, RunSpec
-from clipgen.window import Window
 
 
 class Recipes:
@@ -103,7 +102,6 @@ class Recipes:
             mask=mask,
             steps=s.steps,
             cutouts=cutouts,
-            window=s.part(Window),
             precision=models.precision,
         )
 

@@ -25,7 +25,6 @@ from clipgen.registry import OBJECTIVES, RELAXATIONS, STARTS
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.schedules import Schedule, growth, schedule, size_of
 from clipgen.setting import check, plain, setting
-from clipgen.window import Window
 
 KEPT = ("last", "best")
 Part = TypeVar("Part")
@@ -224,7 +223,7 @@ def _rounded(kind: type, number: float) -> Any:
     return round(number) if kind is int else number
 
 
-_PARTS: tuple[type, ...] = (Descent, Cutouts, Window, *OBJECTIVES.values())
+_PARTS: tuple[type, ...] = (Descent, Cutouts, *OBJECTIVES.values())
 
 if TYPE_CHECKING:
 

@@ -125,7 +125,7 @@ class RunSpec:
         given: Mapping[str, Any],
         journal: Journal | None = None,
     ) -> RunSpec:
-        changes = [named_today(change, saved) for change in saved.get("changes", [])]
+        changes = [without_removed(named_today(change, saved), source) for change in saved.get("changes", [])]
         try:
             settings, inputs = _saved(saved, source, losses), Inputs(given)
             if not trust:
@@ -160,11 +160,7 @@ class RunSpec:
         return settings
 
     def _check_spared(self, settings: Settings) -> None:
-        """Raise ClipgenError for models that have no patches to leave out, or no window to decode alone."""
-        entry = entry_of(settings.generator)
-        if settings.window != 1 and (entry.stride == 1 or settings.tile):
-            what = f"{settings.generator} decodes nothing" if entry.stride == 1 else "tile=True decodes around the edge"
-            raise ClipgenError(f"window={settings.window}: {what}; choose window=1, or a decoder such as mini-vqgan")
+        """Raise ClipgenError for models that have no patches to leave out."""
         for name, _ in self.perceptors if settings.patch_dropout else ():
             if not family(name).drops(name):
                 raise ClipgenError(
@@ -255,12 +251,32 @@ def named_today(settings: Mapping[str, Any], before: Mapping[str, Any]) -> dict[
     return {key: value for key, value in values.items() if key not in ("noise", "shift")} | {"augment": ", ".join(said)}
 
 
+REMOVED = {"window": 1}  # settings of version 0.4 that are gone, with the value that changes nothing
+
+
+def without_removed(settings: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
+    """Return saved settings without those that were removed.
+
+    Raises:
+        ClipgenError: A removed setting has a value that changed the picture.
+    """
+    for name, neutral in REMOVED.items():
+        if settings.get(name, neutral) != neutral:
+            raise ClipgenError(
+                f"{source}: this run has {name}={settings[name]}, a setting that was removed; use clipgen 0.4, or set "
+                f"{name} to {neutral} in its settings.json and changes.jsonl: the pictures will then be others"
+            )
+    return {name: value for name, value in settings.items() if name not in REMOVED}
+
+
 def _saved(settings: Mapping[str, Any], source: str | Path, losses: Losses) -> Settings:
     """Settings as a journal or an exported file has them, to be followed with the same losses."""
     usual: dict[str, Any] = {
         knob.name: knob.default for knob in fields(Settings)
     }  # what a setting was before there was one
-    values = usual | {key: value for key, value in named_today(settings, settings).items() if key in usual}
+    values = usual | {
+        key: value for key, value in without_removed(named_today(settings, settings), source).items() if key in usual
+    }
     had, given = settings.get("losses", 0), [loss.name for loss in objectives(losses)]
     if had != (given if isinstance(had, list) else len(given)):  # before they had names they were counted
         said = ", ".join(map(str, had)) if isinstance(had, list) else had

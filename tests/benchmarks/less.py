@@ -23,17 +23,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "plain, other views": {},
     "patch_dropout=0.5": {"patch_dropout": 0.5},
-    "window=0.5": {"window": 0.5},
-    "both": {"patch_dropout": 0.5, "window": 0.5},
 }
 FEWER = "4@0-40, 16@40-"
 DECODED = {"generator": "mini-vqgan", "init": "collage"}  # the default, until pictures were made
 SOONER: dict[str, dict[str, Any]] = {
     "all steps": DECODED | {"settled": 0},
     "settled=1": DECODED | {"settled": 1},
-    "window=0.5": DECODED | {"settled": 0, "window": 0.5},
     f"cutouts={FEWER!r}": DECODED | {"settled": 0, "cutouts": FEWER},
-    "all three": DECODED | {"settled": 1, "window": 0.5, "cutouts": FEWER},
+    "both": DECODED | {"settled": 1, "cutouts": FEWER},
     "made, all steps": {"settled": 0},
     "made: default": {},
 }
@@ -67,7 +64,6 @@ def less(options: argparse.Namespace, cache: Path, settings: dict[str, Any]) -> 
             seconds.append(_now(options.device) - began)
             mean = mean + render.latent.grad.detach().float() / options.rounds
         means[name] = mean.flatten()
-        # The mean, because with windows some steps decode everything.
         rows.append({"work": f"{options.work} {size}x{size}, {options.views} views", "side": name})
         rows[-1] |= {"seconds": statistics.mean(seconds), "least": min(seconds), "most": max(seconds)}
         rows[-1]["of plain"] = rows[-1]["seconds"] / rows[0]["seconds"]

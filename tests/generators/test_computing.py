@@ -23,7 +23,6 @@ from clipgen.optimize import Render
 from clipgen.optimizers import Descent
 from clipgen.precision import Computing
 from clipgen.prompts import Prompt
-from clipgen.window import Window
 
 LARGEST = torch.finfo(torch.float16).max  # 65,504
 SIZE = (64, 64)
@@ -153,7 +152,7 @@ def gradient(made, seer, precision):
     prompts, cutouts, share = [Prompt("a cat")], Cutouts(cutouts=2), [(seer, 1.0)]
     asked = PromptLoss(prompts, share, [target], [Spot([0])], cutouts)
     parts = {"param": made, "perceptors": share, "prompts": prompts, "objectives": [asked], "goals": []}
-    parts |= {"descent": Descent(), "camera": Camera.parse(""), "mask": None, "cutouts": cutouts, "window": Window()}
+    parts |= {"descent": Descent(), "camera": Camera.parse(""), "mask": None, "cutouts": cutouts}
     recipe = Recipe(**parts, steps=9, precision=precision)
     render = Render(recipe, latent, torch.zeros(1, 3, *SIZE), rng)
     render.advance()

@@ -61,7 +61,7 @@ def difference(run, other):
     [
         *({"generator": name} for name in HERE),
         {"generator": "mini-vqgan", "tile": True, "relax": "none"},
-        {"generator": "mini-vqgan", "window": 0.5, "judge": "evaluator"},
+        {"generator": "mini-vqgan", "judge": "evaluator"},
         {"generator": "mini-dvae", "relax": "gumbel"},
         {"generator": "mini-dvae", "relax": "sample", "passes": 2},
     ],

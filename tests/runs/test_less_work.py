@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import open_clip
 import pytest
 import torch
@@ -78,44 +77,6 @@ def test_patch_dropout_is_refused_by_who_has_no_patches(vit, tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path)
     with pytest.raises(ClipgenError, match=r"patch_dropout=0.5: mini"):
         run.change(patch_dropout=0.5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "knobs",
-    [
-        {"generator": "mini-vqgan", "mask": "left", "steps": 12},
-        {"generator": "mini-dvae", "relax": "gumbel"},
-        {"generator": "mini-dvae", "camera": "zoom=1.1", "window": "0.5@0-6, 1@6-"},
-    ],
-    ids=["mask", "gumbel", "camera"],
-)
-def test_window_decoding(knobs, tmp_path):
-    run = equal_after_a_stop(tmp_path, **{"window": 0.5} | knobs)
-    assert run.journal.settings["window"] == run.settings.window
-    plain = clipgen.generate("a cat", folder=tmp_path, like=run, progress=False, **KNOBS | knobs | {"window": 1.0})
-    assert plain.image.tobytes() != run.image.tobytes() and plain.image.size == run.image.size
-    seen = run.views(4, progress=False)
-    assert seen.score == pytest.approx(run.journal.scores[2]["clip"], abs=1e-5), "the same window"
-
-
-def test_windows_of_several_in_one_tensor(tmp_path):
-    knobs = KNOBS | {"generator": "mini-vqgan", "window": 0.5}
-    alone = clipgen.generate("a cat", folder=tmp_path, progress=False, **knobs)
-    made = clipgen.batch("a cat", 2, batch=2, progress=False, folder=tmp_path, **knobs)
-    assert abs(np.asarray(made[0].image, int) - np.asarray(alone.image, int)).mean() < 1
-
-
-def test_a_window_is_refused_where_nothing_is_decoded(tmp_path):
-    for knobs, says in (
-        ({"generator": "fft"}, "window=0.5: fft decodes nothing; choose window=1"),
-        ({"generator": "mini-vqgan", "tile": True}, "window=0.5: tile=True decodes around the edge"),
-    ):
-        with pytest.raises(ClipgenError, match=says):
-            clipgen.Run("a cat", folder=tmp_path, window=0.5, **knobs)
-    run = clipgen.Run("a cat", folder=tmp_path, generator="pixels")
-    with pytest.raises(ClipgenError, match=r"window=0\.5: pixels decodes nothing"):
-        run.change(window=0.5)
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import json
 import threading
 import time
 
@@ -6,6 +7,7 @@ import torch
 from PIL import Image
 
 import clipgen
+from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
 
 
@@ -135,3 +137,21 @@ def test_a_branch_keeps_the_pictures_of_its_prompts(tmp_path):
     branch = clipgen.finish(run.branch(2, steps=2, folder=tmp_path), progress=False)
     assert branch.finished and branch.settings.prompt == run.settings.prompt
     assert clipgen.Run.resume(branch.journal.folder, like=run).models is run.models
+
+
+def test_a_removed_setting_is_ignored_where_it_changed_nothing_and_refused_otherwise(tmp_path):
+    run = clipgen.Run("a cat", folder=tmp_path, generator="pixels", size=(32, 32), init="noise", steps=3)
+    next(iter(run))
+    run.stop()
+    settings, changes = (run.journal.folder / name for name in ("settings.json", "changes.jsonl"))
+    saved = json.loads(settings.read_text())
+    settings.write_text(json.dumps(saved | {"window": 1.0}))
+    changes.write_text(json.dumps({"step": 0, "window": 1, "lr": 0.1}) + "\n")
+    assert clipgen.Run.resume(run.journal.folder, like=run).settings.lr == 0.1
+    changes.write_text(json.dumps({"step": 0, "window": 0.5}) + "\n")
+    with pytest.raises(ClipgenError, match=r"window=0\.5, a setting that was removed; use clipgen 0\.4"):
+        clipgen.Run.resume(run.journal.folder, like=run)
+    changes.unlink()
+    settings.write_text(json.dumps(saved | {"window": "1@0-5, 0.5@5-"}))
+    with pytest.raises(ClipgenError, match="window=1@0-5"):
+        clipgen.Run.replay(run.journal.folder, folder=tmp_path, like=run)
