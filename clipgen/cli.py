@@ -92,8 +92,8 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--film", metavar="FILE", help="redraw every frame of a video, GIF or WebP")
     command.add_argument("--carry", type=float, help="with --film: share of the last frame in the next (default: 0.5)")
-    command.add_argument("--engine", help="with --batch or --film: local or ray, who makes them (default: here)")
-    command.add_argument("--workers", type=int, metavar="N", help="with --batch or --film: so many make them at once")
+    command.add_argument("--engine", help="with --batch: local or ray, what makes them (default: this process)")
+    command.add_argument("--workers", type=int, metavar="N", help="with --batch: number of workers that make them")
     files = f"{' '.join(WRITERS)}; repeatable (default: <prompt>.png and .gif, here)"
     command.add_argument("-o", "--output", action="append", type=Path, metavar="FILE", help=files)
     command.add_argument("--fps", type=float, help="frames a second of films (default: 15; with --film: its own time)")
@@ -183,7 +183,7 @@ def _command(name: str, words: list[str]) -> int:
             print(run.export(file, what="views", **options) if run else write(Journal.open(source), file, **options))
         return 0
     trust, folder = options["trust"], options["folder"]
-    if name == "resume" and (source / "parts").is_dir():
+    if name == "resume" and (source / "film").is_dir():
         from clipgen.studies.command import resume_film
 
         return resume_film(source, output or _default(source.name), options["quiet"])
@@ -266,8 +266,8 @@ def _draw(options: dict) -> int:
         raise ClipgenError(f"batch={count}: a film is redrawn once; leave --batch out, or --film")
     if fps is not None and not 0 < fps <= 60:
         raise ClipgenError(f"fps={fps}: has to be from above 0 to 60")
-    if count == 1 and "film" not in options and (alone := options.keys() & {"engine", "workers"}):
-        raise ClipgenError(f"{min(alone)}=...: one picture is made here; give --batch or --film, too")
+    if count == 1 and (for_batches := options.keys() & {"engine", "workers"}):
+        raise ClipgenError(f"{min(for_batches)}=...: one picture or film is made in this process; give --batch, too")
 
     def files() -> list[Path]:
         return _numbered(output, count) if output else _default(prompt, count=count)

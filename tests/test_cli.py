@@ -49,7 +49,7 @@ def test_output_by_suffix(tmp_path):
         (["a cat", "-o", "taken/cat.png"], "choose a folder"),
         (["a cat", "-o", "cat.png", "-o", "folder.gif"], "choose a file, such as folder.gif/picture.png"),
         (["a cat", "--batch", "2", "-o", "missing/cat.png"], "choose a folder"),
-        (["a cat", "--workers", "2"], "give --batch or --film"),
+        (["a cat", "--workers", "2"], "give --batch, too"),
         (["a cat", "--perceptor", "ViT-B-32/openai", "-o", "missing/cat.png"], "choose a folder"),  # not downloaded
         (["dalle", "a cat", "--model", "dalle-mini", "-o", "missing/cat.png"], "choose a folder"),
         (["dalle", "a cat", "-o", "cat.jpeg"], "use one of"),

@@ -41,7 +41,7 @@ def redraw(make: Callable[[], Journal], files: Sequence[Path], fps: float | None
 def resume_film(folder: Path, files: Sequence[Path], quiet: bool) -> int:
     """Redraw what a film lacks. Exit status as of ``redraw``."""
     from clipgen.runs.journal import Journal
-    from clipgen.studies.reel import finish_film
+    from clipgen.studies.films import finish_film
 
     film = Journal.open(folder)
     return redraw(lambda: finish_film(film, not quiet), files)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
 from clipgen.images.films import FilmReader
-from clipgen.images.reading import Pictorial
+from clipgen.images.reading import Pictorial, to_picture
 from clipgen.prompts import slug
-from clipgen.runs.inputs import Ask, Value
+from clipgen.runs.inputs import Ask, Inputs, Value
+from clipgen.runs.interrupts import resumable
 from clipgen.runs.journal import Journal
+from clipgen.runs.keeper import warn_unsaved
+from clipgen.runs.lock import Lock
 from clipgen.runs.run import Run
-from clipgen.runs.spec import Losses
+from clipgen.runs.settings import Settings
+from clipgen.runs.spec import Losses, RunSpec
 from clipgen.runs.together import finish_together
 from clipgen.setting import check_count
-from clipgen.studies.reel import FILM, apart
 from clipgen.studies.study import study
+
+FILM = "film"  # the start of a redrawn film, and the folder with its frames until all are redrawn
 
 
 def batch(
@@ -35,44 +45,62 @@ def batch(
     losses: Losses = (),
     **settings: Value,
 ) -> list[Run]:
-    """``count`` pictures of one prompt, with seeds from ``seed`` on; ``best`` ranks them.
+    """Make several pictures of one prompt, with consecutive seeds. An interrupt ends it early.
 
-    ``batch``: so many are made in one tensor, which is faster where the device has room; their pictures are those that
-    they would be alone, to rounding. ``engine``: who makes them, as of ``study``, with so many ``workers``; by default
-    this process. An interrupt ends it early, with the runs that were begun. Raises ClipgenError for a batch below 1,
-    for ``losses`` that would have to leave this process, and for what went wrong in a worker.
+    Args:
+        prompt: As of ``clipgen.Run``.
+        count: Number of pictures.
+        seed: That of the first picture.
+        batch: Number of pictures in one tensor, which is faster where the device has room for more; they are equal to
+            those made singly, up to rounding.
+        engine: What makes the pictures, as of ``study``; this process by default.
+        workers: Number of workers of the engine.
+        progress: Show a progress bar.
+        folder: Where run folders are made.
+        losses: As of ``clipgen.Run``.
+        settings: As of ``clipgen.Run``.
+
+    Returns:
+        The runs that were begun; ``best`` sorts them.
+
+    Raises:
+        ClipgenError: For a batch below 1, for ``losses`` with an engine, and for what went wrong in a worker.
     """
     batch = check_count("batch", batch)
     if engine or workers is not None:
-        _check_own(losses)
-        table, seeds = [{"prompt": prompt}], range(seed, seed + count)
-        place = Path(folder, f"batch-{slug(prompt if isinstance(prompt, str) else 'pictures')}")
-        same: dict[str, Any] = dict(settings)
+        if losses:
+            raise ClipgenError("losses=...: functions of your own stay in this process; leave engine and workers out")
+        title = slug(prompt if isinstance(prompt, str) else "pictures")
+        options: dict[str, Any] = {"workers": workers, "batch": batch, "progress": progress, **settings}
         made = study(
-            table=table, seed=seeds, folder=place, engine=engine or "local", workers=workers, batch=batch,
-            progress=progress, **same,
-        )  # fmt: skip
+            table=[{"prompt": prompt}],
+            seed=range(seed, seed + count),
+            folder=Path(folder, f"batch-{title}"),
+            engine=engine or "local",
+            **options,
+        )
         if failed := next((row for row in made.rows if row.state.error), None):
             raise ClipgenError(f"{failed.label}: {failed.state.error}")
-        begun: list[Run] = []
+        runs: list[Run] = []
         for row in made.rows:
             if row.state.step:
-                begun.append(Run.resume(row.folder, like=begun[0] if begun else None))
-        return begun
-    runs: list[Run] = []
+                runs.append(Run.resume(row.folder, like=runs[0] if runs else None))
+        return runs
+    runs = []
     while len(runs) < count and (not runs or runs[-1].finished):
-        some: list[Run] = []
+        group: list[Run] = []
         for number in range(len(runs), min(count, len(runs) + batch)):
-            like = (runs + some)[0] if runs or some else None
-            some.append(Run(prompt, folder=folder, losses=losses, like=like, seed=seed + number, **settings))
-        runs += finish_together(some, progress)
+            like = (runs + group)[0] if runs or group else None
+            group.append(Run(prompt, folder=folder, losses=losses, like=like, seed=seed + number, **settings))
+        runs += finish_together(group, progress)
     return runs
 
 
 def best(runs: Sequence[Run]) -> list[Run]:
-    """The runs of one prompt, the one first whose picture the judge, or without one CLIP, finds nearest to it.
+    """Return the runs of one prompt, sorted by the score of their pictures: the judge's, or CLIP's without a judge.
 
-    Raises ClipgenError for no runs.
+    Raises:
+        ClipgenError: For no runs.
     """
     if not runs:
         raise ClipgenError("best needs at least one run; give it those of clipgen.batch")
@@ -85,8 +113,8 @@ def best(runs: Sequence[Run]) -> list[Run]:
         ]
     )
     weights = torch.tensor([prompt.weight for prompt in prompts]).to(targets)
-    liked = perceptor.embed_image([run.image for run in runs]) @ targets.T @ weights
-    return [runs[i] for i in liked.argsort(descending=True).tolist()]
+    scores = perceptor.embed_image([run.image for run in runs]) @ targets.T @ weights
+    return [runs[i] for i in scores.argsort(descending=True).tolist()]
 
 
 def restyle(
@@ -95,40 +123,94 @@ def restyle(
     *,
     carry: float = 0.5,
     steps: int = 30,
-    engine: str = "",
-    workers: int | None = None,
-    overlap: int = 6,
     folder: str | Path = "clipgen-runs",
     progress: bool = True,
     losses: Losses = (),
     **settings: Value,
 ) -> Journal:
-    """Every frame of a film (video, GIF, WebP or pictures) redrawn after a prompt, as a run folder of its own.
+    """Redraw every frame of a film after a prompt.
 
-    Each frame starts from a mix of itself and, by the share ``carry`` in [0, 1], the result before it, so that the
-    style holds still. ``clipgen.export.film.export(journal.frames(), "out.mp4", journal.settings)`` writes it, each
-    frame for as long as in the film. ``film``: as of ``images.films.FilmReader``.
+    Each frame starts from a mix of itself and the redrawn frame before it, so that the style holds still.
+    ``clipgen.export.film.export(journal.frames(), "out.mp4", journal.settings)`` writes the film with the durations of
+    its source.
 
-    ``engine``: who makes it, as of ``study``; by default this process. Each of its ``workers`` has a part of the film,
-    and begins ``overlap`` frames before it, because what is carried along has to settle: of the frame before those a
-    share of carry to the power of overlap is left. A worker that is lost is replaced, and its part goes on.
+    Args:
+        film: A video, GIF, WebP or pictures, as of ``images.films.FilmReader``.
+        prompt: As of ``clipgen.Run``.
+        carry: Share of the redrawn frame before in the start of a frame, from 0 to 1.
+        steps: Of each frame.
+        folder: Where run folders are made.
+        progress: Show a progress bar.
+        losses: As of ``clipgen.Run``.
+        settings: As of ``clipgen.Run``.
 
-    An interrupt raises ``runs.interrupts.Interrupted``, whose ``journal`` has the frames that are made; the others are
-    made by ``clipgen resume``. Raises ClipgenError for a film that cannot be read.
+    Returns:
+        The run folder of the redrawn film.
+
+    Raises:
+        ClipgenError: For a film that cannot be read.
+        Interrupted: At an interrupt. Its ``journal`` has the frames made so far; ``clipgen resume`` makes the others.
     """
     if not 0 <= carry <= 1:
         raise ClipgenError(f"carry={carry}: has to be from 0 (every frame alone) to 1")
-    if overlap < 0:
-        raise ClipgenError(f"overlap={overlap}: has to be a whole number of at least 0")
-    asked, frames = settings | {"steps": steps, "every": steps}, FilmReader(film)
-    notes: dict[str, Any] = {"init": FILM} | ({"durations": frames.durations} if frames.durations else {})
-    if engine or workers is not None:
-        _check_own(losses)
-        engine = engine or "local"
-    overlap = overlap if carry else 0
-    return apart([*frames], prompt, carry, overlap, engine, workers, folder, progress, asked, notes, losses)
+    reader = FilmReader(film)
+    frames = [frame.convert("RGB") for frame in reader]
+    if not frames:
+        raise ClipgenError("film: it has no frames; choose another")
+    spec = RunSpec.create(prompt, {**settings, "steps": steps, "every": steps, "init": frames[0]}, losses)
+    notes = spec.notes | {"init": FILM} | ({"durations": reader.durations} if reader.durations else {})
+    journal = Journal.create(folder, slug(spec.settings.prompt), notes)
+    source = Journal.create(journal.folder / FILM, "source", notes | {FILM: {"carry": carry, "frames": len(frames)}})
+    for name, value in spec.inputs.all.items():
+        if name != spec.settings.init:
+            source.keep_input(name, value)
+    for number, frame in enumerate(frames, 1):
+        source.keep_input(_frame_name(number), frame)
+    return finish_film(journal, progress, losses)
 
 
-def _check_own(losses: Losses) -> None:
-    if losses:
-        raise ClipgenError("losses=...: functions of your own stay in this process; leave engine and workers out")
+def finish_film(film: Journal, progress: bool = True, losses: Losses = ()) -> Journal:
+    """Redraw the frames that a film lacks; their source is deleted with the last one.
+
+    Raises:
+        ClipgenError: Where the source is incomplete.
+        Interrupted: At an interrupt.
+    """
+    with Lock(film.folder, "this film"), resumable(film):
+        (folder,) = (film.folder / FILM).iterdir()
+        source = Journal.open(folder)
+        saved, inputs = source.settings, source.inputs()
+        carry, count = saved[FILM]["carry"], saved[FILM]["frames"]
+        if not all(_frame_name(number) in inputs for number in range(1, count + 1)):
+            raise ClipgenError(f"{film.folder}: frames of its source are missing; redraw the film from its beginning")
+        frames = {number: to_picture(inputs.pop(_frame_name(number))) for number in range(1, count + 1)}
+        settings = {field.name: saved[field.name] for field in fields(Settings) if field.name != "prompt"}
+        film.keep_until(count, {int(row["step"]) for row in film.scores})  # a kill can leave a frame without scores
+        todo = sorted(frames.keys() - set(film.steps))
+        like: Run | None = None
+        with tqdm(total=count, initial=count - len(todo), disable=not progress, unit="frame") as bar:
+            for number in todo:
+                start = frames[number]
+                if number > 1:
+                    previous = film.frame(number - 1).resize(start.size, Image.Resampling.LANCZOS)
+                    start = Image.blend(start, previous, carry)
+                with tempfile.TemporaryDirectory() as scratch:
+                    spec = RunSpec.create(saved["prompt"], {**settings, "init": start}, losses, Inputs(inputs))
+                    run = Run(spec, folder=scratch, like=like)
+                    *_, frame = run
+                    latent = torch.from_numpy(run.journal.latent(frame.step))
+                like = like or run
+                unsaved_before = film.trouble
+                try:
+                    film.add(number, frame.image, latent, frame.scores)
+                except OSError as error:  # the frame stays in memory
+                    if not unsaved_before:
+                        warn_unsaved(film, error)
+                bar.update()
+        if not film.trouble:
+            shutil.rmtree(film.folder / FILM)
+    return film
+
+
+def _frame_name(number: int) -> str:
+    return f"film-{number:05d}.png"

@@ -17,7 +17,6 @@ from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.together import together
-from clipgen.studies.reel import go_on, is_part
 from clipgen.studies.row import RowState
 from clipgen.studies.storage import at_hand
 
@@ -73,9 +72,6 @@ class Maker:
         return runs
 
     def _make(self, folders: Sequence[Path]) -> None:
-        if is_part(folders[0]):
-            self._redraw(folders[0])
-            return
         runs = self._resumed(folders)
         # A run that was killed between a frame and its state is a frame back.
         states = [replace(RowState.read(run.journal.folder), step=run.step, error="", done=False) for run in runs]
@@ -95,15 +91,6 @@ class Maker:
             note(run, done=run.finished, error=stuck)
             run.render = None
         self._like = runs[0]
-
-    def _redraw(self, part: Path) -> None:
-        """Go on with a part of a film to its end."""
-        journal = Journal.open(part)
-        for run in go_on(journal, self._like):
-            self._like = self._like or run
-            RowState(len(journal.steps)).write(part)
-            _check_saved(journal)
-        RowState(len(journal.steps), done=True).write(part)
 
 
 def _check_saved(journal: Journal) -> None:

@@ -101,16 +101,21 @@ def film(tmp_path):
     return str(tmp_path / "film.gif")
 
 
+def in_film(journal):
+    """Whether a journal is that of a film, not of the run of one of its frames."""
+    return journal.folder.parent.name == "clipgen-runs"
+
+
 @pytest.mark.parametrize("frames", [1, 3])
 def test_a_film_that_is_interrupted_goes_on_to_the_same_frames(frames, film, interrupted, press, tmp_path):
     settings = ["--film", film, *SMALL[:-2], "--steps", "2"]
     assert main(["a cat", *settings, "--quiet", "--folder", str(tmp_path / "whole"), "-o", "whole.gif"]) == 0
     once = [frames + 1]
-    press(Journal, "add", 1, lambda journal, step, *_: "parts" in journal.folder.parts and step in once and once.pop())
+    press(Journal, "add", 1, lambda journal, step, *_: in_film(journal) and step in once and once.pop())
     run = interrupted("a cat", *settings, "-o", "part.gif")
     assert Image.open(tmp_path / "part.gif").n_frames == frames and Journal.open(run).steps == [*range(1, frames + 1)]
     assert main(["resume", str(run), "whole-too.gif", "--quiet"]) == 0
-    assert Image.open(tmp_path / "whole-too.gif").n_frames == 4 and not (run / "parts").exists()
+    assert Image.open(tmp_path / "whole-too.gif").n_frames == 4 and not (run / "film").exists()
     (whole,) = (tmp_path / "whole").iterdir()
     assert [one.tobytes() for one in Journal.open(run).frames()] == [
         one.tobytes() for one in Journal.open(whole).frames()
@@ -120,7 +125,7 @@ def test_a_film_that_is_interrupted_goes_on_to_the_same_frames(frames, film, int
 
 def test_a_film_before_its_first_frame(film, interrupted, press, tmp_path):
     press(Random, "latent", 1)
-    press(Journal, "add", 1, lambda journal, step, *_: journal.folder.parent.name == "parts")
+    press(Journal, "add", 1, lambda journal, *_: in_film(journal))
     run = interrupted("a cat", "--film", film, *SMALL[:-2], "--steps", "2", "-o", "part.gif")
     assert not (tmp_path / "part.gif").exists() and Journal.open(run).steps == []
 
