@@ -97,7 +97,6 @@ STARTS = Registry(
         "noise": "clipgen.inits:Noise",
         "perlin": "clipgen.inits:Perlin",
         "gradient": "clipgen.inits:Gradient",
-        "collage": "clipgen.mini.collage:Collage",
         "dalle": "clipgen.mini.drafts:Drafts",
         "dalle-mini": "clipgen.drawn:DalleMini",
         "dalle-mega": "clipgen.drawn:DalleMega",

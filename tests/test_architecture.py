@@ -110,6 +110,12 @@ def test_every_room_has_its_floor():
     assert rooms - set(ROOMS) == {"mini"}, "mini may know everybody, and nobody knows it"
 
 
+def test_nobody_imports_the_training():
+    """The wheel is built without it."""
+    files = [file for file in PACKAGE.rglob("*.py") if "training" not in file.parts]
+    assert not [file for file in files if any("mini.training" in name for name in imported(file.read_text()))]
+
+
 def test_no_file_is_long():
     lines = {str(file.relative_to(PACKAGE)): len(file.read_text().splitlines()) for file in PACKAGE.rglob("*.py")}
     assert not {file: count for file, count in lines.items() if count > 330}

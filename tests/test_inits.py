@@ -39,12 +39,23 @@ def test_made_starts_are_as_rough_as_they_say():
 
 
 @pytest.mark.parametrize(
-    ("init", "goals"), [("random", 0), ("perlin", 1), pytest.param("collage", 1, marks=pytest.mark.slow)]
+    ("init", "goals"), [("random", 0), ("perlin", 1), pytest.param("dalle", 1, marks=pytest.mark.slow)]
 )
 def test_random_codes_have_no_goal_even_in_a_mask(init, goals, tmp_path):
     run = clipgen.Run("a cat", init=init, mask="left", steps=1, cutouts=2, size=(64, 64), folder=tmp_path)
     list(run)
     assert len(run.render.recipe.goals) == goals
+
+
+def test_a_start_that_went_names_the_one_to_choose(tmp_path):
+    with pytest.raises(clipgen.ClipgenError, match=r"init='collage': .* choose init='dalle'"):
+        clipgen.Run("a cat", init="collage", folder=tmp_path)
+    folder = clipgen.Run("a cat", init="perlin", folder=tmp_path).journal.folder
+    saved = folder / "settings.json"
+    saved.write_text(saved.read_text().replace('"perlin"', '"collage"'))
+    for again in (clipgen.Run.resume, clipgen.Run.replay):
+        with pytest.raises(clipgen.ClipgenError, match=rf"{folder}: init='collage': .* choose init='dalle'"):
+            again(folder)
 
 
 @pytest.mark.slow

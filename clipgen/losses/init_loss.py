@@ -1,4 +1,4 @@
-"""What a picture is held near to: the photograph, drawing or collage from which it starts."""
+"""What a picture is held near to: the photograph or drawing from which it starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Nearness(Objective):
 
     name = "near"
     near: float = setting(
-        1.0, "how strongly the picture is drawn to the collage, drawing or image it started from", 0, section="steer"
+        1.0, "how strongly the picture is drawn to the drawing or image it started from", 0, section="steer"
     )
     near_space: str = setting(
         "auto",

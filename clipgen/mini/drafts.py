@@ -25,8 +25,8 @@ from clipgen.images.palette import lightness
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Scene
 from clipgen.losses.objectives import Goal
-from clipgen.mini.collage import called, library
 from clipgen.mini.scenes import COLOURS, PLACES, background, with_article
+from clipgen.mini.vocabulary import drawing_names, everyday_name
 from clipgen.priors.sampling import Drawings, dalle
 from clipgen.prompts import Prompt, positive_texts
 
@@ -139,7 +139,7 @@ def _thing(text: str) -> Thing:
 @cache
 def names() -> list[str]:
     """What drawings are called. The transformer was taught 841 of these names."""
-    return [called(name).lower() for name in library().names]
+    return [everyday_name(name).lower() for name in drawing_names().names]
 
 
 def taught(text: str, perceptor: Perceptor) -> str:
@@ -152,7 +152,7 @@ def taught(text: str, perceptor: Perceptor) -> str:
     if bare in (*names(), ""):
         return text
     mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")
-    alike = library().said(mini) @ embed(mini, [text])[0]
+    alike = drawing_names().embeddings.to(mini.device) @ embed(mini, [text])[0]
     kinds = [i for i, name in enumerate(names()) if name.endswith(f" {bare}")]
     if alike.max() >= ALIKE:
         return with_article(names()[int(alike.argmax())])

@@ -1,18 +1,11 @@
-"""What scenes are made of: colours, places, and how a drawing is recoloured and put on a background.
-
-Training composes its scenes of these (``clipgen.mini.training.sampler``), and collages and drafts their starts.
-"""
+"""Colours, and places with their backgrounds: of the scenes of the training, and of drafts."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-from clipgen.images.palette import lightness
 
 RGB = tuple[float, float, float]
 
@@ -62,41 +55,6 @@ _GROUND: dict[str, tuple[RGB, RGB]] = {
 def with_article(name: str) -> str:
     """As a person says it: "a cat", "an apple"."""
     return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
-
-
-def fraction(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone: the same split on every machine."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
-
-
-def held_out(*words: str) -> bool:
-    """Whether a combination ("blue", "car") or a pair ("apple", "banana") is kept out of training."""
-    return fraction(" + ".join(sorted(words))) < 0.1
-
-
-def paint(canvas: Tensor, rgba: Tensor, scale: Tensor, x: Tensor, y: Tensor, flip: Tensor) -> Tensor:
-    """One drawing (straight alpha) on each canvas: ``scale`` of its shorter side, centred at (x, y) in [-1, 1]."""
-    rgba = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)  # premultiplied: no dark fringes
-    height, width = canvas.shape[-2:]
-    short = min(height, width)
-    theta = torch.zeros(len(rgba), 2, 3)
-    theta[:, 0, 0] = torch.where(flip, -1.0, 1.0) * width / (short * scale)
-    theta[:, 1, 1] = height / (short * scale)
-    theta[:, 0, 2] = -x * theta[:, 0, 0]
-    theta[:, 1, 2] = -y * theta[:, 1, 1]
-    grid = F.affine_grid(theta, [len(rgba), 4, *canvas.shape[-2:]], align_corners=False)
-    sprite = F.grid_sample(rgba, grid, align_corners=False)
-    return sprite[:, :3] + canvas * (1 - sprite[:, 3:])
-
-
-def tint(rgb: Tensor, colour: str | None) -> Tensor:
-    """A (3, H, W) drawing recoloured: its light and shade kept, its hue replaced."""
-    if colour is None:
-        return rgb
-    light = lightness(rgb)
-    base = rgb.new_tensor(COLOURS[colour])[:, None, None]
-    mid = light.mean().clamp(0.25, 0.75)
-    return torch.where(light < mid, base * light / mid, 1 - (1 - base) * (1 - light) / (1 - mid))
 
 
 def background(place: str, size: int, rng: torch.Generator) -> Tensor:

@@ -1,15 +1,19 @@
-"""The words that a picture is described with when nobody says others, and the pictures that they are measured by."""
+"""What drawings are called, and the vocabularies that a picture is described with when nobody gives another."""
 
 from __future__ import annotations
 
 import json
+from functools import cache
+from typing import NamedTuple
 
 from PIL import Image
+from torch import Tensor
 
 from clipgen.images.reading import to_image
 from clipgen.mini import WEIGHTS
-from clipgen.mini.collage import library
+from clipgen.mini.held_out import held_out
 from clipgen.mini.scenes import COLOURS
+from clipgen.storage import weights
 
 _EVERYDAY = """airplane, apple, banana, basketball, bear, bicycle, birthday cake, bread, butterfly, cactus, camera, car,
 carrot, castle, cherries, christmas tree, church, dog, doughnut, dragon, drum, duck, egg, fire, flower, french fries,
@@ -19,22 +23,39 @@ shark, shoe, smiling face, snail, snowman, strawberry, sun, sunflower, telephone
 tulip, turtle, unicorn, violin, volcano, whale, woman"""
 
 
-def common() -> list[str]:
-    """285 words: the names of the held-out drawings, other everyday things, and colours.
+class DrawingNames(NamedTuple):
+    """The things of which the training has drawings, by name."""
 
-    So few because mini CLIP tells few apart: each word more is one more to be mistaken for.
+    names: list[str]
+    embeddings: Tensor  # (K, 256), of ``everyday_name`` of each by mini CLIP: a thousand texts take seconds
+
+
+@cache  # the contents of a file
+def drawing_names() -> DrawingNames:
+    """Return the 1,467 names of drawings."""
+    tensors, config = weights.read(WEIGHTS / "names.safetensors")
+    return DrawingNames(config["names"], tensors["embeddings"])
+
+
+def everyday_name(name: str) -> str:
+    """Return what a person calls a thing: "dog" for the "dog face"."""
+    return name.removesuffix(" face")
+
+
+def common() -> list[str]:
+    """Return 285 words: the names of the held-out drawings, other everyday things, and colours.
+
+    They are few because mini CLIP mistakes one word for another more often the more there are.
     """
     everyday = [word.strip() for word in _EVERYDAY.split(",")]
     return [*json.loads((WEIGHTS / "heldout.json").read_text()), *everyday, *COLOURS]
 
 
 def emoji() -> list[str]:
-    """1,478 words: everything that a drawing of the training was called, and colours; for a larger CLIP."""
-    return [*library().names, *COLOURS]
+    """Return 1,478 words for a larger CLIP: the names of all drawings, and colours."""
+    return [*drawing_names().names, *COLOURS]
 
 
 def drawings() -> list[Image.Image]:
-    """The 200 held-out drawings: the only pictures of many things that ship with the package."""
-    from clipgen.mini.evaluate import held_out
-
+    """Return the 200 held-out drawings, the only pictures that ship with the package."""
     return [to_image(tile) for tile in held_out()[0]]

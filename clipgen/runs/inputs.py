@@ -186,6 +186,8 @@ class Inputs:
             self.latents[name] = _read(path)
         elif path.suffix or "/" in name or find_file(name):
             self._picture(name)
+        elif name == "collage":  # of run folders up to 0.4
+            raise ClipgenError("init='collage': this start is no longer part of clipgen; choose init='dalle'")
         else:
             raise ClipgenError(
                 f"init={name!r}: no such start, colour or file; use auto, {', '.join(STARTS)}, "

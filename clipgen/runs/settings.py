@@ -101,7 +101,7 @@ class _Own:
     init: str = setting(
         "auto",
         "where to start: random (codes), dalle (what a transformer draws; auto with the mini CLIP), "
-        "collage (of known drawings), dalle-mini, dalle-mega, noise, perlin, gradient, a colour, an image, a run "
+        "dalle-mini, dalle-mega, noise, perlin, gradient, a colour, an image, a run "
         "folder (its last frame), tokens as .npy",
         common=lambda: ("auto", *STARTS),
         live=False,
@@ -292,7 +292,7 @@ def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
     recipe = str(asked.get("recipe", ""))
     generator = canonical_name(str(asked.get("generator", _Own.generator)))
     perceptor = str(asked.get("perceptor", _Own.perceptor))
-    drafted = asked.get("init", "auto") in ("auto", "dalle", "collage") and perceptor == "mini"
+    drafted = asked.get("init", "auto") in ("auto", "dalle") and perceptor == "mini"
     ends = {"settled": entry_of(generator).settled} if drafted and not recipe and "steps" not in asked else {}
     quality, device = str(asked.get("quality", "normal")), str(asked.get("device", "auto"))
     values = defaults_for(quality, generator, recipe, perceptor, device) | ends | plain_settings(asked)

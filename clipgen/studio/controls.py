@@ -27,7 +27,7 @@ DEFAULTS = {name: knob.default for name, knob in KNOBS.items()}
 SUITING = "recipe", "quality", "generator", "perceptor", "device"  # a change of these asks for others
 # What people steer, in words: the name on its dial, how far that goes, and what it does.
 STEERED = {
-    "near": ("Nearness", 4.0, "0: free of the collage, drawing or photograph it started from; more: true to it"),
+    "near": ("Nearness", 4.0, "0: free of the drawing or photograph it started from; more: true to it"),
     "tv": ("Smoothness", 2.0, "more: calm areas and few lines"),
 }
 SECTIONS = {

@@ -42,7 +42,7 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 WORK: dict[str, tuple[str, int, dict[str, Any]]] = {
     "vqgan": ("nerdyrodent", 256, {"generator": "vqgan_imagenet_f16_16384", "cut_min": 1.0, "cut_max": 1.0}),
     "dvae": ("murdoch", 512, {"generator": "dvae", "relax": "gumbel", "cut_min": 0.43, "cut_max": 1.9}),
-    "embedded": ("", 128, {"generator": "mini-vqgan", "init": "collage"}),
+    "embedded": ("", 128, {"generator": "mini-vqgan"}),
 }
 
 

@@ -25,7 +25,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "patch_dropout=0.5": {"patch_dropout": 0.5},
 }
 FEWER = "4@0-40, 16@40-"
-DECODED = {"generator": "mini-vqgan", "init": "collage"}  # the default, until pictures were made
+DECODED = {"generator": "mini-vqgan"}
 SOONER: dict[str, dict[str, Any]] = {
     "all steps": DECODED | {"settled": 0},
     "settled=1": DECODED | {"settled": 1},

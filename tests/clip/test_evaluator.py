@@ -5,7 +5,8 @@ import torch
 
 import clipgen
 from clipgen.generators.catalogue import GENERATORS
-from clipgen.mini.evaluate import held_out, load_judge, retrieval
+from clipgen.mini.held_out import held_out, load_judge
+from clipgen.mini.training.evaluate import retrieval
 from clipgen.runs.presets import PRESETS
 
 

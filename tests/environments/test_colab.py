@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ def test_clipgen_leaves_colabs_packages_as_they_are(resolve):
     wanted = found.keys() & has.keys()
     assert {name: found[name] for name in wanted} == {name: has[name] for name in wanted}
     assert wanted >= {"torch", "torchvision", "numpy", "pillow", "ipywidgets", "anywidget", "traitlets", "ipython"}
+
+
+def test_the_wheel_has_the_built_in_models_and_not_their_training(wheels):
+    (wheel,) = wheels.glob("clipgen_notebook-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "clipgen/mini/weights/clip.safetensors" in names and not any("mini/training" in name for name in names)
 
 
 SCRIPT = """

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 import clipgen
-from clipgen.mini.evaluate import held_out
+from clipgen.mini.held_out import held_out
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def desk(tmp_path_factory):
     return folder, run
 
 
-QUICK = {"cutouts": 4, "size": (64, 64), "init": "perlin"}  # a collage takes longer than all of these steps
+QUICK = {"cutouts": 4, "size": (64, 64), "init": "perlin"}  # a draft takes longer than all of these steps
 
 
 def small(**knobs):
@@ -117,7 +117,7 @@ def test_a_mask_keeps_the_rest(desk, tmp_path):
 
 
 def test_an_image_prompt_pulls_towards_the_image(tmp_path):
-    apple = clipgen.generate("a red apple", folder=tmp_path, **small(init="collage", steps=3)).image
+    apple = clipgen.generate("a red apple", folder=tmp_path, **small(init="dalle", steps=3)).image
     run = clipgen.generate([apple, "snow:-0.2"], folder=tmp_path, **small(init="grey", steps=18))
     assert run.journal.scores[-1]["clip"] > run.journal.scores[0]["clip"] + 0.1
     again = clipgen.finish(clipgen.Run.replay(run.journal.folder, folder=tmp_path / "again", like=run), progress=False)

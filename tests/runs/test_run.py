@@ -35,7 +35,7 @@ def test_a_name_that_is_taken_is_left_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("generator", ["mini-vqgan", "mini-dvae"])
-@pytest.mark.parametrize("init", ["random", "collage"])
+@pytest.mark.parametrize("init", ["random", "perlin"])
 def test_the_score_rises(generator, init, tmp_path):
     less = {"steps": 24, "cutouts": 8, "size": (64, 64), "folder": tmp_path, "progress": False}
     run = clipgen.generate("a sunflower", generator=generator, init=init, **less)

@@ -105,7 +105,7 @@ def test_what_makes_a_run_cannot_change(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_change_makes_again_only_what_depends_on_it(tmp_path, monkeypatch):
-    run = clipgen.Run("a cat", folder=tmp_path, **(SMALL | {"init": "collage"}))
+    run = clipgen.Run("a cat", folder=tmp_path, **(SMALL | {"init": "dalle"}))
     perceptor, asked = run.models.perceptors[0][0], []
     embed = perceptor.embed_text
     monkeypatch.setattr(perceptor, "embed_text", lambda texts: asked.append(len(texts)) or embed(texts))
@@ -118,7 +118,7 @@ def test_a_change_makes_again_only_what_depends_on_it(tmp_path, monkeypatch):
     assert len(asked) == first and run.render.recipe.goals is goals and run.render.recipe.descent.lr == 0.3
     run.change(mask=mask)
     next(frames)
-    assert run.render.recipe.goals is not goals, "a collage of its own for what is painted"
+    assert run.render.recipe.goals is not goals, "a draft of its own for what is painted"
     run.change(prompt="a dog")
     next(frames)
     assert len(asked) > first and run.prompts[0].text == "a dog"

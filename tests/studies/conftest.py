@@ -5,7 +5,7 @@ from PIL import Image
 from clipgen.runs.journal import Journal
 from clipgen.studies import local
 
-# A collage to start from takes longer than all of these steps.
+# A draft to start from takes longer than all of these steps.
 QUICK = {"size": (64, 64), "init": "perlin", "cutouts": 2, "every": 1, "progress": False}
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipgen.mini.relations import BEHIND, FACES, RAISED, WORN, arranged
-from clipgen.mini.scenes import COLOURS, PLACES, held_out, with_article
-from clipgen.mini.training.data import STYLES, Drawings
+from clipgen.mini.scenes import COLOURS, PLACES, with_article
+from clipgen.mini.training.data import STYLES, Drawings, is_held_out
+from clipgen.mini.training.relations import BEHIND, FACES, RAISED, WORN, arranged
 
 MAIN = STYLES.index("noto")
 LOOKS = {
@@ -170,7 +170,7 @@ class Writer:
         if self.rng.random() >= share:
             return None
         colour = self.rng.choice(self.colours)
-        return None if held_out(colour, self.things[thing].name) else colour
+        return None if is_held_out(colour, self.things[thing].name) else colour
 
     def _phrase(self, name: str, *before: str | None) -> str:
         phrase = " ".join([*filter(None, before), name])
@@ -212,7 +212,7 @@ class Writer:
     def _pair(self) -> tuple[str, list[tuple], int]:
         first, second = self._thing(), self._thing()
         names = self.things[first].name, self.things[second].name
-        if names[0] == names[1] or held_out(*names):
+        if names[0] == names[1] or is_held_out(*names):
             return self._single(0.3, 0.1)
         colours = self._colour(first, 0.3), self._colour(second, 0.3)
         a, b = (self._phrase(self._name(t), c) for t, c in zip((first, second), colours))

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.images.palette import lightness
-from clipgen.mini.relations import box
 from clipgen.mini.scenes import COLOURS
 from clipgen.mini.training.captions import FIELD, FIELDS, LAYERS, PLAIN, SIDE, Spec
 from clipgen.mini.training.data import Drawings
 from clipgen.mini.training.fields import field
+from clipgen.mini.training.relations import box
 from clipgen.mini.training.training import Job
 
 LEVELS = (128, 112, 96, 80, 64, 48, 32)  # sides at which every drawing is kept

@@ -2,7 +2,7 @@
 
 Beside the captions of other pictures it is shown pictures that only pretend: what it paints itself when it is left
 alone (``attempts``), and real ones whose parts are in disorder. A caption has to like its real picture better. The text
-tower stays as it is, because the prior and the collage know what it says.
+tower stays as it is, because the prior and the drafts know what it says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from clipgen.generators.pixels import GROUND
 from clipgen.mini import WEIGHTS
 from clipgen.mini.clip import MiniCLIP
-from clipgen.mini.scenes import COLOURS, held_out
+from clipgen.mini.scenes import COLOURS
 from clipgen.mini.training import data
 from clipgen.mini.training.attempts import Attempts, cheats
 from clipgen.mini.training.clip import augment, fade, noise, retrieval, uniform
@@ -129,6 +129,6 @@ def recoloured(scene: Batch, count: int, drawings: data.Drawings, rng: torch.Gen
             place = places[int(torch.randint(len(places), (), generator=rng))]
             others = [c for c in COLOURS if c != words[place]]
             other = others[int(torch.randint(len(others), (), generator=rng))]
-            if not any(held_out(other, drawings.things[thing].name) for thing in things):
+            if not any(data.is_held_out(other, drawings.things[thing].name) for thing in things):
                 made.append(" ".join([*words[:place], other, *words[place + 1 :]]))
     return made or ["nothing"]

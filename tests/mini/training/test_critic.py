@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from clipgen.mini.clip import MiniCLIP
-from clipgen.mini.scenes import COLOURS, held_out
+from clipgen.mini.scenes import COLOURS
 from clipgen.mini.training import critic
 from clipgen.mini.training.attempts import Attempts, cheats
+from clipgen.mini.training.data import is_held_out
 from clipgen.mini.training.sampler import SceneSampler
 from clipgen.mini.training.training import Job
 
@@ -81,4 +82,4 @@ def test_other_colours_are_never_held_out(drawings):
     made = critic.recoloured(scene, 100, drawings, torch.Generator().manual_seed(0))
     assert len(made) > 20 and not set(made) & set(scene.captions)
     names = [thing.name for thing in drawings.things]
-    assert not any(held_out(c, n) for text in made for n in names for c in COLOURS if f"{c} {n}" in text)
+    assert not any(is_held_out(c, n) for text in made for n in names for c in COLOURS if f"{c} {n}" in text)

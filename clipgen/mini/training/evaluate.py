@@ -1,11 +1,11 @@
-"""How good the embedded models are: ``python -m clipgen.mini.evaluate``, offline.
+"""How good the built-in models are: ``python -m clipgen.mini.training.evaluate``, offline.
 
 Retrieval on held-out drawings, PSNR and codebook use of the autoencoders, and R-precision of generated pictures:
 how often the evaluator (``clipgen.mini.judge``), which guided none of them, picks a picture's prompt among all 100 of
 its set. Sets: ``hundred`` plain prompts, ``seen`` and ``held-out`` combinations (a colour of a thing, or two things)
 that training showed or left out on purpose, ``drawings`` (names of held-out drawings). Ways: ``noise`` (guidance from
 where the generator begins), ``transformer`` (one drawing), ``rerank`` (the best of 16 by mini CLIP), ``default`` (as
-clipgen draws: each thing drafted alone, guidance from there), ``collage`` (from stored drawings), ``steer`` (half of
+clipgen draws: each thing drafted alone, guidance from there), ``steer`` (half of
 the steps towards another prompt), ``picture`` (an image prompt alone, from noise), ``half`` (a masked half of one).
 """
 
@@ -32,36 +32,12 @@ import clipgen
 from clipgen.cli import add_settings
 from clipgen.generators.protocol import Discrete
 from clipgen.images.reading import to_tensor
-from clipgen.mini.collage import library
-from clipgen.mini.judge import Evaluator, Judge
-from clipgen.mini.scenes import COLOURS, fraction, with_article
-from clipgen.mini.scenes import held_out as is_held_out
-from clipgen.mini.ways import WAYS, held_out
-
-
-def _listed(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",")]
-
-
-README = _listed(
-    """a red apple, a cat, pizza, a blue car, a sunflower, a snowman, the sun over the sea, a rocket in the night sky,
-    an octopus, a castle, a puppy, a red apple and a banana"""
-)
-PROMPTS = README + _listed(
-    """a dog, a horse, a lion, an elephant, a penguin, a frog, a butterfly, a bee, a whale, a shark, a crab, a snail,
-    a turtle, a dragon, a unicorn, an owl, a duck, a rabbit, a bear, a panda, a pig, a cow, a mouse, a monkey, a rose,
-    a tulip, a cactus, a palm tree, a christmas tree, a mushroom, a banana, strawberry, grapes, a watermelon,
-    a pineapple, cherries, a lemon, a carrot, corn, bread, cheese, a hamburger, french fries, a hot dog, an egg,
-    ice cream, a birthday cake, a doughnut, a cup of coffee, a glass of wine, beer, a train, a bus, a bicycle,
-    an airplane, a sailboat, a helicopter, a tractor, a house, a church, a mountain, a volcano, a rainbow, the moon,
-    a snowflake, a lightning bolt, fire, an umbrella, a football, a basketball, a guitar, a violin, a piano, a trumpet,
-    a drum, a telephone, a computer, a television, a camera, a book, a pencil, scissors, a key, a hammer, a light bulb,
-    a clock, a crown, a hat"""
-)
-
-
-def load_judge() -> Judge:
-    return Evaluator().net
+from clipgen.mini.held_out import PROMPTS, held_out, load_judge, reconstruction
+from clipgen.mini.judge import Judge
+from clipgen.mini.scenes import COLOURS, with_article
+from clipgen.mini.training.data import fraction, is_held_out
+from clipgen.mini.training.ways import WAYS
+from clipgen.mini.vocabulary import drawing_names
 
 
 @torch.no_grad()
@@ -76,21 +52,6 @@ def ranks(likeness: Tensor) -> tuple[float, float]:
     right = torch.arange(len(likeness), device=likeness.device)[:, None]
     rank = likeness.argsort(1, descending=True) == right
     return float(rank[:, 0].float().mean()), float(rank[:, :5].any(1).float().mean())
-
-
-def psnr(made: Tensor, images: Tensor) -> float:
-    """Mean over the pictures of the peak signal-to-noise ratio in dB."""
-    error = (made - images).square().mean((1, 2, 3))
-    return float((-10 * error.log10()).mean())
-
-
-@torch.no_grad()
-def reconstruction(generator: Discrete, images: Tensor) -> tuple[float, int]:
-    """Mean PSNR in dB and the number of different codes used."""
-    latents = [generator.encode(some) for some in images.split(32)]
-    made = torch.cat([generator.image(latent) for latent in latents])
-    tokens = torch.cat([generator.tokens(latent) for latent in latents])
-    return psnr(made, images), tokens.unique().numel()
 
 
 @torch.no_grad()
@@ -118,8 +79,8 @@ def interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def combinations(unseen: bool) -> list[str]:
-    """60 coloured things and 40 pairs that training left out (``scenes.held_out``), or as many that it did not."""
-    known = set(library().names)
+    """60 coloured things and 40 pairs that training left out (``data.is_held_out``), or as many that it did not."""
+    known = set(drawing_names().names)
     words = [p.removeprefix("a ").removeprefix("an ").removeprefix("the ") for p in PROMPTS]
     plain = [word for word in words if not set(word.split()) & set(COLOURS)]
     names = {word: name for word in plain for name in (f"{word} face", word) if name in known}
@@ -141,7 +102,7 @@ SETS: dict[str, Callable[[], list[str]]] = {
     "held-out": lambda: combinations(True),
     "drawings": lambda: [f"a {name}" for name in held_out()[1][:100]],
 }
-USUAL_SETS, USUAL_WAYS = ["hundred", "seen", "held-out"], ["noise", "transformer", "rerank", "default", "collage"]
+USUAL_SETS, USUAL_WAYS = ["hundred", "seen", "held-out"], ["noise", "transformer", "rerank", "default"]
 
 
 def names_of(known: Mapping[str, Any]) -> Callable[[str], list[str]]:
@@ -176,7 +137,7 @@ def blind(made: Sequence[tuple[str, str, Image.Image]], others: Sequence[str], f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m clipgen.mini.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m clipgen.mini.training.evaluate", description=__doc__)
     parser.add_argument("--sets", type=names_of(SETS), default=USUAL_SETS, help=f"some of {','.join(SETS)}")
     parser.add_argument("--ways", type=names_of(WAYS), default=USUAL_WAYS, help=f"some of {','.join(WAYS)}")
     parser.add_argument("--pictures", type=int, default=20, help="draw the first N of the 100 prompts of a set")

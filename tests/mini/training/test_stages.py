@@ -13,7 +13,7 @@ from clipgen.mini.prior import Transformer
 from clipgen.storage import weights
 
 STAGES = ("text", "clip", "critic", "evaluator", "vqgan", "dvae", "prior", "pack")
-PACKED = ("clip", "judge", "vqgan", "dvae", "prior", "memory")
+PACKED = ("clip", "judge", "vqgan", "dvae", "prior", "names")
 
 
 @pytest.mark.slow

@@ -1,33 +1,17 @@
-"""The ways in which a picture is made, as ``python -m clipgen.mini.evaluate`` names and measures them."""
+"""The ways in which a picture is made, as ``python -m clipgen.mini.training.evaluate`` names and measures them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from functools import cache
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 import clipgen
 from clipgen.images.reading import to_image
-from clipgen.mini import WEIGHTS
+from clipgen.mini.held_out import held_out
 
 Way = Callable[..., Image.Image]
 """``way(prompts, i, **settings)``: a picture of the prompt with the number ``i``; the others may lend something."""
-
-
-@cache
-def held_out() -> tuple[Tensor, list[str]]:
-    """Drawings that no model was trained on, (200, 3, 128, 128) in [0, 1], and the names of their things."""
-    names = json.loads((WEIGHTS / "heldout.json").read_text())
-    with Image.open(WEIGHTS / "heldout.webp") as sheet:
-        pixels = torch.from_numpy(np.array(sheet.convert("RGB"))).permute(2, 0, 1).float() / 255
-    side = 128
-    tiles = pixels.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4).flatten(0, 1)
-    return tiles[: len(names)], names
 
 
 def drawing(i: int) -> Image.Image:
@@ -78,7 +62,6 @@ WAYS: dict[str, Way] = {
     "transformer": best_of(1),
     "rerank": best_of(16),
     "default": from_start("auto"),
-    "collage": from_start("collage"),
     "steer": steer,
     "picture": picture,
     "half": half,

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from clipgen.mini.evaluate import PROMPTS, blind, combinations, psnr, ranks, saturated
-from clipgen.mini.scenes import held_out
-from clipgen.mini.ways import WAYS, drawing
+from clipgen.mini.held_out import PROMPTS, psnr
+from clipgen.mini.training.data import is_held_out
+from clipgen.mini.training.evaluate import blind, combinations, ranks, saturated
+from clipgen.mini.training.ways import WAYS, drawing
 
 
 def test_there_are_a_hundred_prompts():
@@ -24,7 +25,7 @@ def test_combinations_are_held_out_as_they_say():
     assert [" and " in prompt for prompt in unseen] == [False, False, False, True, True] * 20
     for prompt in (prompt for prompt in unseen if " and " not in prompt):
         colour, thing = prompt.split(" ", 2)[1:]
-        assert held_out(colour, thing) or held_out(colour, f"{thing} face")
+        assert is_held_out(colour, thing) or is_held_out(colour, f"{thing} face")
 
 
 def test_ranks():
@@ -72,8 +73,8 @@ def test_ways_of_more_than_a_prompt(way, tmp_path):
 @pytest.mark.slow
 def test_the_evaluation_command(tmp_path):
     sheet = tmp_path / "sheet.png"
-    command = [sys.executable, "-m", "clipgen.mini.evaluate", "--sets", "seen,held-out", "--ways", "rerank,default"]
-    command += ["--pictures", "2", "--steps", "20", "--sheet", sheet, "--blind", tmp_path / "blind"]
+    command = [sys.executable, "-m", "clipgen.mini.training.evaluate", "--sets", "seen,held-out", "--pictures", "2"]
+    command += ["--ways", "rerank,default", "--steps", "20", "--sheet", sheet, "--blind", tmp_path / "blind"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     figures = {k: float(v) for k, v in re.findall(r"(CLIP: top-1|mini-\w+:|held-out +default) +([\d.]+)", done.stdout)}
     assert figures["CLIP: top-1"] > 0.3 and figures["mini-vqgan:"] > 20 and 0 <= figures["held-out  default"] <= 1
