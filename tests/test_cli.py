@@ -1,13 +1,14 @@
 """The command as a person types it, in a process of its own."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from PIL import Image
 
-from clipgen.cli import main
+from clipgen.cli import COMMANDS, GROUPS, main
 
 
 def clipgen(*arguments, cwd):
@@ -92,10 +93,49 @@ def test_where_nobody_may_write(command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_help_lists_every_knob(tmp_path):
+def help_of(capsys, *words):
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--help"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_lists_every_setting_in_groups(capsys):
     from dataclasses import fields
 
     from clipgen.runs.settings import Settings
 
-    text = clipgen("--help", cwd=tmp_path).stdout
-    assert all(f"--{knob.name}" in text for knob in fields(Settings) if knob.name != "prompt")
+    text = help_of(capsys, "generate")
+    names = {field.name for field in fields(Settings)} - {"prompt"}
+    assert all(f"--{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')}\n" in text for name in names)
+    parts = re.split(r"\n(?=\S[^\n]*:\n)", text)
+    group = {part.partition(":")[0].strip(): part for part in parts}
+    assert group.keys() >= GROUPS.keys()
+    assert "--cut-min" in group["cutouts"] and "--lr" in group["optimiser"] and "--tv" in group["look"]
+    assert "--output" in group["prompt and output"] and "--workers" in group["speed and memory"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_three_examples(name, capsys):
+    text = help_of(capsys, name)
+    assert text.split("examples:")[1].count(f"\n  clipgen {name}") == 3
+    assert COMMANDS[name].help in " ".join(help_of(capsys).split())
+
+
+def test_help_brings_no_torch():
+    code = "import sys\nfrom clipgen.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'numpy', 'open_clip', 'matplotlib'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("option", ["--cut-min", "--cut_min"])
+def test_options_have_hyphens_or_underscores(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["a cat", f"{option}=99", "--quiet"]) == 2 and "cut_min=99" in capsys.readouterr().err
+    assert main(["a cat", option, "99", "--quiet"]) == 2 and "cut_min=99" in capsys.readouterr().err
+
+
+def test_a_file_keeps_its_underscores(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = "--generator pixels --init random --size 32 --steps 1 --cutouts 2 --quiet -o a_cat.png"
+    assert main(["generate", *small.split(), "--", "a_cat"]) == 0 and (tmp_path / "a_cat.png").exists()

@@ -6,9 +6,9 @@ import sys
 import open_clip
 import pytest
 
+from clipgen.cli import main
 from clipgen.clip.openclip import remote
 from clipgen.generators.catalogue import GENERATORS
-from clipgen.listings import models
 
 
 def table(text):
@@ -16,18 +16,24 @@ def table(text):
 
 
 @pytest.mark.slow
-def test_the_table_knows_everything_and_what_is_here(cache):
+def test_the_table_knows_everything_and_what_is_here(cache, capsys):
     command = [sys.executable, "-m", "clipgen", "models"]
-    rows = table(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = table(text)
+    assert max(map(len, text.splitlines())) <= 120
     assert GENERATORS.keys() | {"mini"} <= rows.keys()
     assert {f"{architecture}/{tag}" for architecture, tag in open_clip.list_pretrained()} <= rows.keys()
     for part in ("377 MB", "f8", "8192", "MIT"):
         assert part in rows["vqgan_openimages_f8_8192"]
-    assert " - " in f"{rows['dvae']} " and rows["mini-vqgan"].endswith("embedded") and "no weights" in rows["stack"]
+    assert rows["dvae"].endswith(" -") and rows["mini-vqgan"].endswith("built-in") and "none needed" in rows["stack"]
     for file in ("dvae/encoder.pkl", "dvae/decoder.pkl"):
         (cache / file).parent.mkdir(parents=True, exist_ok=True)
         (cache / file).write_bytes(b"x")
-    assert " cached " in table(models())["dvae"]
+    assert main(["models", "DVAE"]) == 0
+    text = capsys.readouterr().out
+    rows = table(text)
+    assert rows["dvae"].endswith(" cached") and "mini-dvae" in rows and not {"stack", "RN50/openai"} & rows.keys()
+    assert "relax='sample'" in text and max(map(len, text.splitlines())) <= 120
 
 
 def test_checksums_are_those_that_publishers_write_into_addresses():

@@ -47,21 +47,19 @@ def resume_film(folder: Path, files: Sequence[Path], quiet: bool) -> int:
     return redraw(lambda: finish_film(film, not quiet), files)
 
 
-def command(about: str, words: list[str]) -> int:
-    """Exit status: 0 done, 2 where rows failed, 130 interrupted. Raises ClipgenError for what a person can mend."""
-    parser = argparse.ArgumentParser("clipgen study", description=about, argument_default=argparse.SUPPRESS)
-    parser.add_argument(
-        "source", type=Path, metavar="study.yaml", help="the arguments of clipgen.study, and the template as prompt"
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="so many rows at a time")
-    parser.add_argument("--batch", type=int, metavar="N", help="so many rows in one tensor (default: 1)")
-    parser.add_argument("--max_rows", type=int, metavar="N", help=f"more rows are refused (default: {MAX_ROWS})")
+def study_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    """Run the study of a YAML file. Exit status: 0 done, 2 where rows failed, 130 interrupted."""
+    source = "the arguments of clipgen.study, and the template as prompt"
+    parser.add_argument("source", type=Path, metavar="study.yaml", help=source)
+    parser.add_argument("--workers", type=int, metavar="N", help="draw N rows at a time")
+    parser.add_argument("--batch", type=int, metavar="N", help="draw N rows in one tensor (default: 1)")
+    parser.add_argument("--max-rows", type=int, metavar="N", help=f"refuse more rows (default: {MAX_ROWS})")
     parser.add_argument("--engine", help=" or ".join(ENGINES))
     parser.add_argument("--folder", help="where the runs are kept (default: clipgen-runs/study-<prompt>)")
     files = ".html: a page; .png: the sheet; .csv: the table; repeatable (default: study.html, after study.yaml)"
     parser.add_argument("-o", "--output", action="append", type=Path, metavar="FILE", help=files)
-    parser.add_argument("--quiet", action="store_true", default=False, help="no progress bar")
-    options = vars(parser.parse_args(words))
+    parser.add_argument("--quiet", action="store_true", default=False, help="show no progress bar")
+    options = vars(parser.parse_intermixed_args(words))
     source, quiet = options.pop("source"), options.pop("quiet")
     outputs = options.pop("output", None) or [Path(f"{source.stem}.html")]
     for file in outputs:

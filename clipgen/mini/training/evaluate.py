@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import clipgen
-from clipgen.cli import add_settings
+from clipgen.cli import CommandParser, add_settings
 from clipgen.generators.protocol import Discrete
 from clipgen.images.reading import to_tensor
 from clipgen.mini.held_out import PROMPTS, held_out, load_judge, reconstruction
@@ -137,14 +137,14 @@ def blind(made: Sequence[tuple[str, str, Image.Image]], others: Sequence[str], f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m clipgen.mini.training.evaluate", description=__doc__)
+    parser = CommandParser(prog="python -m clipgen.mini.training.evaluate", description=__doc__)
     parser.add_argument("--sets", type=names_of(SETS), default=USUAL_SETS, help=f"some of {','.join(SETS)}")
     parser.add_argument("--ways", type=names_of(WAYS), default=USUAL_WAYS, help=f"some of {','.join(WAYS)}")
     parser.add_argument("--pictures", type=int, default=20, help="draw the first N of the 100 prompts of a set")
     parser.add_argument("--sheet", type=Path, help="write the pictures as contact sheets")
     parser.add_argument("--blind", type=Path, help="a folder for the pictures by number, candidates, and the key")
     add_settings(parser)
-    settings = vars(parser.parse_args())
+    settings = vars(parser.parse_intermixed_args())
     sets, ways, count, sheet, hidden = (settings.pop(name) for name in ("sets", "ways", "pictures", "sheet", "blind"))
     if "picture" in ways and sets != ["drawings"]:
         parser.error("--ways picture: shows held-out drawings; add --sets drawings")

@@ -1,0 +1,264 @@
+"""What each command of ``clipgen.cli`` does. A command adds its options to a parser, parses words, and acts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import clipgen
+from clipgen.cli import add_settings
+from clipgen.errors import ClipgenError
+from clipgen.images.names import find_unused
+from clipgen.images.terminal import show
+from clipgen.registry import WRITERS
+
+OUTPUTS = " ".join(WRITERS)
+COLUMNS = "{:52} {:>8} {:>6} {:>8}  {:14} {}"  # at most 120 characters
+
+
+def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    """Draw a prompt, several pictures of it, or a film after it."""
+    parser.usage = "clipgen [generate] PROMPT [options]"
+    parser.add_argument(
+        "prompt", metavar="PROMPT", help='what to draw: "a red apple", "a cat:2 | dog:-0.5", "selfie.jpg:3 | a cat"'
+    )
+    add_settings(parser)
+    groups = {group.title: group for group in parser._action_groups}
+    add, add_speed = groups["prompt and output"].add_argument, groups["speed and memory"].add_argument
+    files = f"{OUTPUTS}; repeatable (default: <prompt>.png and .gif, here)"
+    add("-o", "--output", action="append", type=Path, metavar="FILE", help=files)
+    add("--batch", type=int, metavar="N", help="draw N pictures with seeds from --seed on; best first")
+    add("--film", metavar="FILE", help="redraw every frame of a video, GIF or WebP")
+    add("--carry", type=float, help="with --film: share of the last frame in the next (default: 0.5)")
+    add("--fps", type=float, help="frames a second of films (default: 15; with --film: its own time)")
+    add("--folder", help="where run folders are made (default: clipgen-runs)")
+    add("--quiet", action="store_true", default=False, help="show no progress bar")
+    add_speed("--engine", help="with --batch: local or ray draws the pictures (default: this process)")
+    add_speed("--workers", type=int, metavar="N", help="with --batch: draw N pictures at a time")
+    options = vars(parser.parse_intermixed_args(words))
+    prompt, quiet, count = options.pop("prompt"), options.pop("quiet"), options.pop("batch", 1)
+    output, fps, film = options.pop("output", None), options.pop("fps", None), options.pop("film", None)
+    if count < 1:
+        raise ClipgenError(f"batch={count}: has to be a whole number of at least 1")
+    if count > 1 and film:
+        raise ClipgenError(f"batch={count}: a film is redrawn once; leave --batch out, or --film")
+    if fps is not None and not 0 < fps <= 60:
+        raise ClipgenError(f"fps={fps}: has to be from above 0 to 60")
+    if count == 1 and (for_batches := options.keys() & {"engine", "workers"}):
+        raise ClipgenError(f"{min(for_batches)}=...: one picture or film is made in this process; give --batch, too")
+
+    def name_files() -> list[Path]:
+        """Return the files; default names are found again after the run, as another one may have taken them."""
+        if not output:
+            return _unused_files(prompt, count=count)
+        numbers = range(1, count + 1) if count > 1 else ()
+        return [file.with_name(f"{file.stem}-{i}{file.suffix}") for i in numbers for file in output] or output
+
+    _check_outputs(name_files(), options.get("generator", ""))
+    options["progress"] = not quiet
+    if film:
+        from clipgen.studies.command import redraw
+
+        return redraw(lambda: clipgen.restyle(film, prompt, **options), name_files(), fps)
+    if count == 1:
+        return _write_run(clipgen.generate(prompt, **options), name_files(), fps)
+    runs = clipgen.batch(prompt, count, **options)
+    begun, files_ = [run for run in runs if run.journal.steps], name_files()
+    each = len(files_) // count
+    for i, run in enumerate(clipgen.best(begun) if begun else ()):
+        print(f"{i + 1}. seed {run.settings.seed}, CLIP score {run.score:.3f}:", end=" ")
+        _write_run(run, files_[i * each : (i + 1) * each], fps)
+    for run in runs[len(begun) :]:
+        _write_run(run, [])
+    return 0 if len(runs) == count and all(run.finished for run in runs) else 130
+
+
+def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = False) -> int:
+    """Go on with an interrupted run or film, or make it ``again``."""
+    parser.add_argument("source", type=Path, metavar="RUN", help="a run folder" + ", or a file of its" * again)
+    parser.add_argument("output", nargs="*", type=Path, metavar="FILE", help=OUTPUTS)
+    parser.add_argument("--quiet", action="store_true", default=False, help="show no progress bar")
+    parser.add_argument("--trust", action="store_true", help="read files that the run names and does not bring along")
+    if again:
+        parser.add_argument("--folder", help="where run folders are made (default: clipgen-runs)")
+    options = vars(parser.parse_intermixed_args(words))
+    source, output, quiet = options.pop("source"), options.pop("output", []), options.pop("quiet")
+    _check_outputs(output or _unused_files("here"))
+    from clipgen.runs.run import Run, finish
+
+    if not again and (source / "film").is_dir():
+        from clipgen.studies.command import resume_film
+
+        return resume_film(source, output or _unused_files(source.name), quiet)
+    run = (Run.replay if again else Run.resume)(source, **options)
+    _check_outputs(output, run.settings.generator)
+    return _write_run(finish(run, not quiet), output or _unused_files(run.settings.prompt))
+
+
+def replay(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    """Make a run again."""
+    return resume(parser, words, again=True)
+
+
+def export(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    """Write a run as files."""
+    parser.add_argument("source", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("output", nargs="+", type=Path, metavar="FILE", help=OUTPUTS)
+    parser.add_argument("--fps", type=float, help="frames a second (default: 15, or as the redrawn film has them)")
+    parser.add_argument("--hold", type=float, help="seconds on the last frame (default: 2, of a redrawn film 0)")
+    larger = "2 or 4 times as wide and high; or the file of a published upscaler's weights"
+    parser.add_argument("--upscale", type=lambda text: int(text) if text.isdecimal() else text, help=larger)
+    parser.add_argument("--animate", action="store_true", help="an .svg as the film of its making")
+    parser.add_argument("--boomerang", action="store_true", help="forwards, then backwards")
+    parser.add_argument("--megabytes", type=float, help="at most so large: fewer and smaller frames if need be")
+    parser.add_argument("--keep", help="last: all frames; best: up to the one the judge likes best")
+    parser.add_argument("--what", choices=("picture", "views"), help="views: also what CLIP was shown")
+    options = vars(parser.parse_intermixed_args(words))
+    source, output, what = options.pop("source"), options.pop("output"), options.pop("what", "picture")
+    _check_outputs(output)
+    from clipgen.runs.course import write
+    from clipgen.runs.journal import Journal
+    from clipgen.runs.run import Run
+    from clipgen.runs.spec import RunSpec
+
+    run = Run(RunSpec.resume(source)) if what == "views" else None
+    for file in output:
+        print(run.export(file, what=what, **options) if run else write(Journal.open(source), file, **options))
+    return 0
+
+
+def dalle(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    """Draw with a transformer; the options are the arguments of ``clipgen.dalle``."""
+    parser.add_argument("prompt", help='what to draw: "a red car in the snow"')
+    parser.add_argument("-n", type=int, help="pictures (default: 16)")
+    parser.add_argument("--model", help="mini (built in; default), dalle-mini or dalle-mega")
+    parser.add_argument("--image", help="complete this picture")
+    parser.add_argument("--keep", help="of --image: top (default), bottom, left, right or a box x,y,w,h")
+    parser.add_argument("--temperature", type=float, help="lower is safer, higher wilder (mini: 0.7)")
+    parser.add_argument("--top-k", type=int, help="draw each token from the K likeliest (mini: 128)")
+    parser.add_argument("--guidance", type=float, help="how much the text counts, 1 or more (mini: 1.5)")
+    parser.add_argument("--seed", type=int, help="same seed, same machine: same pictures (default: 0)")
+    parser.add_argument("--perceptor", help="the CLIP that ranks the pictures")
+    parser.add_argument("--device", help="auto, cpu, cuda or mps")
+    files = "contact sheet; .gif .webp .mp4 .html: as it is drawn (default: <prompt>.png)"
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=files)
+    parser.add_argument("--quiet", action="store_true", default=False, help="show no progress bar")
+    options = vars(parser.parse_intermixed_args(words))
+    prompt, quiet, output = options.pop("prompt"), options.pop("quiet"), options.pop("output", None)
+    _check_outputs([output or _unused_files(prompt, ".png")[0]], "")
+    from tqdm.auto import tqdm
+
+    from clipgen.export.film import export
+
+    sheets = []
+    with tqdm(total=100, disable=quiet, unit="%", dynamic_ncols=True) as bar:
+        for drawings in clipgen.dalle(prompt, stream=True, **options):
+            sheets.append(drawings.sheet())
+            bar.update(round(100 * drawings.done) - bar.n)
+    file = export(sheets, output or _unused_files(prompt, ".png")[0])
+    show(file)
+    print(f"{file} (done): {len(drawings)} pictures, CLIP scores {drawings.scores[0]:.3f} to {drawings.scores[-1]:.3f}")
+    return 0
+
+
+def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    """Print a table of the generators and perceptors that are known by name."""
+    import open_clip
+
+    from clipgen.clip.openclip import remote
+    from clipgen.generators.catalogue import GENERATORS
+    from clipgen.storage.remote import cached
+
+    parser.add_argument("filter", nargs="?", default="", help="only names with this text in them")
+    text = parser.parse_intermixed_args(words).filter.lower()
+    generators = {name: entry for name, entry in GENERATORS.items() if text in name.lower()}
+    lines = [COLUMNS.format("generator", "size", "stride", "codebook", "licence", "weights")] if generators else []
+    for name, entry in generators.items():
+        size = f"{entry.megabytes:.0f} MB" if entry.files else "-"
+        weights = "built-in" if entry.codes else "none needed"
+        if entry.files:
+            weights = "cached" if all(map(cached, entry.files)) else "-"
+        lines.append(COLUMNS.format(name, size, f"f{entry.stride}", entry.codes or "-", entry.licence, weights))
+    perceptors = [COLUMNS.format(name, "64", "", "", "see model card", "built-in") for name in ("mini", "evaluator")]
+    for architecture, tag in open_clip.list_pretrained():
+        pixels = (open_clip.get_model_config(architecture) or {}).get("vision_cfg", {}).get("image_size", "")
+        pixels = "x".join(map(str, pixels)) if isinstance(pixels, (list, tuple)) else pixels
+        licence = "MIT" if tag == "openai" else "see hub page"
+        weights = "cached" if cached(remote(architecture, tag)) else "-"
+        perceptors.append(COLUMNS.format(f"{architecture}/{tag}", pixels, "", "", licence, weights))
+    if perceptors := [line for line in perceptors if text in line.split()[0].lower()]:
+        lines += ["", COLUMNS.format("perceptor", "pixels", "", "", "licence", "weights"), *perceptors]
+    if not text:
+        lines += ["", "clipgen models NAME shows the settings that suit a generator, too."]
+    for name, entry in generators.items() if text else ():
+        settings = " ".join(f"{setting}={value!r}" for setting, value in entry.defaults.items())
+        lines += [
+            "",
+            f"settings that suit {name}:",
+            *textwrap.wrap(settings, 116, initial_indent="  ", subsequent_indent="  "),
+        ]
+    print("\n".join(lines).strip() if lines else f"no generator or perceptor has {text!r} in its name")
+    return 0
+
+
+def cache(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    """Print what lies in the cache folder; with --prune, delete what is not needed any more."""
+    from clipgen.storage import cache
+
+    parser.add_argument("--prune", action="store_true", default=False, help="delete what is marked with *")
+    prune, items = parser.parse_intermixed_args(words).prune, cache.items()
+    for item in items:
+        print(f"{item.megabytes:10.1f} MB {'*' if item.spare else ' '} {item.file}  ({item.kind})")
+    spare = [item for item in items if item.spare]
+    total, less = (sum(item.megabytes for item in some) for some in (items, spare))
+    print(f"{total:10.1f} MB; not needed any more (*, what --prune deletes): {less:.1f} MB")
+    is_terminal = sys.stdin is not None and sys.stdin.isatty()
+    if prune and spare and (not is_terminal or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
+        print(f"deleted: {len(cache.prune())} files")
+    return 0
+
+
+def _unused_files(prompt: str, *suffixes: str, count: int = 1) -> list[Path]:
+    """Return files here that are called after a prompt, one for each suffix and picture; none of them exists."""
+    from clipgen.prompts import slug
+
+    numbers = [f"-{number}" for number in range(1, count + 1)] if count > 1 else [""]
+    return find_unused(slug(prompt), [number + suffix for number in numbers for suffix in suffixes or (".png", ".gif")])
+
+
+def _check_outputs(files: Sequence[Path], generator: str | None = None) -> None:
+    """Raise ClipgenError for a file that could not be written in the end, found out by writing beside it."""
+    from clipgen.runs.drawings import check_output
+
+    for file in files:
+        check_output(file, generator)
+        if file.is_dir():
+            raise ClipgenError(f"output={str(file)!r}: is a folder; choose a file, such as {file / 'picture.png'}")
+        try:
+            TemporaryFile(dir=file.parent).close()
+        except OSError as error:
+            remedy = f"cannot write there ({error.strerror}); choose a folder that exists and can be written"
+            raise ClipgenError(f"output={str(file)!r}: {remedy}") from error
+
+
+def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:
+    """Write the files of a run, as far as it was made, show the first, and say where everything is."""
+    from clipgen.runs.interrupts import Interrupted, resumable
+
+    if not run.journal.steps:
+        raise Interrupted(run.journal)
+    with resumable(run.journal):
+        for file in files:
+            run.export(file, fps=fps)
+        show(files[0])
+    written = " and ".join(map(str, files))
+    if not run.finished:
+        print(f"{written} (interrupted at step {run.step}); go on with: clipgen resume {run.journal.folder}")
+        return 130
+    folder, unsaved = run.journal.folder, run.journal.trouble
+    print(f"{written} (done); " + (f"{folder} lacks frames: {unsaved}" if unsaved else f"the run is kept in {folder}"))
+    return 0
