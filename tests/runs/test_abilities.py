@@ -1,4 +1,4 @@
-"""Every line of the README's table of abilities, and what it promises."""
+"""Every example of the guide's page on settings, and what it promises."""
 
 import functools
 import re
@@ -20,8 +20,10 @@ from clipgen.export.film import export
 from clipgen.runs import settings as module
 from clipgen.runs.journal import Journal
 
-TABLE = (Path(__file__).parents[2] / "README.md").read_text().split("## What can be asked")[1].split("\n## ")[0]
-ROWS = [line.strip("| \n").split(" | ") for line in TABLE.splitlines() if line.startswith("| ")][1:]
+PAGE = (Path(__file__).parents[2] / "notebooks" / "guide" / "settings.md").read_text()
+TABLE = PAGE.split("## All settings")[0]
+LINES = [line for line in TABLE.splitlines() if line.startswith("| ") and not line.startswith("| what |")]
+ROWS = [line.strip("| \n").split(" | ") for line in LINES]
 CELLS = [cell.strip("` |").replace("\\|", "|") for row in ROWS for cell in row[1:] if cell.strip("` |")]
 PYTHON, COMMANDS = ([c for c in CELLS if c.startswith("clipgen ") == shell] for shell in (False, True))
 

@@ -1,0 +1,33 @@
+"""The README and the guide: short, and every link leads somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "notebooks" / "guide").glob("*.md")), ROOT / "tests" / "benchmarks" / "README.md"]
+PAGES += [ROOT / "clipgen" / "mini" / "README.md", ROOT / ".github" / "CONTRIBUTING.md"]
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short():
+    text = re.sub(r"```.*?```", "", README.read_text(), flags=re.S)
+    assert len(text.split()) <= 900
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    assert "clipgen.example" not in text
+    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
