@@ -1,4 +1,4 @@
-"""The declaration of a setting: its default, bounds, help, whether it can change, and the section it belongs to."""
+"""The declaration of a setting: default, bounds, choices, help, whether it is live, and its section."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from clipgen.errors import ClipgenError
 
 Section = Literal["basic", "steer", "start", "clip", "look", "cutouts", "optimizer", "speed", "output"]
-# How numbers and spans of steps are written. No two parts of a pattern that follow each other can match the same
+# Patterns of numbers and of spans of steps. No two parts of a pattern that follow each other can match the same
 # characters, so that a match takes time linear in the length of the text.
 UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
 NUMBER = rf"[+-]?{UNSIGNED}"
@@ -28,49 +28,62 @@ def setting(
     live: bool = True,
     section: Section = "look",
 ) -> Any:
-    """A field of a dataclass that is a setting: an argument in Python, an option, a widget, a key of the journal.
+    """Declare a field of a dataclass as a setting: an argument, an option, a widget and a key of the journal.
 
-    ``low``, ``high``: bounds of a number, both included. ``choices``: all that a word can be; ``common``: some of what
-    a free text can be, or a function that knows. ``live``: whether it can change while a run goes on. ``section``:
-    the group of settings it is listed with.
+    Args:
+        default: The default; its type is the type of the setting.
+        help: What it does, with its unit.
+        low: The smallest number, included.
+        high: The largest number, included.
+        choices: All possible words.
+        common: Some possible texts, or a function that returns them.
+        live: Whether it can change while a run goes on.
+        section: The group of settings that it is listed with.
     """
     facts = {"help": help, "low": low, "high": high, "choices": choices, "common": common}
     return field(default=default, metadata=facts | {"live": live, "section": section})
 
 
-def plain(value: Any, whole: bool = False) -> Any:
-    """Return a scalar of NumPy or PyTorch as a Python number, any other value as it is.
+def to_python(value: Any, whole: bool = False) -> Any:
+    """Return a scalar of NumPy or PyTorch as a Python number, any other value unchanged.
 
     Args:
         value: The value of a setting.
-        whole: Whether whole numbers are needed: 1.0 is returned as 1, and several, the sides of a size, as a tuple.
+        whole: Whether whole numbers are needed: 1.0 is returned as 1, and the sides of a size as a tuple.
     """
     if getattr(value, "shape", None) == ():
         value = value.item()
     if whole and isinstance(value, Iterable) and not isinstance(value, str):
-        return tuple(plain(side, whole) for side in value)
+        return tuple(to_python(side, whole) for side in value)
     return int(value) if whole and isinstance(value, float) and value.is_integer() else value
 
 
 def check_count(name: str, value: Any, remedy: str = "") -> int:
-    """Return a number of things, as an int. Raises ClipgenError for what is no whole number of at least 1."""
-    number = plain(value, whole=not isinstance(value, Iterable))
+    """Return a count as an int. Raises ClipgenError unless it is a whole number of at least 1."""
+    number = to_python(value, whole=not isinstance(value, Iterable))
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ClipgenError(f"{name}={value!r}: has to be a whole number of at least 1{remedy}")
     return number
 
 
-def check(knob: Field, value: Any) -> None:
+def check(field: Field, value: Any) -> None:
     """Raise ClipgenError for a value that a setting cannot have, whatever the models."""
-    facts, kind, name = knob.metadata, type(knob.default), knob.name
+    facts, kind, name = field.metadata, type(field.default), field.name
     if not facts:
         return
     kinds = (int, float) if kind is float else kind
-    if knob.default is not None and not (isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)):
-        raise ClipgenError(f"{name}={value!r}: has to be a {kind.__name__}, such as {knob.default!r}")
+    if field.default is not None and not (isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)):
+        raise ClipgenError(f"{name}={value!r}: has to be a {kind.__name__}, such as {field.default!r}")
     if facts["choices"] and value not in facts["choices"]:
         raise ClipgenError(f"{name}={value!r}: choose one of: {', '.join(facts['choices'])}")
     if kind in (int, float) and not (math.isfinite(value) and facts["low"] <= value <= facts["high"]):
-        high = "up" if facts["high"] == math.inf else f"to {facts['high']:,}"
-        range_ = "finite" if facts["low"] == -math.inf else f"a number from {facts['low']:g} {high}"
-        raise ClipgenError(f"{name}={value}: has to be {range_}; {knob.default} is the default")
+        range_ = f"a number from {bounds_of(field)}" if facts["low"] > -math.inf else "finite"
+        raise ClipgenError(f"{name}={value}: has to be {range_}; {field.default} is the default")
+
+
+def bounds_of(field: Field) -> str:
+    """Return the bounds of a number as a text, such as ``0 to 1``; empty if there are none."""
+    low, high = field.metadata["low"], field.metadata["high"]
+    if low == -math.inf:
+        return ""
+    return f"{low:g} up" if high == math.inf else f"{low:g} to {high:,}"

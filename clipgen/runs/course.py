@@ -20,7 +20,7 @@ from clipgen.registry import WRITERS
 from clipgen.runs.drawings import frames
 from clipgen.runs.journal import Journal, is_steering
 from clipgen.runs.saved import base_names
-from clipgen.runs.schedules import growth, schedule
+from clipgen.runs.schedules import parse_growth, parse_schedule
 from clipgen.runs.settings import KEPT, Settings, scheduled
 
 
@@ -137,8 +137,8 @@ def _edges(asked: Mapping[str, Any]) -> set[int]:
     spans += [(first, last) for *_, first, last in Camera.parse(asked.get("camera", "")).moves]
     for knob in fields(Settings):
         if isinstance(value := asked.get(knob.name), str) and scheduled(knob):
-            spans += schedule(knob.name, value).spans
-    begins = growth(size).begins if isinstance(size := asked.get("size"), str) else ()
+            spans += parse_schedule(knob.name, value).spans
+    begins = parse_growth(size).begins if isinstance(size := asked.get("size"), str) else ()
     return {*begins, *(int(edge) for span in spans for edge in span if edge < math.inf)}
 
 

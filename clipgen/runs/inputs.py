@@ -26,7 +26,7 @@ from clipgen.prompts import Prompt, format_prompt, parse, parse_parts
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import read_array
-from clipgen.runs.settings import Settings, plain_settings
+from clipgen.runs.settings import Settings, to_numbers
 
 Value = str | Path | int | float | tuple[int, int] | Pictorial | None  # of a setting, as a person gives it
 Asked = str | Path | Pictorial
@@ -64,7 +64,7 @@ class Inputs:
 
     def named(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Settings with names for the pictures and latents in them, numbers as Python's; prompts become one line."""
-        named = plain_settings(asked)
+        named = to_numbers(asked)
         named |= {knob: self._line(named[knob]) for knob in ("prompt", "negative") if knob in named}
         if "init" in named:
             named["init"] = self._kept_name(named["init"]) or self.name(named["init"])

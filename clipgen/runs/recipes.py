@@ -89,15 +89,15 @@ class Recipes:
     def _of(self, settings: Settings) -> Recipe:
         s, models, prompts = settings, self._models, settings.prompts
         mask = self._once("mask", s.mask, lambda: self._mask(s.mask) if s.mask else None)
-        cutouts = replace(s.part(Cutouts), padding="wrap") if s.tile else s.part(Cutouts)
-        extras: list[Objective] = [s.part(kind) for kind in OBJECTIVES.values()]
+        cutouts = replace(s.select(Cutouts), padding="wrap") if s.tile else s.select(Cutouts)
+        extras: list[Objective] = [s.select(kind) for kind in OBJECTIVES.values()]
         return Recipe(
             param=self._scene.param,
             perceptors=models.perceptors,
             prompts=prompts,
             objectives=[self._prompt_loss(s, prompts, cutouts), Sum([*extras, *self._spec.losses])],
             goals=self._once("goals", (prompts, s.mask, s.near > 0), lambda: self._goals(prompts, mask, s.near)),
-            descent=s.part(Descent),
+            descent=s.select(Descent),
             camera=Camera.parse(s.camera),
             mask=mask,
             steps=s.steps,

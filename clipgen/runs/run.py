@@ -28,10 +28,11 @@ from clipgen.runs.keeper import Keeper
 from clipgen.runs.lock import Lock
 from clipgen.runs.recipes import Recipes
 from clipgen.runs.rerun import Rerun
-from clipgen.runs.settings import Settings
+from clipgen.runs.settings import Settings, list_settings
 from clipgen.runs.spec import Losses, Models, RunSpec
 
 
+@list_settings
 class Run:
     """One generation, as an iterator of frames that keeps everything it shows in its journal.
 
@@ -257,6 +258,7 @@ class Run:
                 self.control.end()
 
 
+@list_settings
 def stream(
     prompt: Ask,
     *,
@@ -269,6 +271,7 @@ def stream(
     return iter(Run(prompt, folder=folder, losses=losses, like=like, **settings))
 
 
+@list_settings
 def generate(
     prompt: Ask,
     *,

@@ -1,15 +1,17 @@
-"""Everything that a run can be asked for, under the one name that it has in Python, as an option and in the journal.
+"""All settings of a run, under the one name that each has in Python, on the command line and in the journal.
 
-The run's own settings are declared here; those of its parts (how it moves, how it is shown to CLIP, what else it is
-asked for) where the parts are.
+The run's own settings are declared here, those of its parts (optimiser, cutouts, losses) where the parts are.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
+import textwrap
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import MISSING, Field, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, TypeVar
 
 from clipgen.clip.catalogue import family
 from clipgen.cutouts.sampling import Cutouts
@@ -23,24 +25,24 @@ from clipgen.optimizers import Descent
 from clipgen.prompts import Prompt, parse, parse_weighted
 from clipgen.registry import OBJECTIVES, RELAXATIONS, STARTS
 from clipgen.runs.presets import PRESETS
-from clipgen.runs.schedules import Schedule, growth, schedule, size_of
-from clipgen.setting import check, plain, setting
+from clipgen.runs.schedules import Schedule, parse_growth, parse_schedule, parse_size
+from clipgen.setting import bounds_of, check, setting, to_python
 
-KEPT = ("last", "best")
 Part = TypeVar("Part")
-Own = TypeVar("Own", bound="_Own")
+Documented = TypeVar("Documented")
+# Factors on the generator's defaults. A draft also has half the side on a CPU, the best 1.5 times the side on a GPU.
 QUALITIES: Mapping[str, Mapping[str, float]] = {
     "draft": {"steps": 0.5, "cutouts": 0.5},
     "normal": {},
     "best": {"steps": 2.5, "cutouts": 2},
 }
-"""Times what suits the generator; a draft also has half the side on a CPU, the best half again the side on a GPU."""
 KEPT = ("last", "best")
 PERCEPTORS = ("mini", "ViT-B-32/openai", "RN50/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5")
+PARTS: tuple[type, ...] = (Descent, Cutouts, *OBJECTIVES.values())  # dataclasses whose fields are settings
 
 
 @dataclass(frozen=True)
-class _Own:
+class RunSettings:
     """The settings that belong to the run itself."""
 
     prompt: str
@@ -60,7 +62,7 @@ class _Own:
         section="basic",
     )
     tile: bool = setting(
-        False, "a picture that repeats without a seam: views and decoder see it wrapped", live=False, section="look"
+        False, "a picture that repeats without a seam: cutouts and decoder wrap around", live=False, section="look"
     )
     generator: str = setting(
         "stack",
@@ -78,14 +80,14 @@ class _Own:
     )
     judge: str = setting(
         "",
-        "a second CLIP, which guides nothing and scores every frame, such as evaluator or ViT-L-14/openai",
+        "a second CLIP, which scores every frame and does not guide, such as evaluator or ViT-L-14/openai",
         common=("evaluator", "ViT-B-16/openai", "ViT-L-14/openai"),
         live=False,
         section="clip",
     )
     recipe: str = setting(
         "",
-        "the settings of a famous notebook, by name; what else is asked for wins",
+        "the settings of a famous notebook, by name; other settings that are given replace its own",
         choices=("", *PRESETS),
         live=False,
         section="basic",
@@ -117,7 +119,7 @@ class _Own:
     distance: str = setting("spherical", "how CLIP's embeddings are compared", choices=tuple(DISTANCES), section="clip")
     combine: str = setting(
         "losses",
-        "how prompts come together: losses (each pulls), embeddings (one target, their weighted sum)",
+        "how prompts are combined: losses (each pulls), embeddings (one target, their weighted sum)",
         choices=("losses", "embeddings"),
         section="clip",
     )
@@ -131,7 +133,7 @@ class _Own:
     every: int = setting(3, "steps from frame to frame", 1, 10**6, live=False, section="output")
     patience: int = setting(
         0,
-        "ends when for so many steps no frame was better, says the judge (or CLIP); 0: never",
+        "end when for so many steps the judge (or CLIP) has scored no frame higher; 0: never",
         0,
         10**6,
         live=False,
@@ -139,8 +141,8 @@ class _Own:
     )
     settled: float = setting(
         0.0,
-        "ends when in a tenth of its steps the picture changes by less than this, in levels of 255; 0: never. Unless "
-        "steps are asked for, 2 with stack and 1 with mini-vqgan",
+        "end when in a tenth of the steps the picture changes by less than this, in levels of 255; 0: never. Unless "
+        "steps are given, 2 with stack and 1 with mini-vqgan",
         0,
         255,
         live=False,
@@ -152,103 +154,96 @@ class _Own:
     device: str = setting("auto", "auto, cpu, cuda or mps", live=False, section="speed")
     precision: str = setting(
         "auto",
-        "what the models compute in: auto (what the device is fast and right in), bf16, fp16, fp32",
+        "number type of the models: auto (the fastest that the device computes correctly), bf16, fp16, fp32",
         choices=("auto", *PRECISIONS),
         live=False,
         section="speed",
     )
 
-    def part(self, kind: type[Part]) -> Part:
-        """A part of the run, made from the settings that it declares. Raises ClipgenError for what it refuses."""
-        return kind(**{knob.name: getattr(self, knob.name) for knob in fields(kind)})  # type: ignore[arg-type]
 
-    @property
-    def schedules(self) -> dict[str, Schedule]:
-        """The numbers that change over the steps."""
-        return {
-            knob.name: schedule(knob.name, value)
-            for knob in fields(self)
-            if isinstance(value := getattr(self, knob.name), str) and scheduled(knob)
-        }
+# Dataclasses list the fields of the last base first, so that the settings are in the order of RunSettings, *PARTS.
+@dataclass(frozen=True)
+class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
+    """The settings of a run and its parts. Values are checked by ``build`` and ``check``, not when this is made."""
 
-    @property
+    def __post_init__(self) -> None:
+        """Leave the checks of the parts to ``check``: a schedule has another value at each step."""
+
+    def select(self, part: type[Part]) -> Part:
+        """Return a part of the run, made with its settings. Raises ClipgenError for values that it refuses."""
+        return part(**{field.name: getattr(self, field.name) for field in fields(part)})  # type: ignore[arg-type]
+
+    @cached_property
     def prompts(self) -> list[Prompt]:
-        """The prompts, and behind them what is ``negative``."""
+        """The prompts, followed by the negative ones."""
         return parse(self.prompt, self.negative)
+
+    @cached_property
+    def schedules(self) -> dict[str, Schedule]:
+        """The settings that change over the steps, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if scheduled(field)}
+        return {name: parse_schedule(name, value) for name, value in values.items() if isinstance(value, str)}
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """The sizes that the picture has, one after another; none where it is up to the generator."""
-        return growth(self.size).sizes if isinstance(self.size, str) else (self.size,) if self.size else ()
-
-    def at(self: Own, step: int) -> Own:
-        """The settings at a step, every schedule a number, and the size that of then."""
-        kinds = {knob.name: type(knob.default) for knob in fields(self)}
-        values = {name: _rounded(kinds[name], plan.at(step)) for name, plan in self.schedules.items()}
+        """The sizes (width, height) that the picture has, one after another; none if the generator chooses."""
         if isinstance(self.size, str):
-            values["size"] = growth(self.size).at(step)
-        return replace(self, **values) if values else self
+            return parse_growth(self.size).sizes
+        return (self.size,) if self.size else ()
+
+    def updated(self, **values: Any) -> Settings:
+        """Return a copy with other values. Prompts are parsed again only if they are among them."""
+        copy = replace(self, **values)
+        if not values.keys() & {"prompt", "negative"}:
+            copy.__dict__["prompts"] = self.prompts
+        return copy
+
+    def at(self, step: int) -> Settings:
+        """Return the settings at a step: each schedule is a number, and a growing size the one of that step."""
+        values: dict[str, Any] = {name: schedule.at(step) for name, schedule in self.schedules.items()}
+        for name in values:
+            if type(getattr(type(self), name)) is int:
+                values[name] = round(values[name])
+        if isinstance(self.size, str):
+            values["size"] = parse_growth(self.size).at(step)
+        return self.updated(**values) if values else self
 
     def is_frame_step(self, step: int) -> bool:
-        """Whether a frame is made of a step, counted from 1."""
+        """Return whether a step, counted from 1, makes a frame."""
         return step in (1, self.steps) or step % self.every == 0
 
     def check(self) -> None:
-        """Raise ClipgenError for the first value that cannot work, whatever the models and the step."""
-        edges = {
-            0,
-            *(int(edge) for plan in self.schedules.values() for span in plan.spans for edge in span if edge < 1e9),
-        }
-        for edge in sorted(edges):
-            self.at(edge)._check()
+        """Raise ClipgenError for the first value that cannot work, whatever the models."""
+        edges = {int(edge) for plan in self.schedules.values() for span in plan.spans for edge in span if edge < 1e9}
+        for step in sorted({0, *edges}):
+            self.at(step)._check()
 
     def _check(self) -> None:
-        for knob in fields(self):
-            check(knob, getattr(self, knob.name))
+        for field in fields(self):
+            check(field, getattr(self, field.name))
         sides = self.size if isinstance(self.size, tuple) else ()
         if self.size is not None and not (len(sides) == 2 and all(isinstance(side, int) for side in sides)):
             raise ClipgenError(f"size={self.size!r}: has to be (width, height), such as (128, 96), or '128x96'")
         _ = self.prompts
         Camera.parse(self.camera)
-        for kind in _PARTS:
-            self.part(kind)
+        for part in PARTS:
+            self.select(part)
 
 
-def scheduled(knob: Field) -> bool:
-    """Whether a setting is a number that can change over the steps."""
-    return type(knob.default) in (int, float) and knob.metadata.get("live", True)
+def scheduled(field: Field) -> bool:
+    """Return whether a setting is a number that can change over the steps."""
+    return type(field.default) in (int, float) and field.metadata.get("live", True)
 
 
-def _rounded(kind: type, number: float) -> Any:
-    return round(number) if kind is int else number
-
-
-_PARTS: tuple[type, ...] = (Descent, Cutouts, *OBJECTIVES.values())
-
-if TYPE_CHECKING:
-
-    class Settings(_Own):
-        """Also has the settings of its parts."""
-
-        def __init__(self, prompt: str, **values: Any) -> None: ...
-        def __getattr__(self, name: str) -> Any: ...
-
-else:
-    Settings = make_dataclass(
-        "Settings",
-        [(k.name, k.type, field(default=k.default, metadata=k.metadata)) for part in _PARTS for k in fields(part)],
-        bases=(_Own,),
-        frozen=True,
-        namespace={"__doc__": "What a run is asked for, whole: see ``clipgen.setting`` for what is known of each."},
-    )
-    Settings.__module__ = __name__
+def immutable(names: Mapping[str, Any]) -> list[str]:
+    """Return the settings among some names that cannot change after a run has begun."""
+    return sorted(one.name for one in fields(Settings) if one.name in names and not one.metadata.get("live", True))
 
 
 def default_start(perceptor: str) -> str:
-    """Return the start that suits an ensemble of perceptors, in whatever order: that of all of them, or ``random``.
+    """Return the default start of a perceptor or an ensemble: ``random`` if theirs differ.
 
-    Raises:
-        ClipgenError: A perceptor of no family.
+    Raises ClipgenError for a perceptor of no known family.
     """
     starts = {family(name).default_start for name, _ in parse_weighted(perceptor)}
     return starts.pop() if len(starts) == 1 else "random"
@@ -257,55 +252,77 @@ def default_start(perceptor: str) -> str:
 def defaults_for(
     quality: str, generator: str, recipe: str = "", perceptor: str = "mini", device: str = "auto"
 ) -> dict[str, Any]:
-    """Return the settings of a recipe, or those that suit a generator and who looks at it, at a quality.
+    """Return the settings of a recipe, or the defaults for a generator, a perceptor and a device, at a quality.
 
-    With the published decoders of 2021 a card makes as many steps as their notebooks did, a CPU fewer. The defaults of
-    ``stack`` are tuned on drawings for the embedded perceptors; published ones have those of ``das``.
+    With the published decoders of 2021 a GPU makes as many steps as their notebooks did, a CPU fewer. The defaults of
+    ``stack`` are tuned on drawings for the built-in perceptors; with published ones it has those of ``das``.
 
-    Raises:
-        ClipgenError: An unknown generator, perceptor or device.
+    Raises ClipgenError for an unknown generator, perceptor or device.
     """
     own = PRESETS[recipe].settings if recipe in PRESETS else entry_of(generator).defaults_on(device)
-    if recipe not in PRESETS and generator == _Own.generator and default_start(perceptor) == "random":
-        own = {k: v for k, v in PRESETS["das"].settings.items() if k not in ("generator", "perceptor")}
+    if recipe not in PRESETS and generator == Settings.generator and default_start(perceptor) == "random":
+        own = {name: value for name, value in PRESETS["das"].settings.items() if name not in ("generator", "perceptor")}
     values = {"steps": 120, "cutouts": 16} | dict(own)
     return values | {name: round(values[name] * factor) for name, factor in QUALITIES.get(quality, {}).items()}
 
 
-def plain_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with Python's own numbers: of NumPy's and PyTorch's, and of 1.0 where a whole one is needed."""
-    whole = {knob.name for knob in fields(Settings) if type(knob.default) is int} | {"size"}
-    return {name: plain(value, name in whole) for name, value in asked.items()}
+def to_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with NumPy's and PyTorch's scalars as Python numbers, and 1.0 as 1 where an int is needed."""
+    whole = {field.name for field in fields(Settings) if type(field.default) is int} | {"size"}
+    return {name: to_python(value, name in whole) for name, value in options.items()}
 
 
-def build(prompt: str, asked: Mapping[str, Any]) -> Settings:
-    """Settings from what was asked for, on top of what suits the generator at that quality.
-
-    Raises ClipgenError for an unknown name, with the nearest known one, and for values that cannot work.
-    """
-    known = [knob.name for knob in fields(Settings)]
-    for name in asked:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[1:])}"
+def check_names(options: Mapping[str, Any]) -> None:
+    """Raise ClipgenError for a name that is no setting; suggest the nearest one."""
+    names = [field.name for field in fields(Settings)]
+    for name in options:
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(names[1:])}"
             raise ClipgenError(f"{name}=...: there is no such setting; {hint}")
-    recipe = str(asked.get("recipe", ""))
-    generator = canonical_name(str(asked.get("generator", _Own.generator)))
-    perceptor = str(asked.get("perceptor", _Own.perceptor))
-    drafted = asked.get("init", "auto") in ("auto", "dalle") and perceptor == "mini"
-    ends = {"settled": entry_of(generator).settled} if drafted and not recipe and "steps" not in asked else {}
-    quality, device = str(asked.get("quality", "normal")), str(asked.get("device", "auto"))
-    values = defaults_for(quality, generator, recipe, perceptor, device) | ends | plain_settings(asked)
+
+
+def build(prompt: str, options: Mapping[str, Any]) -> Settings:
+    """Return checked settings: the options, and for the rest the defaults of the generator at that quality.
+
+    Raises ClipgenError for an unknown name and for values that cannot work.
+    """
+    check_names(options)
+    recipe, perceptor, quality, device, generator = (
+        str(options.get(name, getattr(Settings, name)))
+        for name in ("recipe", "perceptor", "quality", "device", "generator")
+    )
+    generator = canonical_name(generator)
+    values = defaults_for(quality, generator, recipe, perceptor, device)
+    has_draft = options.get("init", "auto") in ("auto", "dalle") and perceptor == "mini"
+    if has_draft and not recipe and "steps" not in options:
+        values["settled"] = entry_of(generator).settled
+    values |= to_numbers(options)
     values["generator"] = canonical_name(str(values.get("generator", generator)))
-    if "negative" not in asked and any(said.weight < 0 for said in parse(prompt)):
-        values["negative"] = ""  # a recipe's is for those who say nothing of it
     if isinstance(size := values.get("size"), (str, int)):
-        values["size"] = size_of(str(size))
+        values["size"] = parse_size(str(size))
     settings = Settings(prompt, **values)
+    if settings.negative and "negative" not in options and any(one.weight < 0 for one in parse(prompt)):
+        settings = replace(settings, negative="")  # a recipe has it for prompts without negative weights
     settings.check()
     return settings
 
 
-def immutable(names: Mapping[str, Any]) -> list[str]:
-    """Those of some settings that cannot change while a run goes on: they make it what it is."""
-    return sorted(knob.name for knob in fields(Settings) if knob.name in names and not knob.metadata.get("live", True))
+def list_settings(documented: Documented) -> Documented:
+    """Append the list of all settings to a docstring, for ``help``. A decorator."""
+    lines = [_describe(field) for field in fields(Settings) if field.default is not MISSING]
+    intro = "Settings, with default and range; those with a * can change while a run goes on:"
+    text = inspect.cleandoc(documented.__doc__ or "")
+    documented.__doc__ = "\n".join([text, "", intro, *lines])
+    return documented
+
+
+def _describe(field: Field) -> str:
+    facts, name = field.metadata, field.name + "*" * field.metadata["live"]
+    values = [repr(field.default)]
+    if facts["choices"]:
+        values.append(" | ".join(choice or "''" for choice in facts["choices"]))
+    if bounds := bounds_of(field):
+        values.append(bounds)
+    line = f"{name} ({'; '.join(values)}): {facts['help']}"
+    return textwrap.fill(line, 116, initial_indent=" " * 4, subsequent_indent=" " * 8)

@@ -24,7 +24,7 @@ from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import check_saved
-from clipgen.runs.settings import Settings, build, default_start, immutable, plain_settings
+from clipgen.runs.settings import Settings, build, default_start, immutable, to_numbers
 
 Losses = Sequence[Loss | Objective] | Mapping[str, Loss]
 
@@ -153,7 +153,7 @@ class RunSpec:
         """
         if names := immutable(asked):
             raise ClipgenError(f"{names[0]}=...: cannot be changed while a run goes on; start another, or branch")
-        values = asdict(settings) | plain_settings(asked)  # whoever asks has given names to pictures
+        values = asdict(settings) | to_numbers(asked)  # whoever asks has given names to pictures
         settings = build(values.pop("prompt"), values)
         self._check_spared(settings)
         self.inputs.load(settings)

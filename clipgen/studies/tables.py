@@ -18,7 +18,7 @@ import numpy as np
 
 from clipgen.errors import ClipgenError
 from clipgen.runs.settings import Settings
-from clipgen.setting import plain
+from clipgen.setting import to_python
 
 Table = str | Path | Iterable[Mapping[str, Any]] | Any  # the last: a pandas DataFrame
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -50,7 +50,7 @@ def cell(value: Any) -> Any:
     """Return what a cell of a table or an axis holds, without numpy or torch around it; None for an empty one."""
     if isinstance(value, np.datetime64):  # which Python would have as a count of nanoseconds
         return None if np.isnat(value) else str(value)
-    value = plain(value)
+    value = to_python(value)
     missing = isinstance(value, (float, Decimal, date)) and value != value
     return None if missing or type(value).__name__ == "NAType" else value
 
@@ -66,7 +66,7 @@ def meant(name: str, value: Any) -> Any:
     if kind is bool and isinstance(value, str):
         return BOOLEANS.get(value.lower(), value)
     if kind is int and isinstance(value, float):
-        return plain(value, whole=True)
+        return to_python(value, whole=True)
     if name == "size" and not isinstance(value, Mapping) and isinstance(value, Iterable):
         sides = value.lower().split("x") if isinstance(value, str) else [cell(side) for side in value]
         with_both = [*sides, *sides] if len(sides) == 1 else sides

@@ -15,7 +15,7 @@ import ipywidgets as widgets
 import traitlets
 
 from clipgen.errors import ClipgenError
-from clipgen.runs.schedules import size_of
+from clipgen.runs.schedules import parse_size
 from clipgen.runs.settings import Settings, defaults_for, scheduled
 from clipgen.studio.models import Models
 from clipgen.studio.parts import Dial, Fold, Webcam, hint
@@ -169,7 +169,7 @@ def _said(knob: Field, value: Any) -> Any:
 def _meant(knob: Field, shown: Any) -> Any:
     """What is meant by what a widget shows. Raises ClipgenError for a size that cannot be meant."""
     if knob.name == "size":
-        return size_of(shown)
+        return parse_size(shown)
     kind: Any = type(knob.default)
     if scheduled(knob) and isinstance(shown, str):
         with suppress(ValueError):  # else a schedule over the steps

@@ -167,7 +167,7 @@ def test_logits_move_at_their_rate(asked, share):
     settings = build("a cat", asked)
     latent = torch.zeros(1, 4, 2, 2, requires_grad=True)
     latent.grad = torch.full_like(latent, 2.4e-9)
-    settings.part(Descent).start(latent).step()
+    settings.select(Descent).start(latent).step()
     assert share < float(-latent.detach().mean()) / settings.lr <= 1
 
 

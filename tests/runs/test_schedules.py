@@ -4,7 +4,7 @@ import pytest
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.runs.schedules import schedule
+from clipgen.runs.schedules import parse_schedule
 from clipgen.runs.settings import build
 
 
@@ -20,7 +20,7 @@ from clipgen.runs.settings import build
     ],
 )
 def test_numbers_at_steps(text, numbers):
-    assert {step: schedule("x", text).at(step) for step in numbers} == pytest.approx(numbers)
+    assert {step: parse_schedule("x", text).at(step) for step in numbers} == pytest.approx(numbers)
 
 
 @pytest.mark.parametrize("text", ["", "x", "1@5", "1@9-3", "1@3-3", "1@0-5,", "1;2"])

@@ -67,5 +67,5 @@ def test_built_in_models_draw_the_same_everywhere(monkeypatch):
 def test_continuous_ones_have_the_views_and_steps_of_the_published_vqgans(name):
     asked = {"perceptor": "ViT-B-32/openai", "device": "cpu"}
     ours, vqgan = (build("a city", asked | {"generator": one}) for one in (name, "vqgan"))
-    assert ours.part(Cutouts) == vqgan.part(Cutouts) and ours.steps == vqgan.steps == 300
+    assert ours.select(Cutouts) == vqgan.select(Cutouts) and ours.steps == vqgan.steps == 300
     assert catalogue.GENERATORS[name].side == 512 and ours.lr_unit == "own"

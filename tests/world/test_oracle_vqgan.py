@@ -132,7 +132,7 @@ class Nerdyrodent(Quantised):
         """The warps that these augmentations would have, were they alone."""
         rng = torch.Generator()
         rng.set_state(self.numbers)
-        return dataclasses.replace(self.settings.part(Cutouts), augment=augment).draw(picture.shape, SIDE, rng).warp
+        return dataclasses.replace(self.settings.select(Cutouts), augment=augment).draw(picture.shape, SIDE, rng).warp
 
 
 class NerdyrodentsViews(Nerdyrodent):

@@ -21,7 +21,7 @@ STEPS, SIDE = 200, 24
 
 def draws(name, augment=None):
     """A recipe's views of a white picture, step by step, without what changes colours."""
-    cutouts = build("a city", {"recipe": name}).part(Cutouts)
+    cutouts = build("a city", {"recipe": name}).select(Cutouts)
     plain = [item for item in cutouts.augment.split(", ") if not item.startswith(("grain", "colour", "levels"))]
     cutouts = dataclasses.replace(cutouts, augment=", ".join(plain) if augment is None else augment, lift=0.0)
     for step in range(STEPS):
@@ -124,7 +124,7 @@ def test_pixrays_views_are_leaned_as_often():
 
 def test_pixrays_views_are_stretched_together():
     """Its CLIP was shown each batch from its least, as black, to its most, as white."""
-    cutouts = build("a city", {"recipe": "pixray"}).part(Cutouts)
+    cutouts = build("a city", {"recipe": "pixray"}).select(Cutouts)
     picture = 0.3 + 0.4 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     draw = cutouts.draw(picture.shape, 32, torch.Generator().manual_seed(0))
     plain = dataclasses.replace(draw, levels=False).render(picture)

@@ -103,7 +103,7 @@ def test_every_recipe_is_here():
 def test_number_and_sizes_of_views(name):
     asked = settings(name)
     side = asked.size[0]
-    plain = dataclasses.replace(asked.part(Cutouts), augment="")
+    plain = dataclasses.replace(asked.select(Cutouts), augment="")
     ours = torch.stack([warp[:, 1, 1] for warp in drawn(plain, side)])
     torch.manual_seed(1)
     theirs = torch.stack([SIZES[name](side) for _ in range(STEPS)])
@@ -117,7 +117,7 @@ def test_number_and_sizes_of_views(name):
 @pytest.mark.parametrize(("name", "augmentation"), [(n, a) for n, kinds in AUGMENTED.items() for a in kinds])
 def test_kinds_rates_and_strengths_of_augmentations(name, augmentation):
     share, strength = AUGMENTED[name][augmentation]
-    asked = settings(name).part(Cutouts).augmentations
+    asked = settings(name).select(Cutouts).augmentations
     assert asked.keys() == AUGMENTED[name].keys()
     assert asked[augmentation].strength == pytest.approx(strength, rel=0.05)
     image = F.interpolate(torch.rand(1, 3, 5, 5, generator=rng()), (32, 32), mode="bicubic").clamp(0.05, 1)
@@ -151,12 +151,12 @@ def test_optimiser_and_rate(name):
     optimiser, rates, size, generator, clips = MOVES[name]
     asked = settings(name)
     latent = torch.zeros(3)
-    made = asked.at(0).part(Descent).start(latent)
+    made = asked.at(0).select(Descent).start(latent)
     assert type(made).__name__ == optimiser and made.param_groups[0]["betas"] == (0.9, 0.999)
     assert made.param_groups[0]["weight_decay"] == (0.1 if name == "murdoch-vqgan" else 0)
     for share, rate in zip((0, 0.7, 0.99), rates, strict=True):
         step = int(share * asked.steps)
-        assert asked.at(step).part(Descent).rate(step / asked.steps, unit=123, moving=False) == pytest.approx(rate)
+        assert asked.at(step).select(Descent).rate(step / asked.steps, unit=123, moving=False) == pytest.approx(rate)
     assert (asked.size, asked.generator, asked.ema) == (size, generator, 0) and asked.generator in GENERATORS
     assert len(shares(asked.perceptor)) == clips and {share for _, share in shares(asked.perceptor)} == {1 / clips}
 
@@ -172,7 +172,7 @@ def test_what_is_particular():
 
 def test_places_of_padded_views():
     """Murdoch's views lie anywhere in a picture that has half a side of black around it."""
-    warps = torch.cat([*drawn(dataclasses.replace(settings("murdoch-dalle").part(Cutouts), augment=""), 512)])
+    warps = torch.cat([*drawn(dataclasses.replace(settings("murdoch-dalle").select(Cutouts), augment=""), 512)])
     across, middle = warps[:, 0, 0], warps[:, 0, 2]
     reach = middle.abs() + across  # how far a view's edge is from the middle; the picture's edge is at 1
     assert reach.max() <= 2 + 1e-5 and reach.quantile(0.95) > 1.6
