@@ -325,4 +325,4 @@ def _describe(field: Field) -> str:
     if bounds := bounds_of(field):
         values.append(bounds)
     line = f"{name} ({'; '.join(values)}): {facts['help']}"
-    return textwrap.fill(line, 116, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    return textwrap.fill(line, 116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
