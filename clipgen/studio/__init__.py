@@ -6,7 +6,6 @@ import atexit
 import sys
 import threading
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,33 +15,36 @@ from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.settings import build
 from clipgen.studio.controls import Controls
-from clipgen.studio.film import Exporter, Painter
+from clipgen.studio.frame import CutoutsSection, ExportSection, MaskPainter, WordsSection
 from clipgen.studio.gallery import Gallery, settings_of
-from clipgen.studio.parts import Access, close_all
-from clipgen.studio.preview import Preview, progress
-from clipgen.studio.seeing import Seeing
-from clipgen.studio.steering import Steering
-from clipgen.studio.studying import Studying
-from clipgen.studio.words import InWords
+from clipgen.studio.parts import Access, button, close_all
+from clipgen.studio.preview import Preview, describe_progress
+from clipgen.studio.study import StudySection
 from clipgen.studio.worker import Job
 
 
 class Studio(widgets.VBox):
     """Controls, preview and gallery in a notebook cell: ``clipgen.Studio("a red apple", steps=200)``.
 
-    ``settings``: the fields of Settings, as they are shown first; ``folder``: where run folders are. A new Studio stops
-    the run of the one before, which can be resumed from its gallery, and its study, and closes it. Raises ClipgenError
-    for what cannot work.
+    A new Studio closes the one before and stops its run, which can be resumed from the gallery, and its study.
+
+    Args:
+        prompt: What the first prompt row shows.
+        folder: Where run folders are.
+        **settings: The settings that are shown first; see ``clipgen.generate``.
+
+    Raises:
+        ClipgenError: A setting that does not exist, or a value that cannot work.
     """
 
-    _latest: ClassVar[Job | None] = None  # of any Studio: the next one waits for its end and shares its models
+    _newest_job: ClassVar[Job | None] = None  # of any Studio: the next one waits for its end and shares its models
     _open: ClassVar[Studio | None] = None
-    closed = True  # until it is complete
+    is_closed = True  # until it is complete
 
     def __init__(self, prompt: str = "a red apple", *, folder: str | Path = "clipgen-runs", **settings: Any):
-        asked = build(prompt, {"settled": 0.0} | settings)  # who looks on may still want to steer
-        if Studio._latest:
-            Studio._latest.stop()
+        initial = build(prompt, {"settled": 0.0} | settings)  # runs to the last step, so that one can steer
+        if Studio._newest_job:
+            Studio._newest_job.stop()
         if Studio._open:
             Studio._open.close()
         if "google.colab" in sys.modules:
@@ -51,29 +53,29 @@ class Studio(widgets.VBox):
             output.enable_custom_widget_manager()
         self.folder = Path(folder)
         self.job: Job | None = None
-        self._lock = threading.RLock()  # what is shown changes in the job's thread and in the kernel's
-        guard = self._guarded
-        self.controls = Controls(asked, self.folder, guard, guard(self._start))
+        self._lock = threading.RLock()  # the job's thread and the kernel's both change what is shown
         self.preview = Preview()
-        self.steering = Steering(self.controls, self.preview.say)
+        self.preview.newest_run = Studio._newest_job.run if Studio._newest_job else None
+        guard = self.preview.error.guard
+        start = guard(self._start)
+        self.controls = Controls(initial, self.folder, self.preview.error, start)
         actions = {"Open": self.view, "Resume": self.resume, "Replay": self.replay}
-        self.gallery = Gallery(self.folder, {name: guard(action) for name, action in actions.items()})
-        self._generate = self._button("Generate", self._start, "play", button_style="primary")
-        self._pause = self._button("Pause", self.pause, "pause")
-        self._stop = self._button("Stop", self.stop, "stop")
+        self.gallery = Gallery(self.folder, {label: guard(action) for label, action in actions.items()})
+        self._generate = button("Generate", start, "play", button_style="primary")
+        self._pause = button("Pause", guard(self.pause), "pause")
+        self._stop = button("Stop", guard(self.stop), "stop")
         tooltip = "A new run from the shown frame, with these settings"
-        self._branch = self._button("Branch from here", self.branch, "code-fork", tooltip=tooltip)
-        self._best = self._button("Best frame", self.preview.rewind, "star-o")
-        self.exporter = Exporter(self.preview, guard)
-        self.seeing = Seeing(self.preview, lambda: Studio._latest.run if Studio._latest else None, guard)
-        self.studying = Studying(self.preview, self.folder, guard)
-        mask = self.controls.mask
-        self.words = InWords(self.preview, lambda: self.job.run if self.job else None, guard)
-        self.painter = Painter(self.preview, mask.put, lambda: self.controls.put({"mask": ""}), guard)
-        super().__init__(self._laid_out())
+        self._branch = button("Branch from here", guard(self.branch), "code-fork", tooltip=tooltip)
+        self._best = button("Best frame", guard(self.preview.show_best), "star-o")
+        self.exporter = ExportSection(self.preview)
+        self.painter = MaskPainter(self.preview, self.controls)
+        self.words = WordsSection(self.preview)
+        self.cutouts = CutoutsSection(self.preview)
+        self.study = StudySection(self.preview, self.folder)
+        super().__init__(self._layout())
         self.add_class("clipgen-studio")
         self._enable()
-        Studio._open, self.closed = self, False
+        Studio._open, self.is_closed = self, False
 
     def __repr__(self) -> str:
         return f"Studio(folder={str(self.folder)!r})"
@@ -81,32 +83,39 @@ class Studio(widgets.VBox):
     # --- what the buttons do --------------------------------------------------------------------------
 
     def generate(self) -> None:
-        """Start a run with what the controls say; one that goes on is stopped."""
-        knobs = self.controls.asked
-        self._begin(lambda like: Run(folder=self.folder, like=like, **knobs))
+        """Start a run with the values of the controls; a run that goes on is stopped."""
+        values = self.controls.values
+        self._begin(lambda previous: Run(folder=self.folder, like=previous, **values))
 
     def branch(self) -> None:
-        """Start a run from the frame that is shown, with what the controls say."""
-        journal, step = self.preview.shown
-        knobs, picture = self.controls.asked, self.preview.picture
-        same = all(knobs[name] == journal.settings.get(name) for name in ("generator", "relax"))
-        knobs |= {"init": journal.latent(step) if same else picture, "size": picture.size}  # a latent is its decoder's
-        self._begin(lambda like: Run(folder=self.folder, like=like, **knobs))
+        """Start a run from the shown frame, with the values of the controls."""
+        journal, step = self.preview.position
+        values, picture = self.controls.values, self.preview.picture
+        same_latent = all(values[name] == journal.settings.get(name) for name in ("generator", "relax"))
+        values |= {"init": journal.latent(step) if same_latent else picture, "size": picture.size}
+        self._begin(lambda previous: Run(folder=self.folder, like=previous, **values))
 
     def pause(self) -> None:
         """Hold the run before its next step, or let it go on."""
         if self.job:
-            self.job.pause(not self.job.paused)
+            self.job.pause(not self.job.is_paused)
             self._enable()
 
     def stop(self) -> None:
-        """End the run after the step in the making; it can be resumed from the gallery."""
+        """End the run after its current step; it can be resumed from the gallery."""
         if self.job:
             self.job.stop()
             self._enable()
 
     def wait(self, timeout: float | None = None) -> Run | None:
-        """The run, when it has ended (or after so many seconds). Raises what it ended by, if that was an error."""
+        """Wait for the end of the run, or so many seconds.
+
+        Returns:
+            The run; None if there is none.
+
+        Raises:
+            BaseException: The error that ended the run.
+        """
         if not self.job:
             return None
         self.job.join(timeout)
@@ -122,124 +131,111 @@ class Studio(widgets.VBox):
         self.stop()
         with self._lock:
             self.job = None
-            self.preview.say(None)
+            self.preview.error.show(None)
             rows = journal.scores
             self.preview.show(journal, rows)
-            self.preview.tell("An earlier run", f"step {rows[-1]['step'] if rows else 0:.0f}/{settings['steps']}")
+            step = rows[-1]["step"] if rows else 0
+            self.preview.show_progress("An earlier run", f"step {step:.0f}/{settings['steps']}")
             self._enable()
 
     def resume(self, folder: Path) -> None:
         """Go on with an interrupted run."""
         self.controls.put(settings_of(Journal.open(folder), self.folder))
-        self._begin(lambda like: Run.resume(folder, like=like))
+        self._begin(lambda previous: Run.resume(folder, like=previous))
 
     def replay(self, folder: Path) -> None:
-        """Make an earlier run again, with all that was changed on its way."""
+        """Make an earlier run again, with all changes that were made while it ran."""
         self.controls.put(settings_of(Journal.open(folder), self.folder, changed=False))
-        self._begin(lambda like: Run.replay(folder, folder=self.folder, like=like))
+        self._begin(lambda previous: Run.replay(folder, folder=self.folder, like=previous))
 
     def close(self) -> None:
-        """End its run, its study and its look at views, and give back its widgets and their channels to the page."""
-        if self.closed:
+        """End its run, its study and its sheet of cutouts, and close its widgets and their channels to the page."""
+        if self.is_closed:
             return
         self.stop()
-        self.seeing.stopping = True
-        self.studying.stop()
+        self.cutouts.stopping = True
+        self.study.stop()
         with self._lock:
-            self.closed = True
+            self.is_closed = True
             close_all(self)
         super().close()
         if Studio._open is self:
             Studio._open = None
 
-    # --- how they do it -------------------------------------------------------------------------------
+    # --- the run in its thread ------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run goes on that was not asked to stop."""
+        return self.job is not None and self.job.is_alive and not self.job.stopping
+
+    def _start(self) -> None:
+        """Generate, unless a run goes on: for Enter, and for a second click on the way."""
+        if not self.is_running:
+            self.generate()
 
     def _begin(self, make: Callable[[Run | None], Run]) -> None:
         with self._lock:
-            self.preview.say(None)
+            self.preview.error.show(None)
             self.exporter.link.value = ""
-            self.steering.begin()
-            tell, steer = self._guarded(self._follow), self._guarded(self._steer)
-            self.job = Studio._latest = Job(make, tell, Studio._latest, steer)
+            self.controls.begin_steering()
+            report = self.preview.error.guard(self._report)
+            self.job = Studio._newest_job = Job(make, report, Studio._newest_job)
             self._enable()
 
-    def _start(self) -> None:
-        """Generate, unless a run goes on: Enter, and a second click that was under way."""
-        if not self._going:
-            self.generate()
-
-    @property
-    def _going(self) -> bool:
-        return self.job is not None and self.job.alive and not self.job.stopping
-
-    def _follow(self, job: Job) -> None:
-        """Show the newest of a run; in the thread of the job."""
-        run, rows, newest = job.film
+    def _report(self, job: Job) -> None:
+        """Show how far a job is and send changed settings to its run; called by the job's second thread."""
         with self._lock:
-            if self.closed:
+            if self.is_closed:
                 return
-            if job is self.job:  # else another has taken its place
-                if run and rows:
-                    self.preview.show(run.journal, rows, newest, more=job.alive and not job.paused)
-                loading = job.download
-                share = loading.done / loading.total if loading and loading.total else None
-                self.preview.tell(job.phase, progress(job), share)
-                if job.error:
-                    self.preview.say(job.error)
-                self._enable()
-            if not job.alive:
+            if job is self.job:
+                self._show_job(job)
+            if not job.is_alive:
                 self.gallery.refresh()
+        if job is self.job and job.is_alive and job.run:
+            self.controls.steer(job.run)
 
-    def _steer(self, run: Run) -> None:
-        """Tell a run what the controls say; in the thread of its job."""
-        if self.job and run is self.job.run:
-            self.steering.follow(run)
-
-    def _button(self, name: str, action: Callable[[], None], icon: str, **look: Any) -> widgets.Button:
-        button = widgets.Button(description=name, icon=icon, **look)
-        button.on_click(self._guarded(lambda _: action()))
-        return button
-
-    def _guarded(self, action: Callable) -> Callable:
-        """The callback, its errors shown in the Studio."""
-
-        @wraps(action)
-        def guarded(*values: Any) -> None:
-            try:
-                action(*values)
-            except Exception as error:
-                self.preview.say(error)
-
-        return guarded
+    def _show_job(self, job: Job) -> None:
+        run, rows, newest = job.film
+        self.preview.newest_run = run or self.preview.newest_run
+        if run and rows:
+            self.preview.show(run.journal, rows, newest, more=job.is_alive and not job.is_paused)
+        download = job.download
+        share = download.done / download.total if download and download.total else None
+        self.preview.show_progress(job.phase, describe_progress(job), share)
+        if job.error:
+            self.preview.error.show(job.error)
+        self._enable()
 
     def _enable(self) -> None:
-        """Offer what can be done now."""
-        going = self._going
-        self._generate.disabled = going
-        self._stop.disabled = not going
-        self._pause.disabled = not (going and self.job and self.job.run)
-        paused = bool(going and self.job and self.job.paused)
-        self._pause.description, self._pause.icon = ("Resume", "play") if paused else ("Pause", "pause")
-        for button in (self._branch, self._best, self.exporter.button, self.painter.button, self.seeing.look):
-            button.disabled = self.preview.journal is None or (button is self.seeing.look and self.seeing.busy)
-        self.studying.enable()
+        """Enable the buttons that can be used now."""
+        running = self.is_running
+        self._generate.disabled = running
+        self._stop.disabled = not running
+        self._pause.disabled = not (running and self.job and self.job.run)
+        is_paused = running and self.job is not None and self.job.is_paused
+        self._pause.description, self._pause.icon = ("Resume", "play") if is_paused else ("Pause", "pause")
+        for widget in (self._branch, self._best, self.exporter.button, self.painter.button):
+            widget.disabled = self.preview.journal is None
+        self.cutouts.enable()
+        self.study.enable()
 
-    def _laid_out(self) -> list[widgets.Widget]:
+    def _layout(self) -> list[widgets.Widget]:
         style = widgets.HTML(f"<style>{(Path(__file__).parent / 'studio.css').read_text()}</style>")
-        buttons = widgets.HBox([self._generate, self._pause, self._stop])
-        from_here = widgets.HBox([self._branch, self._best, self.painter.button]).add_class("clipgen-wrapped")
-        parts = {
-            "ask": [self.controls.models, self.controls.rows, buttons],
-            "see": [self.preview, from_here, self.exporter, self.words, self.seeing, self.studying],
+        run_buttons = widgets.HBox([self._generate, self._pause, self._stop])
+        frame_buttons = widgets.HBox([self._branch, self._best, self.painter.button]).add_class("clipgen-wrapped")
+        columns = {
+            "ask": [self.controls.models, self.controls.rows, run_buttons],
+            "see": [self.preview, frame_buttons, self.exporter, self.words, self.cutouts, self.study],
             "set": [self.controls],
         }
-        columns = [widgets.VBox(children).add_class(f"clipgen-{name}") for name, children in parts.items()]
-        return [style, widgets.Box(columns).add_class("clipgen-columns"), self.gallery, Access()]
+        boxes = [widgets.VBox(children).add_class(f"clipgen-{name}") for name, children in columns.items()]
+        return [style, widgets.Box(boxes).add_class("clipgen-columns"), self.gallery, Access()]
 
 
 @atexit.register
-def _end() -> None:
-    """A thread that is still inside torch when Python ends would abort it."""
-    if Studio._latest:
-        Studio._latest.stop()
-        Studio._latest.join(10)
+def _end_newest_job() -> None:
+    """Stop the run before Python ends: a thread that is still inside torch would abort it."""
+    if Studio._newest_job:
+        Studio._newest_job.stop()
+        Studio._newest_job.join(10)

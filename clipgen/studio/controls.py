@@ -1,10 +1,11 @@
-"""Every setting of a run as a widget, made from what the setting declares: one name and one help text everywhere."""
+"""The settings of a run as widgets, made from what each setting declares, and their way to a run while it goes on."""
 
 from __future__ import annotations
 
 import html
 import math
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, fields
@@ -12,24 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import traitlets
 
 from clipgen.errors import ClipgenError
+from clipgen.runs.run import Run
 from clipgen.runs.schedules import parse_size
 from clipgen.runs.settings import Settings, defaults_for, scheduled
-from clipgen.studio.models import Models
-from clipgen.studio.parts import Dial, Fold, Webcam, hint
-from clipgen.studio.pictures import Picker, from_url
-from clipgen.studio.rows import Rows
+from clipgen.studio.models import ModelChoice
+from clipgen.studio.parts import (
+    Dial,
+    ErrorMessage,
+    Fold,
+    Picker,
+    Webcam,
+    add_tooltip,
+    button,
+    html_widget,
+    on_change,
+    show,
+)
+from clipgen.studio.prompts import PromptRows
 
-KNOBS = {knob.name: knob for knob in fields(Settings) if knob.default is not MISSING}  # the prompt has rows of its own
-DEFAULTS = {name: knob.default for name, knob in KNOBS.items()}
-SUITING = "recipe", "quality", "generator", "perceptor", "device"  # a change of these asks for others
-# What people steer, in words: the name on its dial, how far that goes, and what it does.
-STEERED = {
-    "near": ("Nearness", 4.0, "0: free of the drawing or photograph it started from; more: true to it"),
-    "tv": ("Smoothness", 2.0, "more: calm areas and few lines"),
-}
+FIELDS = {field.name: field for field in fields(Settings) if field.default is not MISSING}  # all but the prompt
+DEFAULTS = {name: field.default for name, field in FIELDS.items()}
+CHOICES = "recipe", "quality", "generator", "perceptor", "device"  # the defaults of all others depend on these
 SECTIONS = {
     "steer": "Steer while it runs",
     "basic": "Set before starting",
@@ -41,159 +47,225 @@ SECTIONS = {
     "speed": "Speed and memory",
     "output": "Frames and end",
 }
-MOST = 2.0**53 - 1  # of a number without a bound: a browser knows no infinity, and no whole number above it
+# The label of a dial, the end of its slider, and its help.
+DIALS = {
+    "near": ("Nearness", 4.0, "0: free of the draft or picture that it starts from; more: true to it"),
+    "tv": ("Smoothness", 2.0, "more: calm areas and few lines"),
+}
+MAX_NUMBER = 2.0**53 - 1  # a browser knows no infinity, and no whole number above it
+QUIET = 0.15  # seconds without a change before changes are sent: about the time between two keys
 
 
 class Controls(widgets.VBox):
-    """Everything that is asked of a run. ``guard`` shows the errors of a callback."""
+    """All settings of a run; uploaded pictures are written below ``folder``."""
 
-    usual = traitlets.Dict()  # every setting as the generator has it at the quality, if nothing else is asked for
+    _sent: dict[str, Any]  # the values that the run that goes on has
 
-    def __init__(self, settings: Settings, folder: Path, guard: Callable, on_enter: Callable[[], None]):
-        self.rows = Rows(settings.prompt, folder, guard, on_enter)
-        self._knobs = {name: _control(knob) for name, knob in KNOBS.items()}
-        self.models = Models(self._knobs["generator"], self._knobs["perceptor"])
-        self._suiting = False
+    def __init__(self, settings: Settings, folder: Path, error: ErrorMessage, on_enter: Callable[[], None]):
+        self._error = error
+        self.rows = PromptRows(settings.prompt, folder, error, on_enter)
+        self.inputs = {name: make_input(field) for name, field in FIELDS.items()}
+        self.models = ModelChoice(self.inputs["generator"], self.inputs["perceptor"])
         self.put(asdict(settings))
-        for name in SUITING:
-            self._knobs[name].observe(self._suit, "value")
-        dice = widgets.Button(description="Dice", icon="random", tooltip="Another seed")
-        dice.on_click(lambda _: self.put({"seed": random.randrange(10**6)}))
+        self.defaults = defaults_of(*(getattr(settings, name) for name in CHOICES))
+        self._is_applying = False
+        on_change(self._apply_defaults, *(self.inputs[name] for name in CHOICES))
+
+        start = Picker(self.inputs["init"], folder, error, "Start picture")
         webcam = Webcam().add_class("clipgen-webcam")
-        start = Picker(self._knobs["init"], folder, guard, "Start picture")
-        self.mask = Picker(self._knobs["mask"], folder, guard, "Mask picture")
-        webcam.observe(guard(lambda change: start.put("webcam.png", from_url(change["new"]))), "picture")
-        self._beside = {"seed": [dice], "init": [start, webcam], "mask": [self.mask]}
+        webcam.observe(error.guard(lambda change: start.put("webcam.png", change["new"])), "picture")
+        self.mask = Picker(self.inputs["mask"], folder, error, "Mask picture")
+        random_seed = button("Random seed", lambda: self.put({"seed": random.randrange(10**6)}), "random")
+        below = {"seed": [random_seed], "init": [start, webcam], "mask": [self.mask]}
+        self._cells = {name: self._make_cell(name, below.get(name, [])) for name in FIELDS}
+        self._folds = {name: Fold(SECTIONS[name], self._cells_of(name)) for name in [*SECTIONS][2:]}
+        self.search = widgets.Text(description="Find a setting", placeholder="a word of its name or help")
+        on_change(self._filter, self.search)
+        on_change(self._count_changes, *self.inputs.values())
+        self._count_changes()
+        steer = "The prompts above and their weights (below 0 they push away), and:"
+        heading = f"<b>{SECTIONS['steer']}</b><br><small>{steer}</small>"
         super().__init__(
             [
-                _heading(SECTIONS["steer"], "The prompts above and their weights (below 0 they push away), and:"),
-                *self._explained("steer"),
-                _heading(SECTIONS["basic"]),
-                widgets.Box([self._cell(name) for name in _placed("basic")]).add_class("clipgen-grid"),
-                *(Fold(SECTIONS[section], self._explained(section)) for section in [*SECTIONS][2:]),
+                html_widget("heading", heading),
+                *self._cells_of("steer"),
+                html_widget("heading", f"<b>{SECTIONS['basic']}</b>"),
+                widgets.Box(self._cells_of("basic")).add_class("clipgen-grid"),
+                self.search,
+                *self._folds.values(),
             ]
         )
-        self.usual = usual_of(*(getattr(settings, name) for name in SUITING))
+        self.begin_steering()
 
-    def _cell(self, name: str) -> widgets.Widget:
-        """A setting with what belongs to it, and with what it does below it."""
-        return widgets.VBox([widgets.HBox([self._knobs[name], *self._beside.get(name, [])]), _help(name)])
-
-    def _explained(self, place: str) -> list[widgets.Widget]:
-        """The settings of a place one below the other, each with what it does, and with what belongs to it below it."""
-        parts = []
-        for name in _placed(place):
-            parts += [self._knobs[name], _help(name), *self._beside.get(name, [])]
-        return parts
-
-    def _suit(self, _: Any) -> None:
-        """Put what another recipe, quality or generator asks for instead of the defaults before; the rest stays."""
-        if self._suiting:
-            return
-        self._suiting = True
-        with suppress(ClipgenError):  # a checkpoint that is gone: said when it is used
-            while (usual := usual_of(*(self._knobs[name].value for name in SUITING))) != self.usual:
-                before, self.usual = self.usual, usual
-                self.put({name: value for name, value in usual.items() if value != before[name]})
-        self._suiting = False
+    # --- values ---------------------------------------------------------------------------------------
 
     def put(self, settings: Mapping[str, Any]) -> None:
         """Show these settings."""
         if "prompt" in settings:
             self.rows.line = settings["prompt"]
-        for name in [*SUITING, *(name for name in KNOBS if name not in SUITING)]:
+        for name in [*CHOICES, *(name for name in FIELDS if name not in CHOICES)]:
             if name in settings:
-                widget, value = self._knobs[name], _said(KNOBS[name], settings[name])
+                widget, value = self.inputs[name], to_input(FIELDS[name], settings[name])
                 if isinstance(widget, widgets.Dropdown) and value not in widget.options:
                     widget.options = [*widget.options, value]
                 widget.value = value
 
     @property
-    def changeable(self) -> dict[str, Any]:
-        """What a run can be asked for while it goes on. Raises ClipgenError for a prompt that cannot be meant."""
-        live = {name: self._meant(name) for name, knob in KNOBS.items() if knob.metadata["live"]}
-        return {"prompt": self.rows.line} | live
+    def values(self) -> dict[str, Any]:
+        """The arguments of a Run. Raises ClipgenError for a size or prompt that cannot be read."""
+        return {"prompt": self.rows.line} | {name: self._value(name) for name in FIELDS}
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """The arguments of a Run. Raises ClipgenError for a size or prompt that cannot be meant."""
-        return {"prompt": self.rows.line} | {name: self._meant(name) for name in KNOBS}
+    def live_values(self) -> dict[str, Any]:
+        """Those of the values that can change while a run goes on. Raises ClipgenError as ``values``."""
+        live = {name: self._value(name) for name, field in FIELDS.items() if field.metadata["live"]}
+        return {"prompt": self.rows.line} | live
 
-    def _meant(self, name: str) -> Any:
-        """The value of a setting."""
-        return _meant(KNOBS[name], self._knobs[name].value)
+    def _value(self, name: str) -> Any:
+        return from_input(FIELDS[name], self.inputs[name].value)
+
+    def _apply_defaults(self) -> None:
+        """Replace the defaults of the recipe, quality and models before by those of the new ones; keep the rest."""
+        if self._is_applying:
+            return
+        self._is_applying = True
+        with suppress(ClipgenError):  # a missing checkpoint is reported by the run
+            while (defaults := defaults_of(*(self.inputs[name].value for name in CHOICES))) != self.defaults:
+                changed = {name: value for name, value in defaults.items() if value != self.defaults[name]}
+                self.defaults = defaults
+                # The run that goes on keeps its own: these are for the next one.
+                self._sent = self._sent | {name: value for name, value in changed.items() if name in self._sent}
+                self.put(changed)
+        self._is_applying = False
+        self._count_changes()
+
+    # --- steering -------------------------------------------------------------------------------------
+
+    def begin_steering(self) -> None:
+        """Take the values as those that a run starts with."""
+        self._sent = self._latest = self._rejected = self.live_values
+        self._changed_at, self._has_failed = 0.0, False
+
+    def steer(self, run: Run) -> None:
+        """Send changed values to a run, once they have not changed for QUIET seconds. To be called again and again."""
+        if run.control.closed:  # changes are for the next run
+            return
+        try:
+            values = self.live_values
+            if values != self._latest:
+                self._latest, self._changed_at = values, time.monotonic()
+            is_quiet = time.monotonic() - self._changed_at >= QUIET
+            if is_quiet and values not in (self._sent, self._rejected):
+                self._rejected = values  # until the run has accepted them
+                run.change(**{name: value for name, value in values.items() if value != self._sent[name]})
+                self._sent = values
+            if values == self._sent and self._has_failed:
+                self._error.show(None)
+                self._has_failed = False
+        except ClipgenError as error:
+            self._error.show(error)
+            self._has_failed = True
+
+    # --- sections -------------------------------------------------------------------------------------
+
+    def _make_cell(self, name: str, below: list[widgets.Widget]) -> widgets.Widget:
+        help = html_widget("help", f"<small>{help_of(name)}</small>")
+        return widgets.VBox([self.inputs[name], help, *below])
+
+    def _cells_of(self, section: str) -> list[widgets.Widget]:
+        return [self._cells[name] for name in names_of(section)]
+
+    def _filter(self) -> None:
+        """Show only settings whose name or help contains the searched words, with their folds open."""
+        text = self.search.value.strip().lower()
+        matches = {name for name in FIELDS if text in f"{name} {help_of(name)}".lower()}
+        for name, cell in self._cells.items():
+            show(cell, name in matches)
+        for section, fold in self._folds.items():
+            has_matches = not matches.isdisjoint(names_of(section))
+            show(fold, has_matches)
+            fold.button.value = bool(text) and has_matches
+
+    def _count_changes(self) -> None:
+        """Show on each fold how many of its settings differ from the defaults."""
+        for section, fold in self._folds.items():
+            count = sum(self._value(name) != self.defaults[name] for name in names_of(section))
+            fold.button.description = SECTIONS[section] + (f" ({count} changed)" if count else "")
 
 
-def _control(knob: Field) -> widgets.Widget:
-    """The widget for a setting, by what it declares and the kind of its default."""
-    facts, kind = knob.metadata, type(knob.default)
-    low, high = max(facts["low"], -MOST), min(facts["high"], MOST)
-    common = tuple(facts["common"]() if callable(facts["common"]) else facts["common"])
-
-    def made(kind: Any, **options: Any) -> widgets.Widget:
-        return hint(kind(description=knob.name, **options), facts["help"])
-
-    # Browsers offer only those of a Combobox that begin like what stands in it: no way to look at all generators.
-    if choices := facts["choices"] or (common if knob.name == "generator" else ()):
-        return made(widgets.Dropdown, options=choices)
-    if kind is bool:
-        return made(widgets.Checkbox, indent=False)
-    if _steered(knob):
-        word, top, _ = STEERED.get(knob.name, (knob.name, 4.0, ""))
-        return Dial(word, facts["help"], max(low, -top), top)
-    if scheduled(knob):
-        return made(widgets.Text, continuous_update=False)
-    if kind is int:
-        return made(widgets.BoundedIntText, min=math.ceil(low), max=int(high))
-    if kind is float:
-        return made(widgets.BoundedFloatText, min=low, max=high, step=0.05)
-    if common:
-        return made(widgets.Combobox, options=common, continuous_update=False)
-    return made(widgets.Text, continuous_update=False)
-
-
-def _steered(knob: Field) -> bool:
-    """Whether a setting is a number that people turn while they look."""
-    return scheduled(knob) and knob.metadata["section"] == "steer"
-
-
-def _said(knob: Field, value: Any) -> Any:
-    """A value of a setting as its widget shows it."""
-    if knob.name == "size":
-        return value if isinstance(value, str) else "x".join(map(str, value or ()))
-    if scheduled(knob):
-        return float(value) if _steered(knob) and not isinstance(value, str) else str(value)
-    return value
-
-
-def _meant(knob: Field, shown: Any) -> Any:
-    """What is meant by what a widget shows. Raises ClipgenError for a size that cannot be meant."""
-    if knob.name == "size":
-        return parse_size(shown)
-    kind: Any = type(knob.default)
-    if scheduled(knob) and isinstance(shown, str):
-        with suppress(ValueError):  # else a schedule over the steps
-            return kind(shown)
-    return shown
-
-
-def usual_of(recipe: str, quality: str, generator: str, perceptor: str, device: str) -> dict[str, Any]:
-    """Return every setting as a recipe, or a generator and a perceptor, have it at a quality, if nothing is asked."""
+def defaults_of(recipe: str, quality: str, generator: str, perceptor: str, device: str) -> dict[str, Any]:
+    """Return the default of every setting for a recipe, or for a generator and a perceptor, at a quality."""
     return DEFAULTS | defaults_for(quality, generator, recipe, perceptor, device)
 
 
-def _placed(place: str) -> list[str]:
-    """The settings of a place; first what people steer."""
-    names = [name for name, knob in KNOBS.items() if knob.metadata["section"] == place]
-    return [name for name in STEERED if name in names] + [name for name in names if name not in STEERED]
+def names_of(section: str) -> list[str]:
+    """Return the names of the settings of a section, the dials first."""
+    names = [name for name, field in FIELDS.items() if field.metadata["section"] == section]
+    dials = [name for name in DIALS if name in names]
+    return dials + [name for name in names if name not in dials]
 
 
-def _heading(words: str, more: str = "") -> widgets.HTML:
-    return widgets.HTML(f"<b>{words}</b><br><small>{more}</small>" if more else f"<b>{words}</b>").add_class(
-        "clipgen-heading"
-    )
+def help_of(name: str) -> str:
+    """Return the help of a setting as HTML; that of a dial begins with the setting's name."""
+    if name in DIALS:
+        return f"<code>{name}</code>: {html.escape(DIALS[name][2])}"
+    return html.escape(FIELDS[name].metadata["help"])
 
 
-def _help(name: str) -> widgets.HTML:
-    text = STEERED[name][-1] if name in STEERED else KNOBS[name].metadata["help"]
-    return widgets.HTML(f"<small>{html.escape(text)}</small>").add_class("clipgen-help")
+def is_dial(field: Field) -> bool:
+    """Return whether a setting is a number that people turn while they watch."""
+    return scheduled(field) and field.metadata["section"] == "steer"
+
+
+def common_values(field: Field) -> tuple[str, ...]:
+    """Return the values that are offered for a setting of free text."""
+    common = field.metadata["common"]
+    return tuple(common() if callable(common) else common)
+
+
+def make_input(field: Field) -> widgets.Widget:
+    """Return the widget for a setting, by what it declares and the type of its default."""
+    facts, kind = field.metadata, type(field.default)
+    low, high = max(facts["low"], -MAX_NUMBER), min(facts["high"], MAX_NUMBER)
+    common = common_values(field)
+
+    def make(kind: Any, **options: Any) -> widgets.Widget:
+        return add_tooltip(kind(description=field.name, **options), facts["help"])
+
+    # Browsers offer only those values of a Combobox that begin like its text, so that generators need a Dropdown.
+    if choices := facts["choices"] or (common if field.name == "generator" else ()):
+        return make(widgets.Dropdown, options=choices)
+    if kind is bool:
+        return make(widgets.Checkbox, indent=False)
+    if is_dial(field):
+        label, end, _ = DIALS.get(field.name, (field.name, 4.0, ""))
+        return Dial(label, facts["help"], max(low, -end), end)
+    if scheduled(field):
+        return make(widgets.Text, continuous_update=False)
+    if kind is int:
+        return make(widgets.BoundedIntText, min=math.ceil(low), max=int(high))
+    if kind is float:
+        return make(widgets.BoundedFloatText, min=low, max=high, step=0.05)
+    if common:
+        return make(widgets.Combobox, options=common, continuous_update=False)
+    return make(widgets.Text, continuous_update=False)
+
+
+def to_input(field: Field, value: Any) -> Any:
+    """Return the value of a setting as its widget shows it."""
+    if field.name == "size":
+        return value if isinstance(value, str) else "x".join(map(str, value or ()))
+    if not scheduled(field):
+        return value
+    return float(value) if is_dial(field) and not isinstance(value, str) else str(value)
+
+
+def from_input(field: Field, value: Any) -> Any:
+    """Return the value of a setting from its widget's. Raises ClipgenError for a size that cannot be read."""
+    if field.name == "size":
+        return parse_size(value)
+    if scheduled(field) and isinstance(value, str):
+        kind: Any = type(field.default)
+        with suppress(ValueError):  # a schedule over the steps stays a text
+            return kind(value)
+    return value

@@ -1,19 +1,18 @@
-"""Which models a run uses, as one choice, with what it costs to have them."""
+"""The choice of a generator and a CLIP together, and what they cost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 
 from clipgen.generators.catalogue import GENERATORS, entry_of
 from clipgen.prompts import parse_weighted
+from clipgen.studio.parts import html_widget, on_change
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A generator and the perceptor that it goes well with. ``memory``: gigabytes that a usual run has in use."""
+class Pair(NamedTuple):
+    """A generator and a perceptor that go well together. ``memory``: gigabytes that a usual run uses."""
 
     name: str
     generator: str
@@ -21,10 +20,10 @@ class Pair:
     memory: float
 
 
-# Memory: the most that a process had in use over three steps of the generator's defaults, with random weights.
+# Memory: the most that a process used over three steps of the generator's defaults, with random weights.
 PAIRS = (
-    Pair("Embedded", "stack", "mini", 1.3),
-    Pair("Embedded, with a decoder", "mini-vqgan", "mini", 1.3),
+    Pair("Built-in", "stack", "mini", 1.3),
+    Pair("Built-in, with a decoder", "mini-vqgan", "mini", 1.3),
     Pair("VQGAN ImageNet", "vqgan_imagenet_f16_16384", "ViT-B-32/openai", 4),
     Pair("VQGAN ImageNet, two CLIPs", "vqgan_imagenet_f16_16384", "ViT-B-32/openai | ViT-B-16/openai", 6),
     Pair("VQGAN OpenImages", "vqgan_openimages_f8_8192", "ViT-B-32/openai", 4),
@@ -33,8 +32,8 @@ PAIRS = (
     Pair("No decoder: waves", "fft", "ViT-B-32/openai", 2),
 )
 OWN = Pair("As set below", "", "", 0)
-# Megabytes that come with a CLIP: its parameters in 32 bits, as the hub has OpenAI's.
-CLIPS = {
+# Megabytes of a CLIP's download: its parameters in 32 bits, as the hub has OpenAI's.
+CLIP_MEGABYTES = {
     "mini": 0,
     "evaluator": 0,
     "ViT-B-32/openai": 605,
@@ -44,62 +43,64 @@ CLIPS = {
 }
 
 
-class Models(widgets.VBox):
-    """Puts a pair into the controls for ``generator`` and ``perceptor``, and says which pair stands there."""
+class ModelChoice(widgets.VBox):
+    """A drop-down that sets the inputs of generator and perceptor, and follows them."""
 
     def __init__(self, generator: widgets.Widget, perceptor: widgets.Widget):
         self._generator, self._perceptor = generator, perceptor
-        options = [(_titled(pair), pair) for pair in PAIRS] + [(OWN.name, OWN)]
+        options = [(title_of(pair), pair) for pair in PAIRS] + [(OWN.name, OWN)]
         self.choice = widgets.Dropdown(options=options, description="Models")
-        self.note = widgets.HTML().add_class("clipgen-help")
+        self.note = html_widget("help")
         super().__init__([self.choice, self.note])
-        self.choice.observe(self._choose, "value")
-        for part in (generator, perceptor):
-            part.observe(self._look, "value")
-        self._look()
+        self.choice.observe(self._set_models, "value")
+        on_change(self._show_pair, generator, perceptor)
+        self._show_pair()
 
-    def _choose(self, change: Any) -> None:
+    def _set_models(self, change: Any) -> None:
         if (pair := change["new"]) is not OWN:
             self._generator.value, self._perceptor.value = pair.generator, pair.perceptor
 
-    def _look(self, _: Any = None) -> None:
-        stands = self._generator.value, self._perceptor.value
-        self.choice.value = next((pair for pair in PAIRS if (pair.generator, pair.perceptor) == stands), OWN)
-        self.note.value = f"<small>{_costs(*stands, self.choice.value)}</small>"
+    def _show_pair(self) -> None:
+        names = self._generator.value, self._perceptor.value
+        self.choice.value = next((pair for pair in PAIRS if (pair.generator, pair.perceptor) == names), OWN)
+        self.note.value = f"<small>{describe_costs(*names, self.choice.value)}</small>"
 
 
-def _titled(pair: Pair) -> str:
-    megabytes = _megabytes(pair.generator, pair.perceptor)
-    return f"{pair.name} ({_said(megabytes)})" if megabytes else pair.name
+def title_of(pair: Pair) -> str:
+    """Return the name of a pair, with the size of its download."""
+    size = download_size(pair.generator, pair.perceptor)
+    return f"{pair.name} ({format_size(size)})" if size else pair.name
 
 
-def _costs(generator: str, perceptor: str, pair: Pair) -> str:
-    """What there is to download, and what a run wants of memory, as far as it is known."""
-    megabytes = _megabytes(generator, perceptor)
-    if megabytes is None:
-        said = "How much there is to download is said when it comes."
-    elif megabytes:
-        said = f"{_said(megabytes)} are downloaded at the first use, and kept."
+def describe_costs(generator: str, perceptor: str, pair: Pair) -> str:
+    """Return what is downloaded, and for a known pair how much memory a run uses."""
+    size = download_size(generator, perceptor)
+    if size is None:
+        text = "The size of the download is shown when it begins."
+    elif size:
+        text = f"{format_size(size)} are downloaded at the first use, and kept."
     else:
-        said = "Comes with clipgen: nothing is downloaded."
-    if pair is not OWN:
-        said += f" A run wants about {pair.memory:g} GB of memory"
-        said += ", and a GPU if it is to be a matter of minutes." if megabytes else "; any computer will do."
-        if entry_of(generator).notebook_size:
-            said += (
-                " By default a CPU makes 300 steps at 256x256 (320 TFLOP in all), a GPU with 12 GB 500 steps at "
-                "512x512 (1,300 TFLOP), a smaller one at 384x384."
-            )
-    return said
+        text = "Comes with clipgen: nothing is downloaded."
+    if pair is OWN:
+        return text
+    speed = ", and a GPU to take minutes instead of hours." if size else "; any computer will do."
+    text += f" A run uses about {pair.memory:g} GB of memory{speed}"
+    if entry_of(generator).notebook_size:
+        text += (
+            " By default a CPU makes 300 steps at 256x256 (320 TFLOP in all), a GPU with 12 GB 500 steps at "
+            "512x512 (1,300 TFLOP), a smaller one at 384x384."
+        )
+    return text
 
 
-def _megabytes(generator: str, perceptor: str) -> float | None:
-    """What is downloaded for a generator and an ensemble of perceptors; None where that is not known."""
+def download_size(generator: str, perceptor: str) -> float | None:
+    """Return the megabytes that a generator and an ensemble of perceptors download; None if unknown."""
     names = {name for name, _ in parse_weighted(perceptor)}
-    if generator not in GENERATORS or not names <= CLIPS.keys():
+    if generator not in GENERATORS or not names <= CLIP_MEGABYTES.keys():
         return None
-    return GENERATORS[generator].megabytes + sum(CLIPS[name] for name in names)
+    return GENERATORS[generator].megabytes + sum(CLIP_MEGABYTES[name] for name in names)
 
 
-def _said(megabytes: float) -> str:
+def format_size(megabytes: float) -> str:
+    """Return megabytes as a text such as ``982 MB`` or ``1.2 GB``."""
     return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"

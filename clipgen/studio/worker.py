@@ -1,4 +1,4 @@
-"""A run in a thread of its own, and a second thread that tells how far it is."""
+"""A run in a thread of its own, and a second thread that reports how far it is."""
 
 from __future__ import annotations
 
@@ -17,127 +17,113 @@ if TYPE_CHECKING:
     from clipgen.runs.course import Frame
     from clipgen.runs.run import Run
 
-RATE = 20  # looks a second: at what is new to tell, and at what the controls say
-WINDOW = 5.0  # seconds of a download that its speed is taken from
+RATE = 20  # reports a second
+WINDOW = 5.0  # seconds over which the speed of a download is measured
 
 
 class Speed:
-    """How fast something arrives, lately."""
+    """The speed of a download over the last seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
-        self._seen: deque[tuple[float, int]] = deque()  # when how much of it was here
+        self._clock, self._name = clock, ""
+        self._points: deque[tuple[float, int]] = deque()  # time, bytes
 
-    def note(self, done: int) -> None:
-        """So much of it is here now."""
-        self._seen.append((self._clock(), done))
-        while self._seen[0][0] < self._clock() - WINDOW:
-            self._seen.popleft()
+    def update(self, download: Download) -> None:
+        """Note how far a download is; another one begins anew."""
+        if download.name != self._name:
+            self._name = download.name
+            self._points.clear()
+        self._points.append((self._clock(), download.done))
+        while self._points[0][0] < self._clock() - WINDOW:
+            self._points.popleft()
 
     @property
-    def now(self) -> float:
-        """So much a second; 0 until that can be told."""
-        seen = list(self._seen)
-        seconds = self._clock() - seen[0][0] if seen else 0.0
-        return (seen[-1][1] - seen[0][1]) / seconds if seconds >= 0.5 else 0.0
+    def bytes_per_second(self) -> float:
+        """The speed, 0 while it is not known."""
+        points = list(self._points)
+        seconds = self._clock() - points[0][0] if points else 0.0
+        return (points[-1][1] - points[0][1]) / seconds if seconds >= 0.5 else 0.0
 
 
 class Job:
-    """One run: made, models and all, and then iterated to its end in a daemon thread.
+    """One run, made with its models and iterated to its end in a daemon thread.
 
-    ``make(like)`` returns the Run; ``like`` is the run of the job ``before``, if there was one: it is stopped, and
-    its models can be shared. ``tell(job)`` is called at most RATE times a second from another thread, and once when
-    all is over: whoever shows the newest state misses what lies between, so that a slow line never slows the run;
-    so is ``steer(run)``. What is downloaded for the run is listened to.
+    ``make`` gets the run of the ``previous`` job, which is stopped, to share its models. ``report`` is called from
+    another thread, at most RATE times a second and once at the end: a slow connection never slows the run.
     """
 
-    def __init__(
-        self,
-        make: Callable[[Run | None], Run],
-        tell: Callable[[Job], None],
-        before: Job | None = None,
-        steer: Callable[[Run], None] | None = None,
-    ):
+    def __init__(self, make: Callable[[Run | None], Run], report: Callable[[Job], None], previous: Job | None = None):
         self.run: Run | None = None
         self.frame: Frame | None = None  # the newest
-        self._rows: list[Mapping[str, float]] = []  # of every frame, as the journal has them
         self.error: BaseException | None = None
-        self.paused = False
-        self._make, self._tell, self._steer, self._before = make, tell, steer, before
-        self._pace: deque[float] = deque(maxlen=9)
-        self._download: Download | None = None
-        self.speed = Speed()  # of the download, in bytes
-        self._stopped = threading.Event()
-        if before:
-            before.stop()
+        self.is_paused = False
+        self.download: Download | None = None  # set by ``listening``
+        self.speed = Speed()  # of the download
+        self._rows: list[Mapping[str, float]] = []  # the scores of every frame, as the journal has them
+        self._step_seconds: deque[float] = deque(maxlen=9)
+        self._stop = threading.Event()
+        self._make, self._report, self._previous = make, report, previous
+        if previous:
+            previous.stop()
         self._worker = threading.Thread(target=self._work, name="clipgen run", daemon=True)
-        self._watcher = threading.Thread(target=self._watch, name="clipgen studio", daemon=True)
+        self._reporter = threading.Thread(target=self._report_until_end, name="clipgen studio", daemon=True)
         self._worker.start()
-        self._watcher.start()
+        self._reporter.start()
 
     @property
-    def alive(self) -> bool:
-        """Whether it is still going to make frames."""
+    def is_alive(self) -> bool:
+        """Whether the run is still being made or iterated."""
         return self._worker.is_alive()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop; read by downloads, too."""
+        return self._stop.is_set()
 
     @property
     def phase(self) -> str:
         """What it does, in words."""
-        if self.alive:
-            if self.stopping:
-                return "Stopping…"
-            if self.download:
-                return "Downloading…"
-            return "Loading the models…" if self.run is None else "Paused" if self.paused else "Running"
-        return "Ended by an error" if self.error else "Done" if self.run and self.run.finished else "Stopped"
-
-    @property
-    def stopping(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._stopped.is_set()
-
-    @property
-    def download(self) -> Download | None:
-        """What is on its way."""
-        return self._download
-
-    @download.setter
-    def download(self, news: Download | None) -> None:
-        if not (news and self._download and news.name == self._download.name):
-            self.speed = Speed()
-        self._download = news
-        if news:
-            self.speed.note(news.done)
+        if not self.is_alive:
+            if self.error:
+                return "Ended by an error"
+            return "Done" if self.run and self.run.finished else "Stopped"
+        if self.stopping:
+            return "Stopping…"
+        if self.download:
+            return "Downloading…"
+        if self.run is None:
+            return "Loading the models…"
+        return "Paused" if self.is_paused else "Running"
 
     @property
     def film(self) -> tuple[Run | None, list[Mapping[str, float]], Image | None]:
-        """The run, the steps and scores of its frames so far, and the newest of them if it is at hand."""
+        """The run, the steps and scores of its frames so far, and the newest frame of this process."""
         run, frame = self.run, self.frame
         rows = [row for row in self._rows if frame is None or row["step"] <= frame.step]
         return run, rows, frame.image if frame else None
 
     @property
-    def pace(self) -> float | None:
-        """Seconds per step, lately; a pause does not count."""
-        return statistics.median(self._pace) if self._pace else None
+    def seconds_per_step(self) -> float | None:
+        """The median of the last steps, without pauses."""
+        return statistics.median(self._step_seconds) if self._step_seconds else None
 
     def pause(self, paused: bool = True) -> None:
         """Hold before the next step, or go on."""
         if self.run:
-            self.paused = paused
+            self.is_paused = paused
             (self.run.pause if paused else self.run.unpause)()
 
     def stop(self) -> None:
-        """End after the step in the making; what is made is kept."""
-        self._stopped.set()
+        """End after the current step; what is made is kept."""
+        self._stop.set()
         if self.run:
             self.run.stop()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until everything is made and told."""
+        """Wait until everything is made and reported."""
         self._worker.join(timeout)
-        if not self.alive:
-            self._watcher.join(timeout)
+        if not self.is_alive:
+            self._reporter.join(timeout)
 
     def _work(self) -> None:
         try:
@@ -149,29 +135,29 @@ class Job:
             self.error = error
 
     def _iterate(self) -> None:
-        like = None
-        if self._before:
-            self._before._worker.join()
-            like, self._before = self._before.run, None
-        run = self._make(like)
-        del like  # models that are not shared make room
+        previous_run = None
+        if self._previous:
+            self._previous._worker.join()
+            previous_run, self._previous = self._previous.run, None
+        run = self._make(previous_run)
+        del previous_run  # frees the models that are not shared
         self._rows = [*run.journal.scores]
         self.run = run
-        if self._stopped.is_set():
+        if self.stopping:
             run.stop()
         step, seconds = run.step, 0.0
         for frame in run:
-            if step:  # the first step warms up
-                self._pace.append((frame.seconds - seconds) / (frame.step - step))
+            if step:  # the first step is slower
+                self._step_seconds.append((frame.seconds - seconds) / (frame.step - step))
             step, seconds = frame.step, frame.seconds
             self._rows.append({"step": frame.step} | frame.scores)
             self.frame = frame
 
-    def _watch(self) -> None:
-        while self._worker.is_alive():
-            self._tell(self)
-            if self._steer and self.run:
-                self._steer(self.run)
+    def _report_until_end(self) -> None:
+        while self.is_alive:
+            if download := self.download:
+                self.speed.update(download)
+            self._report(self)
             self._worker.join(1 / RATE)
-        self._tell(self)
-        del self._make, self._tell, self._steer  # which hold a Studio, and this job may outlive it
+        self._report(self)
+        del self._make, self._report  # they hold a Studio, which this job may outlive

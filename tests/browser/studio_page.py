@@ -41,7 +41,7 @@ class StudioPage:
 
     def button(self, name: str) -> Locator:
         # Not by role: the glyph of the icon is part of the accessible name.
-        return self.root.locator("button", has_text=re.compile(rf"^\s*{name}\s*$"))
+        return self.root.locator("button", has_text=re.compile(rf"^\s*{name}( \(\d+ changed\))?\s*$"))
 
     def fill(self, label: str, value: str) -> None:
         """Type into the field with this label, and leave it."""

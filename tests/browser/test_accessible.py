@@ -31,7 +31,7 @@ def studio(page, serve, notebooks, request, axe):
     page.emulate_media(reduced_motion="reduce", color_scheme=request.param)
     page.goto(f"{address}/voila/render/studio.ipynb?theme={request.param}")
     studio = StudioPage(page)
-    studio.button("In words, and where").click()
+    studio.button("What CLIP reads in this frame").click()
     studio.generate("a red apple", 80)
     studio.wait_for_step(45)
     studio.root.locator(".clipgen-columns").screenshot(path=REPORTS / f"studio-{request.param}-at-work.png")
@@ -50,10 +50,10 @@ def test_everybody_can_use_it(studio, page, request):
     for fold in studio.root.locator(".clipgen-fold > button").all():
         if "mod-active" not in fold.get_attribute("class"):
             fold.click()
-    studio.button("3 by 3").click()
-    studio.button("Show its views").click()
-    studio.fill("Where is", "apple")
-    studio.button("Show where").click()
+    studio.button("Preview 3 x 3 tiles").click()
+    studio.button("Show the cutouts").click()
+    studio.fill("Find", "apple")
+    studio.button("Show it").click()
     studio.root.get_by_label("Vary", exact=True).select_option("steps")
     studio.fill("Values", "2, 3")
     studio.button("Study").click()

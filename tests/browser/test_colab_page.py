@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from shared_places import REPORTS
 from studio_page import StudioPage
 
-from clipgen.studio.controls import KNOBS, SECTIONS, STEERED
+from clipgen.studio.controls import DIALS, FIELDS, SECTIONS
 
 pytestmark = pytest.mark.slow
 BEGIN = """
@@ -78,7 +78,7 @@ def test_everything_is_drawn(studio, colab, ask):
 
 def change(studio, name, kind, before):
     """Give a setting another value, as a person would."""
-    label = STEERED.get(name, [name])[0]
+    label = DIALS.get(name, [name])[0]
     field = studio.root.get_by_label(label, exact=True).first
     if kind == "Dial":
         handle = studio.root.locator(".widget-slider", has_text=label).locator(".noUi-handle")
@@ -95,14 +95,14 @@ def change(studio, name, kind, before):
 
 
 def test_every_setting_reaches_the_kernel(studio, ask):
-    kinds = ask("{name: type(widget).__name__ for name, widget in studio.controls._knobs.items()}")
-    assert kinds.keys() == KNOBS.keys()
+    kinds = ask("{name: type(widget).__name__ for name, widget in studio.controls.inputs.items()}")
+    assert kinds.keys() == FIELDS.keys()
     for name, kind in kinds.items():
-        value = partial(ask, f"studio.controls._knobs[{name!r}].value")
+        value = partial(ask, f"studio.controls.inputs[{name!r}].value")
         before = value()
         change(studio, name, kind, before)
         studio.wait_for(partial(lambda value, before: value() != before, value, before))
-        expect(studio.root).to_contain_text(STEERED[name][-1] if name in STEERED else KNOBS[name].metadata["help"])
+        expect(studio.root).to_contain_text(DIALS[name][-1] if name in DIALS else FIELDS[name].metadata["help"])
 
 
 def test_rows_dice_and_models(studio, ask):
@@ -116,18 +116,18 @@ def test_rows_dice_and_models(studio, ask):
     studio.wait_for(lambda: re.fullmatch(r"a red apple \| a worm:0\.5", ask("studio.controls.rows.line")))
     studio.root.get_by_title("Remove prompt 2").click()
     studio.wait_for(lambda: ask("studio.controls.rows.line") == "a red apple")
-    seed = ask("studio.controls.asked['seed']")
-    studio.button("Dice").click()
-    studio.wait_for(lambda: ask("studio.controls.asked['seed']") != seed)
+    seed = ask("studio.controls.values['seed']")
+    studio.button("Random seed").click()
+    studio.wait_for(lambda: ask("studio.controls.values['seed']") != seed)
 
     models = studio.root.get_by_label("Models", exact=True)
-    expect(models.locator("option:checked")).to_have_text("Embedded")
+    expect(models.locator("option:checked")).to_have_text("Built-in")
     models.select_option(label="VQGAN OpenImages (982 MB)")
-    studio.wait_for(lambda: ask("studio.controls.asked['generator']") == "vqgan_openimages_f8_8192")
-    assert ask("studio.controls.asked['perceptor']") == "ViT-B-32/openai"
+    studio.wait_for(lambda: ask("studio.controls.values['generator']") == "vqgan_openimages_f8_8192")
+    assert ask("studio.controls.values['perceptor']") == "ViT-B-32/openai"
     expect(studio.root).to_contain_text("982 MB are downloaded at the first use")
-    models.select_option(label="Embedded")
-    studio.wait_for(lambda: ask("studio.controls.asked['perceptor']") == "mini")
+    models.select_option(label="Built-in")
+    studio.wait_for(lambda: ask("studio.controls.values['perceptor']") == "mini")
 
 
 def picture(size, colour):
@@ -147,7 +147,7 @@ def test_pictures_come_in(studio, colab, ask):
     assert len(out.getvalue()) > 5e6
     studio.choose("Mask picture", "large.png", out.getvalue())
     expect(studio.root.get_by_label("mask", exact=True)).to_have_value(re.compile("uploads/large-.+png"))
-    with Image.open(ask("__import__('os').path.abspath(studio.controls.asked['mask'])")) as kept:
+    with Image.open(ask("__import__('os').path.abspath(studio.controls.values['mask'])")) as kept:
         assert kept.size == (2048, 1365), "it was made smaller on its way"
     studio.fill("mask", "")
     studio.choose("Picture", "worm.png", picture((40, 30), (20, 60, 220)))
@@ -185,20 +185,20 @@ def test_pictures_come_in(studio, colab, ask):
 def test_a_judge_and_what_clip_sees(studio, colab, ask):
     """A second curve, the way to the best frame, and the sheet of a frame's views."""
     studio.fill("judge", "evaluator")
-    studio.wait_for(lambda: ask("studio.controls.asked['judge']") == "evaluator")
+    studio.wait_for(lambda: ask("studio.controls.values['judge']") == "evaluator")
     studio.generate("a red heart", steps=9)
     expect(studio.root).to_contain_text("Done")
     expect(studio.root.locator(".clipgen-curve polyline")).to_have_count(2)
     expect(studio.root).to_contain_text("dashed: the judge")
     studio.button("Best frame").click()
-    studio.wait_for(lambda: ask("studio.preview.shown[1] == studio.job.run.best.step"))
+    studio.wait_for(lambda: ask("studio.preview.position[1] == studio.job.run.best.step"))
     studio.button("What CLIP sees").click()
-    studio.button("Show its views").click()
+    studio.button("Show the cutouts").click()
     sheet = studio.root.locator("img.clipgen-views")
     expect(sheet).to_be_visible()
     studio.wait_for(lambda: sheet.evaluate("it => it.naturalWidth") > 400)
     assert sheet.bounding_box()["width"] > 300
-    expect(studio.root).to_contain_text(re.compile(r"Step \d: 4 views, CLIP score"))
+    expect(studio.root).to_contain_text(re.compile(r"Step \d: 4 cutouts, CLIP score"))
     colab.screenshot(path=REPORTS / "colab-views.png", full_page=True)
 
 

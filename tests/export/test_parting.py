@@ -7,7 +7,7 @@ import pytest
 
 from clipgen.export.film import export
 from clipgen.export.parting import parted
-from clipgen.studio.preview import curve
+from clipgen.studio.preview import draw_curve
 
 
 def film(judge, count=40, noise=0.01):
@@ -51,13 +51,13 @@ def test_the_page_and_the_studio_shade_it(tmp_path):
 
     frames, rows = [Image.new("RGB", (32, 32))] * 40, film(up_and_down(20))
     page = export(frames, tmp_path / "a.html", scores=rows).read_text()
-    shown = curve(rows, 7)
+    shown = draw_curve(rows, 7)
     for text in (page, shown):
         assert text.count("<polyline") == 2 and text.count("<rect") == 1 and "shaded: CLIP likes it" in text
     assert 'class="judge"' in page and "judge 0.1" in page and "step 21: CLIP score" in shown
     agreed = film(lambda i: 0.01 * i)
-    for text in (export(frames, tmp_path / "b.html", scores=agreed).read_text(), curve(agreed, 7)):
+    for text in (export(frames, tmp_path / "b.html", scores=agreed).read_text(), draw_curve(agreed, 7)):
         assert text.count("<polyline") == 2 and "<rect" not in text and "shaded" not in text and "dashed" in text
     alone = [{"step": row["step"], "clip": row["clip"]} for row in rows]
-    for text in (export(frames, tmp_path / "c.html", scores=alone).read_text(), curve(alone, 7)):
+    for text in (export(frames, tmp_path / "c.html", scores=alone).read_text(), draw_curve(alone, 7)):
         assert text.count("<polyline") == 1 and "dashed" not in text

@@ -18,7 +18,7 @@ from clipgen.errors import ClipgenError
 from clipgen.prompts import slug
 from clipgen.storage import cache as downloads
 from clipgen.storage.weights import as_safetensors
-from clipgen.studio.pictures import keep
+from clipgen.studio.parts import save_input
 
 SMALL = ["--generator", "pixels", "--init", "random", "--size", "32", "--steps", "1", "--cutouts", "2", "--quiet"]
 
@@ -67,7 +67,7 @@ def test_a_name_of_long_letters_fits_into_a_file_system(letter, tmp_path, monkey
 
 def test_an_upload_of_long_letters(tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
-    kept = keep(tmp_path, 90 * "猫" + ".png", (tmp_path / "red.png").read_bytes())
+    kept = save_input(tmp_path, 90 * "猫" + ".png", (tmp_path / "red.png").read_bytes())
     with Image.open(kept) as picture:
         assert picture.getpixel((0, 0)) == (255, 0, 0)
 

@@ -22,9 +22,9 @@ def nothing_before_and_after():
 
 
 def end():
-    if clipgen.Studio._latest:
-        clipgen.Studio._latest.stop()
-        clipgen.Studio._latest.join(60)
+    if clipgen.Studio._newest_job:
+        clipgen.Studio._newest_job.stop()
+        clipgen.Studio._newest_job.join(60)
     for thread in working():
         thread.join(60)
 
@@ -88,8 +88,8 @@ def test_a_look_at_views_ends_with_its_studio(tmp_path):
     closed = threading.Event()
     looked = clipgen.Run("a cat", folder=tmp_path, losses=[slow], **SMALL | {"steps": 40, "every": 40})
     looked.step = 40
-    studio.seeing._of = lambda folder: looked
-    studio.seeing.look.click()
+    studio.cutouts._load_run = lambda folder: looked
+    studio.cutouts.show_button.click()
     assert began.wait(60)
     clipgen.Studio("a cat", folder=tmp_path, **SMALL)
     closed.set()

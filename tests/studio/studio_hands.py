@@ -9,9 +9,8 @@ import ipywidgets as widgets
 import pytest
 from PIL import Image
 
-from clipgen.studio.controls import STEERED
-from clipgen.studio.parts import Dial, Upload
-from clipgen.studio.pictures import to_url
+from clipgen.studio.controls import DIALS
+from clipgen.studio.parts import Dial, Upload, to_url
 
 COLABS = widgets.__version__.startswith("7.")  # ipywidgets as Colab has it
 SMALL = {"size": (64, 64), "cutouts": 4, "every": 1}
@@ -48,7 +47,7 @@ def click(studio, name):
 
 def control(controls, name):
     """The widget of a setting: by its own name, or by what a dial calls it."""
-    word = STEERED.get(name, [name])[0]
+    word = DIALS.get(name, [name])[0]
     dials = [dial for dial in parts(controls, Dial) if dial.slider.description == word]
     (widget,) = dials or named(controls, name)
     return widget

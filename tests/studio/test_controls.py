@@ -15,10 +15,9 @@ import clipgen
 from clipgen.prompts import Prompt, parse
 from clipgen.runs.settings import Settings, build
 from clipgen.studio.controls import SECTIONS, Controls
-from clipgen.studio.parts import Brush, Dial, Fold, Webcam
-from clipgen.studio.pictures import Picker, to_url
+from clipgen.studio.parts import Brush, Dial, ErrorMessage, Fold, Picker, Webcam, to_url
 
-KNOBS = fields(Settings)[1:]
+FIELDS = fields(Settings)[1:]
 
 
 def groups(controls):
@@ -26,28 +25,28 @@ def groups(controls):
     found, heading = {}, ""
     for part in controls.children:
         if isinstance(part, Fold):
-            found[part.button.description] = part
+            found[re.sub(r" \(.+", "", part.button.description)] = part
         elif "clipgen-heading" in part._dom_classes:
             heading = re.search("<b>(.+?)</b>", part.value)[1]
             found[heading] = widgets.VBox()
-        else:
+        elif heading:
             found[heading].children += (part,)
     return found
 
 
-@pytest.mark.parametrize("knob", KNOBS, ids=lambda knob: knob.name)
-def test_every_setting_has_its_widget_its_help_and_its_place(knob):
-    controls = Controls(Settings("a red heart"), Path(), lambda call: call, print)
-    widget = control(groups(controls)[SECTIONS[knob.metadata["section"]]], knob.name)
-    assert control(controls, knob.name) is widget
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_setting_has_its_widget_its_help_and_its_place(field):
+    controls = Controls(Settings("a red heart"), Path(), ErrorMessage(), print)
+    widget = control(groups(controls)[SECTIONS[field.metadata["section"]]], field.name)
+    assert control(controls, field.name) is widget
     for part in widget.children if isinstance(widget, Dial) else [widget]:
-        assert getattr(part, "description_tooltip" if COLABS else "tooltip") == knob.metadata["help"]
-    assert (knob.name in controls.changeable) == knob.metadata["live"]
-    value = controls.asked[knob.name]
-    assert value == knob.default and type(value) is type(knob.default)
-    if knob.metadata["choices"]:
-        assert widget.options == knob.metadata["choices"]
-    elif common := knob.metadata["common"]:
+        assert getattr(part, "description_tooltip" if COLABS else "tooltip") == field.metadata["help"]
+    assert (field.name in controls.live_values) == field.metadata["live"]
+    value = controls.values[field.name]
+    assert value == field.default and type(value) is type(field.default)
+    if field.metadata["choices"]:
+        assert widget.options == field.metadata["choices"]
+    elif common := field.metadata["common"]:
         assert tuple(widget.options) == tuple(common() if callable(common) else common)
 
 
@@ -57,7 +56,7 @@ def test_what_is_steered_is_said_in_words(studio):
     assert [dial.description for dial in dials] == ["Nearness", "Smoothness"]
     assert not {"near", "tv", "lr", "cutouts"} & {getattr(part, "description", "") for part in below(place)}
     put(studio, near=0.5, tv=0.25)
-    assert (studio.controls.asked["near"], studio.controls.asked["tv"]) == (0.5, 0.25)
+    assert (studio.controls.values["near"], studio.controls.values["tv"]) == (0.5, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -72,10 +71,10 @@ def test_what_is_steered_is_said_in_words(studio):
 )
 def test_a_number_is_a_number_and_a_schedule_a_schedule(name, said, meant, studio):
     studio.controls.put({name: said})
-    value = studio.controls.asked[name]
+    value = studio.controls.values[name]
     assert value == meant and type(value) is type(meant)
     control(studio.controls, name).value = 1.0 if name == "near" else "1"
-    assert studio.controls.asked[name] == 1
+    assert studio.controls.values[name] == 1
 
 
 def test_a_schedule_on_a_dial_is_text_until_it_is_a_number_again(studio):
@@ -90,9 +89,9 @@ def test_a_schedule_on_a_dial_is_text_until_it_is_a_number_again(studio):
 
 
 def test_what_is_asked_is_what_was_said(studio):
-    asked = {"settled": 0.0} | studio.controls.asked
+    asked = {"settled": 0.0} | studio.controls.values
     assert Settings(**asked) == build("a red heart", {"steps": 8, "init": "perlin"} | SMALL)
-    assert studio.controls.changeable.keys() < studio.controls.asked.keys()
+    assert studio.controls.live_values.keys() < studio.controls.values.keys()
 
 
 GLOW = """
@@ -121,7 +120,7 @@ studio = clipgen.Studio("a star", steps=6, **SMALL)
 places = groups(studio.controls)
 glow, (lamp,) = control(places["Steer while it runs"], "glow"), named(places["Look"], "lamp")
 assert glow.slider.min == 0 and tuple(lamp.options) == ("sun", "moon")
-assert {"glow", "lamp"} < studio.controls.changeable.keys() and "upwards" not in studio.controls.changeable
+assert {"glow", "lamp"} < studio.controls.live_values.keys() and "upwards" not in studio.controls.live_values
 light = []
 for weight in (0.0, 50.0):
     put(studio, glow=weight, lamp="moon", upwards=True)
@@ -144,8 +143,7 @@ def test_a_setting_that_a_part_brings_along_has_its_widget(tmp_path):
 
 @pytest.mark.parametrize("heading", ["Start picture and mask", "Cutouts"])
 def test_groups_fold(heading, studio):
-    (button,) = named(studio, heading)
-    box = groups(studio.controls)[heading].children[1]
+    button, box = groups(studio.controls)[heading].children
     assert isinstance(button, widgets.ToggleButton)
     for shown in (False, True, False):
         button.value = shown
@@ -157,22 +155,22 @@ def test_groups_fold(heading, studio):
 @pytest.mark.parametrize("quality, steps, cutouts", [("draft", 60, 8), ("best", 300, 32)])
 def test_quality_sets_what_it_stands_for(quality, steps, cutouts, studio):
     put(studio, lr=0.3, quality=quality)
-    asked = studio.controls.asked
+    asked = studio.controls.values
     assert (asked["steps"], asked["cutouts"], asked["lr"]) == (steps, cutouts, 0.3), "what it says nothing about stays"
     put(studio, quality="normal")
-    assert (studio.controls.asked["steps"], studio.controls.asked["cutouts"]) == (120, 16)
+    assert (studio.controls.values["steps"], studio.controls.values["cutouts"]) == (120, 16)
 
 
 def test_the_dice_change_the_seed(studio):
     seeds = set()
     for _ in range(5):
-        click(studio, "Dice")
-        seeds.add(studio.controls.asked["seed"])
+        click(studio, "Random seed")
+        seeds.add(studio.controls.values["seed"])
     assert len(seeds) > 1
 
 
 def test_large_numbers_stay_as_they_are(tmp_path):
-    assert clipgen.Studio(folder=tmp_path, seed=2**53 - 1).controls.asked["seed"] == 2**53 - 1
+    assert clipgen.Studio(folder=tmp_path, seed=2**53 - 1).controls.values["seed"] == 2**53 - 1
 
 
 def test_a_picture_as_a_prompt(studio, tmp_path):
@@ -180,7 +178,7 @@ def test_a_picture_as_a_prompt(studio, tmp_path):
     upload(picker, "my photo:1.png", blue())
     (prompt,) = parse(studio.controls.rows.line)
     assert prompt.is_image and Path(prompt.text).parent == tmp_path / "uploads" and prompt.weight == 1
-    assert picker._thumbnail.value
+    assert picker.thumbnail.value
     named(studio, "Weight 1")[0].value = 3.0
     click(studio, "Generate")
     assert studio.wait().prompts == [Prompt(prompt.text, 3.0, is_image=True)]
@@ -200,6 +198,34 @@ def test_a_start_from_the_webcam_and_a_painted_mask(studio):
     named(studio, "Paint a mask")[0].value = True
     assert brush.ground.startswith("data:image/jpeg;base64,") and brush.layout.display == ""
     brush.mask = to_url(png(Image.new("L", (64, 64), 255)), "image/png")
-    assert Path(studio.controls.asked["mask"]).name.startswith("mask-")
+    assert Path(studio.controls.values["mask"]).name.startswith("mask-")
     brush.mask = ""
-    assert studio.controls.asked["mask"] == ""
+    assert studio.controls.values["mask"] == ""
+
+
+def test_a_setting_is_found_by_a_word(studio):
+    sections = {"cutouts": "Cutouts", "palette": "Look"}
+    for word, heading in sections.items():
+        studio.controls.search.value = word.upper()
+        fold = groups(studio.controls)[heading]
+        assert fold.button.value and fold.layout.display == ""
+        visible = [name for name, cell in studio.controls._cells.items() if cell.layout.display == ""]
+        assert word in visible and "precision" not in visible
+    assert groups(studio.controls)["Optimiser"].layout.display == "none"
+    studio.controls.search.value = ""
+    assert not [cell for cell in studio.controls._cells.values() if cell.layout.display == "none"]
+    assert not any(fold.button.value or fold.layout.display for fold in parts(studio.controls, Fold))
+
+
+def test_folds_say_how_many_of_their_settings_are_changed(studio):
+    cutouts, look = (groups(studio.controls)[heading].button for heading in ("Cutouts", "Look"))
+    assert (cutouts.description, look.description) == ("Cutouts (1 changed)", "Look"), "a fixture has fewer cutouts"
+    put(studio, symmetry=0.5, padding="wrap")
+    assert (cutouts.description, look.description) == ("Cutouts (2 changed)", "Look (1 changed)")
+    put(studio, quality="draft", symmetry=0.0, padding="border")
+    assert (cutouts.description, look.description) == ("Cutouts", "Look"), "a quality brings its own number of cutouts"
+
+
+def test_eight_settings_at_first_sight():
+    names = [field.name for field in FIELDS if field.metadata["section"] in ("steer", "basic")]
+    assert len(names) == 8 and {"near", "tv", "steps", "seed", "size"} < {*names}

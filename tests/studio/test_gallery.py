@@ -50,7 +50,7 @@ def test_runs_of_the_first_format_are_read(of_format_1, tmp_path):
     made = of_format_1.steps[-1]
     click(studio.gallery, "Open")
     assert studio.preview.timeline.max == made >= 4
-    asked = studio.controls.asked
+    asked = studio.controls.values
     assert (asked["padding"], asked["seed"]) == ("border", 3), "as it was when it had no name"
     put(studio, steps=2)
     click(studio, "Branch from here")

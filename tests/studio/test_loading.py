@@ -15,7 +15,7 @@ from clipgen.generators.catalogue import GENERATORS, Entry
 from clipgen.generators.vqgan import VQModel
 from clipgen.progress import Download
 from clipgen.storage.remote import Remote
-from clipgen.studio.preview import arriving
+from clipgen.studio.preview import describe_download
 from clipgen.studio.worker import Speed
 
 CONFIG = {
@@ -64,7 +64,7 @@ def studio(source, tmp_path, monkeypatch):
     """A Studio whose generator is there."""
     entry = Entry("clipgen.generators.taming:load", (Remote("slow/last.ckpt", (source,)),), CONFIG)
     monkeypatch.setitem(GENERATORS, "slow", replace(entry, stride=4, codes=32))
-    monkeypatch.setattr(clipgen.Studio, "_latest", None)  # whose models would be shared
+    monkeypatch.setattr(clipgen.Studio, "_newest_job", None)  # whose models would be shared
     studio = clipgen.Studio("a red heart", folder=tmp_path / "runs", generator="slow", steps=2, **SMALL)
     yield studio
     studio.stop()
@@ -97,7 +97,7 @@ def test_stop_while_it_downloads(share, studio, server):
     click(studio, "Generate")
     until(lambda: f"({share:.0%})" in studio.preview.status.value or (not half and server.begun), "the beginning")
     click(studio, "Stop")
-    assert studio.wait(60) is None and not studio.job.alive
+    assert studio.wait(60) is None and not studio.job.is_alive
     until(lambda: "Stopped" in studio.preview.phase.value, "the word")
     assert not studio.preview.error.value and not named(studio, "Generate")[0].disabled
 
@@ -118,16 +118,16 @@ def test_stop_while_it_downloads(share, studio, server):
     ],
 )
 def test_what_is_said_of_a_download(download, speed, said):
-    assert arriving(download, speed) == said
+    assert describe_download(download, speed) == said
 
 
 def test_the_speed_is_that_of_the_last_seconds():
     now = 0.0
     speed = Speed(lambda: now)
-    assert speed.now == 0
+    assert speed.bytes_per_second == 0
     for half in range(20):  # a thousand a second, then eight thousand
         now = half / 2
-        speed.note(500 * half if half < 10 else 5000 + 4000 * (half - 10))
-    assert speed.now == pytest.approx(8000, rel=0.15)
+        speed.update(Download("a.pt", 500 * half if half < 10 else 5000 + 4000 * (half - 10), None))
+    assert speed.bytes_per_second == pytest.approx(8000, rel=0.15)
     now += 5
-    assert speed.now == pytest.approx(4000, rel=0.15), "a stall makes it slower"
+    assert speed.bytes_per_second == pytest.approx(4000, rel=0.15), "a stall makes it slower"

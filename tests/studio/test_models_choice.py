@@ -6,7 +6,7 @@ from studio_hands import control, named, put
 from clipgen.clip.catalogue import family
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.runs.spec import shares
-from clipgen.studio.models import CLIPS, PAIRS
+from clipgen.studio.models import CLIP_MEGABYTES, PAIRS
 
 
 @pytest.fixture
@@ -22,12 +22,12 @@ def choose(models, name):
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
 def test_every_pair_is_known_and_says_what_it_costs(pair, models, studio):
     for name, _ in shares(pair.perceptor):
-        assert family(name) and name in CLIPS
+        assert family(name) and name in CLIP_MEGABYTES
     choose(models, pair.name)
-    asked = studio.controls.asked
+    asked = studio.controls.values
     assert (asked["generator"], asked["perceptor"]) == (pair.generator, pair.perceptor)
     assert models.choice.value is pair and f"about {pair.memory:g} GB of memory" in models.note.value
-    megabytes = GENERATORS[pair.generator].megabytes + sum(CLIPS[name] for name, _ in shares(pair.perceptor))
+    megabytes = GENERATORS[pair.generator].megabytes + sum(CLIP_MEGABYTES[name] for name, _ in shares(pair.perceptor))
     size = f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
     assert (f"{size} are downloaded" in models.note.value) == bool(megabytes)
     assert models.choice.label == (f"{pair.name} ({size})" if megabytes else pair.name)
@@ -41,6 +41,6 @@ def test_it_stands_at_the_top_and_follows_the_settings(models, studio):
     put(studio, generator="vqgan_imagenet_f16_16384", perceptor="ViT-B-32/openai")
     assert models.choice.value.name == "VQGAN ImageNet"
     put(studio, perceptor="ViT-B-32/laion400m_e32")
-    assert models.choice.label == "As set below" and "is said when it comes" in models.note.value
-    choose(models, "Embedded")
-    assert studio.controls.asked["perceptor"] == "mini" and control(studio.controls, "generator").value == "stack"
+    assert models.choice.label == "As set below" and "is shown when it begins" in models.note.value
+    choose(models, "Built-in")
+    assert studio.controls.values["perceptor"] == "mini" and control(studio.controls, "generator").value == "stack"

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from studio_hands import click, named
 
-from clipgen.prompts import Prompt, parse
-from clipgen.studio import rows
+from clipgen.prompts import Prompt, format_prompt, parse
+from clipgen.studio import prompts
 
 TEXTS = st.text("ab1 :|@[]-.", min_size=1).map(str.strip).filter(lambda text: text and "]" not in text)
 STOPS = st.one_of(st.just(-float("inf")), st.floats(0, 1))
@@ -15,13 +15,17 @@ SPANS = st.sampled_from([(0, float("inf")), (3, 9), (2, float("inf"))])
 @given(TEXTS, st.floats(-9, 9), STOPS, SPANS, st.sampled_from(["", "top"]))
 def test_what_is_written_is_what_was_parsed(text, weight, stop, span, where):
     prompt = Prompt(text, float(f"{weight:g}"), float(f"{stop:g}"), span, where)
-    assert rows.prompts_in(rows.format_prompt(prompt)) == [prompt]
+    assert prompts.parse_part(format_prompt(prompt)) == [prompt]
 
 
 def test_a_slider_multiplies_the_weights_of_its_row():
     halved = [Prompt("a cat", 1.0, span=(0, 9)), Prompt("a dog", -0.5, 0.5)]
-    assert parse(rows.scaled("a cat:2 @0-9 | a dog:-1:0.5", 0.5)) == halved
-    assert rows.parted("a cat:2 | a dog:-0.5 | a bee:7 [top]") == [("a cat", 2), ("a dog", -0.5), ("a bee [top]:7", 1)]
+    assert parse(prompts.multiply_weights("a cat:2 @0-9 | a dog:-1:0.5", 0.5)) == halved
+    assert prompts.split_line("a cat:2 | a dog:-0.5 | a bee:7 [top]") == [
+        ("a cat", 2),
+        ("a dog", -0.5),
+        ("a bee [top]:7", 1),
+    ]
 
 
 def test_rows_are_added_numbered_and_removed(studio):

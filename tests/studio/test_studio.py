@@ -31,7 +31,7 @@ def test_a_prompt_and_generate_are_enough(studio, tmp_path):
 
 
 def test_a_seamless_picture_is_shown_beside_itself(studio):
-    (nine,) = named(studio, "3 by 3")
+    (nine,) = named(studio, "Preview 3 x 3 tiles")
     put(studio, init="perlin", steps=2)
     click(studio, "Generate")
     studio.wait()
@@ -63,14 +63,14 @@ def test_steering(studio):
     until(lambda: "a span ends after it begins" in studio.preview.error.value, "the remedy")
     named(studio, "Prompt 1")[0].value = "a blue tree"
     until(lambda: run.settings.prompt == "a blue tree:2" and not studio.preview.error.value, "the change after it")
-    assert studio.job.alive
+    assert studio.job.is_alive
 
 
 def test_what_suits_another_generator_is_for_the_next_run(studio):
     run = running(studio)
     put(studio, quality="best", steps=7)
     time.sleep(0.5)
-    assert studio.controls.changeable["cutouts"] == 32
+    assert studio.controls.live_values["cutouts"] == 32
     put(studio, lr=0.05)
     until(lambda: run.settings.lr == 0.05, "the change")
     assert run.settings.cutouts == 4 and set().union(*run.journal.changes) == {"step", "lr"}
@@ -86,7 +86,7 @@ def test_the_timeline_follows_or_stays(studio):
     timeline.value = 2
     stayed, before = studio.preview.image.value, timeline.max
     until(lambda: timeline.max > before + 2, "more frames")
-    assert timeline.value == 2 and studio.preview.image.value == stayed and studio.preview.shown[1] == 2
+    assert timeline.value == 2 and studio.preview.image.value == stayed and studio.preview.position[1] == 2
     timeline.value = timeline.max
     before = timeline.max
     until(lambda: timeline.value == timeline.max > before, "following again")

@@ -8,8 +8,7 @@ from studio_hands import click, named, parts, png, put, running, until
 import clipgen
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.settings import defaults_for
-from clipgen.studio.parts import Brush
-from clipgen.studio.pictures import to_url
+from clipgen.studio.parts import Brush, to_url
 
 PIXELS = ["pixels", "fft", "stack", "strokes"]
 
@@ -18,41 +17,41 @@ PIXELS = ["pixels", "fft", "stack", "strokes"]
 def test_it_brings_what_suits_it_and_takes_it_away_again(generator, tmp_path):
     studio = clipgen.Studio("a red heart", folder=tmp_path, generator="mini-vqgan")
     put(studio, symmetry=0.5)
-    before = studio.controls.asked
+    before = studio.controls.values
     put(studio, generator=generator)
     suits = defaults_for("normal", generator)
     assert suits.keys() > {"steps", "cutouts"}, "of its own"
-    assert studio.controls.asked == before | {"generator": generator} | suits
+    assert studio.controls.values == before | {"generator": generator} | suits
     put(studio, quality="draft")
-    assert studio.controls.asked == before | {"generator": generator, "quality": "draft"} | defaults_for(
+    assert studio.controls.values == before | {"generator": generator, "quality": "draft"} | defaults_for(
         "draft", generator
     )
     put(studio, quality="normal", generator="mini-vqgan")
-    assert studio.controls.asked == before
+    assert studio.controls.values == before
 
 
 @pytest.mark.parametrize("recipe", PRESETS)
 def test_a_recipe_is_put_and_taken_away_again(recipe, tmp_path):
     studio = clipgen.Studio("a red heart", folder=tmp_path)
     put(studio, symmetry=0.5)
-    before = studio.controls.asked
+    before = studio.controls.values
     put(studio, recipe=recipe)
-    assert studio.controls.asked == before | {"recipe": recipe} | defaults_for("normal", "mini-vqgan", recipe)
+    assert studio.controls.values == before | {"recipe": recipe} | defaults_for("normal", "mini-vqgan", recipe)
     put(studio, tv=0.5, recipe="")
-    assert studio.controls.asked == before | {"tv": 0.5}
+    assert studio.controls.values == before | {"tv": 0.5}
     studio.controls.put({"recipe": recipe, "generator": "mini-dvae", "lr": 0.3})
-    asked = studio.controls.asked
+    asked = studio.controls.values
     assert (asked["recipe"], asked["generator"], asked["lr"]) == (recipe, "mini-dvae", 0.3), "what is asked for wins"
 
 
 def test_what_is_asked_for_comes_before_what_suits(tmp_path):
     studio = clipgen.Studio("a red heart", folder=tmp_path, generator="stack", lr=0.7, cutouts=5)
-    assert (studio.controls.asked["lr"], studio.controls.asked["cutouts"]) == (0.7, 5)
+    assert (studio.controls.values["lr"], studio.controls.values["cutouts"]) == (0.7, 5)
 
 
 def test_a_checkpoint_of_an_earlier_run_is_offered(studio):
     studio.controls.put({"generator": "models/mine.ckpt", "lr": 0.2})
-    assert (studio.controls.asked["generator"], studio.controls.asked["lr"]) == ("models/mine.ckpt", 0.2)
+    assert (studio.controls.values["generator"], studio.controls.values["lr"]) == ("models/mine.ckpt", 0.2)
     put(studio, generator="mini-dvae")
     assert "models/mine.ckpt" in named(studio.controls, "generator")[0].options
     click(studio, "Generate")

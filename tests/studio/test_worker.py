@@ -18,7 +18,7 @@ def test_a_slow_line_does_not_slow_the_run(tmp_path):
         free.wait(60)
 
     job = Job(lambda like: clipgen.Run("a star", folder=tmp_path, steps=6, **SMALL), tell)
-    until(lambda: not job.alive, "the end of the run, while its first news is still under way")
+    until(lambda: not job.is_alive, "the end of the run, while its first news is still under way")
     assert job.run.finished and len(told) == 1
     free.set()
     job.join()

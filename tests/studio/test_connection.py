@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from studio_hands import COLABS
 
-from clipgen.studio.pictures import encode
-from clipgen.studio.preview import LONGEST, Line, Preview
+from clipgen.studio.parts import to_jpeg
+from clipgen.studio.preview import MAX_SIDE, Connection, Preview
 
 pytestmark = pytest.mark.skipif(COLABS, reason="ipywidgets 7 sends nothing without a kernel: see test_colab_page.py")
 SIDE, SECONDS, RATE, MOST = 512, 10, 20, 1_000_000
@@ -27,7 +27,7 @@ class Watch:
             send(widget, msg, buffers)
 
         monkeypatch.setattr(widgets.Widget, "_send", counted)
-        self.preview = Preview(Line(lambda: self.now, self.wait))
+        self.preview = Preview(Connection(lambda: self.now, self.wait))
         self.sent.clear()
 
     def wait(self, seconds):
@@ -60,7 +60,7 @@ def watched(watch, journal, pictures, rate=RATE):
         rows.append({"step": i + 1, "clip": 0.5 + i / 1000, "judge": 0.5 - i / 1000})
         picture = pictures[i % len(pictures)]
         watch.preview.show(journal, list(rows), picture, more=True)
-        watch.preview.tell("Running", f"step {i + 1}/{SECONDS * rate} · 0.05 s per iteration")
+        watch.preview.show_progress("Running", f"step {i + 1}/{SECONDS * rate} · 0.05 s per iteration")
     watch.preview.show(journal, list(rows), picture)
 
 
@@ -69,10 +69,10 @@ def watched(watch, journal, pictures, rate=RATE):
 def test_the_noisiest_film_stays_below_a_megabyte_a_second(side, watch, run):
     pictures = [noise(seed, side) for seed in range(4)]
     watched(watch, run.journal, pictures)
-    assert len(encode(pictures[0], LONGEST)) * RATE > 5 * MOST, "far too much, if all were sent"
+    assert len(to_jpeg(pictures[0], MAX_SIDE)) * RATE > 5 * MOST, "far too much, if all were sent"
     assert 0.3 * MOST < watch.most < MOST
     assert watch.pictures >= 2 * SECONDS, "it moves all the same"
-    assert watch.preview.image.value == encode(pictures[(SECONDS * RATE - 1) % 4], LONGEST), "the last one is shown"
+    assert watch.preview.image.value == to_jpeg(pictures[(SECONDS * RATE - 1) % 4], MAX_SIDE), "the last one is shown"
 
 
 def test_small_pictures_are_all_shown(watch, run):
@@ -92,8 +92,8 @@ def test_the_timeline_cannot_be_moved_faster_than_the_line(watch, run):
 def test_a_line_that_gets_free_between_two_looks_is_not_waited_for():
     """Two threads wait for one line; a sleep of less than nothing is an error that lost the views of a frame."""
     looks, slept = iter(range(100)), []
-    line = Line(lambda: next(looks), slept.append)
+    line = Connection(lambda: next(looks), slept.append)
     for size in range(0, 4 * 600_000, 100_000):
-        line.sent(size)
+        line.add(size)
         line.wait()
     assert slept and min(slept) > 0

@@ -6,15 +6,15 @@ import pytest
 from PIL import Image
 from studio_hands import below, click, control, named, put, until
 
-from clipgen.studio.pictures import encode
-from clipgen.studio.seeing import LONGEST
+from clipgen.studio.frame import SHEET_SIDE
+from clipgen.studio.parts import to_jpeg
 
 
 def looked(studio):
     """Ask for the views of the shown frame, and wait for them."""
-    click(studio, "Show its views")
-    until(lambda: not studio.seeing.look.disabled, "the views")
-    return studio.seeing.note.value
+    click(studio, "Show the cutouts")
+    until(lambda: not studio.cutouts.show_button.disabled, "the views")
+    return studio.cutouts.note.value
 
 
 def test_a_judge_has_a_curve_of_its_own(studio):
@@ -26,24 +26,24 @@ def test_a_judge_has_a_curve_of_its_own(studio):
     assert f"judge {run.journal.scores[-1]['judge']:.3f}" in studio.preview.status.value
     studio.preview.timeline.value = 1
     click(studio, "Best frame")
-    assert studio.preview.shown[1] == run.best.step == max(run.journal.scores, key=lambda row: row["judge"])["step"]
+    assert studio.preview.position[1] == run.best.step == max(run.journal.scores, key=lambda row: row["judge"])["step"]
     assert studio.preview.picture.tobytes() == run.image.tobytes() == run.best.image.tobytes()
 
 
 @pytest.mark.slow
 def test_the_views_of_the_shown_frame(studio, tmp_path):
     (button,) = named(studio, "What CLIP sees")
-    assert button.icon == "caret-right" and studio.seeing.look.disabled, "closed, and nothing to look at"
+    assert button.icon == "caret-right" and studio.cutouts.show_button.disabled, "closed, and nothing to look at"
     button.value = True
-    assert studio.seeing in below(studio)
+    assert studio.cutouts in below(studio)
     put(studio, init="perlin")
     click(studio, "Generate")
     run = studio.wait()
     studio.preview.timeline.value = 5
-    assert "Step 5: 4 views, CLIP score" in looked(studio)
+    assert "Step 5: 4 cutouts, CLIP score" in looked(studio)
     sheet = run.views(5, progress=False).sheet()
-    assert studio.seeing.image.value == encode(sheet, LONGEST) and studio.seeing.image.layout.display == ""
-    with Image.open(io.BytesIO(studio.seeing.image.value)) as shown:
+    assert studio.cutouts.image.value == to_jpeg(sheet, SHEET_SIDE) and studio.cutouts.image.layout.display == ""
+    with Image.open(io.BytesIO(studio.cutouts.image.value)) as shown:
         assert shown.width > 400
 
     control(studio.controls, "seed").value = 5
@@ -51,10 +51,10 @@ def test_the_views_of_the_shown_frame(studio, tmp_path):
     other = studio.wait()
     studio.view(run.journal.folder)
     studio.preview.timeline.value = 5
-    before, studio.seeing.image.value = studio.seeing.image.value, b""
+    before, studio.cutouts.image.value = studio.cutouts.image.value, b""
     looked(studio)
-    assert studio.seeing.image.value == before, "of an earlier run"
-    assert studio.seeing._run.models is other.models and studio.seeing._run.step == 8, "which was not begun again"
+    assert studio.cutouts.image.value == before, "of an earlier run"
+    assert studio.cutouts._run.models is other.models and studio.cutouts._run.step == 8, "which was not begun again"
     (run.journal.folder / "state.safetensors").write_text("x")
-    studio.seeing._run = None
+    studio.cutouts._run = None
     assert "views" not in looked(studio) and "the state is damaged" in studio.preview.error.value
