@@ -1,33 +1,34 @@
-"""Frames to a file in the format of its suffix, whole or not at all; and the settings of such a file."""
+"""Frames to a file in the format of its suffix, whole or not at all; and the settings in such a file."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from clipgen.errors import ClipgenError
-from clipgen.export.part import part_of
-from clipgen.export.protocol import NOTES, Film, Shot, Writer
+from clipgen.export.protocol import MAX_SETTINGS, Film, Shot, Writer
 from clipgen.images.drawing import Drawing
 from clipgen.images.sheets import enlarge
 from clipgen.registry import WRITERS
+from clipgen.storage.files import atomic_write
 
-_TAKES = {False: "pictures: of a run, run.export does", True: "drawings: generate with strokes, and use run.export"}
+_INPUTS = {False: "pictures: of a run, run.export does", True: "drawings: generate with strokes, and use run.export"}
 UPSCALES = 1, 2, 4
-RATE = 100  # frames a second of a film with a time of its own: a GIF counts in hundredths
-FEWEST, SMALLEST = 16, 64  # frames, and pixels of the shorter side, that a size limit leaves
+MAX_FPS = 100  # of a film with a time of its own: a GIF counts in hundredths
+MIN_FRAMES, MIN_SIDE = 16, 64  # frames, and pixels of the shorter side, that a size limit leaves
 
 
 def check_suffix(file: str | Path) -> str:
-    """The suffix of a file that can be exported; raises ClipgenError for another."""
+    """Return the suffix of a file that can be exported. Raises ClipgenError for another."""
     suffix = Path(file).suffix.lower()
     if suffix not in WRITERS:
         raise ClipgenError(f"output={str(file)!r}: the suffix decides the format; use one of {', '.join(WRITERS)}")
@@ -47,176 +48,208 @@ def export(
     megabytes: float | None = None,
     scores: Iterable[Mapping[str, float]] = (),
 ) -> Path:
-    """Write frames as a film, or the last one as a picture; returns the path.
+    """Write frames as a film, or the last one as a picture.
 
-    ``fps``: frames a second, up to 60 (a GIF plays at most 50), by default 15; the last frame is shown for ``hold``
-    seconds, by default 2. Without ``fps`` a film that was redrawn keeps the time of its source, which the "durations"
-    of its ``settings`` are, and without ``hold`` to its end. With ``boomerang`` the film runs forwards, holds, and runs
-    back. ``loop``: it begins again; of an MP4 the player decides. ``animate``: a drawing (.svg) as the film of its
-    making. ``upscale``: 2 or 4 times as wide and as high (Lanczos), or a file with the weights of a published upscaler,
-    see ``images.upscaler``. ``megabytes`` (of 10^6 bytes): at most so large, with fewer frames over the same time and
-    then smaller ones if need be. ``settings`` go along as JSON, see ``settings_of``. ``scores``: a row for each frame,
-    with "step", "clip" and others, as ``Journal.scores`` has them; a page (.html) shows them. An MP4 and a page are
-    written frame by frame; other films, and those that run back or have a limit, are held in memory.
+    The file appears only when it is complete. An MP4 and a page are written frame by frame; other films, and those
+    that run back or have a limit, are held in memory.
 
-    The file appears only when it is complete. Raises ClipgenError for an unknown suffix, for no frames, for numbers
-    that cannot work, for a limit that cannot be met and for a place that cannot be written.
+    Args:
+        frames: Pictures, or for .svg drawings.
+        file: Where to write; its suffix is the format.
+        settings: What goes along as JSON, see ``settings_of``. Its "durations" are the seconds of the frames.
+        fps: Frames a second, up to 60 (a GIF plays at most 50); by default as "durations" say, or else 15.
+        hold: Seconds for which the last frame is shown; by default 0 with "durations", or else 2.
+        boomerang: Whether the film runs forwards, holds, and runs back.
+        loop: Whether it begins again; of an MP4 the player decides.
+        animate: Whether a drawing (.svg) is a film of its making.
+        upscale: 2 or 4 times as wide and as high (Lanczos), or a file with the weights of a published upscaler, see
+            ``images.upscaler``.
+        megabytes: The largest size (of 10^6 bytes), with fewer frames over the same time and then smaller ones.
+        scores: A row for each frame, with "step", "clip" and others, as in ``Journal.scores``; pages show them.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ClipgenError: An unknown suffix, no frames, numbers that cannot work, a limit that cannot be met, or a file
+            that cannot be written.
     """
     file, suffix = Path(file), check_suffix(file)
     writer: Writer = WRITERS[suffix]()
-    durations = _durations(settings or {}) if fps is None else []
-    fps = _rate(durations) if durations else 15 if fps is None else fps
-    hold = (0 if durations else 2) if hold is None else hold
-    if not (0 < fps <= (RATE if durations else 60) and 0 <= hold <= 60):
+    durations = _read_durations(settings or {}) if fps is None else []
+    if fps is None:
+        fps = _find_rate(durations) if durations else 15
+    if hold is None:
+        hold = 0 if durations else 2
+    if not (0 < fps <= (MAX_FPS if durations else 60) and 0 <= hold <= 60):
         raise ClipgenError(f"fps={fps}, hold={hold}: fps from above 0 to 60, hold from 0 to 60 seconds")
-    if megabytes is not None and not megabytes > 0:
-        raise ClipgenError(f"megabytes={megabytes}: has to be above 0; leave it out for no limit")
-    if upscale != 1 and writer.vectors:
-        raise ClipgenError(f"upscale={upscale}: vectors are sharp at any size; leave it out")
-    weights, upscale = (upscale, 1) if isinstance(upscale, str | Path) else (None, upscale)
-    if upscale not in UPSCALES:
-        raise ClipgenError(f"upscale={upscale}: choose one of {UPSCALES}, or a file with an upscaler's weights")
-    if animate and not writer.vectors:
-        raise ClipgenError(f"animate=True: is for .svg; {suffix} is {'a film anyway' if writer.film else 'no film'}")
-    notes = json.dumps(settings) if settings else ""
-    each, loop = 1 / min(fps, writer.fastest), loop and writer.loops
-    # A loop shows the first frame again by itself.
-    back = slice(-2, 0 if loop else None, -1) if boomerang else slice(0)
-    fewest = FEWEST // 2 + 1 if boomerang else FEWEST
-    stack = ExitStack()
-
-    def write(shots: Iterable[Shot], size: tuple[int, int]) -> None:
-        writer.write(Film(shots, size, fps, loop), part, notes)
-
+    _check_options(writer, suffix, animate, upscale, megabytes)
     try:
-        part = stack.enter_context(part_of(file))  # a place that cannot be written shows before the work
-        rows = enumerate(zip(frames, chain(scores, repeat({}))))
-        shots: Iterator[Shot] = (Shot(picture, each, number, row) for number, (picture, row) in rows)
-        if durations:
-            shots = _merged((_timed(shot, durations) for shot in shots), 1 / writer.fastest)
-        if not (writer.film or animate):
-            shots = iter(deque(shots, maxlen=1))
-        if weights:  # read when all else is known to do
-            from clipgen.images.upscaler import load_upscaler
-
-            larger = load_upscaler(weights)
-            shots = (shot._replace(picture=larger(shot.picture)) for shot in shots)
-        if (first := next(shots, None)) is None:
-            raise ClipgenError(f"output={str(file)!r}: this run has no frames yet; let it make at least one")
-        if isinstance(first.picture, Drawing) != writer.vectors:
-            raise ClipgenError(f"output={str(file)!r}: {suffix} is written of {_TAKES[writer.vectors]}")
-        size = first.picture.size if isinstance(first.picture, Drawing) else enlarge(first.picture).size
-        size = size[0] * int(upscale), size[1] * int(upscale)
-        if max(size) > writer.longest:
-            raise ClipgenError(
-                f"output={str(file)!r}: {size[0]}x{size[1]} pixels are more than the {writer.longest} of a side that "
-                f"{suffix} can hold; choose .png, or a smaller picture"
-            )
-        shots = chain([first], shots)
-        if writer.streams and not boomerang and megabytes is None:
-            write(_held(shots, hold), size)
-        else:
-            whole = list(shots)
-            count = len(whole)
-            write(_thinned(whole, count, hold, back), size)
-            while megabytes is not None and (made := part.stat().st_size / 1e6) > megabytes:
-                if (smaller := _smaller(count, size, fewest, 0.97 * megabytes / made)) is None:
-                    shown = f"{count} frame{'s' * (count > 1)} of {size[0]}x{size[1]} pixels"
-                    raise ClipgenError(
-                        f"megabytes={megabytes}: {file.name} cannot be made smaller than {made:.2g} MB ({shown}); "
-                        "allow more"
-                    )
-                count, size = smaller
-                write(_thinned(whole, count, hold, back), size)
-        os.replace(part, file)
+        with atomic_write(file) as part:  # a file that cannot be written is noticed before the work
+            rows = enumerate(zip(frames, chain(scores, repeat({}))))
+            seconds = 1 / min(fps, writer.max_fps)
+            shots: Iterator[Shot] = (Shot(picture, seconds, number, row) for number, (picture, row) in rows)
+            if durations:
+                shots = _merge_short((_set_duration(shot, durations) for shot in shots), 1 / writer.max_fps)
+            if not (writer.film or animate):
+                shots = iter(deque(shots, maxlen=1))
+            shots, size = _upscale(shots, upscale, writer, file)
+            film = Film(shots, size, fps, loop and writer.loops)
+            write = partial(writer.write, file=part, settings=json.dumps(settings) if settings else "")
+            if writer.streams and not boomerang and megabytes is None:
+                write(replace(film, shots=_hold_last(shots, hold)))
+            else:
+                _write_within(film, write, part, file.name, hold, boomerang, megabytes)
     except OSError as error:
         raise ClipgenError(
             f"output={str(file)!r}: {error.strerror or error}; choose a place that can be written and has room"
         ) from error
-    finally:
-        stack.close()
     return file
 
 
-def _durations(settings: Mapping) -> list[float]:
-    """Return the seconds of the frames, if settings say them; the last holds for all further frames."""
-    said = settings.get("durations")
-    numbers = said if isinstance(said, list) else []
+def _check_options(
+    writer: Writer, suffix: str, animate: bool, upscale: int | str | Path, megabytes: float | None
+) -> None:
+    if megabytes is not None and not megabytes > 0:
+        raise ClipgenError(f"megabytes={megabytes}: has to be above 0; leave it out for no limit")
+    if upscale != 1 and writer.vectors:
+        raise ClipgenError(f"upscale={upscale}: vectors are sharp at any size; leave it out")
+    if not isinstance(upscale, str | Path) and upscale not in UPSCALES:
+        raise ClipgenError(f"upscale={upscale}: choose one of {UPSCALES}, or a file with an upscaler's weights")
+    if animate and not writer.vectors:
+        raise ClipgenError(f"animate=True: is for .svg; {suffix} is {'a film anyway' if writer.film else 'no film'}")
+
+
+def _upscale(
+    shots: Iterator[Shot], upscale: int | str | Path, writer: Writer, file: Path
+) -> tuple[Iterator[Shot], tuple[int, int]]:
+    """Return shots and their size in the file. Raises ClipgenError for none, or for what the format cannot hold."""
+    if isinstance(upscale, str | Path):
+        from clipgen.images.upscaler import load_upscaler
+
+        larger, upscale, small = load_upscaler(upscale), 1, shots
+        shots = (shot._replace(picture=larger(shot.picture)) for shot in small)
+    first = next(shots, None)
+    if first is None:
+        raise ClipgenError(f"output={str(file)!r}: this run has no frames yet; let it make at least one")
+    if isinstance(first.picture, Drawing) != writer.vectors:
+        raise ClipgenError(f"output={str(file)!r}: {file.suffix.lower()} is written of {_INPUTS[writer.vectors]}")
+    width, height = first.picture.size if writer.vectors else enlarge(first.picture).size
+    size = width * upscale, height * upscale
+    if max(size) > writer.max_side:
+        raise ClipgenError(
+            f"output={str(file)!r}: {size[0]}x{size[1]} pixels are more than the {writer.max_side} of a side that "
+            f"{file.suffix.lower()} can hold; choose .png, or a smaller picture"
+        )
+    return chain([first], shots), size
+
+
+def _write_within(
+    film: Film,
+    write: Callable[[Film], Any],
+    part: Path,
+    name: str,
+    hold: float,
+    boomerang: bool,
+    megabytes: float | None,
+) -> None:
+    """Write a film with fewer, and then smaller frames until it has at most so many megabytes."""
+    shots, back, fewest = list(film.shots), slice(0), MIN_FRAMES
+    if boomerang:  # a loop shows the first frame again by itself
+        back, fewest = slice(-2, 0 if film.loop else None, -1), MIN_FRAMES // 2 + 1
+    count, size = len(shots), film.size
+    while True:
+        write(replace(film, shots=_thin_out(shots, count, hold, back), size=size))
+        written = part.stat().st_size / 1e6
+        if megabytes is None or written <= megabytes:
+            return
+        smaller = _shrink(count, size, fewest, 0.97 * megabytes / written)
+        if smaller is None:
+            frames = f"{count} frame{'s' * (count > 1)} of {size[0]}x{size[1]} pixels"
+            raise ClipgenError(
+                f"megabytes={megabytes}: {name} cannot be made smaller than {written:.2g} MB ({frames}); allow more"
+            )
+        count, size = smaller
+
+
+def _read_durations(settings: Mapping) -> list[float]:
+    """Return the seconds of the frames, if settings have them; the last holds for all further frames."""
+    values = settings.get("durations")
+    numbers = values if isinstance(values, list) else []
     usable = all(isinstance(number, (int, float)) and 0 < number < 10**5 for number in numbers)
     return [float(number) for number in numbers] if usable else []
 
 
-def _rate(durations: Sequence[float]) -> float:
-    """Return frames a second of which each duration is a whole number, or as many as players keep up with."""
-    if len({*durations}) == 1 and 10 <= 1 / durations[0] <= RATE:
+def _find_rate(durations: Sequence[float]) -> float:
+    """Return frames a second that make each duration a whole number of frames, or as many as players keep up with."""
+    if len({*durations}) == 1 and 10 <= 1 / durations[0] <= MAX_FPS:
         return 1 / durations[0]
     tick = math.gcd(*(max(1, round(1000 * duration)) for duration in durations))
-    return min(RATE, 1000 / tick * math.ceil(tick / 100))
+    return min(MAX_FPS, 1000 / tick * math.ceil(tick / 100))
 
 
-def _timed(shot: Shot, durations: Sequence[float]) -> Shot:
-    """Return a shot for as long as its frame is shown in the source; the frames of a redrawn film count from 1."""
+def _set_duration(shot: Shot, durations: Sequence[float]) -> Shot:
+    """Return a shot with the duration of its source frame; steps of a redrawn film are frames, counted from 1."""
     number = max(0, int(shot.scores.get("step", shot.number + 1)) - 1)
     return shot._replace(seconds=durations[min(number, len(durations) - 1)])
 
 
-def _merged(shots: Iterable[Shot], shortest: float) -> Iterator[Shot]:
-    """Yield shots that are shown for ``shortest`` seconds at least; what is shorter goes with the next one."""
+def _merge_short(shots: Iterable[Shot], shortest: float) -> Iterator[Shot]:
+    """Yield shots of at least ``shortest`` seconds; a shorter one is merged into the next."""
     time, shot = 0.0, None
     for shot in shots:
-        if (time := time + shot.seconds) >= shortest - 1e-6:
+        time += shot.seconds
+        if time >= shortest - 1e-6:
             yield shot._replace(seconds=time)
             time = 0.0
     if shot is not None and time:
         yield shot._replace(seconds=shortest)
 
 
-def _held(shots: Iterable[Shot], hold: float) -> Iterator[Shot]:
-    """The shots, the last one for ``hold`` seconds if that is longer."""
-    before = None
+def _hold_last(shots: Iterable[Shot], hold: float) -> Iterator[Shot]:
+    """Yield the shots, the last one for at least ``hold`` seconds."""
+    last = None
     for shot in shots:
-        if before is not None:
-            yield before
-        before = shot
-    if before is not None:
-        yield before._replace(seconds=max(before.seconds, hold))
+        if last is not None:
+            yield last
+        last = shot
+    if last is not None:
+        yield last._replace(seconds=max(last.seconds, hold))
 
 
-def _thinned(shots: Sequence[Shot], count: int, hold: float, back: slice) -> list[Shot]:
-    """``count`` of the shots, evenly, over the time of all of them; then those of ``back``."""
-    gaps, wanted = max(1, len(shots) - 1), max(1, count - 1)
-    kept = [shots[round(i * gaps / wanted)] for i in range(count)]
+def _thin_out(shots: Sequence[Shot], count: int, hold: float, back: slice) -> list[Shot]:
+    """Return ``count`` of the shots, evenly spaced, with the time of all of them; then those of ``back``."""
+    gaps, steps = max(1, len(shots) - 1), max(1, count - 1)
+    begins = [round(i * gaps / steps) for i in range(count)]
     if len({shot.seconds for shot in shots}) == 1:
-        kept = [shot._replace(seconds=shot.seconds * gaps / wanted) for shot in kept]
-    else:  # of a film with a time of its own each is shown until the next
-        begins = [round(i * gaps / wanted) for i in range(count)] + [len(shots)]
-        kept = [
-            shot._replace(seconds=sum(one.seconds for one in shots[begin:end]))
-            for shot, begin, end in zip(kept, begins, begins[1:])
-        ]
-    return [*_held(kept, hold), *kept[back]]
+        thinned = [shots[begin]._replace(seconds=shots[begin].seconds * gaps / steps) for begin in begins]
+    else:  # of a film with a time of its own, each is shown until the next
+        thinned = []
+        for begin, end in zip(begins, [*begins[1:], len(shots)]):
+            thinned.append(shots[begin]._replace(seconds=sum(shot.seconds for shot in shots[begin:end])))
+    return [*_hold_last(thinned, hold), *thinned[back]]
 
 
-def _smaller(count: int, size: tuple[int, int], fewest: int, share: float) -> tuple[int, tuple[int, int]] | None:
-    """Fewer frames, or else smaller ones, for about this share of the bytes; None where there is no way down."""
+def _shrink(count: int, size: tuple[int, int], fewest: int, share: float) -> tuple[int, tuple[int, int]] | None:
+    """Return fewer frames, or else smaller ones, for about this share of the bytes; None if neither is possible."""
     share = min(0.9, share)
     if count > fewest:
         return max(fewest, int(count * share)), size
-    if min(size) > SMALLEST:
-        shrink = max(SMALLEST / min(size), math.sqrt(share))
-        return count, (round(size[0] * shrink), round(size[1] * shrink))
-    return None
+    if min(size) <= MIN_SIDE:
+        return None
+    factor = max(MIN_SIDE / min(size), math.sqrt(share))
+    return count, (round(size[0] * factor), round(size[1] * factor))
 
 
 def settings_of(file: str | Path) -> dict:
-    """The settings that a file was exported with; nothing about them is checked but that they are JSON.
+    """Return the settings in an exported file; nothing about them is checked but that they are JSON.
 
-    Raises ClipgenError for a file that carries none, or more than 1 MB of them, and for one that cannot be read. Those
-    of an MP4 cannot.
+    Raises:
+        ClipgenError: The file has none, as an MP4 has, or more than 1 MB of them, or it cannot be read.
     """
-    text = _notes(Path(file)) or ""
+    text = _read_settings(Path(file)) or ""
     try:
-        settings = json.loads(text) if len(text) <= NOTES else None
+        settings = json.loads(text) if len(text) <= MAX_SETTINGS else None
     except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict) or not settings:
@@ -226,15 +259,15 @@ def settings_of(file: str | Path) -> dict:
     return settings
 
 
-def _notes(file: Path) -> str | None:
-    """What the first format that can read the file finds in it; that of its suffix is asked before the others."""
-    trouble: list[Exception] = []
+def _read_settings(file: Path) -> str | None:
+    """Return the settings that the first format which can read the file finds; that of its suffix is tried first."""
+    errors: list[Exception] = []
     for suffix in sorted(WRITERS, key=lambda suffix: suffix != file.suffix.lower()):
         try:
-            return WRITERS[suffix]().notes(file)
+            return WRITERS[suffix]().read_settings(file)
         except Exception as error:  # readers raise anything on damaged files
-            trouble.append(error)
-    why = getattr(trouble[0], "strerror", None) or trouble[0]
+            errors.append(error)
+    why = getattr(errors[0], "strerror", None) or errors[0]
     raise ClipgenError(
         f"{file}: cannot be read as a picture or page ({why}); choose one that clipgen wrote"
-    ) from trouble[0]
+    ) from errors[0]

@@ -1,4 +1,4 @@
-"""A film in 256 colours, with the settings in its comment."""
+"""A film in 256 colours, with its settings in the comment."""
 
 from __future__ import annotations
 
@@ -15,40 +15,42 @@ from clipgen.export.protocol import Film, Shot, Writer
 
 class Gif(Writer):
     mime = "image/gif"
-    fastest = 50  # browsers slow a frame of less than 1/50 s down to a tenth of a second
+    max_fps = 50  # browsers slow a frame of less than 1/50 s down to a tenth of a second
 
-    def write(self, film: Film, file: Path, notes: str) -> None:
-        palette = _palette(list(film.shots))
-        first, *others = _quantized((film.sized(shot.picture) for shot in film.shots), palette)
-        extra: dict[str, Any] = ({"loop": 0} if film.loop else {}) | ({"comment": notes.encode()} if notes else {})
-        durations = [10 * min(ticks, 65_535) for _, ticks in film.ticks(100)]
+    def write(self, film: Film, file: Path, settings: str) -> None:
+        palette = _make_palette(list(film.shots))
+        first, *others = _quantize((film.resize(shot.picture) for shot in film.shots), palette)
+        options: dict[str, Any] = {"loop": 0} if film.loop else {}
+        if settings:
+            options["comment"] = settings.encode()
+        options["duration"] = [10 * min(ticks, 65_535) for _, ticks in film.ticks(100)]
         # Without ``palette`` Pillow gives every frame a table of its own, with the same colours.
-        table = bytes(palette.getpalette() or [])
-        first.save(file, save_all=True, append_images=others, duration=durations, palette=table, **extra)
+        options["palette"] = bytes(palette.getpalette() or [])
+        first.save(file, save_all=True, append_images=others, **options)
 
-    def notes(self, file: Path) -> str | None:
+    def read_settings(self, file: Path) -> str | None:
         with Image.open(file, formats=["GIF"]) as image:
             return image.info.get("comment", b"").decode("utf-8", "replace")
 
 
-def _quantized(pictures: Iterable[Image.Image], palette: Image.Image) -> Iterator[Image.Image]:
-    """Yield pictures in the colours of a palette; a pixel that stands still keeps its colour.
+def _quantize(pictures: Iterable[Image.Image], palette: Image.Image) -> Iterator[Image.Image]:
+    """Yield pictures in the colours of a palette; a pixel that does not change keeps its colour.
 
-    A dither hands its errors on from pixel to pixel: computed anew for each frame, it would flicker in what is still.
+    Dithering passes errors on from pixel to pixel: computed anew for each frame, still parts would flicker.
     """
     pixels, quantized = np.zeros(0), None
     for picture in pictures:
-        last, pixels = pixels, np.asarray(picture)
-        before, quantized = quantized, picture.quantize(palette=palette)
-        if before is not None:
-            quantized.paste(before, (0, 0), Image.fromarray((pixels == last).all(-1)))
+        last_pixels, pixels = pixels, np.asarray(picture)
+        last, quantized = quantized, picture.quantize(palette=palette)
+        if last is not None:
+            quantized.paste(last, (0, 0), Image.fromarray((pixels == last_pixels).all(-1)))
         yield quantized
 
 
-def _palette(shots: Sequence[Shot]) -> Image.Image:
-    """One palette for all frames, or colours flicker.
+def _make_palette(shots: Sequence[Shot]) -> Image.Image:
+    """Return one palette for all frames, or colours would flicker.
 
-    Each counts for as long as it is shown, the held one for at most half as much as all the others.
+    Each frame counts by its seconds, a held one at most half as much as all the others.
     """
     shortest, most = min(shot.seconds for shot in shots), max(1, len(shots) // 2)
     sample = [shot.picture for shot in shots for _ in range(min(most, round(shot.seconds / shortest)))]

@@ -1,4 +1,4 @@
-"""A film for every player: H.264 by ffmpeg, with the settings as its comment."""
+"""A film for every player: H.264 by ffmpeg, with its settings as the comment."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from clipgen.export.protocol import Film, Writer
 
 
 class Mp4(Writer):
-    """As browsers play it: yuv420p, even sides, the index in front."""
+    """A film as browsers play it: yuv420p, even sides, the index in front."""
 
     mime = "video/mp4"
     loops = False
     streams = True
-    longest = 16_384
+    max_side = 16_384
 
-    def write(self, film: Film, file: Path, notes: str) -> None:
+    def write(self, film: Film, file: Path, settings: str) -> None:
         from imageio_ffmpeg import get_ffmpeg_exe
 
         try:
@@ -35,24 +35,24 @@ class Mp4(Writer):
         width, height = (side + side % 2 for side in film.size)
         film = replace(film, size=(width, height))
         rate = str(Fraction(film.fps).limit_denominator())
-        # Not through imageio, which takes a film that ffmpeg could not finish for a whole one.
+        # Not through imageio, which ignores that ffmpeg could not finish a film.
         command = [program, "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
         command += ["-r", rate, "-i", "-", "-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p"]
         command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_range", "tv"]
         command += ["-color_primaries", "bt709", "-color_trc", "bt709", "-movflags", "+faststart"]
-        if notes and len(notes) < 30_000:  # Windows takes no longer command line
-            command += ["-metadata", f"comment={notes}"]
+        if settings and len(settings) < 30_000:  # Windows takes no longer command line
+            command += ["-metadata", f"comment={settings}"]
         command.append(f"file:{file}")
         # A session of its own: Ctrl-C is ours to handle.
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as ffmpeg:
-            # Read while it is fed: ffmpeg waits as soon as nobody reads what it complains of, and so would we.
-            complaints = deque[bytes](maxlen=20)
-            reader = Thread(target=lambda: complaints.extend(cast(IO[bytes], ffmpeg.stderr)), daemon=True)
+            # Read its errors while writing pictures: ffmpeg waits when nobody reads them, and so would we.
+            errors = deque[bytes](maxlen=20)
+            reader = Thread(target=lambda: errors.extend(cast(IO[bytes], ffmpeg.stderr)), daemon=True)
             reader.start()
             try:
                 with suppress(BrokenPipeError), cast(IO[bytes], ffmpeg.stdin) as pipe:  # ffmpeg says why
                     for shot, ticks in film.ticks(film.fps):
-                        data = film.sized(shot.picture).tobytes()
+                        data = film.resize(shot.picture).tobytes()
                         for _ in range(ticks):
                             pipe.write(data)
                 reader.join()
@@ -61,10 +61,10 @@ class Mp4(Writer):
                 reader.join()
                 raise
         if ffmpeg.returncode:
-            lines = b"".join(complaints).decode(errors="replace").strip().splitlines()
+            lines = b"".join(errors).decode(errors="replace").strip().splitlines()
             why = lines[-1].rpartition("] ")[2] if lines else f"it ended with status {ffmpeg.returncode}"
             raise OSError(f"ffmpeg: {why}")
 
-    def notes(self, file: Path) -> str | None:
+    def read_settings(self, file: Path) -> str | None:
         with file.open("rb"):
             raise ValueError("the comment of an MP4 is for players")

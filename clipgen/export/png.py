@@ -1,4 +1,4 @@
-"""A picture, with the settings in a text chunk, and its scores in another."""
+"""A picture, with its settings in a text chunk and its scores in another."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Png(Writer):
     mime = "image/png"
     film = False
 
-    def write(self, film: Film, file: Path, notes: str) -> None:
-        chunk = PngInfo()
-        if notes:
-            chunk.add_itxt("clipgen", notes)
-        for shot in film.shots:
-            if shot.scores:
-                chunk.add_itxt("clipgen scores", json.dumps(dict(shot.scores)))
-            film.sized(shot.picture).save(file, pnginfo=chunk)
+    def write(self, film: Film, file: Path, settings: str) -> None:
+        chunks = PngInfo()
+        if settings:
+            chunks.add_itxt("clipgen", settings)
+        (shot,) = film.shots
+        if shot.scores:
+            chunks.add_itxt("clipgen scores", json.dumps(dict(shot.scores)))
+        film.resize(shot.picture).save(file, pnginfo=chunks)
 
-    def notes(self, file: Path) -> str | None:
+    def read_settings(self, file: Path) -> str | None:
         with Image.open(file, formats=["PNG"]) as image:
             return image.info.get("clipgen")

@@ -1,21 +1,21 @@
-"""What a format is given, and what it has to be able to do. To add one: a file here, and a line in the registry."""
+"""The base class of export formats, and what they are given. A new format is a file here and a line in the registry."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-NOTES = 1_000_000  # characters of settings that are read from a file
+MAX_SETTINGS = 1_000_000  # characters of settings that are read from a file
 
 
 class Shot(NamedTuple):
     """A frame while it is shown."""
 
-    picture: Any  # a PIL image; where the writer takes vectors a ``Drawing``
+    picture: Any  # a PIL image; for a writer of vectors a ``Drawing``
     seconds: float
     number: int  # of the frame, from 0; a film that runs back shows a frame twice
     scores: Mapping[str, float]  # "step", "clip", "loss" and others; empty where they are not known
@@ -23,45 +23,49 @@ class Shot(NamedTuple):
 
 @dataclass(frozen=True)
 class Film:
-    """What is written: shots in the order in which they are shown, and how."""
+    """Shots in the order in which they are shown."""
 
     shots: Iterable[Shot]
     size: tuple[int, int]  # (width, height) in the file
-    fps: float  # as it was asked for; the seconds of the shots are what counts
+    fps: float  # the rate that was set; the seconds of the shots are what counts
     loop: bool
 
-    def sized(self, picture: Image.Image) -> Image.Image:
-        """A picture as it is written: RGB, and of the film's size."""
+    def resize(self, picture: Image.Image) -> Image.Image:
+        """Return a picture in RGB and in the film's size."""
         return picture.convert("RGB").resize(self.size, Image.Resampling.LANCZOS)
 
     def ticks(self, rate: float) -> Iterator[tuple[Shot, int]]:
-        """Every shot with its whole ticks of 1 / ``rate`` seconds; what is rounded off one goes to the next."""
-        time, told = 0.0, 0
+        """Yield each shot with its whole ticks of 1 / ``rate`` seconds; rounding errors go to the next shot."""
+        time, total = 0.0, 0
         for shot in self.shots:
             time += shot.seconds
-            yield shot, round(time * rate) - told
-            told = round(time * rate)
+            yield shot, round(time * rate) - total
+            total = round(time * rate)
 
 
-class Writer(Protocol):
-    """One format of files. A class that names this one as its base takes what it leaves out from here."""
+class Writer:
+    """A format of files; subclasses say how it differs from these defaults."""
 
     mime: str
-    film: bool = True  # False: of a film it keeps the last frame
+    film: bool = True  # False: of a film only the last frame is written
     vectors: bool = False  # True: it takes drawings instead of pictures
-    loops: bool = True  # False: whether it begins again is up to the player
+    loops: bool = True  # False: the player decides whether a film begins again
     streams: bool = False  # True: it takes each shot once, so that a long film need not be held in memory
-    fastest: float = 60  # frames a second that players keep up with
-    longest: int = 65_535  # pixels of a side that the format can hold
+    max_fps: float = 60  # frames a second that players keep up with
+    max_side: int = 65_535  # pixels that the format can hold
 
-    def write(self, film: Film, file: Path, notes: str) -> None:
-        """Write a film of at least one shot; ``notes``: the settings as JSON, empty for none.
+    def write(self, film: Film, file: Path, settings: str) -> None:
+        """Write a film of at least one shot, with its settings as JSON ("" for none).
 
-        Raises OSError for a place that cannot be written.
+        Raises:
+            OSError: The file cannot be written.
         """
+        raise NotImplementedError
 
-    def notes(self, file: Path) -> str | None:
-        """The settings that a file of this format carries, as it has them, None for none.
+    def read_settings(self, file: Path) -> str | None:
+        """Return the settings that a file carries, as they were written, None for none.
 
-        Raises anything for a file that is of another format, or damaged.
+        Raises:
+            Exception: Of any kind, for a file that is of another format or damaged.
         """
+        raise NotImplementedError

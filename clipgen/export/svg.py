@@ -1,7 +1,7 @@
 """A drawing as vectors, sharp at any size; and the film of its making, which browsers play (SMIL).
 
-Strokes are paths, ellipses the images of a unit circle, polygons polygons. In a film each mark keeps its element, and
-moves in straight lines from frame to frame. Where films are not played, the last frame is seen.
+Strokes are paths, ellipses images of a unit circle, polygons polygons. In a film each mark keeps its element, and
+moves in straight lines from frame to frame. Where films are not played, the last frame is shown.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 
-from clipgen.export.protocol import NOTES, Film, Writer
+from clipgen.export.protocol import MAX_SETTINGS, Film, Writer
 from clipgen.images.drawing import Drawing, Mark, Point
 
-_ROUND = 0.5522847  # of a half axis: how far the handles of four curves lie that are a circle but for 0.03%
+_HANDLE = 0.5522847  # of a half axis: handles of four Bezier curves that are a circle but for 0.03%
 _METADATA = re.compile(r'<metadata id="clipgen">([^<]*)</metadata>')
 
 
@@ -24,87 +24,80 @@ class Svg(Writer):
     film = False
     vectors = True
 
-    def write(self, film: Film, file: Path, notes: str) -> None:
+    def write(self, film: Film, file: Path, settings: str) -> None:
         shots = list(film.shots)
         drawings: list[Drawing] = [shot.picture for shot in shots]
-        last, total = drawings[-1], sum(shot.seconds for shot in shots)
+        total = sum(shot.seconds for shot in shots)
         times = [sum(shot.seconds for shot in shots[:i]) / total for i in range(len(shots))]
         timing = f'dur="{total:.3f}s" ' + ('repeatCount="indefinite"' if film.loop else 'fill="freeze"')
-        width, height = last.size
+        width, height = drawings[-1].size
         lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">']
-        if notes:
-            lines.append(f'<metadata id="clipgen">{html.escape(notes, quote=False)}</metadata>')
+        if settings:
+            lines.append(f'<metadata id="clipgen">{html.escape(settings, quote=False)}</metadata>')
         lines.append(f'<path d="M0 0H{width}V{height}H0z" fill="#fff"/>')
-        film_of_each = zip(*(drawing.marks for drawing in drawings), strict=True)
-        for style, group in groupby(film_of_each, key=lambda marks: _common(marks[-1])):
+        marks_over_time = zip(*(drawing.marks for drawing in drawings), strict=True)
+        for style, group in groupby(marks_over_time, key=lambda marks: _common_style(marks[-1])):
             lines += [f"<g {style}>", *(_element(marks, [*times, 1.0], timing) for marks in group), "</g>"]
         file.write_text("\n".join([*lines, "</svg>\n"]), "utf-8", "replace", "\n")
 
-    def notes(self, file: Path) -> str | None:
-        """The settings stand before the marks, so that no more of the file is read."""
+    def read_settings(self, file: Path) -> str | None:
         with file.open(encoding="utf-8-sig", errors="replace") as text:
-            head = text.read(2 * NOTES)
+            head = text.read(2 * MAX_SETTINGS)  # the settings stand before the marks
         if not head.lstrip().startswith(("<svg", "<?xml")):
             raise ValueError("it does not begin as an SVG")
-        found = _METADATA.search(head)
-        return html.unescape(found[1]) if found else None
+        match = _METADATA.search(head)
+        return html.unescape(match[1]) if match else None
 
 
-def _common(mark: Mark) -> str:
-    """What neighbours say once for all of them."""
+def _common_style(mark: Mark) -> str:
     return 'fill="none" stroke-linecap="round" stroke-linejoin="round"' if mark.kind == "stroke" else 'stroke="none"'
 
 
 def _element(marks: Sequence[Mark], times: Sequence[float], timing: str) -> str:
-    """A mark as it is at last, with an ``animate`` for everything about it that changes."""
-    name, looks = _look(marks[-1], len(marks) > 1)
-    said = "".join(f' {key}="{value}"' for key, value in looks.items())
-    told = "".join(_changes(marks, times, timing)) if len(marks) > 1 else ""
-    return f"<{name}{said}>{told}</{name}>" if told else f"<{name}{said}/>"
+    """Return the element of a mark as it is in the last frame, with an ``animate`` for each attribute that changes."""
+    tag, attributes = _describe(marks[-1], len(marks) > 1)
+    text = "".join(f' {name}="{value}"' for name, value in attributes.items())
+    animations = "".join(_animate(marks, times, timing)) if len(marks) > 1 else ""
+    return f"<{tag}{text}>{animations}</{tag}>" if animations else f"<{tag}{text}/>"
 
 
-def _changes(marks: Sequence[Mark], times: Sequence[float], timing: str) -> Iterator[str]:
-    looks = [_look(mark, True)[1] for mark in marks]
-    for key, last in looks[-1].items():
-        values = [*(look[key] for look in looks), last]
-        if len(set(values)) > 1:
-            # Of a value that stays for a while, its first and last moment are enough.
-            stays = [set(values[max(0, i - 1) : i + 2]) == {value} for i, value in enumerate(values)]
-            kept = [i for i in range(len(values)) if i in (0, len(values) - 1) or not stays[i]]
-            moments, told = ";".join(_number(times[i], 4) for i in kept), ";".join(values[i] for i in kept)
-            yield f'<animate attributeName="{key}" values="{told}" keyTimes="{moments}" {timing}/>'
+def _animate(marks: Sequence[Mark], times: Sequence[float], timing: str) -> Iterator[str]:
+    frames = [_describe(mark, True)[1] for mark in marks]
+    for name, last in frames[-1].items():
+        values = [*(attributes[name] for attributes in frames), last]
+        if len(set(values)) == 1:
+            continue
+        # Where a value stays the same, its first and last moment are enough.
+        inner = range(1, len(values) - 1)
+        keys = [0, *(i for i in inner if not values[i - 1] == values[i] == values[i + 1]), len(values) - 1]
+        key_times, key_values = ";".join(_number(times[i], 4) for i in keys), ";".join(values[i] for i in keys)
+        yield f'<animate attributeName="{name}" values="{key_values}" keyTimes="{key_times}" {timing}/>'
 
 
-def _look(mark: Mark, moving: bool) -> tuple[str, dict[str, str]]:
-    """An element's name and attributes. An ellipse that moves is four curves: browsers move no matrix."""
+def _describe(mark: Mark, moving: bool) -> tuple[str, dict[str, str]]:
+    """Return the tag and attributes of a mark. A moving ellipse is four curves: browsers animate no matrix."""
     paint, colour = "stroke" if mark.kind == "stroke" else "fill", "#{:02x}{:02x}{:02x}".format(*mark.colour)
-    looks = {paint: colour, f"{paint}-opacity": _number(mark.opacity, 3)}
+    style = {paint: colour, f"{paint}-opacity": _number(mark.opacity, 3)}
     if mark.kind == "stroke":
         first, *others = mark.points
-        return "path", {"d": f"M{_at(first)}C{_places(others)}"} | looks | {"stroke-width": _number(mark.width)}
+        return "path", {"d": f"M{_points([first])}C{_points(others)}"} | style | {"stroke-width": _number(mark.width)}
     if mark.kind == "polygon":
-        return "polygon", {"points": _places(mark.points)} | looks
+        return "polygon", {"points": _points(mark.points)} | style
     (x, y), *ends = mark.points
     (a, b), (c, d) = ((px - x, py - y) for px, py in ends)
     if not moving:
         matrix = f"matrix({' '.join(_number(n, 3) for n in (a, b, c, d, x, y))})"
-        return "ellipse", {"rx": "1", "ry": "1", "transform": matrix} | looks
-    turns = [(a, b), (c, d), (-a, -b), (-c, -d), (a, b)]
-    curve = f"M{_at((x + a, y + b))}"
-    for (px, py), (qx, qy) in pairwise(turns):
-        out, back = (x + px + _ROUND * qx, y + py + _ROUND * qy), (x + qx + _ROUND * px, y + qy + _ROUND * py)
-        curve += f"C{_places([out, back, (x + qx, y + qy)])}"
-    return "path", {"d": f"{curve}z"} | looks
+        return "ellipse", {"rx": "1", "ry": "1", "transform": matrix} | style
+    curve = f"M{_points([(x + a, y + b)])}"
+    for (px, py), (qx, qy) in pairwise([(a, b), (c, d), (-a, -b), (-c, -d), (a, b)]):
+        handles = (x + px + _HANDLE * qx, y + py + _HANDLE * qy), (x + qx + _HANDLE * px, y + qy + _HANDLE * py)
+        curve += f"C{_points([*handles, (x + qx, y + qy)])}"
+    return "path", {"d": f"{curve}z"} | style
 
 
-def _number(value: float, places: int = 2) -> str:
-    """As short as can be."""
-    return f"{round(value, places):g}" if abs(value) < 1e4 else f"{value:.0f}"
+def _number(value: float, digits: int = 2) -> str:
+    return f"{round(value, digits):g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
-def _at(point: Point) -> str:
-    return f"{_number(point[0])} {_number(point[1])}"
-
-
-def _places(points: Sequence[Point]) -> str:
-    return " ".join(map(_at, points))
+def _points(points: Sequence[Point]) -> str:
+    return " ".join(f"{_number(x)} {_number(y)}" for x, y in points)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from clipgen.storage.weights import cache, converted, converted_from, origin, version
 
-# What `atomic` and the downloads write to until it is whole.
-_PARTIAL = re.compile(r"\.[^/]+\.([0-9a-f]{8}\.(part|etag|hub)|\d+\.part)")
+# What `atomic_write` and the downloads write to until it is whole; the last is that of older versions.
+_PARTIAL = re.compile(r"\.([0-9a-f]{8}\.part(\.\w+)?|[^/]+\.[0-9a-f]{8}\.(part|etag|hub)|[^/]+\.\d+\.part)")
 _COPY = re.compile(r".+-[0-9a-f]{12}\.safetensors")
 _STILL = 3600.0  # seconds; whatever is younger may be in the making
 

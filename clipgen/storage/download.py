@@ -20,9 +20,10 @@ from tqdm.auto import tqdm
 
 import clipgen
 from clipgen.progress import listened, tell
+from clipgen.storage.files import atomic_write
 from clipgen.storage.network import Unreachable, ask, check_reachable
 from clipgen.storage.sources import LARGEST, Source, Wrong, check_format, sha256
-from clipgen.storage.weights import atomic, cache
+from clipgen.storage.weights import cache
 
 _TRIES = 5
 DRIP, SPAN = 64_000, 60.0  # fewer bytes than this in so many seconds are no download
@@ -280,5 +281,6 @@ def _check_sum(file: Path, expected: str, mark: str) -> None:
     digest = sha256(file)
     if not digest.startswith(expected):
         raise Wrong(f"its SHA-256 is {digest[:16]}..., and it should be {expected[:16]}...")
-    with _LEDGER, atomic(cache() / "checksums.json") as fresh:
+    cache().mkdir(parents=True, exist_ok=True)
+    with _LEDGER, atomic_write(cache() / "checksums.json") as fresh:
         fresh.write_text(json.dumps(_ledger() | {mark: digest}, indent=1), "utf-8")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import sys
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +21,7 @@ from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
 from clipgen.storage import pickles
+from clipgen.storage.files import atomic_write
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -188,7 +187,8 @@ def as_safetensors(file: str | Path, wanted: Collection[str] = (), name: str = "
         )
     if not tensors:
         raise ClipgenError(f"{file}: there are no weights in this file; get it again from its publisher")
-    with atomic(copy) as part:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(copy) as part:
         save_file(tensors, part, {"origin": json.dumps(source)})
     if name and file.is_relative_to(cache()):
         size, kept = file.stat().st_size / 1e6, copy.stat().st_size / 1e6
@@ -199,18 +199,6 @@ def as_safetensors(file: str | Path, wanted: Collection[str] = (), name: str = "
 
 def _is_weight(name: str) -> bool:
     return not name.startswith("loss.") and name not in _NOTES
-
-
-@contextmanager
-def atomic(file: Path) -> Iterator[Path]:
-    """A name to write to, nobody else's, which becomes ``file`` only when all went well."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
-    try:
-        yield part
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def is_torchscript(file: str | Path) -> bool:

@@ -13,12 +13,12 @@ from typing import Any
 from PIL import Image
 
 from clipgen.errors import ClipgenError
-from clipgen.export.part import part_of
 from clipgen.images.sheets import contact_sheet, grid, png_bytes
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES
 from clipgen.runs.together import alike
 from clipgen.setting import check_count
+from clipgen.storage.files import atomic_write
 from clipgen.studies import page
 from clipgen.studies.grid import expand_grid
 from clipgen.studies.local import gpus
@@ -151,14 +151,13 @@ class Study:
         """
         file = page.check(file)
         try:
-            with part_of(file) as part:
+            with atomic_write(file) as part:
                 if part.suffix == ".html":
                     page.write(self.rows, self.varied, self.template, part)
                 elif part.suffix == ".png":
                     self.sheet().save(part)
                 else:
                     write_csv([row.record for row in self.rows], part)
-                os.replace(part, file)
         except OSError as error:
             raise ClipgenError(f"output={str(file)!r}: {error.strerror}; choose a place that has room") from error
         return file

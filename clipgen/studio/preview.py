@@ -13,7 +13,7 @@ import ipywidgets as widgets
 from PIL import Image
 
 from clipgen.errors import ClipgenError
-from clipgen.export.parting import parted
+from clipgen.export.disagreement import find_disagreements
 from clipgen.images.sheets import repeated
 from clipgen.progress import Download
 from clipgen.runs.course import liked
@@ -217,7 +217,7 @@ def draw_curve(rows: Rows, index: int) -> str:
         lines += f'<polyline points="{" ".join(some)}" fill="none" stroke="currentColor" stroke-width="1.5"{dash}/>'
         lines += f'<circle cx="{x}" cy="{y}" r="3.5" fill="currentColor"/>'
         labels.append(f"{label} from {low:.3f} to {high:.3f}")
-    spans = [(xs[begin], max(xs[end] - xs[begin], 1.5)) for begin, end in parted(rows)]
+    spans = [(xs[begin], max(xs[end] - xs[begin], 1.5)) for begin, end in find_disagreements(rows)]
     shades = "".join(f'<rect x="{x:.1f}" width="{width:.1f}" height="60" opacity="0.15"/>' for x, width in spans)
     legend = "dashed: the judge" if len(labels) > 1 else ""
     if spans:

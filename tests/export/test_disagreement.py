@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from clipgen.export.disagreement import find_disagreements
 from clipgen.export.film import export
-from clipgen.export.parting import parted
 from clipgen.studio.preview import draw_curve
 
 
@@ -25,7 +25,7 @@ def up_and_down(top):
 
 @pytest.mark.parametrize("top", [12, 20, 28])
 def test_it_begins_where_the_judge_turns(top):
-    ((first, last),) = parted(film(up_and_down(top)))
+    ((first, last),) = find_disagreements(film(up_and_down(top)))
     assert abs(first - top) <= 3 and last >= 37
 
 
@@ -43,7 +43,7 @@ def test_it_begins_where_the_judge_turns(top):
     ids=["none", "few frames", "both rise", "the judge rests", "both fall", "no judge", "no numbers"],
 )
 def test_they_agree(rows):
-    assert parted(rows) == []
+    assert find_disagreements(rows) == []
 
 
 def test_the_page_and_the_studio_shade_it(tmp_path):
