@@ -96,8 +96,8 @@ class CommandParser(argparse.ArgumentParser):
             return options
         if not unknown[0].startswith("-"):
             raise ClipgenError(f"{unknown[0]!r}: is one too many; if it is a part of the prompt, put it in quotes")
-        known = [option for action in self._actions for option in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
+        names = [name for action in self._actions for name in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], names, 1)
         hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
         raise ClipgenError(f"{unknown[0]}: there is no such option; {hint}")
 

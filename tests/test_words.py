@@ -24,7 +24,33 @@ RETIRED = set(
 """,
     )
 )
-UNFINISHED = {path.name for path in PACKAGE.iterdir()} - {"studio", "setting.py"}  # rooms that still have some
+# Rooms that still have some.
+UNFINISHED = [
+    "batched.py",
+    "clip",
+    "commands.py",
+    "cutouts",
+    "device.py",
+    "drawn.py",
+    "fast",
+    "generators",
+    "images",
+    "inits.py",
+    "inspect",
+    "losses",
+    "memory.py",
+    "mini",
+    "optimize.py",
+    "optimizers.py",
+    "precision.py",
+    "priors",
+    "progress.py",
+    "registry.py",
+    "runs",
+    "scaling.py",
+    "storage",
+    "studies",
+]
 
 
 def words(name: str) -> set[str]:
