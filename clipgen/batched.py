@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipgen.clip.base import Perceptor
+from clipgen.clip.protocol import Perceptor
 from clipgen.losses.objectives import Moment
 from clipgen.losses.prompt_loss import Look, PromptLoss
 from clipgen.memory import empty, scarce

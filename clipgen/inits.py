@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.clip.base import Perceptor
+from clipgen.clip.protocol import Perceptor
 from clipgen.generators.protocol import Parameterisation
 from clipgen.images import masks
 from clipgen.images.reading import to_tensor

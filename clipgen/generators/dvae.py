@@ -162,9 +162,9 @@ class DVAE(Codes):
 
 def load(name: str, entry: Entry, device: torch.device) -> Codebook:
     """OpenAI's dVAE from its two pickled halves."""
-    halves = zip(("encoder", "decoder"), map(remote.tensors, entry.files), strict=True)
+    halves = zip(("encoder", "decoder"), map(remote.fetch_weights, entry.files), strict=True)
     tensors = {f"{half}.{key}": value for half, file in halves for key, value in file.items()}
-    return Codebook(name, weights.fitted(DVAE, entry.config, tensors, name).to(device), entry.side)
+    return Codebook(name, weights.build_net(DVAE, entry.config, tensors, name).to(device), entry.side)
 
 
 def map_pixels(images: Tensor) -> Tensor:

@@ -21,19 +21,19 @@ from clipgen.storage import remote, weights
 
 def load(name: str, entry: Entry, device: torch.device) -> Codebook:
     """A published VQGAN in taming's format."""
-    return _from_taming(name, entry, device, lambda wanted: remote.tensors(entry.files[0], wanted))
+    return _from_taming(name, entry, device, lambda wanted: remote.fetch_weights(entry.files[0], wanted))
 
 
 def load_llamagen(name: str, entry: Entry, device: torch.device) -> Codebook:
     """LlamaGen's tokenizer."""
-    net = weights.fitted(VQModel, entry.config, from_llamagen(remote.tensors(entry.files[0])), name)
+    net = weights.build_net(VQModel, entry.config, from_llamagen(remote.fetch_weights(entry.files[0])), name)
     return Codebook(name, net.to(device), entry.side)
 
 
 def load_file(name: str, entry: Entry, device: torch.device) -> Codebook:
     """A checkpoint of one's own; ``name`` is its path."""
-    read = weights.as_safetensors
-    return _from_taming(name, entry, device, lambda wanted: weights.read(read(name, wanted))[0])
+    convert = weights.as_safetensors
+    return _from_taming(name, entry, device, lambda wanted: weights.load_weights(convert(name, wanted))[0])
 
 
 _FIRST_STAGE = "first_stage_model."  # what a transformer's checkpoint calls the VQGAN that it brings along
@@ -46,11 +46,11 @@ def _from_taming(
 
     Checkpoints bring more than the net: a transformer, a discriminator under any name, matrices of other versions.
     """
-    net = weights.empty(VQModel, entry.config)
+    net = weights.build_empty(VQModel, entry.config)
     names = list(net.state_dict())
     tensors = read(names + [_FIRST_STAGE + key for key in names])
     prefix = _FIRST_STAGE if any(key.startswith(_FIRST_STAGE) for key in tensors) else ""
-    weights.fit(net, {key: tensors[prefix + key] for key in names if prefix + key in tensors}, name)
+    weights.assign_weights(net, {key: tensors[prefix + key] for key in names if prefix + key in tensors}, name)
     return Codebook(name, net.to(device), entry.side)
 
 

@@ -125,7 +125,9 @@ class VAE(Computing, Continuous):
 
 def load(name: str, entry: Entry, device: torch.device) -> VAE:
     """TAESD and its sisters; ``entry.config`` may give ``channels``."""
-    net = weights.fitted(TAESD, entry.config, weights.read(weights.as_safetensors(fetch(entry.files[0])))[0], name)
+    net = weights.build_net(
+        TAESD, entry.config, weights.load_weights(weights.as_safetensors(fetch(entry.files[0])))[0], name
+    )
     return VAE(name, net, entry.side, device)
 
 

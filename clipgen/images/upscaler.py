@@ -12,7 +12,7 @@ from PIL import Image
 from clipgen.device import pick
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_image, to_tensor
-from clipgen.storage.weights import as_safetensors, read
+from clipgen.storage.weights import as_safetensors, load_weights
 
 _WRAPPED = ("params_ema.", "params.")  # where the files of Real-ESRGAN and its kin keep the weights; the better first
 
@@ -28,7 +28,7 @@ def load_upscaler(file: str | Path) -> Callable[[Image.Image], Image.Image]:
         raise ClipgenError(f'upscale={str(file)!r} is read by spandrel, which is missing; pip install ".[upscale]"')
     from spandrel import ImageModelDescriptor, ModelLoader
 
-    tensors, _ = read(as_safetensors(file))
+    tensors, _ = load_weights(as_safetensors(file))
     for prefix in _WRAPPED:
         if inner := {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}:
             tensors = inner

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from clipgen.clip.base import Perceptor
+from clipgen.clip.protocol import Perceptor
 from clipgen.images.heat import WARM, heated
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import contact_sheet, enlarge, png_bytes

@@ -24,5 +24,5 @@ def load_dvae(name: str, entry: Entry, device: torch.device) -> Codebook:
 
 
 def _load(kind: type[Codes], stem: str, name: str, entry: Entry, device: torch.device) -> Codebook:
-    tensors, config = weights.read(WEIGHTS / f"{stem}.safetensors")
-    return Codebook(name, weights.fitted(kind, config, tensors, name).to(device), entry.side)
+    tensors, config = weights.load_weights(WEIGHTS / f"{stem}.safetensors")
+    return Codebook(name, weights.build_net(kind, config, tensors, name).to(device), entry.side)

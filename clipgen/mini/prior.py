@@ -154,10 +154,10 @@ class EmbeddedPrior:
 
     def __init__(self, name: str = "mini", device: torch.device | str = "cpu"):
         self.name, self.device = name, torch.device(device)
-        tensors, config = weights.read(WEIGHTS / "prior.safetensors")
+        tensors, config = weights.load_weights(WEIGHTS / "prior.safetensors")
         self.tower = EmbeddedCLIP(device=device).net.text
         words = self.tower.tokens.weight.detach()
-        net = weights.fitted(partial(Transformer, words), config, tensors, name)
+        net = weights.build_net(partial(Transformer, words), config, tensors, name)
         net.words = words
         self.net = net.to(device, devices.PRECISIONS[devices.full_range(self.device)]).eval().requires_grad_(False)
         self.side, self.codes = net.side, net.codes

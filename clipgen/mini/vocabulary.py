@@ -33,7 +33,7 @@ class DrawingNames(NamedTuple):
 @cache  # the contents of a file
 def drawing_names() -> DrawingNames:
     """Return the 1,467 names of drawings."""
-    tensors, config = weights.read(WEIGHTS / "names.safetensors")
+    tensors, config = weights.load_weights(WEIGHTS / "names.safetensors")
     return DrawingNames(config["names"], tensors["embeddings"])
 
 

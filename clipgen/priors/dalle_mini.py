@@ -229,8 +229,8 @@ class DalleMini:
         self.name, entry = name, MODELS[name]
         self.device = torch.device(device)
         self.tokenizer = Tokenizer(remote.fetch(entry.vocabulary), remote.fetch(entry.merges))
-        encoder = weights.empty(Encoder, {"words": entry.words, **entry.config})
-        decoder = weights.empty(Decoder, {"codes": entry.codes, **entry.config})
+        encoder = weights.build_empty(Encoder, {"words": entry.words, **entry.config})
+        decoder = weights.build_empty(Decoder, {"codes": entry.codes, **entry.config})
         # One after the other: as they are read, in float32, mega's take 4 and 6 GB.
         self.encoder = _load(encoder, entry.encoder, self.device)
         self.decoder = _load(decoder, entry.decoder, self.device)
@@ -277,5 +277,5 @@ def _load(net: Net, file: Remote, device: torch.device) -> Net:
         for name, norm in net.named_modules()
         if isinstance(norm, nn.LayerNorm) and name.endswith(_SHIFT_ONLY)
     }
-    weights.fit(net, scales | weights.read(weights.as_safetensors(remote.fetch(file)))[0], file.name)
+    weights.assign_weights(net, scales | weights.load_weights(weights.as_safetensors(remote.fetch(file)))[0], file.name)
     return net.eval().requires_grad_(False).to(device, torch.float16 if device.type == "cuda" else torch.float32)

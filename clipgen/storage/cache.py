@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipgen.storage.weights import cache, converted, converted_from, origin, version
+from clipgen.storage.weights import cache_folder, converted, converted_from, origin, version
 
 # What `atomic_write` and the downloads write to until it is whole; the last is that of older versions.
 _PARTIAL = re.compile(r"\.([0-9a-f]{8}\.part(\.\w+)?|[^/]+\.[0-9a-f]{8}\.(part|etag|hub)|[^/]+\.\d+\.part)")
@@ -42,21 +42,21 @@ def prune() -> list[Item]:
     gone = [item for item in items() if item.spare]
     for item in gone:
         item.file.unlink(missing_ok=True)
-    for folder, _, _ in os.walk(cache(), topdown=False):
-        if _PARTIAL.search(folder.removeprefix(str(cache()))) and not os.listdir(folder):
+    for folder, _, _ in os.walk(cache_folder(), topdown=False):
+        if _PARTIAL.search(folder.removeprefix(str(cache_folder()))) and not os.listdir(folder):
             os.rmdir(folder)
     return gone
 
 
 def _files() -> Iterator[Path]:
-    for folder, _, names in os.walk(cache()):
+    for folder, _, names in os.walk(cache_folder()):
         for file in (Path(folder, name) for name in names):
             if file.is_file() and not file.is_symlink():
                 yield file
 
 
 def _kind(file: Path) -> tuple[str, bool]:
-    inside = file.relative_to(cache())
+    inside = file.relative_to(cache_folder())
     if any(_PARTIAL.fullmatch(part) for part in inside.parts):
         return "unfinished", time.time() - file.stat().st_mtime > _STILL
     if inside.parts[0] == "converted":

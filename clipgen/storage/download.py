@@ -23,7 +23,7 @@ from clipgen.progress import listened, tell
 from clipgen.storage.files import atomic_write
 from clipgen.storage.network import Unreachable, ask, check_reachable
 from clipgen.storage.sources import LARGEST, Source, Wrong, check_format, sha256
-from clipgen.storage.weights import cache
+from clipgen.storage.weights import cache_folder
 
 _TRIES = 5
 DRIP, SPAN = 64_000, 60.0  # fewer bytes than this in so many seconds are no download
@@ -36,7 +36,7 @@ def disk_full(error: BaseException) -> bool:
 
 def partial(source: Source, name: str, suffix: str) -> Path:
     """What is not whole yet. One for each source: two mirrors need not hold the same bytes."""
-    file = cache() / name
+    file = cache_folder() / name
     return file.with_name(f".{file.name}.{hashlib.sha256(source.where.encode()).hexdigest()[:8]}{suffix}")
 
 
@@ -72,9 +72,9 @@ def from_address(source: Source, name: str) -> Path:
             part.unlink(missing_ok=True)
             validator.unlink(missing_ok=True)
         raise
-    os.replace(part, cache() / name)
+    os.replace(part, cache_folder() / name)
     validator.unlink(missing_ok=True)
-    return cache() / name
+    return cache_folder() / name
 
 
 def _size(part: Path) -> int:
@@ -250,7 +250,7 @@ def from_hub(source: Source, name: str, own: bool) -> Path:
         source.check_size(file.stat().st_size)
         check_format(file, name)
         _check_sum(file, source.sha256 or "", source.where)
-        os.replace(file, cache() / name)
+        os.replace(file, cache_folder() / name)
     except Wrong:
         file.resolve().unlink()
         file.unlink(missing_ok=True)
@@ -258,7 +258,7 @@ def from_hub(source: Source, name: str, own: bool) -> Path:
     finally:
         if folder and folder.exists():
             shutil.rmtree(folder)
-    return cache() / name
+    return cache_folder() / name
 
 
 # --- checksums ----------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def from_hub(source: Source, name: str, own: bool) -> Path:
 
 def _ledger() -> dict[str, str]:
     """Return the checksums of what came before. Raises OSError if their file is damaged."""
-    file = cache() / "checksums.json"
+    file = cache_folder() / "checksums.json"
     try:
         sums = json.loads(file.read_text("utf-8")) if file.exists() else {}
         if not isinstance(sums, dict) or not all(isinstance(digest, str) for digest in sums.values()):
@@ -281,6 +281,6 @@ def _check_sum(file: Path, expected: str, mark: str) -> None:
     digest = sha256(file)
     if not digest.startswith(expected):
         raise Wrong(f"its SHA-256 is {digest[:16]}..., and it should be {expected[:16]}...")
-    cache().mkdir(parents=True, exist_ok=True)
-    with _LEDGER, atomic_write(cache() / "checksums.json") as fresh:
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with _LEDGER, atomic_write(cache_folder() / "checksums.json") as fresh:
         fresh.write_text(json.dumps(_ledger() | {mark: digest}, indent=1), "utf-8")

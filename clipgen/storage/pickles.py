@@ -166,7 +166,7 @@ class _Unpickler(pickle.Unpickler):
         return dtype, key, count
 
 
-def tensors(file: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+def load_tensors(file: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
     """The tensors of a checkpoint whose dotted names are ``wanted``. Raises whatever a broken file leads to."""
     with file.open("rb") as stream:
         if zipfile.is_zipfile(file):

@@ -17,7 +17,7 @@ from clipgen.storage import weights
 from clipgen.storage.download import check_hub_cache, disk_full, from_address, from_hub, in_hub_cache
 from clipgen.storage.network import Unreachable
 from clipgen.storage.sources import Source, Wrong, check_format
-from clipgen.storage.weights import cache
+from clipgen.storage.weights import cache_folder
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def cached(remote: Remote) -> Path | None:
 
 def _own(remote: Remote) -> Path | None:
     """In clipgen's own cache: the download, or the copy that outlives it."""
-    places = cache() / remote.name, weights.converted(remote.name)
+    places = cache_folder() / remote.name, weights.converted(remote.name)
     return next((file for file in places if file.is_file()), None)
 
 
@@ -86,7 +86,7 @@ def fetch(remote: Remote) -> Path:
         except OSError as error:
             if disk_full(error):
                 raise ClipgenError(
-                    f"{cache()}: the disk is full; make room, or set CLIPGEN_CACHE to another folder"
+                    f"{cache_folder()}: the disk is full; make room, or set CLIPGEN_CACHE to another folder"
                 ) from error
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             tried.append(f"{source.where}: {reason}")
@@ -97,10 +97,10 @@ def fetch(remote: Remote) -> Path:
         tried.append("no server answers: is there a network here? What ships with clipgen (mini) needs none")
     raise ClipgenError(
         f"{remote.name} could not be downloaded. Tried:\n  " + "\n  ".join(tried) + "\n"
-        f"If you have the file, put it here: {cache() / remote.name}"
+        f"If you have the file, put it here: {cache_folder() / remote.name}"
     )
 
 
-def tensors(remote: Remote, wanted: Collection[str] = ()) -> dict[str, Tensor]:
+def fetch_weights(remote: Remote, wanted: Collection[str] = ()) -> dict[str, Tensor]:
     """The weights of a published file, downloaded and converted if need be: all, or the ``wanted`` names."""
-    return weights.read(weights.as_safetensors(fetch(remote), wanted, remote.name))[0]
+    return weights.load_weights(weights.as_safetensors(fetch(remote), wanted, remote.name))[0]

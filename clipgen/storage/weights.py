@@ -26,7 +26,7 @@ from clipgen.storage.files import atomic_write
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     """Return where downloads and converted files are kept: ``CLIPGEN_CACHE``, or ``clipgen`` in the cache folder.
 
     Raises ClipgenError where neither that nor a home folder is known.
@@ -44,7 +44,7 @@ def cache() -> Path:
 # --- our own format -----------------------------------------------------------------------------------
 
 
-def read(file: Path) -> tuple[dict[str, Tensor], dict]:
+def load_weights(file: Path) -> tuple[dict[str, Tensor], dict]:
     """(float32 tensors by name, configuration). A safetensors file holds numbers and cannot run code."""
     tensors: dict[str, Tensor] = {}
     try:
@@ -65,7 +65,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, config
 
 
-def write(file: Path, tensors: dict[str, Tensor], config: dict, eight_bit: tuple[str, ...] = ()) -> None:
+def save_weights(file: Path, tensors: dict[str, Tensor], config: dict, eight_bit: tuple[str, ...] = ()) -> None:
     """Store in 16 bits; the matrices named in ``eight_bit`` in 8 bits with one scale a row."""
     stored = {}
     for key, tensor in tensors.items():
@@ -79,7 +79,7 @@ def write(file: Path, tensors: dict[str, Tensor], config: dict, eight_bit: tuple
     save_file(stored, file, {"config": json.dumps(config)})
 
 
-def fit(net: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+def assign_weights(net: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Put ``tensors`` into ``net``, all or none. Raises ClipgenError that names what is missing or misshapen."""
     wanted = net.state_dict()
     wrong = [f"{key} is missing" for key in wanted if key not in tensors]
@@ -98,14 +98,14 @@ def fit(net: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     net.load_state_dict(tensors, assign=True)
 
 
-def fitted(kind: Callable[..., Net], config: Mapping[str, Any], tensors: dict[str, Tensor], source: str) -> Net:
-    """A net of a class, with these weights in it; no time is spent on others first. Raises ClipgenError as ``fit``."""
-    net = empty(kind, config)
-    fit(net, tensors, source)
+def build_net(kind: Callable[..., Net], config: Mapping[str, Any], tensors: dict[str, Tensor], source: str) -> Net:
+    """Return a net with these weights, and never any others. Raises ClipgenError as ``assign_weights``."""
+    net = build_empty(kind, config)
+    assign_weights(net, tensors, source)
     return net
 
 
-def empty(kind: Callable[..., Net], config: Mapping[str, Any]) -> Net:
+def build_empty(kind: Callable[..., Net], config: Mapping[str, Any]) -> Net:
     """A net of a class that knows the shapes of its weights only."""
     with torch.device("meta"), _Uninitialised():
         return kind(**config)
@@ -129,7 +129,7 @@ _NOTES = ("input_resolution", "context_length", "vocab_size")
 
 def converted(name: str) -> Path:
     """Where the safetensors copy of a download is kept, whose name in the cache folder this is."""
-    return cache() / "converted" / f"{name}.safetensors"
+    return cache_folder() / "converted" / f"{name}.safetensors"
 
 
 def converted_from(file: Path) -> Path:
@@ -173,7 +173,7 @@ def as_safetensors(file: str | Path, wanted: Collection[str] = (), name: str = "
     if origin(copy) == source:
         return copy
     try:
-        tensors = pickles.tensors(file, frozenset(wanted).__contains__ if wanted else _is_weight)
+        tensors = pickles.load_tensors(file, frozenset(wanted).__contains__ if wanted else _is_weight)
     except Exception as error:  # a broken or hostile file can fail anywhere
         raise ClipgenError(
             f"{file}: this file was not loaded, because it cannot be read as plain weights "
@@ -190,7 +190,7 @@ def as_safetensors(file: str | Path, wanted: Collection[str] = (), name: str = "
     copy.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(copy) as part:
         save_file(tensors, part, {"origin": json.dumps(source)})
-    if name and file.is_relative_to(cache()):
+    if name and file.is_relative_to(cache_folder()):
         size, kept = file.stat().st_size / 1e6, copy.stat().st_size / 1e6
         note = f"{file} ({size:.0f} MB) can be deleted: what is needed of it is kept ({kept:.0f} MB)"
         tqdm.write(f"{note}; `python -m clipgen cache --prune` does it", file=sys.stderr)

@@ -21,7 +21,6 @@ import clipgen
 from clipgen.clip import catalogue, openclip
 from clipgen.clip.openclip import remote
 from clipgen.errors import ClipgenError
-from clipgen.storage.weights import cache
 
 FARE = "hf-hub:chs20/fare4-clip"  # a ViT-L/14, says its card
 FAMILIES = {
@@ -125,7 +124,7 @@ def test_no_family_is_forgotten():
     ],
 )
 def test_a_tag_in_short(name, meant):
-    assert catalogue.family(name) is openclip.OpenCLIP and openclip.parse_name(name) == meant
+    assert catalogue.family(name) is openclip.OpenCLIP and openclip.parted(name) == meant
 
 
 @pytest.mark.parametrize("name", ["ViT-L-14/commonpool_xl", "ViT-L-14/laion400m", "ViT-L-14", "ViT-L-14/atacomp"])
@@ -149,7 +148,7 @@ def test_a_family_reads_texts_and_sees_pictures(name, hub):
         (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
         file = folder / "open_clip_model.safetensors"
     else:
-        file = cache() / remote(*name.split("/")).name
+        file = cache_folder() / remote(*name.split("/")).name
     count = save_random(architecture, file)
     assert 5e7 < count < 7e8
 

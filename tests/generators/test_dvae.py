@@ -31,10 +31,10 @@ def ours(folder):
     tensors = {
         f"{half}.{key}": value
         for half in ("encoder", "decoder")
-        for key, value in weights.read(weights.as_safetensors(folder / f"{half}.pkl"))[0].items()
+        for key, value in weights.load_weights(weights.as_safetensors(folder / f"{half}.pkl"))[0].items()
     }
     net = DVAE(n_hid=64, n_blk_per_group=2, n_init=16, vocab_size=512)
-    weights.fit(net, tensors, "dvae")
+    weights.assign_weights(net, tensors, "dvae")
     return net
 
 
@@ -69,7 +69,7 @@ def test_reading_imports_nothing_of_the_reference(release):
 import sys
 from pathlib import Path
 from clipgen.storage import weights
-tensors = weights.read(weights.as_safetensors(Path(sys.argv[1])))[0]
+tensors = weights.load_weights(weights.as_safetensors(Path(sys.argv[1])))[0]
 assert tensors["blocks.group_2.block_1.id_path.w"].shape == (128, 64, 1, 1), sorted(tensors)[:9]
 assert not any(name.startswith("dall_e") for name in sys.modules)
 """

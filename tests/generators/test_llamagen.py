@@ -40,8 +40,8 @@ def test_equal_to_the_reference(tmp_path):
     net = VQModel(
         n_embed=64, embed_dim=8, z_channels=32, ch=32, ch_mult=(1, 2, 4), num_res_blocks=2, attn_resolutions=(64,)
     )
-    tensors = weights.read(weights.as_safetensors(tmp_path / "vq_ds16_c2i.pt"))[0]
-    weights.fit(net, from_llamagen(tensors), "llamagen")
+    tensors = weights.load_weights(weights.as_safetensors(tmp_path / "vq_ds16_c2i.pt"))[0]
+    weights.assign_weights(net, from_llamagen(tensors), "llamagen")
     generator = Codebook("llamagen", net, 256)
     images = torch.rand(2, 3, 64, 64)
     assert (net.encode(images) - reference.quant_conv(reference.encoder(images * 2 - 1))).abs().max() <= 1e-5
@@ -57,7 +57,7 @@ def test_the_average_of_its_weights_is_taken_first(tmp_path):
     average, model = {"quantize.w": torch.ones(2)}, {"quantize.w": torch.zeros(2)}
     for number, saved in enumerate([{"model": model, "ema": average}, {"ema": average}, {"model": average, "ema": {}}]):
         torch.save(saved | {"steps": 3}, tmp_path / f"{number}.pt")
-        assert pickles.tensors(tmp_path / f"{number}.pt")["quantize.w"].tolist() == [1, 1]
+        assert pickles.load_tensors(tmp_path / f"{number}.pt")["quantize.w"].tolist() == [1, 1]
 
 
 def test_its_learning_rate_counts_in_deviations_of_its_codes():

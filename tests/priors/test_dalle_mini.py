@@ -49,7 +49,7 @@ PROMPTS = [
 @pytest.fixture(params=["dalle-mini", "dalle-mega"])
 def published(request, monkeypatch):
     """(name, reference encoder, reference decoder): min-dalle's nets, small, and their files where ours looks."""
-    entry, cache = MODELS[request.param], weights.cache()
+    entry, cache = MODELS[request.param], weights.cache_folder()
     monkeypatch.setitem(MODELS, request.param, dataclasses.replace(entry, config=SMALL, words=WORDS))
     encoder = DalleBartEncoder(text_vocab_count=WORDS, text_token_count=CONTEXT, **SHARED)
     decoder = DalleBartDecoder(image_vocab_count=entry.codes - 1, **SHARED)
@@ -167,7 +167,7 @@ def test_texts_are_padded_and_cut(published):
 
 def test_says_what_it_cannot_use(published):
     name, *_ = published
-    entry, cache = MODELS[name], weights.cache()
+    entry, cache = MODELS[name], weights.cache_folder()
     with pytest.raises(ClipgenError, match="plain letters"):
         DalleMini(name).start("猫", 1, 3.0)
     torch.save({"lm_head.weight": torch.zeros(4, 4)}, cache / entry.decoder.name)

@@ -50,7 +50,7 @@ def aged(file, hours=2, content=b"x" * 1000):
 def test_what_is_needed_outlives_the_download(big, server, cache, capsys):
     file = remote.fetch(big)
     tracemalloc.start()
-    tensors = remote.tensors(big, WANTED)
+    tensors = remote.fetch_weights(big, WANTED)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert list(tensors) == [WANTED[0]] and tensors[WANTED[0]].tolist() == [0, 1, 2, 3, 4, 5]
@@ -59,7 +59,7 @@ def test_what_is_needed_outlives_the_download(big, server, cache, capsys):
     assert copy.stat().st_size < 1000
     said = capsys.readouterr().err
     assert f"{file} (16 MB) can be deleted" in said and "(0 MB); `python -m clipgen cache --prune` does it" in said
-    remote.tensors(big, WANTED)
+    remote.fetch_weights(big, WANTED)
     assert "can be deleted" not in capsys.readouterr().err, "it is said once"
 
     listed = clipgen_cache()
@@ -68,26 +68,26 @@ def test_what_is_needed_outlives_the_download(big, server, cache, capsys):
     assert "Delete these?" in clipgen_cache("--prune", answer="n") and file.exists()
     assert "deleted: 1 file" in clipgen_cache("--prune") and not file.exists()
 
-    assert remote.cached(big) == copy and remote.tensors(big, WANTED).keys() == tensors.keys()
+    assert remote.cached(big) == copy and remote.fetch_weights(big, WANTED).keys() == tensors.keys()
     assert len(server.log) == 1, "nothing is downloaded again"
     copy.unlink()
-    assert remote.cached(big) is None and remote.tensors(big, WANTED).keys() == tensors.keys()
+    assert remote.cached(big) is None and remote.fetch_weights(big, WANTED).keys() == tensors.keys()
     assert len(server.log) == 2
     assert "deleted: 1 file" in clipgen_cache("--prune", answer="y") and not file.exists()
 
 
 def test_other_wants_are_converted_anew(big, cache):
-    assert list(remote.tensors(big, WANTED)) == WANTED[:1]
-    assert list(remote.tensors(big, ["transformer.weight"])) == ["transformer.weight"]
-    assert len(remote.tensors(big)) == 2
+    assert list(remote.fetch_weights(big, WANTED)) == WANTED[:1]
+    assert list(remote.fetch_weights(big, ["transformer.weight"])) == ["transformer.weight"]
+    assert len(remote.fetch_weights(big)) == 2
     with pytest.raises(ClipgenError, match=r"last\.ckpt: these weights are of another model, decoder\.weight and all"):
-        remote.tensors(big, ["decoder.weight"])
+        remote.fetch_weights(big, ["decoder.weight"])
 
 
 def test_a_download_that_changed_is_kept(big, cache):
-    remote.tensors(big, WANTED)
+    remote.fetch_weights(big, WANTED)
     torch.save({"encoder.weight": torch.ones(2)}, cache / big.name)
-    assert folder.prune() == [] and remote.tensors(big, WANTED)["encoder.weight"].tolist() == [1, 1]
+    assert folder.prune() == [] and remote.fetch_weights(big, WANTED)["encoder.weight"].tolist() == [1, 1]
     assert [item.file for item in folder.prune()] == [cache / big.name]
 
 

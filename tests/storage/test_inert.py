@@ -31,7 +31,7 @@ def test_settings_of_omegaconf_and_argparse(protocol, legacy, tmp_path, cache):
     torch.save(tree, file, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
     named = b"__builtin__\nlong" if protocol == 2 else b"builtins"
     assert named in file.read_bytes() and b"omegaconf" in file.read_bytes() and b"argparse" in file.read_bytes()
-    assert weights.read(weights.as_safetensors(file))[0]["weight"].tolist() == [0, 1, 2]
+    assert weights.load_weights(weights.as_safetensors(file))[0]["weight"].tolist() == [0, 1, 2]
 
 
 # --- by hand: opcodes that no honest pickler writes ---------------------------------------------------
@@ -97,7 +97,7 @@ def test_a_stand_in_takes_everything_and_does_nothing(module, attribute, tmp_pat
     assert type(tree["made"]).__mro__[1:] == (pickles._Inert, object) and not hasattr(tree["made"], "key")
     assert vars(tree["made"]) == vars(tree["filled"]) == {} and list(vars(tree["built"])) == ["flags"]
     file = checkpoint(tmp_path / "last.ckpt", state_dict=dict_of(weight=tensor()), **kinds)
-    assert list(weights.read(weights.as_safetensors(file))[0]) == ["weight"]
+    assert list(weights.load_weights(weights.as_safetensors(file))[0]) == ["weight"]
 
 
 def pickle_of(streams):
@@ -147,7 +147,7 @@ def test_a_dictionary_that_lies_about_its_items(tmp_path, cache):
     lies = dict_of(items=name("argparse", "Namespace"), get=name("argparse", "Namespace"), keys=ORDERED)
     state = ORDERED + NOTHING + REDUCE + text("weight") + tensor() + b"s" + lies + BUILD
     file = checkpoint(tmp_path / "last.ckpt", state_dict=state)
-    assert weights.read(weights.as_safetensors(file))[0]["weight"].tolist() == [0, 1, 2]
+    assert weights.load_weights(weights.as_safetensors(file))[0]["weight"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

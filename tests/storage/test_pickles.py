@@ -131,7 +131,7 @@ def test_not_a_checkpoint(tmp_path, cache):
         weights.as_safetensors(tmp_path / "nowhere.pt")
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(ClipgenError, match="no safetensors file"):
-        weights.read(tmp_path / "bad.safetensors")
+        weights.load_weights(tmp_path / "bad.safetensors")
 
 
 def test_a_wrong_architecture_is_not_half_loaded(tmp_path, cache, monkeypatch):
@@ -140,7 +140,7 @@ def test_a_wrong_architecture_is_not_half_loaded(tmp_path, cache, monkeypatch):
     wrong = before | {"decoder.conv_in.weight": torch.zeros(3, 3), "extra": torch.zeros(1)}
     del wrong["quant_conv.bias"]
     with pytest.raises(ClipgenError) as caught:
-        weights.fit(net, wrong, "model.ckpt")
+        weights.assign_weights(net, wrong, "model.ckpt")
     for part in ("model.ckpt", "quant_conv.bias is missing", "extra is not part", "decoder.conv_in.weight is (3, 3)"):
         assert part in str(caught.value)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -167,13 +167,13 @@ def test_the_second_read_is_of_the_copy(tmp_path, cache, monkeypatch):
     file = tmp_path / "model.pt"
     torch.save({"state_dict": {"w": torch.arange(4.0), "half": torch.ones(2).half(), "loss.x": torch.ones(9)}}, file)
     copy = weights.as_safetensors(file)
-    tensors, _ = weights.read(copy)
+    tensors, _ = weights.load_weights(copy)
     assert tensors["w"].tolist() == [0, 1, 2, 3] and tensors["half"].dtype == torch.float32 and "loss.x" not in tensors
     file.write_bytes(file.read_bytes())  # the same content, newly written: read again
     assert weights.as_safetensors(file) != copy
     views = torch.arange(12.0).view(3, 4)
     torch.save({"t": views.T, "row": views[1]}, file)
-    tensors, _ = weights.read(weights.as_safetensors(file))
+    tensors, _ = weights.load_weights(weights.as_safetensors(file))
     assert torch.equal(tensors["t"], views.T) and tensors["row"].tolist() == [4, 5, 6, 7]
 
 
@@ -186,7 +186,7 @@ def test_a_part_of_a_net_stays_on_the_disk_until_it_is_used_and_goes_when_it_is_
     def maps():
         return Path("/proc/self/maps").read_text().count(str(file))
 
-    tensors, _ = weights.read(file)
+    tensors, _ = weights.load_weights(file)
     assert maps() == 2
     del tensors["decoder.weight"]
     assert maps() == 1 and tensors["decoder.bias"].sum() == 100 and tensors["encoder.weight"].sum() == 10_000

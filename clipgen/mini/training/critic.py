@@ -33,7 +33,9 @@ def train(job: Job, batch: int = 64) -> None:
     drawings = data.drawings(job.cache)
     scenes = SceneSampler(drawings, ~drawings.held_out(), SIZE, seed=6)
     model = MiniCLIP(**CONFIG)
-    before = job.shipped("clip") if (job.out / "clip.pt").exists() else weights.read(WEIGHTS / "clip.safetensors")[0]
+    before = (
+        job.shipped("clip") if (job.out / "clip.pt").exists() else weights.load_weights(WEIGHTS / "clip.safetensors")[0]
+    )
     model.load_state_dict(model.state_dict() | before)
     job.place(model.eval())  # the norms stay: negatives must not move them
     model.text.requires_grad_(False)

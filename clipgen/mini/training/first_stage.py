@@ -263,7 +263,7 @@ def train(job: Job, batch: int = 64) -> None:
     training.log(**values)
     folder = job.out / "weights"
     folder.mkdir(exist_ok=True)
-    weights.write(folder / "dvae.safetensors", {key: value.cpu() for key, value in net.folded().items()}, CONFIG)
+    weights.save_weights(folder / "dvae.safetensors", {key: value.cpu() for key, value in net.folded().items()}, CONFIG)
     pairs = torch.stack([test[:48], again[:48]], 1).flatten(0, 1)
     to_image(make_grid(pairs, nrow=12)).save(job.out / "first.webp", quality=90)
 

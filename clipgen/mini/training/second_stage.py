@@ -103,7 +103,7 @@ def train(job: Job, batch: int = 512, captions: int = 600_000) -> None:
             training.log(words=spoken, codes=codes, unseen=right, misled=misled)
     folder = job.out / "weights"
     folder.mkdir(exist_ok=True)
-    weights.write(folder / "prior.safetensors", job.shipped("second"), CONFIG)
+    weights.save_weights(folder / "prior.safetensors", job.shipped("second"), CONFIG)
     text = scenes.read(PROMPTS[:batch]).to(job.device)
     drawn, likelihoods = draw(net, text, clip.text.features(text), rng)
     best = drawn.unflatten(0, (len(text), -1))[torch.arange(len(text)), likelihoods.view(len(text), -1).argmax(1)]

@@ -67,8 +67,8 @@ class Job:
 
 def load_embedded(stem: str, kind: Callable[..., Net]) -> Net:
     """An embedded model as the package has it."""
-    tensors, config = weights.read(WEIGHTS / f"{stem}.safetensors")
-    return weights.fitted(kind, config, tensors, stem)
+    tensors, config = weights.load_weights(WEIGHTS / f"{stem}.safetensors")
+    return weights.build_net(kind, config, tensors, stem)
 
 
 class Average(nn.Module):

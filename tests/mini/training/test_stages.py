@@ -43,9 +43,9 @@ def test_both_stages_train_on_a_bundle(cache, tmp_path):
     subprocess.run([*command, "first", "second", "decoder", *small], check=True, timeout=900)
     config = {}
     for stem in ("dvae", "prior"):
-        tensors, config[stem] = weights.read(tmp_path / "weights" / f"{stem}.safetensors")
+        tensors, config[stem] = weights.load_weights(tmp_path / "weights" / f"{stem}.safetensors")
         assert all(tensor.isfinite().all() for tensor in tensors.values())
         build = DVAE if stem == "dvae" else partial(Transformer, torch.zeros(VOCABULARY, 48))
-        weights.fitted(build, config[stem], tensors, stem)
+        weights.build_net(build, config[stem], tensors, stem)
     assert config["prior"]["codes"] == config["dvae"]["vocab_size"], "the transformer writes the dVAE's tokens"
     assert {"first.webp", "second.webp", "decoder.pt"} <= {file.name for file in tmp_path.iterdir()}
