@@ -21,6 +21,7 @@ import clipgen
 from clipgen.clip import catalogue, openclip
 from clipgen.clip.openclip import remote
 from clipgen.errors import ClipgenError
+from clipgen.storage.weights import cache_folder
 
 FARE = "hf-hub:chs20/fare4-clip"  # a ViT-L/14, says its card
 FAMILIES = {
