@@ -14,7 +14,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _PUBLIC = {
     "ClipgenError": "clipgen.errors",
-    "Frame": "clipgen.runs.course",
+    "Frame": "clipgen.runs.history",
     "Run": "clipgen.runs.run",
     "Settings": "clipgen.runs.settings",
     "Studio": "clipgen.studio",
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from clipgen.inspect.describe import describe
     from clipgen.inspect.explain import explain
     from clipgen.priors.sampling import dalle
-    from clipgen.runs.course import Frame
+    from clipgen.runs.history import Frame
     from clipgen.runs.run import Run, finish, generate, stream
     from clipgen.runs.settings import Settings
     from clipgen.studies.films import batch, best, restyle

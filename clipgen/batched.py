@@ -1,109 +1,119 @@
-"""Several pictures in the making, in one tensor: faster than one after another where a device has room for more."""
+"""Several optimisations in one tensor, which is faster where a device has room for more than one picture."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from clipgen.clip.protocol import Perceptor
-from clipgen.losses.objectives import Moment
-from clipgen.losses.prompt_loss import Look, PromptLoss
-from clipgen.memory import empty, scarce
-from clipgen.optimize import Render
+from clipgen.losses.loss import StepContext
+from clipgen.losses.prompt_loss import PromptLoss, ViewBatch
+from clipgen.memory import is_oom, release
+from clipgen.optimize import Optimization
 
 
-class Together:
-    """Makes a step of renders that share their models, their size and the step that they are at.
+class BatchedSteps:
+    """Steps of optimisations that share their models, their size and their step.
 
-    Their latents go through the decoder as one, and all views of one perceptor are looked at together; prompts, random
-    numbers, optimisers and averages are each render's own. A picture is the one that it would be alone, to rounding,
-    and alone ``Render.advance`` makes it. Where memory is short, fewer go together.
+    Their latents go through the decoder as one tensor, and the cutouts for one CLIP as one; all else is each one's own.
+    The pictures are those of ``Optimization.advance``, to rounding. Where memory runs out, the batch is halved.
     """
 
     def __init__(self) -> None:
-        self.most: int | None = None  # renders at once, once too many were tried
+        self.max_size: int | None = None  # known once memory ran out
 
-    def advance(self, renders: Sequence[Render]) -> list[dict[str, Tensor]]:
-        """Make one step of each; returns what ``Render.advance`` does, for each."""
-        if len(renders) == 1:
-            return [renders[0].advance()]
-        if self.most and len(renders) > self.most:
-            return self.advance(renders[: self.most]) + self.advance(renders[self.most :])
-        numbers = [render.rng.get_state() for render in renders]
+    def advance(self, optimizations: Sequence[Optimization]) -> list[dict[str, Tensor]]:
+        """Take one step of each; return what ``Optimization.advance`` returns, for each."""
+        if len(optimizations) == 1:
+            return [optimizations[0].advance()]
+        if self.max_size and len(optimizations) > self.max_size:
+            return self.advance(optimizations[: self.max_size]) + self.advance(optimizations[self.max_size :])
+        rng_states = [one.rng.get_state() for one in optimizations]
         try:
-            made = _differentiate(renders)
+            scores = compute_gradients(optimizations)
         except (RuntimeError, MemoryError) as error:
-            if not scarce(error):
+            if not is_oom(error):
                 raise
-        else:  # all are ready, so that all step
-            for render, scores in zip(renders, made):
-                render.move(scores["loss"])
-            return made
-        empty(renders[0].latent.device)
-        self.most = len(renders) // 2
-        warnings.warn(f"memory is short: at most {self.most} pictures are made together now", stacklevel=2)
-        for render, state in zip(renders, numbers):
-            render.rng.set_state(state)  # the same views again
-        return self.advance(renders)
+        else:
+            for one, own_scores in zip(optimizations, scores, strict=True):
+                one.update_latent(own_scores["loss"])
+            return scores
+        release(optimizations[0].latent.device)
+        self.max_size = len(optimizations) // 2
+        warnings.warn(f"memory is short: at most {self.max_size} pictures are made together now", stacklevel=2)
+        for one, state in zip(optimizations, rng_states, strict=True):
+            one.rng.set_state(state)  # the same cutouts again
+        return self.advance(optimizations)
 
 
-def _differentiate(renders: Sequence[Render]) -> list[dict[str, Tensor]]:
-    """Leave the gradients of a step at the latents; returns the scores of each render."""
-    r, progress = renders[0].recipe, renders[0].step / renders[0].recipe.steps
-    for render in renders:
-        render.begin_step()
-    latents, numbers = zip(*((render.latent, render.rng) for render in renders))
-    decoded = r.param.image(torch.cat(latents), progress, numbers).split(1)
-    images = [render.masked(picture) for render, picture in zip(renders, decoded)]
-    leaves = [image.detach().requires_grad_() for image in images]
-    moments = [
-        Moment(leaf, render.latent, render.step, render.recipe, render.rng, render.memory.passes)
-        for render, leaf in zip(renders, leaves)
+def compute_gradients(optimizations: Sequence[Optimization]) -> list[dict[str, Tensor]]:
+    """Do ``Optimization.compute_gradient`` for several; return the scores of each."""
+    for one in optimizations:
+        one.begin_step()
+    latents, rngs = [one.latent for one in optimizations], [one.rng for one in optimizations]
+    spec, progress = optimizations[0].spec, optimizations[0].step / optimizations[0].spec.steps
+    decoded = spec.generator.image(torch.cat(latents), progress, rngs).split(1)
+    images = [one.apply_mask(image) for one, image in zip(optimizations, decoded, strict=True)]
+    contexts = [
+        one.context(image.detach().requires_grad_(), one.rng) for one, image in zip(optimizations, images, strict=True)
     ]
-    losses = _backward(moments, [render.scaling.factor for render in renders])
-    pulled = [(image, leaf) for image, leaf in zip(images, leaves) if image.requires_grad and leaf.grad is not None]
-    if pulled:
-        torch.autograd.backward([image for image, _ in pulled], [leaf.grad for _, leaf in pulled])
-    return [moment.scores | {"loss": loss} for moment, loss in zip(moments, losses)]
+    losses = backward_all(contexts, [one.loss_scaler.scale for one in optimizations])
+    pairs = [(image, context.image.grad) for image, context in zip(images, contexts, strict=True)]
+    pairs = [(image, gradient) for image, gradient in pairs if image.requires_grad and gradient is not None]
+    if pairs:
+        torch.autograd.backward([image for image, _ in pairs], [gradient for _, gradient in pairs])
+    return [context.scores | {"loss": loss} for context, loss in zip(contexts, losses, strict=True)]
 
 
-def _backward(moments: Sequence[Moment], factors: Sequence[float]) -> list[Tensor]:
-    """``Memory.backward``, for several: collects the gradients of all objectives; returns each moment's loss."""
-    losses = [torch.zeros((), device=moment.image.device) for moment in moments]
+def backward_all(contexts: Sequence[StepContext], scales: Sequence[float]) -> list[Tensor]:
+    """Do ``optimize.backward`` for several; return the loss of each."""
+    losses = [torch.zeros((), device=context.image.device) for context in contexts]
 
-    def back(terms: Sequence[tuple[int, Tensor]]) -> None:
-        """One pass back from terms of different moments, each with its moment's number."""
-        tensors = [term for _, term in terms]
-        torch.autograd.backward(tensors, [torch.full_like(term, factors[i]) for i, term in terms])
-        for i, term in terms:
+    def backward(terms: dict[int, Tensor]) -> None:
+        """Go back from terms by the index of their context."""
+        gradients = [torch.full_like(term, scales[i]) for i, term in terms.items()]
+        torch.autograd.backward(list(terms.values()), gradients)
+        for i, term in terms.items():
             losses[i] = losses[i] + term.detach().reshape(())
 
-    for looks in zip_longest(*map(_looks, moments)):  # of each moment the next one, where there is one
-        like: dict[tuple[Perceptor, int | None], list[tuple[Any, ...]]] = {}  # what one call can look at
-        for i, look in enumerate(looks):
-            if look:
-                views, kept = look.show()
-                width = None if kept is None else kept.shape[1]
-                like.setdefault((look.perceptor, width), []).append((i, look.worth, views, kept))
-        for (perceptor, width), ours in like.items():
-            numbers, worths, views, kept = zip(*ours)
-            seen = perceptor.encode_image(torch.cat(views), None if width is None else torch.cat(kept))
-            parts = seen.split([len(each) for each in views])
-            back([(i, worth(part)) for i, worth, part in zip(numbers, worths, parts)])
-    for i, moment in enumerate(moments):
-        for objective in moment.recipe.objectives:
-            if not isinstance(objective, PromptLoss):
-                for term in objective.terms(moment):
-                    back([(i, term)])
+    for batches in zip_longest(*map(_view_batches, contexts)):  # the next batch of each, where there is one
+        for some in _by_perceptor({i: batch for i, batch in enumerate(batches) if batch}):
+            backward(_encode(some))
+    for i, context in enumerate(contexts):
+        for loss in context.spec.losses:
+            if not isinstance(loss, PromptLoss):
+                for term in loss.terms(context):
+                    backward({i: term})
     return losses
 
 
-def _looks(moment: Moment) -> Iterator[Look]:
-    for objective in moment.recipe.objectives:
-        if isinstance(objective, PromptLoss):
-            yield from objective.looks(moment)
+def _view_batches(context: StepContext) -> Iterator[ViewBatch]:
+    for loss in context.spec.losses:
+        if isinstance(loss, PromptLoss):
+            yield from loss.view_batches(context)
+
+
+Rendered = tuple[ViewBatch, Tensor, Tensor | None]
+
+
+def _by_perceptor(batches: dict[int, ViewBatch]) -> list[dict[int, Rendered]]:
+    """Render batches, and group those that one call of a CLIP can take."""
+    groups: dict[tuple[Perceptor, int | None], dict[int, Rendered]] = {}
+    for i, batch in batches.items():
+        cutouts, patches = batch.render()
+        key = batch.perceptor, None if patches is None else patches.shape[1]
+        groups.setdefault(key, {})[i] = batch, cutouts, patches
+    return list(groups.values())
+
+
+def _encode(group: dict[int, Rendered]) -> dict[int, Tensor]:
+    """Return the term of each batch of a group, encoded in one call."""
+    batches, cutouts, patches = zip(*group.values(), strict=True)
+    together = None if patches[0] is None else torch.cat(patches)
+    embeddings = batches[0].perceptor.encode_image(torch.cat(cutouts), together)
+    parts = embeddings.split([len(some) for some in cutouts])
+    return {i: batch.evaluate(part) for i, batch, part in zip(group, batches, parts, strict=True)}

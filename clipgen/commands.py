@@ -120,14 +120,17 @@ def export(parser: argparse.ArgumentParser, words: list[str]) -> int:
     options = vars(parser.parse_intermixed_args(words))
     source, output, what = options.pop("source"), options.pop("output"), options.pop("what", "picture")
     _check_outputs(output)
-    from clipgen.runs.course import write
     from clipgen.runs.journal import Journal
+    from clipgen.runs.output import export_run
     from clipgen.runs.run import Run
     from clipgen.runs.spec import RunSpec
 
     run = Run(RunSpec.resume(source)) if what == "views" else None
     for file in output:
-        print(run.export(file, what=what, **options) if run else write(Journal.open(source), file, **options))
+        if run:
+            print(run.export(file, what=what, **options))
+        else:
+            print(export_run(Journal.open(source), file, **options))
     return 0
 
 
@@ -232,7 +235,7 @@ def _unused_files(prompt: str, *suffixes: str, count: int = 1) -> list[Path]:
 
 def _check_outputs(files: Sequence[Path], generator: str | None = None) -> None:
     """Raise ClipgenError for a file that could not be written in the end, found out by writing beside it."""
-    from clipgen.runs.drawings import check_output
+    from clipgen.runs.output import check_output
 
     for file in files:
         check_output(file, generator)

@@ -1,9 +1,10 @@
-"""Where a run begins, and what it is drawn to."""
+"""Where a run starts, and the pictures that it is held to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from PIL import Image
@@ -11,136 +12,148 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.clip.protocol import Perceptor
-from clipgen.generators.protocol import Parameterisation
+from clipgen.errors import ClipgenError
+from clipgen.generators.protocol import Discrete, Parameterisation
 from clipgen.images import masks
 from clipgen.images.reading import to_tensor
-from clipgen.losses.objectives import Goal
-from clipgen.prompts import Prompt
+from clipgen.losses.loss import InitTarget
+from clipgen.priors.sampling import Drawings, dalle
+from clipgen.prompts import Prompt, positive_texts
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What a start can look at."""
+class InitContext:
+    """What a start can use."""
 
-    param: Parameterisation
-    perceptor: Perceptor  # the first, if there are several
+    generator: Parameterisation
+    perceptor: Perceptor  # the first of an ensemble
     size: tuple[int, int]  # (H, W)
     seed: int
     rng: torch.Generator  # of the run
-    latent: Tensor  # where the parameterisation begins by itself
+    latent: Tensor  # the generator's own start
     prompts: Sequence[Prompt]
-    mask: Tensor | None = None  # (1, 1, H, W), 1 where it is painted
-    base: Tensor | None = None  # (1, 3, H, W), what stays elsewhere; None before there is one
-    fallback: Start | None = None  # the perceptor's own start, for the goals of what is painted
+    mask: Tensor | None = None  # (1, 1, H, W), 1 where the picture is painted
+    base: Tensor | None = None  # (1, 3, H, W), the picture outside the mask; None before it exists
+    fallback: Start | None = None  # the perceptor's default start, which gives the targets of a masked part
 
-    def goal(self, image: Tensor, strength: float = 1.0, prompts: Sequence[int] = (), space: str = "latent") -> Goal:
-        """A goal for these prompts, by default for all of them."""
-        return Goal(image, self.param.encode(image), strength, tuple(prompts or range(len(self.prompts))), space)
+    def target(self, image: Tensor, strength: float = 1.0, space: str = "latent") -> InitTarget:
+        """Return an init target for all prompts."""
+        return InitTarget(image, self.generator.encode(image), strength, tuple(range(len(self.prompts))), space)
 
-    def goals(
+    def draft_targets(
         self,
-        imagine: Callable[[list[Prompt], tuple[int, int]], Tensor],
+        draw: Callable[[list[Prompt], tuple[int, int]], Tensor],
         strength: float = 1.0,
         space: str = "latent",
-        drafted: Callable[[Sequence[Prompt]], str] = lambda prompts: "",
-    ) -> list[Goal]:
-        """A goal for each span of a story; ``imagine`` turns its texts into a (1, 3, H, W) of a size.
+        draft_key: Callable[[Sequence[Prompt]], str] = lambda prompts: "",
+    ) -> list[InitTarget]:
+        """Return an init target for each span of steps that text prompts have.
 
-        Where a mask is, it is imagined in the part that is painted. ``drafted``: see ``Goal``.
+        Args:
+            draw: Draws prompts as an image (1, 3, H, W); with a mask in the box of the mask.
+            strength: A factor on ``near``.
+            space: Where the distance is measured with near_space="auto".
+            draft_key: Names the draft of prompts, as in ``InitTarget``.
         """
-        texts = [(i, prompt) for i, prompt in enumerate(self.prompts) if not prompt.is_image]
-        made = []
-        for span in dict.fromkeys(prompt.span for _, prompt in texts if prompt.weight > 0):
-            which = [i for i, prompt in texts if prompt.span == span]
-            prompts = [self.prompts[i] for i in which]
-            if self.mask is None or self.base is None:
-                image = imagine(prompts, self.size)
-            else:
-                rows, columns = masks.box(self.mask)
-                image = self.base.clone()
-                image[..., rows, columns] = imagine(prompts, (rows.stop - rows.start, columns.stop - columns.start))
-                image = masks.blend(image, self.base, self.mask)
-            made.append(self.goal(image, strength, which, space)._replace(drafted=drafted(prompts)))
-        return made
+        indices = [i for i, prompt in enumerate(self.prompts) if not prompt.is_image]
+        spans = dict.fromkeys(self.prompts[i].span for i in indices if self.prompts[i].weight > 0)
+        targets = []
+        for span in spans:
+            some = tuple(i for i in indices if self.prompts[i].span == span)
+            prompts = [self.prompts[i] for i in some]
+            image = self._draw_in_mask(prompts, draw)
+            target = self.target(image, strength, space)
+            targets.append(target._replace(prompts=some, draft_key=draft_key(prompts)))
+        return targets
+
+    def _draw_in_mask(self, prompts: list[Prompt], draw: Callable[[list[Prompt], tuple[int, int]], Tensor]) -> Tensor:
+        if self.mask is None or self.base is None:
+            return draw(prompts, self.size)
+        rows, columns = masks.box(self.mask)
+        image = self.base.clone()
+        image[..., rows, columns] = draw(prompts, (rows.stop - rows.start, columns.stop - columns.start))
+        return masks.blend(image, self.base, self.mask)
 
 
 class Start:
-    """A way to begin. The least that one says is its ``latent``."""
+    """Where a run starts: by default at the generator's own start."""
 
-    redrafted = False  # whether a part that is painted, of a mask, begins with its draft instead
+    drafts_masked_part = False  # whether the masked part of a picture starts from the draft of its prompts
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Raise ClipgenError for prompts that it can do nothing with; before anything is loaded."""
+        """Raise ClipgenError for prompts that it cannot start from, before anything is loaded."""
 
-    def latent(self, scene: Scene) -> Tensor:
-        """The first latent, of one picture."""
-        return scene.latent
+    def latent(self, context: InitContext) -> Tensor:
+        """Return the first latent, of one picture."""
+        return context.latent
 
-    def base(self, scene: Scene, latent: Tensor) -> Tensor:
-        """(1, 3, H, W): what stays where a mask does not paint; of a picture that has grown, what was there before."""
-        return scene.param.image(latent).detach() if scene.base is None else scene.base
+    def base(self, context: InitContext, latent: Tensor) -> Tensor:
+        """Return the picture (1, 3, H, W) outside the mask; at a new size the enlarged one of before."""
+        return context.generator.image(latent).detach() if context.base is None else context.base
 
-    def goals(self, scene: Scene) -> list[Goal]:
-        """What the run is drawn to. By default nothing, and in a masked part what the perceptor's own start aims at."""
-        return scene.fallback.goals(scene) if scene.fallback and scene.mask is not None else []
+    def targets(self, context: InitContext) -> list[InitTarget]:
+        """Return the pictures that the run is held to: by default those of the fallback in a masked part."""
+        return context.fallback.targets(context) if context.fallback and context.mask is not None else []
 
 
 class Random(Start):
-    """The parameterisation's own beginning, and CLIP alone from there, as in 2021."""
+    """The generator's own start, led by CLIP alone, as in 2021."""
 
-    def goals(self, scene: Scene) -> list[Goal]:
+    def targets(self, context: InitContext) -> list[InitTarget]:
         return []
 
 
 class Saved(Start):
-    """What a journal kept of a latent."""
+    """A latent from a journal."""
 
     def __init__(self, saved: Tensor):
         self.saved = saved
 
-    def latent(self, scene: Scene) -> Tensor:
-        return scene.param.unpack(self.saved, scene.size)
+    def latent(self, context: InitContext) -> Tensor:
+        return context.generator.unpack(self.saved, context.size)
 
 
 class Picture(Start):
-    """A given picture, which the run is held near to; ``fit``: how it is brought to size."""
+    """A given picture, which the run is held to; ``fit``: how it is resized."""
 
-    redrafted = True
+    drafts_masked_part = True
 
     def __init__(self, picture: Image.Image, fit: str = "crop"):
         self.picture, self.fit = picture, fit
 
-    def latent(self, scene: Scene) -> Tensor:
-        return scene.param.encode(self.base(scene, scene.latent))
+    def latent(self, context: InitContext) -> Tensor:
+        return context.generator.encode(self.base(context, context.latent))
 
-    def base(self, scene: Scene, latent: Tensor) -> Tensor:
-        height, width = scene.size
-        return to_tensor(self.picture, (width, height), self.fit).to(scene.param.device)
+    def base(self, context: InitContext, latent: Tensor) -> Tensor:
+        height, width = context.size
+        return to_tensor(self.picture, (width, height), self.fit).to(context.generator.device)
 
-    def goals(self, scene: Scene) -> list[Goal]:
-        return [scene.goal(self.base(scene, scene.latent))] if scene.mask is None else super().goals(scene)
+    def targets(self, context: InitContext) -> list[InitTarget]:
+        if context.mask is not None:
+            return super().targets(context)
+        return [context.target(self.base(context, context.latent))]
 
 
-class Made(Start):
-    """A picture that is drawn with the run's random numbers, such as clouds. It is a beginning, no goal."""
+class Procedural(Start):
+    """A picture drawn with the run's random numbers, such as clouds. The run is not held to it."""
 
     def draw(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """(1, 3, H, W) in [0, 1]."""
+        """Return an image (1, 3, H, W) in [0, 1]."""
         raise NotImplementedError
 
-    def latent(self, scene: Scene) -> Tensor:
-        return scene.param.encode(self.draw(scene.size, scene.rng).to(scene.param.device))
+    def latent(self, context: InitContext) -> Tensor:
+        return context.generator.encode(self.draw(context.size, context.rng).to(context.generator.device))
 
 
-class Noise(Made):
-    """Every pixel a colour of its own."""
+class Noise(Procedural):
+    """Every pixel a random colour."""
 
     def draw(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         return torch.rand(1, 3, *size, generator=rng)
 
 
-class Perlin(Made):
-    """Coloured clouds: noise at several scales, the coarse counting most (after Perlin 1985)."""
+class Perlin(Procedural):
+    """Coloured clouds: noise at several scales, the coarse ones strongest (after Perlin 1985)."""
 
     def draw(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         clouds = torch.zeros(1, 3, *size)
@@ -150,7 +163,7 @@ class Perlin(Made):
         return (0.5 + 0.2 * clouds).clamp(0, 1)
 
 
-class Gradient(Made):
+class Gradient(Procedural):
     """From one random colour to another, in a random direction."""
 
     def draw(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
@@ -161,7 +174,7 @@ class Gradient(Made):
         return colours[0].lerp(colours[1], ramp)
 
 
-class Colour(Made):
+class Colour(Procedural):
     """One colour (3,) everywhere."""
 
     def __init__(self, colour: Tensor):
@@ -169,3 +182,77 @@ class Colour(Made):
 
     def draw(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         return self.colour[None, :, None, None].expand(1, 3, *size).clone()
+
+
+class Dalle(Start):
+    """The best drawing of the built-in transformer, which the run is firmly held to."""
+
+    model = "mini"
+
+    def __init__(self) -> None:
+        self._drawings: dict[str, Drawings] = {}
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        if not positive_texts(prompts):
+            raise ClipgenError(f"init: {self.model}'s transformer draws words; add some to the prompt, or init=random")
+
+    def latent(self, context: InitContext) -> Tensor:
+        return self.drawn_latent(context, self.first_prompts(context))
+
+    def targets(self, context: InitContext) -> list[InitTarget]:
+        def draw(prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
+            return self.draw_image(context, prompts, size)
+
+        return context.draft_targets(draw, strength=12.0, draft_key=join_texts)
+
+    def drawn_latent(self, context: InitContext, prompts: Sequence[Prompt]) -> Tensor:
+        """Return the latent of the best drawing: its very tokens, where the generator has the same."""
+        drawings, generator = self.drawings(context, prompts), context.generator
+        side = drawings.tokens.shape[1] * generator.stride
+        if drawings.generator == generator.name and context.size == (side, side):
+            return cast(Discrete, generator).place(drawings.tokens[:1].to(generator.device))
+        return generator.encode(self.draw_image(context, prompts, context.size))
+
+    def first_prompts(self, context: InitContext) -> list[Prompt]:
+        """Return the text prompts that hold first."""
+        self.check(context.prompts)  # they may have been changed since
+        prompts = positive_texts(context.prompts)
+        first = min(prompt.span[0] for prompt in prompts)
+        return [prompt for prompt in prompts if prompt.span[0] == first]
+
+    def draw_image(self, context: InitContext, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
+        """Return the best drawing of prompts as an image (1, 3, H, W), its border repeated where it is not square."""
+        drawing = to_tensor(self.drawings(context, prompts).images[0]).to(context.generator.device)
+        side = min(size)
+        square = F.interpolate(drawing, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        top, left = (size[0] - side) // 2, (size[1] - side) // 2
+        return F.pad(square, (left, size[1] - side - left, top, size[0] - side - top), mode="replicate")
+
+    def drawings(self, context: InitContext, prompts: Sequence[Prompt]) -> Drawings:
+        """Return the drawings of prompts, drawn once."""
+        text = join_texts(prompts)
+        if text not in self._drawings:
+            self._drawings[text] = self.sample(context, text)
+        return self._drawings[text]
+
+    def sample(self, context: InitContext, text: str) -> Drawings:
+        """Return new drawings of a text, best first."""
+        device = str(context.generator.device)
+        return dalle(text, model=self.model, seed=context.seed, perceptor=context.perceptor, device=device)
+
+
+class DalleMini(Dalle):
+    """The same with DALL-E mini's published weights."""
+
+    model = "dalle-mini"
+
+
+class DalleMega(Dalle):
+    """The same with DALL-E mega's published weights."""
+
+    model = "dalle-mega"
+
+
+def join_texts(prompts: Sequence[Prompt]) -> str:
+    """Return the texts of the positive prompts, joined by "and"."""
+    return " and ".join(prompt.text for prompt in prompts if prompt.weight > 0)

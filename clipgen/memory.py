@@ -1,4 +1,4 @@
-"""A step in as many parts as the memory asks for: planned before the first one, and split further where that fails."""
+"""Fit a step into the free memory: planned before the first step, and reduced further where memory runs out."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.fast import heap
-from clipgen.losses.objectives import Moment, Recipe
+from clipgen.losses.loss import StepSpec
 
 T = TypeVar("T")
-SMALL = 8  # places of a latent's side on which its decoder is measured
-MARGIN = 1.3  # what is computed beside what is kept, such as the widest layer's gradient
-AMPLE = 4  # times what a step needs, which with its gaps holds two and a half: where so much is free, they do no harm
-# What CUDA, cuDNN, cuBLAS and their kin, other accelerators and CPUs say when memory runs out. The libraries have no
-# better words where there is no room for their handles and workspaces.
-_SHORTAGE = re.compile(
+PROBE_SIZE = 8  # side of the latent on which a decoder's memory is measured
+MARGIN = 1.3  # memory of a step per memory that it saves for the backward pass: the widest layer's gradient, and more
+AMPLE = 4  # times what a step needs: with so much free, the gaps between freed blocks (a factor of 2.5) do no harm
+# How CUDA, cuDNN, cuBLAS and related libraries, other accelerators and CPUs report that memory ran out. Some have no
+# better words when there is no room for their handles and workspaces.
+_OOM = re.compile(
     r"out of memory|not enough memory|bad_?alloc|memory ?allocation|alloc(ation)?_? ?failed"
     r"|(can.?t|cannot|could not|failed to|unable to|tried to) allocate|status_?not_?initialized"
     r"|unable to find an engine|find a valid cudnn algorithm",
@@ -28,150 +28,144 @@ _SHORTAGE = re.compile(
 )
 
 
-class Memory:
-    """How a step is parted: ``passes`` of views through CLIP, and whether the decoder keeps less and computes more."""
+class MemoryPlan:
+    """In how many ``passes`` the cutouts of a step go through CLIP, and whether the decoder recomputes activations."""
 
     def __init__(self, passes: int):
-        self.passes = self.asked = passes
+        self.passes = self.requested_passes = passes
 
-    def plan(self, recipe: Recipe, latent: Tensor) -> None:
-        """Part a step so that it fits into the memory that is free, with a warning where it does not.
+    def fit(self, spec: StepSpec, latent: Tensor) -> None:
+        """Choose passes and checkpointing so that a step fits into the free memory; warn where it does not.
 
-        What a decoder and a perceptor keep for the backward pass is measured on a small latent and one view of each.
-        Nothing is planned for a generator that has nothing to spare, and where nobody says what is free.
+        What decoder and CLIP save for the backward pass is measured on a small latent and one cutout. Nothing is
+        planned where free memory is unknown, nor for a generator without checkpointing.
         """
-        spare = getattr(recipe.param, "spare", None)
-        if spare is None or (room := free(latent.device)) is None:
+        enable_checkpointing = getattr(spec.generator, "spare", None)
+        if enable_checkpointing is None or (available := free_bytes(latent.device)) is None:
             return
         try:
-            decoder, views = _decoder(recipe, latent), _views(recipe)
+            decoder, views = decoder_bytes(spec, latent), view_bytes(spec)
         except (RuntimeError, MemoryError) as error:
-            if not scarce(error):
+            if not is_oom(error):
                 raise
-            return  # not even this fits: the step will tell
+            return  # the step will fail, and handle it
 
         def needed() -> float:
             return MARGIN * (decoder + views / self.passes)
 
-        whole = needed()
+        full = needed()
         if latent.device.type == "cpu":
-            heap.suit(self, AMPLE * whole < room)
-        while needed() > room and self.passes < recipe.views and views / self.passes > decoder / 4:
-            self.passes = min(2 * self.passes, recipe.views)
-        if needed() > room and spare():
-            decoder = _decoder(recipe, latent)
-        said = (
-            f"{_size(recipe, latent)} with {recipe.views} views needs about {whole / 1e9:.1f} GB, {room / 1e9:.1f} are"
+            heap.suit(self, AMPLE * full < available)
+        while needed() > available and self.passes < spec.cutouts.cutouts and views / self.passes > decoder / 4:
+            self.passes = min(2 * self.passes, spec.cutouts.cutouts)
+        if needed() > available and enable_checkpointing():
+            decoder = decoder_bytes(spec, latent)
+        if full > available:
+            self._warn(spec, latent, full, available, fits=needed() <= available)
+
+    def _warn(self, spec: StepSpec, latent: Tensor, needed: float, available: float, fits: bool) -> None:
+        height, width = (n * spec.generator.stride for n in latent.shape[-2:])
+        remedy = f"passes={self.passes}, and the step takes longer"
+        if not fits:
+            remedy = "it may not fit; lower size, or choose a smaller perceptor"
+        warnings.warn(
+            f"{width}x{height} with {spec.cutouts.cutouts} views needs about {needed / 1e9:.1f} GB, "
+            f"{available / 1e9:.1f} are free: {remedy}",
+            stacklevel=5,
         )
-        if needed() > room:
-            warnings.warn(f"{said} free: it may not fit; lower size, or choose a smaller perceptor", stacklevel=4)
-        elif whole > room:
-            warnings.warn(f"{said} free: passes={self.passes}, and the step takes longer", stacklevel=4)
 
-    def part(self, passes: int, recipe: Recipe, latent: Tensor) -> None:
-        """Make a step in so many passes from now on, or in more where memory asks for them, if so many are new."""
-        if passes != self.asked:
-            self.passes = self.asked = passes
-            self.plan(recipe, latent)
+    def set_passes(self, passes: int, spec: StepSpec, latent: Tensor) -> None:
+        """Use at least this many passes from now on."""
+        if passes != self.requested_passes:
+            self.passes = self.requested_passes = passes
+            self.fit(spec, latent)
 
-    def close(self) -> None:
-        """There are no more steps."""
-        heap.leave(self)
+    def handle_oom(self, error: RuntimeError | MemoryError, spec: StepSpec) -> None:
+        """Use less memory from now on.
 
-    def backward(self, moment: Moment, factor: float) -> Tensor:
-        """Collect the gradients of all objectives on the moment's image and latent, times ``factor``; their loss."""
-        loss = torch.zeros((), device=moment.image.device)
-        for objective in moment.recipe.objectives:
-            for term in objective.terms(moment):
-                (term * factor).backward()
-                loss = loss + term.detach().reshape(())
-        return loss
+        The tensors that the error refers to are freed only after its ``except`` clause: call ``release`` then.
 
-    def relieve(self, error: RuntimeError | MemoryError, recipe: Recipe) -> None:
-        """Take less memory from now on. Raises the error if it is another, ClipgenError where nothing is left to do.
-
-        What the error still holds can be given back only after it was left: see ``empty``.
+        Raises:
+            ClipgenError: Nothing is left to reduce.
+            RuntimeError, MemoryError: The error itself, if it is another one.
         """
-        if not scarce(error):
+        if not is_oom(error):
             raise error
-        if self.passes < recipe.views:
-            if self.passes == self.asked:
+        if self.passes < spec.cutouts.cutouts:
+            if self.passes == self.requested_passes:
                 warnings.warn("memory is short: the cutouts go through CLIP in several passes now", stacklevel=4)
-            self.passes = min(2 * self.passes, recipe.views)
-        elif not getattr(recipe.param, "spare", bool)():
+            self.passes = min(2 * self.passes, spec.cutouts.cutouts)
+        elif not getattr(spec.generator, "spare", bool)():
             first_line = str(error).partition("\n")[0]
             raise ClipgenError(
                 f"out of memory with one cutout at a time ({first_line}); lower size, or choose a smaller perceptor"
-            ) from error.with_traceback(None)  # which a notebook would hold, and with it all that this step took
+            ) from error.with_traceback(None)  # a notebook would keep the traceback, and with it the step's tensors
+
+    def close(self) -> None:
+        """Stop keeping freed memory for further steps."""
+        heap.leave(self)
 
 
-def scarce(error: BaseException) -> bool:
-    """Whether memory ran out: some backends have an error of their own for that, the others only words."""
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or bool(_SHORTAGE.search(str(error)))
+def is_oom(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or bool(_OOM.search(str(error)))
 
 
-def empty(device: torch.device) -> None:
-    """Give back what an attempt left that failed for want of memory.
-
-    To be called when the ``except`` is left: until then the error holds the frames, and they the attempt's tensors.
-    """
+def release(device: torch.device) -> None:
+    """Give unused memory back to the system."""
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).empty_cache()
     elif device.type == "cpu":
         heap.give_back()
 
 
-def again(part: Callable[[], T], device: torch.device) -> T:
-    """Return what a part of a step returns; where memory is short, when what lies unused was given back."""
+def retry_after_oom(function: Callable[[], T], device: torch.device) -> T:
+    """Call a function; where memory runs out, release unused memory and call it once more."""
     try:
-        return part()
+        return function()
     except (RuntimeError, MemoryError) as error:
-        if not scarce(error):
+        if not is_oom(error):
             raise
-    empty(device)
-    return part()
+    release(device)
+    return function()
 
 
-def free(device: torch.device) -> int | None:
-    """Bytes that can still be had on a device; None where nobody says."""
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that are free on a device; None if unknown."""
     if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
-    heap.give_back()  # what an earlier run left
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    heap.give_back()  # of an earlier run
     return heap.free() if device.type == "cpu" else None
 
 
-def kept(compute: Callable[[], Tensor]) -> int:
-    """Bytes that a computation keeps for its backward pass, without the weights."""
+def saved_bytes(compute: Callable[[], Tensor]) -> int:
+    """Return the bytes that a computation saves for its backward pass, weights not counted."""
     storages: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
-        if not tensor.is_leaf or tensor.dtype == torch.bool:  # weights are leaves, and what relus keep
+    def pack(tensor: Tensor) -> Tensor:
+        if not tensor.is_leaf or tensor.dtype == torch.bool:  # weights are leaves, and so are the masks of relus
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor.detach()  # an output that holds itself by its own grad_fn is never freed
+        return tensor.detach()  # an output that refers to itself by its grad_fn is never freed
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        made = compute()
-    return sum(storages.values()) + made.numel() * made.element_size()
-
-
-def _decoder(recipe: Recipe, latent: Tensor) -> float:
-    """Bytes that a picture of this latent keeps."""
-    small = latent.detach()[..., :SMALL, :SMALL].clone().requires_grad_()
-    share = latent.shape[-2] * latent.shape[-1] / (small.shape[-2] * small.shape[-1])
-    return share * kept(lambda: recipe.param.image(small, 0.0, torch.Generator().manual_seed(0)))
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = compute()
+    return sum(storages.values()) + result.numel() * result.element_size()
 
 
-def _views(recipe: Recipe) -> float:
-    """Bytes that all views of the hungriest perceptor keep; they go through one after another."""
-    most = 0
-    for perceptor, _ in recipe.perceptors:
-        view = torch.zeros(1, 3, perceptor.size, perceptor.size, device=recipe.param.device, requires_grad=True)
-        shown = recipe.cutouts.draw(view.shape, 1, torch.Generator(), perceptor.patches).patches(slice(1), view.device)
-        most = max(most, kept(lambda: perceptor.encode_image(view, shown)))  # noqa: B023
-    return recipe.views * most
+def decoder_bytes(spec: StepSpec, latent: Tensor) -> float:
+    """Return the bytes that decoding a latent saves, extrapolated from a small one."""
+    small = latent.detach()[..., :PROBE_SIZE, :PROBE_SIZE].clone().requires_grad_()
+    factor = latent.shape[-2] * latent.shape[-1] / (small.shape[-2] * small.shape[-1])
+    return factor * saved_bytes(lambda: spec.generator.image(small, 0.0, torch.Generator().manual_seed(0)))
 
 
-def _size(recipe: Recipe, latent: Tensor) -> str:
-    height, width = (n * recipe.param.stride for n in latent.shape[-2:])
-    return f"{width}x{height}"
+def view_bytes(spec: StepSpec) -> float:
+    """Return the bytes that all cutouts save in the largest CLIP; several CLIPs run one after another."""
+    largest = 0
+    for perceptor, _ in spec.perceptors:
+        view = torch.zeros(1, 3, perceptor.size, perceptor.size, device=spec.generator.device, requires_grad=True)
+        views = spec.cutouts.draw(view.shape, 1, torch.Generator(), perceptor.patches)
+        patches = views.patches(slice(1), view.device)
+        largest = max(largest, saved_bytes(lambda: perceptor.encode_image(view, patches)))  # noqa: B023
+    return spec.cutouts.cutouts * largest

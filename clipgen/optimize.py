@@ -1,9 +1,9 @@
-"""One picture in the making: a latent, its optimiser, its average."""
+"""The optimisation loop: one latent moved along the gradient of its losses."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,195 +11,255 @@ import torch
 from torch import Tensor
 
 from clipgen.images import masks
-from clipgen.losses.objectives import Moment, Recipe
-from clipgen.memory import Memory, again, empty
-from clipgen.scaling import Scaling
+from clipgen.losses.loss import Loss, StepContext, StepSpec
+from clipgen.memory import MemoryPlan, release, retry_after_oom
 
 
-class Render:
-    """Moves one latent as its ``recipe`` says, which may be replaced between two steps. Knows no files and no threads.
+class Optimization:
+    """One latent, its optimiser and its average, with CLIP as the loss. Knows no files and no threads.
 
-    ``base``: (1, 3, H, W), what stays where a mask does not paint.
+    Args:
+        spec: What a step computes with; may be replaced between two steps.
+        latent: Where to start, of one picture.
+        base: (1, 3, H, W), the picture that stays outside the mask.
+        rng: Of the run, on the CPU.
+        passes: The cutouts go through CLIP in at least this many parts.
     """
 
-    def __init__(self, recipe: Recipe, latent: Tensor, base: Tensor, rng: torch.Generator, passes: int = 1):
-        self.rng, self.memory, self.scaling = rng, Memory(passes), Scaling(recipe.precision)
-        self.step, self.slower, self.trouble = 0, 1.0, 0
-        self.drafted = goal.drafted if (goal := recipe.goal(0)) else ""
-        self.grow(recipe, latent, base)
+    def __init__(self, spec: StepSpec, latent: Tensor, base: Tensor, rng: torch.Generator, passes: int = 1):
+        self.rng, self.memory, self.loss_scaler = rng, MemoryPlan(passes), LossScaler(spec.precision)
+        self.step, self.lr_scale, self.nonfinite_steps = 0, 1.0, 0
+        target = spec.init_target(0)
+        self.draft_key = target.draft_key if target else ""
+        self.restart(spec, latent, base)
 
-    def grow(self, recipe: Recipe, latent: Tensor, base: Tensor) -> None:
-        """Go on with a latent and a base of another size; the optimiser begins anew."""
-        self.recipe, self.base = recipe, base
-        self.latent, self.average = latent.clone().requires_grad_(), latent.clone()
-        self.optimizer = recipe.descent.start(self.latent)
-        self.memory.plan(recipe, self.latent)
-
-    def turn(self) -> None:
-        """Before a step: where another draft is wanted than before, begin again from that. What is shown goes over.
-
-        To paint one over the other leaves both: colours at their fullest have no gradient left to be changed by.
-        """
-        goal = self.recipe.goal(self.step, self.drafted)
-        if goal is None or goal.drafted in ("", self.drafted):
-            return
-        if self.drafted:
-            self.latent.data.copy_(goal.latent)
-            self.optimizer = self.recipe.descent.start(self.latent)
-            if self.step == 0:
-                self.average.copy_(goal.latent)
-        self.drafted = goal.drafted
+    def restart(self, spec: StepSpec, latent: Tensor, base: Tensor) -> None:
+        """Continue with a latent and a base of another size, and a new optimiser."""
+        self.spec, self.base = spec, base
+        self.latent, self.ema_latent = latent.clone().requires_grad_(), latent.clone()
+        self.optimizer = spec.optimizer.create(self.latent)
+        self.memory.fit(spec, self.latent)
 
     def advance(self) -> dict[str, Tensor]:
-        """Make one step; returns the loss, and the CLIP score of what it looked at, as scalars on the device.
-
-        The device is waited for once, when the step is known to be sound.
-        """
-        numbers = self.rng.get_state()
+        """Take one step; return its loss and CLIP score as scalar tensors."""
+        rng_state = self.rng.get_state()
         while True:
-            self.begin_step()
             try:
-                scores = self.differentiate()
+                scores = self.compute_gradient()
                 break
             except (RuntimeError, MemoryError) as error:
-                self.memory.relieve(error, self.recipe)
-            empty(self.latent.device)
-            self.rng.set_state(numbers)  # the same views again
-        self.move(scores["loss"])
+                self.memory.handle_oom(error, self.spec)
+            release(self.latent.device)
+            self.rng.set_state(rng_state)  # the same cutouts again
+        self.update_latent(scores["loss"])
         return scores
 
+    def compute_gradient(self) -> dict[str, Tensor]:
+        """Add the gradient of the losses to the latent's; return the scores of the step."""
+        self.begin_step()
+        image = self.decode(self.rng)
+        # Losses see a detached copy; the sum of their gradients then goes through the decoder once.
+        image_copy = image.detach().requires_grad_()
+        context = self.context(image_copy, self.rng)
+        loss = backward(self.spec.losses, context, self.loss_scaler.scale)
+        if image.requires_grad and image_copy.grad is not None:
+            (image * image_copy.grad).sum().backward()  # image.backward(...) would import sympy
+        return context.scores | {"loss": loss}
+
     def begin_step(self) -> None:
-        """Forget the gradient of the step before, and set the learning rate."""
-        r = self.recipe
-        rate = r.descent.rate(self.step / r.steps, r.param.lr, bool(r.camera)) * self.slower
-        self.optimizer.param_groups[0]["lr"] = rate
+        """Clear the gradient and set the learning rate."""
+        spec = self.spec
+        lr = spec.optimizer.lr_at(self.step / spec.steps, spec.generator.lr, bool(spec.camera))
+        self.optimizer.param_groups[0]["lr"] = lr * self.lr_scale
         self.optimizer.zero_grad()
 
-    def differentiate(self) -> dict[str, Tensor]:
-        """Leave the gradient of the loss at the latent; returns the scores.
+    def decode(self, rng: torch.Generator) -> Tensor:
+        """Return the picture (1, 3, H, W) of the latent in the next step."""
+        return self.apply_mask(self.spec.generator.image(self.latent, self.step / self.spec.steps, rng))
 
-        A function of its own, so that nothing of an attempt for which memory was too short outlives it.
+    def context(self, image: Tensor, rng: torch.Generator) -> StepContext:
+        """Return what losses see of the next step."""
+        return StepContext(image, self.latent, self.step, self.spec, rng, self.memory.passes)
+
+    def update_latent(self, loss: Tensor) -> None:
+        """Take an optimiser step, unless a number is not finite.
+
+        Each part allocates before it changes anything, and can be repeated when memory runs out.
         """
-        image = self.masked(self.image(self.rng))
-        # All that looks at the picture leaves its gradient here; then one pass goes back through the decoder.
-        leaf = image.detach().requires_grad_()
-        moment = Moment(leaf, self.latent, self.step, self.recipe, self.rng, self.memory.passes)
-        loss = self.memory.backward(moment, self.scaling.factor)
-        if image.requires_grad and leaf.grad is not None:
-            # backward(leaf.grad) is the same, and imports sympy at the first step.
-            (image * leaf.grad).sum().backward()
-        return moment.scores | {"loss": loss}
-
-    def move(self, loss: Tensor) -> None:
-        """Take the step that the gradient at the latent asks for, if all numbers are finite.
-
-        Its parts take memory before they change anything, so that one for which that is short can be done again, and
-        no step is taken by half or twice.
-        """
-        if again(partial(self._sound, loss), device := self.latent.device):
-            parts: list[Callable[[], Any]] = [] if self.latent.grad is None else [self.optimizer.step]
-            parts.append(partial(self.recipe.param.project_, self.latent))
-            parts.append(partial(self.average.lerp_, self.latent.detach(), 1 - self.recipe.descent.ema))
-            for part in parts:
-                again(part, device)
+        device = self.latent.device
+        if retry_after_oom(partial(self.is_finite, loss), device):
+            if self.latent.grad is not None:
+                retry_after_oom(self.optimizer.step, device)
+            retry_after_oom(partial(self.spec.generator.project_, self.latent), device)
+            decay = self.spec.optimizer.ema
+            retry_after_oom(partial(self.ema_latent.lerp_, self.latent.detach(), 1 - decay), device)
         self.step += 1
 
-    @property
-    def stuck(self) -> bool:
-        """Whether three steps in a row came to nothing."""
-        return self.trouble >= 3
-
-    def _sound(self, loss: Tensor) -> bool:
-        """Whether all numbers are finite. If not, the step is skipped and the next ones are slower."""
-        asked = [loss.isfinite()]
-        if self.latent.grad is not None:
-            least, most = self.latent.grad.amin(), self.latent.grad.amax()
-            asked.append(torch.stack([least, most]).isfinite().all())  # without a copy of it, as large as the latent
-        fine = torch.stack(asked).tolist()
-        if self.latent.grad is not None:
-            self.scaling.unscale_(self.latent.grad)
-        if fine[0] and len(fine) == 2 and self.scaling.too_large(fine[1]):
-            return False
-        if all(fine):
-            self.trouble = 0
+    def is_finite(self, loss: Tensor) -> bool:
+        """Unscale the gradient; return whether it and the loss are finite. If not, later steps are smaller."""
+        gradient, checks = self.latent.grad, [loss.isfinite()]
+        if gradient is not None:
+            extremes = torch.stack([gradient.amin(), gradient.amax()])  # isfinite() of all would copy it
+            checks.append(extremes.isfinite().all())
+        finite = torch.stack(checks).tolist()  # the step's only synchronisation with the device
+        if gradient is not None:
+            self.loss_scaler.unscale_(gradient)
+            if finite[0] and self.loss_scaler.overflowed(finite[1]):
+                return False
+        if all(finite):
+            self.nonfinite_steps = 0
             return True
-        self.trouble += 1
-        self.slower /= 2
-        if self.stuck:
+        self.nonfinite_steps += 1
+        self.lr_scale /= 2
+        if self.diverged:
             warnings.warn("the loss was not finite three times in a row; stopped at the last good frame", stacklevel=3)
         else:
             warnings.warn("the loss is not finite: this step is skipped, and the learning rate halved", stacklevel=3)
         return False
 
-    # --- what it looks like ---------------------------------------------------------------------------
+    @property
+    def diverged(self) -> bool:
+        """Whether three steps in a row were not finite."""
+        return self.nonfinite_steps >= 3
+
+    # --- between two steps ----------------------------------------------------------------------------
+
+    def restart_from_draft(self) -> None:
+        """Restart from the current draft if it is another than before. The average fades from one to the other.
+
+        Painting one draft over another leaves both: saturated colours have no gradient.
+        """
+        target = self.spec.init_target(self.step, self.draft_key)
+        if target is None or target.draft_key in ("", self.draft_key):
+            return
+        if self.draft_key:
+            self.latent.data.copy_(target.latent)
+            self.optimizer = self.spec.optimizer.create(self.latent)
+            if self.step == 0:
+                self.ema_latent.copy_(target.latent)
+        self.draft_key = target.draft_key
+
+    def move_camera(self, image: Tensor) -> None:
+        """Continue from the picture as the camera sees it after its move. Vector drawings move their own latents."""
+        camera, generator = self.spec.camera, self.spec.generator
+        if not camera:
+            return
+        if moved := getattr(generator, "moved", None):
+            origin = camera.origin(self.step, (image.shape[-2], image.shape[-1]))
+            latents = torch.cat([self.latent.detach(), self.ema_latent])
+            latent, self.ema_latent = moved(latents, origin, self.rng).split(1)
+            self.latent.data.copy_(latent)
+        else:
+            # The residual is what the latent has gathered beyond its picture, which encoding alone would lose.
+            latent = generator.encode(camera.move(image, self.step)) + generator.residual(self.latent.detach())
+            self.latent.data.copy_(latent)
+            self.ema_latent = latent.clone()
+
+    # --- the picture ----------------------------------------------------------------------------------
 
     @property
-    def shown(self) -> Tensor:
-        """The latent that is shown: the average, but at first where it starts."""
-        return self.average if self.step > 1 else self.latent.detach()
+    def output_latent(self) -> Tensor:
+        """The latent of a frame: the average, and before the second step the latent itself."""
+        return self.ema_latent if self.step > 1 else self.latent.detach()
 
     @torch.no_grad()
-    def picture(self) -> Tensor:
-        """(1, 3, H, W) as it is shown."""
-        return self.masked(self.recipe.param.image(self.shown))
+    def image(self) -> Tensor:
+        """Return the picture (1, 3, H, W) of a frame."""
+        return self.apply_mask(self.spec.generator.image(self.output_latent))
 
     @torch.no_grad()
-    def packed(self) -> Tensor:
-        """What is kept of the latent that is shown."""
-        return self.recipe.param.pack(self.shown)
+    def packed_latent(self) -> Tensor:
+        """Return the latent of a frame as the journal stores it."""
+        return self.spec.generator.pack(self.output_latent)
 
-    def move_camera(self, picture: Tensor) -> None:
-        """Go on from the picture as the camera sees it after its move, if it moves; vectors move themselves."""
-        camera, param = self.recipe.camera, self.recipe.param
-        if camera and (moved := getattr(param, "moved", None)):
-            origin = camera.origin(self.step, (picture.shape[-2], picture.shape[-1]))
-            latent, self.average = moved(torch.cat([self.latent.detach(), self.average]), origin, self.rng).split(1)
-            self.latent.data.copy_(latent)
-        elif camera:
-            # Without the residual every move would throw the latent back to what its picture shows.
-            latent = param.encode(camera.move(picture, self.step)) + param.residual(self.latent.detach())
-            self.latent.data.copy_(latent)
-            self.average = latent.clone()
+    def apply_mask(self, image: Tensor) -> Tensor:
+        """Return the image with the base outside the mask."""
+        return image if self.spec.mask is None else masks.blend(image, self.base, self.spec.mask)
 
-    def image(self, rng: torch.Generator) -> Tensor:
-        """(1, 3, H, W) as the next step decodes it, before the mask."""
-        return self.recipe.param.image(self.latent, self.step / self.recipe.steps, rng)
-
-    def masked(self, image: Tensor) -> Tensor:
-        """The image with what stays as it is where the mask does not paint."""
-        return image if self.recipe.mask is None else masks.blend(image, self.base, self.recipe.mask)
-
-    # --- what it goes on from -------------------------------------------------------------------------
+    # --- saving and restoring -------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next step depends on: tensors, and notes that JSON can say."""
+        """Return everything that the next step depends on, as tensors and as values for JSON."""
         state = self.optimizer.state_dict()["state"].get(0, {})
-        tensors = {"latent": self.latent, "shown": self.average, "base": self.base, "rng": self.rng.get_state()}
-        tensors |= {f"optimizer.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-        notes: dict[str, Any] = {"passes": self.memory.passes, "slower": self.slower, "trouble": self.trouble}
-        notes |= {"scaling": self.scaling.state, "drafted": self.drafted}
-        return tensors, notes | {"optimizer": {k: v for k, v in state.items() if isinstance(v, (int, float))}}
+        tensors = {"latent": self.latent, "shown": self.ema_latent, "base": self.base, "rng": self.rng.get_state()}
+        tensors |= {f"optimizer.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
+        values = {
+            "passes": self.memory.passes,
+            "slower": self.lr_scale,
+            "trouble": self.nonfinite_steps,
+            "scaling": self.loss_scaler.state,
+            "drafted": self.draft_key,
+            "optimizer": {key: value for key, value in state.items() if isinstance(value, (int, float))},
+        }
+        return tensors, values
 
-    def restore(self, step: int, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-        """Become what ``state`` described after ``step``. Raises anything for what it cannot have described."""
-        likes = {"latent": self.latent, "shown": self.average, "base": self.base}
-        likes |= {key: self.latent for key, value in tensors.items() if key.startswith("optimizer.") and value.ndim}
-        for key, like in likes.items():
-            if tensors[key].shape != like.shape:
-                raise ValueError(f"{key} is {tuple(tensors[key].shape)} instead of {tuple(like.shape)}")
-        self.step, self.drafted = step, notes.get("drafted", self.drafted)
+    def restore(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Continue from what ``state`` returned after ``step``. Raises any exception for another's state."""
+        shapes = {"latent": self.latent.shape, "shown": self.latent.shape, "base": self.base.shape}
+        moments = {key: tensor for key, tensor in tensors.items() if key.startswith("optimizer.")}
+        shapes |= {key: self.latent.shape for key, tensor in moments.items() if tensor.ndim}
+        for key, shape in shapes.items():
+            if tensors[key].shape != shape:
+                raise ValueError(f"{key} is {tuple(tensors[key].shape)} instead of {tuple(shape)}")
+        self.step, self.draft_key = step, values.get("drafted", self.draft_key)
         self.rng.set_state(tensors["rng"])
         self.latent.data.copy_(tensors["latent"])
-        self.average, self.base = tensors["shown"].to(self.average), tensors["base"].to(self.base)
-        self.memory.passes, self.slower, self.trouble = (
-            int(notes["passes"]),
-            float(notes["slower"]),
-            int(notes["trouble"]),
-        )
-        if self.memory.passes < 1 or not 0 < self.slower <= 1:
-            raise ValueError(f"passes={self.memory.passes}, slower={self.slower}")
-        self.scaling.restore(notes.get("scaling", ()))
-        named = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith("optimizer.")}
-        state = named | notes["optimizer"]
+        self.ema_latent, self.base = tensors["shown"].to(self.ema_latent), tensors["base"].to(self.base)
+        self.memory.passes, self.lr_scale = int(values["passes"]), float(values["slower"])
+        self.nonfinite_steps = int(values["trouble"])
+        if self.memory.passes < 1 or not 0 < self.lr_scale <= 1:
+            raise ValueError(f"passes={self.memory.passes}, slower={self.lr_scale}")
+        self.loss_scaler.restore(values.get("scaling", ()))
+        state = {key.partition(".")[2]: tensor for key, tensor in moments.items()} | values["optimizer"]
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": {0: state} if state else {}, "param_groups": groups})
+
+
+def backward(losses: Sequence[Loss], context: StepContext, scale: float) -> Tensor:
+    """Add the gradients of all losses, times ``scale``, to the image and the latent; return the sum of the losses."""
+    total = torch.zeros((), device=context.image.device)
+    for loss in losses:
+        for term in loss.terms(context):
+            (term * scale).backward()
+            total = total + term.detach().reshape(())
+    return total
+
+
+class LossScaler:
+    """Loss scaling for fp16, whose range small gradients would fall below (Micikevicius et al. 2018).
+
+    The scale is quartered where a gradient overflows, and doubled after ``GROWTH_INTERVAL`` good steps in a row.
+    torch.amp.GradScaler has no upper bound, knows no scale of 1 as its end, and needs a torch optimiser.
+    """
+
+    INIT_SCALE, MAX_SCALE, GROWTH_INTERVAL = 2.0**16, 2.0**24, 100
+
+    def __init__(self, precision: str):
+        self.enabled = precision == "fp16"
+        self.scale, self.good_steps = (self.INIT_SCALE if self.enabled else 1.0), 0
+
+    def unscale_(self, gradient: Tensor) -> None:
+        """Divide a gradient by the scale, in place."""
+        if self.enabled:
+            gradient.div_(self.scale)
+
+    def overflowed(self, finite: bool) -> bool:
+        """Update the scale after a gradient; return whether the scale was the reason that it is not finite."""
+        if not self.enabled:
+            return False
+        if finite:
+            self.good_steps += 1
+            if self.good_steps == self.GROWTH_INTERVAL:
+                self.scale, self.good_steps = min(self.MAX_SCALE, 2 * self.scale), 0
+            return False
+        scale = self.scale
+        self.scale, self.good_steps = max(1.0, scale / 4), 0
+        return scale > 1
+
+    @property
+    def state(self) -> list[float]:
+        return [self.scale, self.good_steps]
+
+    def restore(self, state: Sequence[float]) -> None:
+        if self.enabled and state:
+            self.scale, self.good_steps = state[0], int(state[1])

@@ -1,4 +1,4 @@
-"""How a latent moves: its optimiser, the fall of its learning rate, and the average that is shown."""
+"""The optimiser of a latent, its learning rate schedule, and the average that frames show."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ setting = partial(declare, section="optimizer")
 
 
 @dataclass(frozen=True)
-class Descent:
-    """The optimiser and its schedule. Raises ClipgenError for an optimiser that cannot drive a latent alone."""
+class OptimizerConfig:
+    """The optimiser and its schedule. Raises ClipgenError for an optimiser that needs more than a gradient."""
 
     optimizer: str = setting(
         "Adam", "a class of torch.optim", common=("Adam", "AdamW", "RAdam", "RMSprop", "SGD"), live=False
@@ -48,28 +48,28 @@ class Descent:
     )
 
     def __post_init__(self) -> None:
-        if not _usable(getattr(torch.optim, self.optimizer, None)):
-            known = sorted(name for name, kind in vars(torch.optim).items() if _usable(kind))
-            raise ClipgenError(f"optimizer={self.optimizer!r}: choose one of: {', '.join(known)}")
+        if not _is_usable(getattr(torch.optim, self.optimizer, None)):
+            names = sorted(name for name, kind in vars(torch.optim).items() if _is_usable(kind))
+            raise ClipgenError(f"optimizer={self.optimizer!r}: choose one of: {', '.join(names)}")
 
-    def start(self, latent: Tensor) -> torch.optim.Optimizer | Adam:
-        """A fresh optimiser for a latent."""
+    def create(self, latent: Tensor) -> torch.optim.Optimizer | Adam:
+        """Return a new optimiser for a latent."""
         if kind := {"Adam": Adam, "AdamW": AdamW}.get(self.optimizer):
             return kind([latent], self.lr, (0.9, self.beta2), self.weight_decay, self.eps)
         kind = getattr(torch.optim, self.optimizer)
-        decays = "weight_decay" in inspect.signature(kind).parameters
-        return kind([latent], lr=self.lr, **({"weight_decay": self.weight_decay} if decays else {}))
+        has_decay = "weight_decay" in inspect.signature(kind).parameters
+        return kind([latent], lr=self.lr, **({"weight_decay": self.weight_decay} if has_decay else {}))
 
-    def rate(self, progress: float, unit: float, moving: bool) -> float:
-        """The learning rate; ``unit``: the generator's own, ``moving``: whether a camera moves through the picture."""
-        # A picture settles; what a camera moves through has to be painted to the end.
-        schedule = ("constant" if moving else "cosine") if self.schedule == "auto" else self.schedule
-        fall = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[schedule]
-        return self.lr * (unit if self.lr_unit == "own" else 1.0) * (0.1 + 0.9 * fall)
+    def lr_at(self, progress: float, unit: float, has_camera: bool) -> float:
+        """Return the learning rate at ``progress`` in [0, 1]; ``unit``: the generator's own unit of it."""
+        # A still picture converges; what a camera moves through is painted to the end.
+        schedule = ("constant" if has_camera else "cosine") if self.schedule == "auto" else self.schedule
+        decay = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[schedule]
+        return self.lr * (unit if self.lr_unit == "own" else 1.0) * (0.1 + 0.9 * decay)
 
 
-def _usable(kind: Any) -> bool:
+def _is_usable(kind: Any) -> bool:
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)) or kind is torch.optim.Optimizer:
         return False
-    # These want a closure, sparse gradients or matrices.
+    # These need a closure, sparse gradients or matrices.
     return kind.__name__ not in ("LBFGS", "SparseAdam", "Muon")

@@ -98,8 +98,8 @@ STARTS = Registry(
         "perlin": "clipgen.inits:Perlin",
         "gradient": "clipgen.inits:Gradient",
         "dalle": "clipgen.mini.drafts:Drafts",
-        "dalle-mini": "clipgen.drawn:DalleMini",
-        "dalle-mega": "clipgen.drawn:DalleMega",
+        "dalle-mini": "clipgen.inits:DalleMini",
+        "dalle-mega": "clipgen.inits:DalleMega",
     },
 )
 
@@ -112,16 +112,16 @@ ENGINES = Registry(
     },
 )
 
-# What a picture is asked for beside its prompts: dataclasses whose fields are their settings.
-OBJECTIVES = Registry(
-    "objective",
+# Losses beside that of the prompts: dataclasses whose fields are their settings.
+LOSSES = Registry(
+    "loss",
     {
         "tv": "clipgen.losses.regularisers:TotalVariation",
         "saturation": "clipgen.losses.regularisers:Saturation",
         "symmetry": "clipgen.losses.regularisers:Symmetry",
         "sharpness": "clipgen.losses.regularisers:Sharpness",
         "palette": "clipgen.losses.regularisers:Palette",
-        "near": "clipgen.losses.init_loss:Nearness",
+        "near": "clipgen.losses.init_loss:InitLoss",
     },
 )
 

@@ -36,7 +36,7 @@ WORLD = (  # what is marked ``world``: how published models, their weights and C
     "generators/test_codebook.py",
     "clip/test_families.py",
     "generators/test_computing.py",
-    "test_scaling.py",
+    "test_loss_scaler.py",
     "runs/test_precision.py",
     "runs/test_schedules.py",
     "storage/",

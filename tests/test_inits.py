@@ -8,8 +8,8 @@ from PIL import Image
 
 import clipgen
 from clipgen import inits as starts
-from clipgen.drawn import Dalle
 from clipgen.images.palette import colour
+from clipgen.inits import Dalle
 from clipgen.mini import drafts
 from clipgen.prompts import Prompt
 from clipgen.registry import STARTS
@@ -44,7 +44,7 @@ def test_made_starts_are_as_rough_as_they_say():
 def test_random_codes_have_no_goal_even_in_a_mask(init, goals, tmp_path):
     run = clipgen.Run("a cat", init=init, mask="left", steps=1, cutouts=2, size=(64, 64), folder=tmp_path)
     list(run)
-    assert len(run.render.recipe.goals) == goals
+    assert len(run.optimization.spec.init_targets) == goals
 
 
 def test_a_start_that_went_names_the_one_to_choose(tmp_path):
@@ -63,7 +63,7 @@ def test_what_the_prompt_has_a_colour_for_is_drafted_grey(tmp_path):
     asked = {"generator": "stack", "init": "dalle", "steps": 1, "cutouts": 2, "size": (128, 64)}
     run = clipgen.Run("a blue cat and a banana", folder=tmp_path, **asked)
     list(run)
-    (goal,) = run.render.recipe.goals
+    (goal,) = run.optimization.spec.init_targets
     cat, banana = (part.amax(1) - part.amin(1) for part in goal.image.chunk(2, -1))
     assert goal.space == "colouring" and cat.max() < 1e-5 and banana.max() > 0.5
 
@@ -139,7 +139,7 @@ def test_a_place_is_behind_the_thing(tmp_path):
     asked = {"generator": "stack", "init": "dalle", "steps": 1, "cutouts": 2, "size": (64, 64)}
     run = clipgen.Run("a dog in the night sky", folder=tmp_path, **asked)
     list(run)
-    (goal,) = run.render.recipe.goals
+    (goal,) = run.optimization.spec.init_targets
     edges = torch.cat([goal.image[..., :4, :].flatten(), goal.image[..., -4:, :].flatten()])
     assert edges.quantile(0.9) < 0.4 < 0.8 < goal.image[..., 16:48, 16:48].amax()
 
@@ -179,12 +179,12 @@ def test_of_its_drafts_the_likeliest_comes_first(monkeypatch):
 def test_two_drawings_have_the_room_there_is(size, squares, monkeypatch):
     """One beside or above the other; in a square only their margins may overlap."""
     monkeypatch.setattr(
-        Dalle, "_image", lambda _, __, prompts, size: torch.full((1, 3, *size), len(prompts[0].text) / 10)
+        Dalle, "draw_image", lambda _, __, prompts, size: torch.full((1, 3, *size), len(prompts[0].text) / 10)
     )
     param = clipgen.load_generator("stack")
     latent, prompts = param.start(size, rng()), [Prompt("a cat and a red horse")]
-    scene = starts.Scene(param, None, size, 0, rng(), latent, prompts)
-    image = drafts.Drafts()._image(scene, scene.prompts, scene.size)
+    scene = starts.InitContext(param, None, size, 0, rng(), latent, prompts)
+    image = drafts.Drafts().draw_image(scene, scene.prompts, scene.size)
     wanted = torch.ones(size)
     for (top, left, side), value in zip(squares, (0.5, 0.7), strict=True):  # the second lies on the first
         wanted[top : top + side, left : left + side] = value
@@ -202,10 +202,10 @@ def test_a_drawing_is_never_stretched(monkeypatch):
     drawn = torch.zeros(64, 64, 3, dtype=torch.uint8)
     drawn[:, :32, 0] = 255
     kept = Dalle()
-    monkeypatch.setattr(kept, "_drawn", lambda *_: SimpleNamespace(images=[Image.fromarray(drawn.numpy())]))
+    monkeypatch.setattr(kept, "drawings", lambda *_: SimpleNamespace(images=[Image.fromarray(drawn.numpy())]))
     param = clipgen.load_generator("stack")
-    scene = starts.Scene(param, None, (64, 128), 0, rng(), param.start((64, 128), rng()), [])
-    wide = kept._image(scene, [], (64, 128))
+    scene = starts.InitContext(param, None, (64, 128), 0, rng(), param.start((64, 128), rng()), [])
+    wide = kept.draw_image(scene, [], (64, 128))
     assert wide.shape == (1, 3, 64, 128) and wide[0, 0, :, :60].min() > 0.9 and wide[0, 0, :, 68:].max() < 0.1
-    tall = kept._image(scene, [], (128, 64))
+    tall = kept.draw_image(scene, [], (128, 64))
     assert tall[0, 0, :, :28].min() > 0.9 and tall[0, 0, :, 36:].max() < 0.1

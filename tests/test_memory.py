@@ -31,29 +31,31 @@ def test_what_is_kept_is_counted_without_the_weights():
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.SiLU(), torch.nn.Conv2d(8, 2, 1))
     net.requires_grad_(False)
     x = torch.rand(1, 3, 16, 16, requires_grad=True)
-    assert memory.kept(lambda: net(x)) == 4 * 16 * 16 * (8 + 8 + 2), "what silu and the last layer saw, and the result"
+    assert memory.saved_bytes(lambda: net(x)) == 4 * 16 * 16 * (8 + 8 + 2), (
+        "what silu and the last layer saw, and the result"
+    )
 
 
 @pytest.mark.parametrize("generator", ["mini-vqgan", "mini-dvae"])
 def test_a_small_latent_foretells_what_a_large_one_keeps(generator, ample):
     param = clipgen.load_generator(generator)
     latent = param.start((256, 192), torch.Generator().manual_seed(0)).requires_grad_()
-    recipe = ample.render.recipe
-    told = memory._decoder(type("Recipe", (), {"param": param}), latent)
-    assert told == pytest.approx(memory.kept(lambda: param.image(latent)), rel=0.2)
-    assert memory._views(recipe) > 0
+    spec = ample.optimization.spec
+    told = memory.decoder_bytes(type("Spec", (), {"generator": param}), latent)
+    assert told == pytest.approx(memory.saved_bytes(lambda: param.image(latent)), rel=0.2)
+    assert memory.view_bytes(spec) > 0
 
 
 @pytest.mark.parametrize("share, sparing, fits", [(1.0, False, True), (0.7, True, True), (0.0, True, False)])
 def test_a_step_is_parted_as_the_free_memory_asks(share, sparing, fits, ample, fresh, monkeypatch):
     """``share``: of what the decoder keeps is free, beside a third of the views."""
-    recipe, latent = ample.render.recipe, ample.render.latent
-    room = memory.MARGIN * (share * memory._decoder(recipe, latent) + memory._views(recipe) / 3)
-    monkeypatch.setattr(memory, "free", lambda device: room if share else 0)
+    spec, latent = ample.optimization.spec, ample.optimization.latent
+    room = memory.MARGIN * (share * memory.decoder_bytes(spec, latent) + memory.view_bytes(spec) / 3)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: room if share else 0)
     with pytest.warns(UserWarning, match="64x64 with 4 views needs about .* free: " + ("passes" if fits else "it may")):
         list(fresh)
-    blocks = [block for block in fresh.render.recipe.param.net.modules() if isinstance(block, Block)]
-    assert fresh.render.memory.passes > 1 and all(block.sparing is sparing for block in blocks)
+    blocks = [block for block in fresh.optimization.spec.generator.net.modules() if isinstance(block, Block)]
+    assert fresh.optimization.memory.passes > 1 and all(block.sparing is sparing for block in blocks)
     # In parts the sums are rounded otherwise.
     assert np.abs(np.asarray(fresh.image, int) - np.asarray(ample.image, int)).mean() < 2
 
@@ -61,10 +63,10 @@ def test_a_step_is_parted_as_the_free_memory_asks(share, sparing, fits, ample, f
 def test_a_sparing_decoder_has_the_same_gradient():
     param = clipgen.load_generator()
     latent = param.start((64, 64), torch.Generator().manual_seed(0)).requires_grad_()
-    full = memory.kept(lambda: param.image(latent))
+    full = memory.saved_bytes(lambda: param.image(latent))
     (before,) = torch.autograd.grad(param.image(latent).square().sum(), latent)
     assert param.spare() and not param.spare(), "once is all"
-    assert memory.kept(lambda: param.image(latent)) < full / 2
+    assert memory.saved_bytes(lambda: param.image(latent)) < full / 2
     (after,) = torch.autograd.grad(param.image(latent).square().sum(), latent)
     assert torch.equal(before, after)
 
@@ -84,12 +86,12 @@ def test_running_out_of_memory_in_the_decoder_is_survived(fresh, ample, monkeypa
     decode = param._decode
 
     def scarce(latent):
-        net = fresh.render.recipe.param.net if latent.requires_grad else None
+        net = fresh.optimization.spec.generator.net if latent.requires_grad else None
         if net and not any(getattr(block, "sparing", False) for block in net.modules()):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return decode(latent)
 
-    monkeypatch.setattr(memory, "free", lambda device: None)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
     monkeypatch.setattr(param, "_decode", scarce)
     with pytest.warns(UserWarning, match="memory is short"):
         list(fresh)
@@ -104,7 +106,7 @@ def test_where_nothing_is_left_to_spare_the_remedy_is_said(fresh, monkeypatch):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return decode(latent)
 
-    monkeypatch.setattr(memory, "free", lambda device: None)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
     monkeypatch.setattr(fresh.models.generator, "_decode", never)
     with pytest.warns(UserWarning), pytest.raises(ClipgenError, match="lower size"):
         list(fresh)

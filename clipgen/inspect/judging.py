@@ -1,4 +1,4 @@
-"""A perceptor that guides nothing: it says of whole frames how well they show the prompts."""
+"""A second CLIP that guides nothing and scores whole frames."""
 
 from __future__ import annotations
 
@@ -10,34 +10,33 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.clip.protocol import Perceptor
-from clipgen.losses.prompt_loss import Spot, clip_score
+from clipgen.losses.prompt_loss import Region, clip_score
 from clipgen.prompts import Prompt, weights_at
 
 
 @dataclass(frozen=True)
-class Judging:
-    """The judge of a run, and what it is asked.
+class FrameJudge:
+    """The judge of a run, and the prompts that it compares frames with.
 
-    It sees each frame once, as it was trained to see pictures, without cutouts, augmentations or random numbers: what
-    the guide cannot look behind. It leaves no gradient.
+    It sees each frame as it was trained to see pictures, without cutouts, augmentations or random numbers.
     """
 
     judge: Perceptor
     prompts: Sequence[Prompt]
-    targets: Tensor  # (P, d), the prompts as the judge understands them
-    spots: Sequence[Spot]
+    embeddings: Tensor  # (P, d), of the prompts by the judge
+    regions: Sequence[Region]
 
     def score(self, frame: Image.Image, step: int) -> float:
-        """The cosine between a frame and the prompts that are wanted at a step, averaged by their weights.
+        """Return the cosine of a frame to the positive prompts of a step, averaged by weight; 0 if there are none.
 
-        As of ``clip_score``: negative prompts do not count, a prompt about a part is compared with that part. 0 where
-        no prompt is wanted.
+        A prompt about a region is compared with that region.
         """
-        wanted = torch.tensor(weights_at(self.prompts, step)).clamp(min=0).to(self.targets)
+        positive = torch.tensor(weights_at(self.prompts, step)).clamp(min=0).to(self.embeddings)
         score = 0.0
-        for spot in self.spots:
-            weights = wanted[spot.which]
-            if share := float(weights.sum()):
-                seen = self.judge.embed_image([spot.cropped(frame)])
-                score += share / float(wanted.sum()) * float(clip_score(seen, self.targets[spot.which], weights))
+        for region in self.regions:
+            weights = positive[region.prompts]
+            if total := float(weights.sum()):
+                embedding = self.judge.embed_image([region.crop_picture(frame)])
+                own_score = float(clip_score(embedding, self.embeddings[region.prompts], weights))
+                score += total / float(positive.sum()) * own_score
         return score

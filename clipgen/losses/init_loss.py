@@ -1,4 +1,4 @@
-"""What a picture is held near to: the photograph or drawing from which it starts."""
+"""The distance to the photograph, drawing or draft that a run starts from."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.images.palette import lightness
-from clipgen.losses.objectives import Goal, Moment, Objective
+from clipgen.losses.loss import InitTarget, Loss, StepContext
 from clipgen.losses.prompt_loss import spherical_distance
 from clipgen.setting import setting
 
-# Pixels of unrelated pictures are about a tenth of a squared unit apart, their lines a hundredth, latents about one.
-PIXELS = 10.0
-LINES = 50.0
+# Squared differences of unrelated pictures are about 0.1 in pixels, 0.01 in lines and 1 in latents.
+PIXEL_SCALE = 10.0
+LINE_SCALE = 50.0
 
 
 @dataclass(frozen=True, repr=False)
-class Nearness(Objective):
-    """The distance to the goals of the recipe, each as much as the prompts that it stands for hold at a step."""
+class InitLoss(Loss):
+    """The distance to the init targets, each weighted as its prompts are at a step."""
 
     name = "near"
     near: float = setting(
@@ -34,55 +34,55 @@ class Nearness(Objective):
     )
     near_fade: float = setting(0.0, "0: as strong to the end; 1: fading to nothing by the end", 0, 1, section="start")
 
-    def terms(self, moment: Moment) -> Iterator[Tensor]:
-        shares = moment.recipe.shares(moment.step)
-        for share, goal in zip(shares, moment.recipe.goals, strict=True):
-            near = self.near * (1 - self.near_fade * moment.progress) * goal.strength
-            if near and share:
-                yield near * share / sum(shares) * self._away(moment, goal)
+    def terms(self, context: StepContext) -> Iterator[Tensor]:
+        weights = context.spec.target_weights(context.step)
+        for weight, target in zip(weights, context.spec.init_targets, strict=True):
+            near = self.near * (1 - self.near_fade * context.progress) * target.strength
+            if near and weight:
+                yield near * weight / sum(weights) * self._distance(context, target)
 
-    def _away(self, moment: Moment, goal: Goal) -> Tensor:
-        space = goal.space if self.near_space == "auto" else self.near_space
+    def _distance(self, context: StepContext, target: InitTarget) -> Tensor:
+        space = target.space if self.near_space == "auto" else self.near_space
         if space == "latent":
-            return moment.recipe.param.distance(moment.latent, goal.latent)
+            return context.spec.generator.distance(context.latent, target.latent)
         if space == "pixels":
-            return PIXELS * (moment.image - goal.image).square().mean()
+            return PIXEL_SCALE * (context.image - target.image).square().mean()
         if space == "colouring":
-            return coloured_in(moment.image, goal.image)
-        perceptor = moment.recipe.perceptors[0][0]
-        seen, wanted = (
+            return colouring_distance(context.image, target.image)
+        perceptor = context.spec.perceptors[0][0]
+        embedding, goal = (
             perceptor.encode_image(F.interpolate(x, (perceptor.size,) * 2, mode="bilinear", antialias=True))
-            for x in (moment.image, goal.image)
+            for x in (context.image, target.image)
         )
-        return spherical_distance(seen, wanted.detach()).mean()
+        return spherical_distance(embedding, goal.detach()).mean()
 
 
-def coloured_in(image: Tensor, drawing: Tensor) -> Tensor:
-    """How far a picture, (B, 3, H, W), has left the lines of a drawing, and its colours where it is not grey: a scalar.
+def colouring_distance(image: Tensor, drawing: Tensor) -> Tensor:
+    """Return how far images (B, 3, H, W) are from a drawing whose grey parts may take any colour, as a scalar.
 
-    A line is what is lighter or darker than the mean of what is around it, a sixteenth of the height far, so that a
-    grey thing may become a yellow or a navy one. White is the paper, and stays.
+    Compared are the lines, and the colours where the drawing is coloured or white. A line is what is lighter or darker
+    than its surroundings, a sixteenth of the height wide, so that grey may become yellow or navy.
     """
     colourful = drawing.amax(1, keepdim=True) - drawing.amin(1, keepdim=True) > 0.05
     paper = drawing.amin(1, keepdim=True) > 0.93
     colours = (colourful | paper) * (image - drawing).square()
-    return LINES * (_lines(image) - _lines(drawing)).square().mean() + 3 * PIXELS * colours.mean()
+    return LINE_SCALE * (_lines(image) - _lines(drawing)).square().mean() + 3 * PIXEL_SCALE * colours.mean()
 
 
 def _lines(image: Tensor) -> Tensor:
     light = lightness(image)
-    return light - mean_around(light, max(1, image.shape[-2] // 16))
+    return light - box_blur(light, max(1, image.shape[-2] // 16))
 
 
-def mean_around(image: Tensor, reach: int) -> Tensor:
-    """The mean of (B, C, H, W) over the square that reaches so far from each place; beyond an edge is what is at it.
+def box_blur(image: Tensor, radius: int) -> Tensor:
+    """Return the mean of (B, C, H, W) over squares of side ``2 * radius + 1``, edges repeated.
 
-    By running sums, which cost the same for every reach: of a step at 512x512 a pooling so wide took six sevenths.
+    Running sums cost the same for every radius; average pooling took six sevenths of a step at 512x512.
     """
-    width = 2 * reach + 1
-    mean = F.pad(image, (reach + 1, reach, reach + 1, reach), mode="replicate")
+    width = 2 * radius + 1
+    mean = F.pad(image, (radius + 1, radius, radius + 1, radius), mode="replicate")
     for side in (-2, -1):
         sums = mean.cumsum(side)
-        places = sums.shape[side] - width
-        mean = (sums.narrow(side, width, places) - sums.narrow(side, 0, places)) / width
+        length = sums.shape[side] - width
+        mean = (sums.narrow(side, width, length) - sums.narrow(side, 0, length)) / width
     return mean

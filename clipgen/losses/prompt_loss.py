@@ -1,10 +1,10 @@
-"""What CLIP says about a picture, and the gradient of it: prompts, perceptors, cutouts, spot prompts."""
+"""The distance of a picture's cutouts to its prompts, as CLIP sees both."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,14 +15,16 @@ from torch.nn import functional as F
 
 from clipgen.clip.catalogue import embed
 from clipgen.clip.protocol import Perceptor
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import Cutouts, Views
 from clipgen.images import masks
-from clipgen.losses.objectives import Moment, Objective
+from clipgen.losses.loss import Loss, StepContext
 from clipgen.prompts import Prompt, weights_at
+
+Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def spherical_distance(images: Tensor, targets: Tensor) -> Tensor:
-    """Half the squared angle between unit vectors, (N, d) and (P, d) to (N, P), in [0, π²/2].
+    """Return half the squared angle between unit vectors, (N, d) and (P, d) to (N, P), in [0, π²/2].
 
     Unlike the cosine it keeps pulling when the two are nearly opposite (Crowson 2021, VQGAN+CLIP).
     """
@@ -31,184 +33,184 @@ def spherical_distance(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def cosine_distance(images: Tensor, targets: Tensor) -> Tensor:
-    """One minus the cosine of unit vectors, (N, d) and (P, d) to (N, P), in [0, 2]."""
+    """Return one minus the cosine of unit vectors, (N, d) and (P, d) to (N, P), in [0, 2]."""
     return 1 - images @ targets.T
 
 
-DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"spherical": spherical_distance, "cosine": cosine_distance}
+DISTANCES: dict[str, Distance] = {"spherical": spherical_distance, "cosine": cosine_distance}
 
 
-def prompt_distance(
-    images: Tensor,
-    targets: Tensor,
-    weights: Tensor,
-    distance: Callable[[Tensor, Tensor], Tensor] = spherical_distance,
-    stops: Tensor | None = None,
-) -> Tensor:
-    """The weighted mean distance of views (N, d) to prompts (P, d) with weights (P,); a negative weight repels.
+class Targets(NamedTuple):
+    """Prompts as a CLIP embeds them, with what they count."""
 
-    A view that is nearer to a prompt than its stop (P,) is not moved by it; nor is one that is further from a prompt
-    that repels: ``max(-d, stop)`` in the notebooks, which write that stop with a minus (Crowson 2021).
+    embeddings: Tensor  # (P, d), unit norm
+    weights: Tensor  # (P,); a negative one repels
+    stops: Tensor  # (P,); no pull from a target nearer than this, no push from a repelling one further away
+
+    def to(self, device: torch.device) -> Targets:
+        return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    def combined(self) -> Targets:
+        """Return the targets with all positive ones added up to one of weight 1 (Murdoch 2021)."""
+        positive = self.weights > 0
+        if not positive.any():
+            return self
+        total = F.normalize(self.weights.clamp(min=0).to(self.embeddings.device) @ self.embeddings, dim=-1)
+        return Targets(
+            torch.cat([total[None], self.embeddings[(~positive).nonzero().flatten().tolist()]]),
+            torch.cat([self.weights.new_ones(1), self.weights[~positive]]),
+            torch.cat([self.stops[positive].amin()[None], self.stops[~positive]]),
+        )
+
+
+def prompt_distance(images: Tensor, targets: Targets, distance: Distance = spherical_distance) -> Tensor:
+    """Return the weighted mean distance of image embeddings (N, d) to targets, as a scalar.
+
+    Stops are applied as ``max(distance, stop)``, for negative weights as ``min(distance, |stop|)`` (Crowson 2021).
     """
-    away = distance(images, targets)
-    if stops is not None:
-        away = torch.where(weights < 0, away.minimum(stops.abs()), away.maximum(stops))
-    return (away.mean(0) * weights).sum() / weights.abs().sum().clamp(min=1e-12)
+    distances = distance(images, targets.embeddings)
+    repelled, attracted = distances.minimum(targets.stops.abs()), distances.maximum(targets.stops)
+    distances = torch.where(targets.weights < 0, repelled, attracted)
+    return (distances.mean(0) * targets.weights).sum() / targets.weights.abs().sum().clamp(min=1e-12)
 
 
-def clip_score(images: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """The cosine between the mean view and the weighted prompts, averaged over the positive ones, as a scalar."""
-    wanted, mean = weights.clamp(min=0), images.detach().mean(0)
-    return (mean @ targets.T * wanted).sum() / wanted.sum() / mean.norm()
+def clip_score(images: Tensor, embeddings: Tensor, weights: Tensor) -> Tensor:
+    """Return the cosine of the mean image embedding to the targets, averaged by their positive weights, as a scalar."""
+    positive, mean = weights.clamp(min=0), images.detach().mean(0)
+    return (mean @ embeddings.T * positive).sum() / positive.sum() / mean.norm()
 
 
 @dataclass(frozen=True)
-class Spot:
+class Region:
     """A part of the picture and the prompts that are about it."""
 
-    which: list[int]
-    mask: Tensor | None = None  # (1, 1, H, W); None: all of it
+    prompts: list[int]  # their indices
+    mask: Tensor | None = None  # (1, 1, H, W); None: all of the picture
 
     @cached_property
     def box(self) -> tuple[slice, slice]:
+        """The rows and columns that contain the mask."""
         return (slice(None), slice(None)) if self.mask is None else masks.box(self.mask)
 
-    def seen(self, image: Tensor) -> Tensor:
-        """What its prompts see: its surroundings too, but they move only what is inside."""
+    def crop(self, image: Tensor) -> Tensor:
+        """Return the box of an image (B, 3, H, W), with a gradient inside the mask only."""
         if self.mask is not None:
             image = masks.blend(image, image.detach(), self.mask)
         return image[..., self.box[0], self.box[1]]
 
-    def cropped(self, picture: Image.Image) -> Image.Image:
-        """The same part of a finished picture."""
+    def crop_picture(self, picture: Image.Image) -> Image.Image:
+        """Return the box of a finished picture."""
         if self.mask is None:
             return picture
         rows, columns = self.box
         return picture.crop((columns.start, rows.start, columns.stop, rows.stop))
 
 
-def spots(prompts: Sequence[Prompt], mask: Callable[[str], Tensor]) -> list[Spot]:
-    """The parts that prompts are about; ``mask`` turns what stands in their brackets into one."""
-    places: dict[str, list[int]] = {}
+def find_regions(prompts: Sequence[Prompt], load_mask: Callable[[str], Tensor]) -> list[Region]:
+    """Return the regions of prompts; ``load_mask`` returns the mask that their brackets name."""
+    indices: dict[str, list[int]] = {}
     for i, prompt in enumerate(prompts):
-        places.setdefault(prompt.where, []).append(i)
-    return [Spot(which, mask(where) if where else None) for where, which in places.items()]
+        indices.setdefault(prompt.where, []).append(i)
+    return [Region(some, load_mask(where) if where else None) for where, some in indices.items()]
 
 
-class Look(NamedTuple):
-    """Views that a perceptor is to be shown, and what their embeddings are worth."""
+@dataclass(frozen=True)
+class ViewBatch:
+    """Cutouts of one region that go through one CLIP together."""
 
     perceptor: Perceptor
-    show: Callable[[], tuple[Tensor, Tensor | None]]  # makes the views (n, 3, size, size), and which patches are kept
-    worth: Callable[[Tensor], Tensor]  # (n, d) to a scalar, a term of the loss
+    region: Region
+    targets: Targets
+    views: Views
+    part: slice  # of the views
+    image: Tensor  # (1, 3, H, W)
+    evaluate: Callable[[Tensor], Tensor]  # embeddings (n, d) to their term of the loss; also adds to the CLIP score
+
+    def render(self) -> tuple[Tensor, Tensor | None]:
+        """Return the cutouts (n, 3, size, size), and the indices of the patches that CLIP is shown of each."""
+        cutouts = self.views.render(self.region.crop(self.image), self.part)
+        return cutouts, self.views.patches(self.part, self.image.device)
 
 
 @dataclass(frozen=True, repr=False)
-class PromptLoss(Objective):
-    """How far the views of a picture are from its prompts, as each perceptor understands them."""
+class PromptLoss(Loss):
+    """The weighted mean distance of cutouts to the prompts, over regions and CLIPs."""
 
     prompts: Sequence[Prompt]
     perceptors: Sequence[tuple[Perceptor, float]]  # with their shares, which sum to one
-    targets: Sequence[Tensor]  # of every perceptor, (P, d)
-    spots: Sequence[Spot]
+    embeddings: Sequence[Tensor]  # of the prompts by each perceptor, (P, d)
+    regions: Sequence[Region]
     cutouts: Cutouts
-    distance: Callable[[Tensor, Tensor], Tensor] = spherical_distance
-    averaged: float = 0.0  # how much the distance of the mean of all views counts, from 0 to 1
-    combined: bool = False  # whether texts are added up to one target, instead of their distances
+    distance: Distance = spherical_distance
+    averaged: float = 0.0  # weight of the distance of the cutouts' mean embedding, in [0, 1]
+    combined: bool = False  # whether texts are added up to one target
     name = "prompts"
 
-    def terms(self, moment: Moment) -> Iterator[Tensor]:
-        """A term for every look. The CLIP score, the mean of all views, is told as ``clip``."""
-        for look in self.looks(moment):
-            yield look.worth(look.perceptor.encode_image(*look.show()))
+    def terms(self, context: StepContext) -> Iterator[Tensor]:
+        """Yield the term of each batch of cutouts. ``context.scores`` gets the CLIP score of all, as ``clip``."""
+        for batch in self.view_batches(context):
+            yield batch.evaluate(batch.perceptor.encode_image(*batch.render()))
 
-    def looks(self, moment: Moment) -> Iterator[Look]:
-        """What each perceptor is to be shown, in parts where memory is short."""
-        image = moment.image
-        # On the CPU, where asking for a number makes nobody wait.
-        weights = torch.tensor(weights_at(self.prompts, moment.step))
+    def view_batches(self, context: StepContext) -> Iterator[ViewBatch]:
+        """Yield the cutouts of a step: for each region and CLIP one batch a pass."""
+        context.scores["clip"] = torch.zeros((), device=context.image.device)
+        weights = torch.tensor(weights_at(self.prompts, context.step))  # on the CPU: reading it does not synchronise
         stops = torch.tensor([prompt.stop for prompt in self.prompts])
-        scale, moment.scores["clip"] = float(weights.abs().sum()) or 1.0, torch.zeros((), device=image.device)
-        for spot in self.spots:
-            if not weights[spot.which].any():
+        total, positive = float(weights.abs().sum()) or 1.0, float(weights.clamp(min=0).sum()) or 1.0
+        for region in self.regions:
+            some = weights[region.prompts]
+            if not some.any():
                 continue
-            much = float(weights[spot.which].abs().sum()) / scale  # spots count by the weight of their prompts
-            wanted = float(weights[spot.which].clamp(min=0).sum()) / (float(weights.clamp(min=0).sum()) or 1.0)
-            for (perceptor, share), every in zip(self.perceptors, self.targets, strict=True):
-                asked = every[spot.which], weights[spot.which], stops[spot.which]
-                asked = combination(*asked) if self.combined else asked
-                yield from self._looks(moment, spot, perceptor, asked, share * much, share * wanted)
+            in_loss, in_score = float(some.abs().sum()) / total, float(some.clamp(min=0).sum()) / positive
+            for (perceptor, share), embeddings in zip(self.perceptors, self.embeddings, strict=True):
+                targets = Targets(embeddings[region.prompts], some, stops[region.prompts])
+                targets = (targets.combined() if self.combined else targets).to(context.image.device)
+                yield from self._batches_of(context, region, perceptor, targets, share * in_loss, share * in_score)
 
-    def _looks(
+    def _batches_of(
         self,
-        moment: Moment,
-        spot: Spot,
+        context: StepContext,
+        region: Region,
         perceptor: Perceptor,
-        asked: tuple[Tensor, Tensor, Tensor],
-        much: float,
-        wanted: float,
-    ) -> Iterator[Look]:
-        """Those of one perceptor at a spot; ``asked``: its targets, weights and stops.
+        targets: Targets,
+        loss_weight: float,
+        score_weight: float,
+    ) -> Iterator[ViewBatch]:
+        size = region.crop(context.image).shape
+        views = self.cutouts.draw(size, perceptor.size, context.rng, perceptor.patches)
+        parts = split_views(views.count, context.passes)
+        total: Tensor | None = None  # of all embeddings
 
-        ``much`` and ``wanted``: how much they count in the loss and in the score.
-        """
-        image = moment.image
-        targets, strength, stop = (numbers.to(image.device, non_blocking=True) for numbers in asked)
-        views = self.cutouts.draw(spot.seen(image).shape, perceptor.size, moment.rng, perceptor.patches)
-        runs, total = parts(views.count, moment.passes), None
-
-        def show(part: slice) -> tuple[Tensor, Tensor | None]:
-            return views.render(spot.seen(image), part), views.patches(part, image.device)
-
-        if self.averaged and len(runs) > 1:  # the gradient of the mean is the part's own: all are looked at before
-            with torch.no_grad():
-                total = sum(perceptor.encode_image(*show(part)).sum(0) for part in runs)
-
-        def away(seen: Tensor) -> Tensor:
-            return prompt_distance(seen, targets, strength, self.distance, stop)
-
-        def worth(seen: Tensor) -> Tensor:
-            share = len(seen) / views.count
-            loss = share * away(seen)
+        def evaluate(embeddings: Tensor) -> Tensor:
+            share = len(embeddings) / views.count
+            loss = share * prompt_distance(embeddings, targets, self.distance)
             if self.averaged:
-                own = seen.sum(0)
-                mean = (own if total is None else total + own - own.detach()) / views.count
-                joint = away(F.normalize(mean, dim=-1)[None])
+                part = embeddings.sum(0)
+                mean = (part if total is None else total + part - part.detach()) / views.count
+                joint = prompt_distance(F.normalize(mean, dim=-1)[None], targets, self.distance)
                 loss = loss.lerp(joint + (share - 1) * joint.detach(), self.averaged)
-            if wanted:
-                moment.scores["clip"] = moment.scores["clip"] + wanted * share * clip_score(seen, targets, strength)
-            return loss * much
+            if score_weight:
+                score = clip_score(embeddings, targets.embeddings, targets.weights)
+                context.scores["clip"] = context.scores["clip"] + score_weight * share * score
+            return loss * loss_weight
 
-        for part in runs:
-            yield Look(perceptor, partial(show, part), worth)
-
-
-def combination(targets: Tensor, weights: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Targets (P, d) of which those with a positive weight are added up to one, of weight 1; with weights and stops.
-
-    Negative ones stay as they are, their weights relative to it (Murdoch 2021).
-    """
-    wanted = weights > 0
-    if not wanted.any():
-        return targets, weights, stops
-    one = F.normalize(weights.clamp(min=0).to(targets.device) @ targets, dim=-1)
-    return (
-        torch.cat([one[None], targets[(~wanted).nonzero().flatten().tolist()]]),
-        torch.cat([weights.new_ones(1), weights[~wanted]]),
-        torch.cat([stops[wanted].amin()[None], stops[~wanted]]),
-    )
+        batches = [ViewBatch(perceptor, region, targets, views, part, context.image, evaluate) for part in parts]
+        if self.averaged and len(batches) > 1:  # each part's gradient needs the mean of all
+            with torch.no_grad():
+                total = sum(perceptor.encode_image(*batch.render()).sum(0) for batch in batches)
+        yield from batches
 
 
-def parts(count: int, passes: int) -> list[slice]:
-    """``count`` views in at most ``passes`` runs of nearly equal length."""
+def split_views(count: int, passes: int) -> list[slice]:
+    """Return at most ``passes`` slices of nearly equal length that cover ``count`` views."""
     edges = [round(i * count / min(passes, count)) for i in range(min(passes, count) + 1)]
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
-def embedded(perceptor: Perceptor, prompts: Sequence[Prompt], pictures: Mapping[str, Image.Image]) -> Tensor:
-    """(P, d): texts and pictures in one space; ``pictures``: those that image prompts name."""
+def embed_prompts(perceptor: Perceptor, prompts: Sequence[Prompt], pictures: Mapping[str, Image.Image]) -> Tensor:
+    """Return the embeddings (P, d) of prompts; ``pictures``: those that image prompts name."""
     texts = [prompt.text for prompt in prompts if not prompt.is_image]
     images = [pictures[prompt.text] for prompt in prompts if prompt.is_image]
-    said = iter(embed(perceptor, texts) if texts else ())
-    shown = iter(perceptor.embed_image(images) if images else ())
-    return torch.stack([next(shown) if prompt.is_image else next(said) for prompt in prompts])
+    of_texts = iter(embed(perceptor, texts) if texts else ())
+    of_images = iter(perceptor.embed_image(images) if images else ())
+    return torch.stack([next(of_images) if prompt.is_image else next(of_texts) for prompt in prompts])

@@ -1,6 +1,6 @@
-"""What a picture is asked for whatever its prompts: smoothness, colour, symmetry, sharpness, a palette.
+"""Losses of the picture alone: smoothness, colour, symmetry, sharpness, a palette.
 
-Each is a dataclass whose fields are its settings; ``weight`` 0 leaves it out.
+Each is a dataclass whose fields are its settings; with ``weight`` 0 it is skipped.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.images.palette import colours
-from clipgen.losses.objectives import Moment, Objective
+from clipgen.losses.loss import Loss, StepContext
 from clipgen.setting import setting
 
 
-class Regulariser(Objective):
+class Regulariser(Loss):
     """A loss of the picture alone, times its ``weight``."""
 
     @property
     def weight(self) -> float:
-        """By default the setting that has the regulariser's name."""
+        """The setting that has the regulariser's name."""
         return getattr(self, self.name)
 
     def of(self, images: Tensor) -> Tensor:
-        """A scalar for (B, 3, H, W) in [0, 1], before its weight."""
+        """Return a scalar for (B, 3, H, W) in [0, 1], before its weight."""
         raise NotImplementedError
 
-    def terms(self, moment: Moment) -> Iterator[Tensor]:
+    def terms(self, context: StepContext) -> Iterator[Tensor]:
         if self.weight:
-            yield self.weight * self.of(moment.image)
+            yield self.weight * self.of(context.image)
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,7 +46,7 @@ class TotalVariation(Regulariser):
 
 @dataclass(frozen=True, repr=False)
 class Saturation(Regulariser):
-    """Less the more colour there is: minus the mean distance of pixels from their own grey."""
+    """Minus the mean distance of pixels from their grey."""
 
     name = "saturation"
     saturation: float = setting(0.0, "weight of more colour")
@@ -68,7 +68,7 @@ class Symmetry(Regulariser):
 
 @dataclass(frozen=True, repr=False)
 class Sharpness(Regulariser):
-    """Less the more contrast there is in the small: minus the mean absolute Laplacian."""
+    """Minus the mean absolute Laplacian."""
 
     name = "sharpness"
     sharpness: float = setting(0.0, "weight of more contrast in the small")
@@ -80,21 +80,21 @@ class Sharpness(Regulariser):
 
 @dataclass(frozen=True, repr=False)
 class Palette(Regulariser):
-    """Mean squared distance of pixels to the nearest of some colours."""
+    """Mean squared distance of pixels to the nearest colour of a palette."""
 
     name = "palette"
     palette: str = setting("", "colours to keep to: 'navy, #ffcc00, white'")
     palette_weight: float = setting(1.0, "how strongly the palette is kept to", 0)
 
     def __post_init__(self) -> None:
-        colours(self.palette)  # a word that is no colour is refused here
+        colours(self.palette)  # raises for a word that is no colour
 
     @property
     def weight(self) -> float:
         return self.palette_weight if self.palette else 0.0
 
     def of(self, images: Tensor) -> Tensor:
-        wanted = colours(self.palette)
-        assert wanted is not None
+        palette = colours(self.palette)
+        assert palette is not None
         pixels = images.permute(0, 2, 3, 1).unsqueeze(-2)
-        return (pixels - wanted.to(images.device)).square().sum(-1).amin(-1).mean()
+        return (pixels - palette.to(images.device)).square().sum(-1).amin(-1).mean()

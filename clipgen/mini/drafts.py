@@ -20,11 +20,10 @@ from torch.nn import functional as F
 
 from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.clip.protocol import Perceptor
-from clipgen.drawn import Dalle
 from clipgen.images.palette import lightness
 from clipgen.images.reading import to_image, to_tensor
-from clipgen.inits import Scene
-from clipgen.losses.objectives import Goal
+from clipgen.inits import Dalle, InitContext
+from clipgen.losses.loss import InitTarget
 from clipgen.mini.scenes import COLOURS, PLACES, background, with_article
 from clipgen.mini.vocabulary import drawing_names, everyday_name
 from clipgen.priors.sampling import Drawings, dalle
@@ -206,17 +205,20 @@ def drawings_of(thing: str, seed: int, device: str) -> Drawings:
 class Drafts(Dalle):
     """The things of the prompt side by side; grey, and to be coloured in, where the prompt has a colour for one."""
 
-    def latent(self, scene: Scene) -> Tensor:
-        drawn = self._layout(self._first(scene))
+    def latent(self, context: InitContext) -> Tensor:
+        drawn = self._layout(self.first_prompts(context))
         if drawn.place is None and len(drawn.things) == 1 and not drawn.things[0].coloured:
-            return self._begun(scene, [Prompt(drawn.things[0].text)])
-        return scene.param.encode(self._image(scene, self._first(scene), scene.size))
+            return self.drawn_latent(context, [Prompt(drawn.things[0].text)])
+        return context.generator.encode(self.draw_image(context, self.first_prompts(context), context.size))
 
-    def goals(self, scene: Scene) -> list[Goal]:
-        def drafted(prompts: Sequence[Prompt]) -> str:
+    def targets(self, context: InitContext) -> list[InitTarget]:
+        def draw(prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
+            return self.draw_image(context, prompts, size)
+
+        def draft_key(prompts: Sequence[Prompt]) -> str:
             return str(self._layout(prompts))
 
-        return scene.goals(lambda prompts, size: self._image(scene, prompts, size), space="colouring", drafted=drafted)
+        return context.draft_targets(draw, space="colouring", draft_key=draft_key)
 
     def _layout(self, prompts: Sequence[Prompt]) -> Layout:
         """Of what weighs most. What is asked for in a part of the picture, or counts less, is left to CLIP."""
@@ -225,26 +227,26 @@ class Drafts(Dalle):
         most = max((prompt.weight for prompt in whole), default=0.0)
         return layout(*(prompt.text for prompt in whole if prompt.weight >= most))
 
-    def _image(self, scene: Scene, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
+    def draw_image(self, context: InitContext, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
         drawn = self._layout(prompts)
         if drawn.place is None and len(drawn.things) == 1:
-            return _grey(self._alone(scene, drawn.things[0], size), drawn.things[0])
-        image = torch.ones(1, 3, *size, device=scene.param.device)
+            return _grey(self._alone(context, drawn.things[0], size), drawn.things[0])
+        image = torch.ones(1, 3, *size, device=context.generator.device)
         if drawn.place:
-            field = background(drawn.place, max(size), torch.Generator().manual_seed(scene.seed))
+            field = background(drawn.place, max(size), torch.Generator().manual_seed(context.seed))
             image[:] = F.interpolate(field[None], size, mode="bilinear", antialias=True)
         for thing, (top, left, side) in zip(drawn.things, places(len(drawn.things), *size), strict=True):
-            drawing = self._alone(scene, thing, _DRAWN)
+            drawing = self._alone(context, thing, _DRAWN)
             both = torch.cat([_grey(drawing, thing), cut_out(drawing)], 1)
             draft = F.interpolate(both, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
             image[..., top : top + side, left : left + side].lerp_(draft[:, :3], draft[:, 3:])
         return image
 
-    def _alone(self, scene: Scene, thing: Thing, size: tuple[int, int]) -> Tensor:
-        return super()._image(scene, [Prompt(thing.text)], size)
+    def _alone(self, context: InitContext, thing: Thing, size: tuple[int, int]) -> Tensor:
+        return super().draw_image(context, [Prompt(thing.text)], size)
 
-    def _draw(self, scene: Scene, text: str) -> Drawings:
-        return drawings_of(taught(text, scene.perceptor), scene.seed, str(scene.param.device))
+    def sample(self, context: InitContext, text: str) -> Drawings:
+        return drawings_of(taught(text, context.perceptor), context.seed, str(context.generator.device))
 
 
 def _grey(drawing: Tensor, thing: Thing) -> Tensor:

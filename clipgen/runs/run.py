@@ -1,10 +1,10 @@
-"""A run: a render that a journal keeps, as an iterator of frames."""
+"""A run: an optimisation whose frames are kept in a journal."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,20 @@ from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import png_bytes
 from clipgen.inspect.describe import Words, describe
-from clipgen.inspect.steps import Seen
-from clipgen.optimize import Render
+from clipgen.inspect.steps import StepReport
+from clipgen.optimize import Optimization
 from clipgen.prompts import Prompt
 from clipgen.runs.control import RunControl
-from clipgen.runs.course import Course, Frame, write
+from clipgen.runs.frame_writer import FrameWriter
+from clipgen.runs.history import Frame, History
 from clipgen.runs.inputs import Ask, Inputs, Value
 from clipgen.runs.interrupts import interrupts
 from clipgen.runs.journal import Journal
-from clipgen.runs.keeper import Keeper
-from clipgen.runs.lock import Lock
-from clipgen.runs.recipes import Recipes
-from clipgen.runs.rerun import Rerun
+from clipgen.runs.output import export_run
+from clipgen.runs.replayer import Replayer
 from clipgen.runs.settings import Settings, list_settings
 from clipgen.runs.spec import Losses, Models, RunSpec
+from clipgen.runs.step_specs import StepSpecBuilder
 
 
 @list_settings
@@ -44,7 +44,7 @@ class Run:
     a person can mend.
     """
 
-    render: Render | None = None  # once it has begun
+    optimization: Optimization  # since the first frame was asked for
 
     def __init__(
         self,
@@ -61,8 +61,8 @@ class Run:
         self._state = self.journal.load_state()
         self.step = self._state[0] if self._state else 0
         self.control = RunControl(self.spec, self.journal, self.step)
-        self._course = Course(self.journal, self.step, self.control.past)
-        self._rerun = Rerun(self.spec, self.models, self.journal, self.control.past)
+        self._history = History(self.journal, self.step, self.control.past)
+        self._replayer = Replayer(self.spec, self.models, self.journal, self.control.past)
         self._frames: Iterator[Frame] | None = None
 
     @classmethod
@@ -75,7 +75,7 @@ class Run:
             run = cls(RunSpec.resume(folder, losses, trust), like=like)
             steps, every = run.settings.steps, run.settings.every
             run.journal.keep_until(run.step, {1, steps, *range(every, steps, every)})
-        run._course = Course(run.journal, run.step, run.control.past)
+        run._history = History(run.journal, run.step, run.control.past)
         return run
 
     @classmethod
@@ -141,7 +141,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether every step was made, ``patience`` is at its end, or the picture has ``settled``."""
-        return self.step >= self.settings.steps or self._course.over
+        return self.step >= self.settings.steps or self._history.should_stop
 
     @property
     def best(self) -> Frame:
@@ -149,23 +149,23 @@ class Run:
 
         Of those since the prompts were changed last, or one of their spans began or ended.
         """
-        return self._course.best
+        return self._history.best
 
     @property
     def image(self) -> Image.Image:
         """The newest frame, or with ``keep="best"`` the best."""
-        return self._shown.image
+        return self._output_frame.image
 
     @property
     def score(self) -> float:
         """The CLIP score of ``image``."""
-        return self._shown.scores["clip"]
+        return self._output_frame.scores["clip"]
 
     @property
-    def _shown(self) -> Frame:
-        return self.best if self.settings.keep == "best" else self._course.newest
+    def _output_frame(self) -> Frame:
+        return self.best if self.settings.keep == "best" else self._history.newest
 
-    def views(self, step: int, *, progress: bool = True) -> Seen:
+    def views(self, step: int, *, progress: bool = True) -> StepReport:
         """What CLIP was shown in a step, counted from 1: every cutout, what it scored, and how it pulled.
 
         The steps before are made again, from the seed and what was changed: nothing is kept for it while the run goes
@@ -173,7 +173,7 @@ class Run:
         """
         if not 1 <= step <= self.step:
             raise ClipgenError(f"step={step}: there are views of the steps that are made, 1 to {self.step}")
-        return self._rerun.look(step, progress)
+        return self._replayer.inspect(step, progress)
 
     def words(self, step: int | None = None, **options: Any) -> Words:
         """What a frame shows, the newest or that of ``step``, as the run's own perceptor sees it: see ``describe``."""
@@ -189,73 +189,77 @@ class Run:
         """
         if what not in ("picture", "views"):
             raise ClipgenError(f"what={what!r}: choose one of: picture, views")
-        seen = (lambda step: self.views(step, progress=False).beside()) if what == "views" else None
-        return write(self.journal, file, keep, seen, **options)
+        picture = (lambda step: self.views(step, progress=False).beside()) if what == "views" else None
+        return export_run(self.journal, file, keep, picture, **options)
 
     def _repr_png_(self) -> bytes | None:
-        return png_bytes(self.image) if self._course else None
+        return png_bytes(self.image) if self._history else None
 
     # --- the loop -------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Frame]:
         if self._frames is None:
-            self._frames = self._alone()
+            self._frames = self._iterate()
         return self._frames
 
-    def _alone(self) -> Iterator[Frame]:
-        scores, going = None, self.going()
-        with suppress(StopIteration):
-            while True:
-                if isinstance(said := going.send(scores), Frame):
-                    yield said
-                scores = None if isinstance(said, Frame) else said.advance()
-
-    def going(self) -> Generator[Frame | Render, dict[str, Tensor] | None, None]:
-        """The frames, and before every step the render: whoever sends its scores has made the step."""
-        with self.journal.lock(self.step) as lock:
-            yield from self._make(lock)
-
-    def _make(self, lock: Lock) -> Generator[Frame | Render, dict[str, Tensor] | None, None]:
-        recipes = Recipes(self.spec, self.models)
-        now = self.settings.at(max(0, self.step - 1))
-        self.render = render = recipes.begin(now)
-        judging, began = recipes.judging(now), time.monotonic()
-        keeper = Keeper(self.journal, render.latent.device.type != "cpu")
-        if self._state:
-            with self.journal.restoring():
-                render.restore(*self._state)
-        try:
-            while not (self.control.stopped or self.control.close(self.finished)):
-                self.control.wait()
-                self.control.due(self.step)
-                if (then := self.settings.at(self.step)) != now:
-                    recipes.follow(render, then)
-                    now, judging = then, recipes.judging(then)
-                render.turn()
-                scores = (yield render) or {}
-                lock.check()
-                self.step = render.step
-                if render.stuck:
-                    self.stop()
-                last = self.finished or self.control.stopped
-                due = self.settings.is_frame_step(self.step)
-                if due or last:
-                    picture, latent = render.picture(), render.packed()
-                    image, told = to_image(picture[0]), {name: float(score) for name, score in scores.items()}
-                    if judging:
-                        told["judge"] = judging.score(image, self.step - 1)
-                    frame = Frame(self.step, image, told, time.monotonic() - began)
-                    self._course.add(frame)
-                    if due and not self.control.close(self.finished):
-                        render.move_camera(picture)
-                    keeper.keep(frame, latent, *render.state())
+    def _iterate(self) -> Iterator[Frame]:
+        with self.session():
+            while self.prepare_step():
+                scores = self.optimization.advance()
+                if frame := self.record_step(scores):
                     yield frame
-                    lock.check()
-        finally:
-            render.memory.close()
-            keeper.end()
-            if not lock.lost:
-                self.control.end()
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Lock the run folder and create ``optimization``, for as long as steps are taken."""
+        with self.journal.lock(self.step) as self._lock:
+            self._step_specs = StepSpecBuilder(self.spec, self.models)
+            self.optimization = self._step_specs.start(self.settings.at(max(0, self.step - 1)))
+            self._started_at = time.monotonic()
+            self._writer = FrameWriter(self.journal, in_background=self.optimization.latent.device.type != "cpu")
+            if self._state:
+                with self.journal.restoring():
+                    self.optimization.restore(*self._state)
+            try:
+                yield
+            finally:
+                self.optimization.memory.close()
+                self._writer.close()
+                if not self._lock.lost:
+                    self.control.end()
+
+    def prepare_step(self) -> bool:
+        """Wait while paused and apply the changes that are due; return whether there is another step."""
+        self._lock.check()
+        if self.control.stopped or self.control.close(self.finished):
+            return False
+        self.control.wait()
+        self.control.due(self.step)
+        self._step_specs.update(self.optimization, self.settings.at(self.step))
+        return True
+
+    def record_step(self, scores: Mapping[str, Tensor]) -> Frame | None:
+        """Count a step that was taken; return its frame, if it has one, which is then in the journal."""
+        self._lock.check()
+        self.step = self.optimization.step
+        if self.optimization.diverged:
+            self.stop()
+        is_frame_step = self.settings.is_frame_step(self.step)
+        if not (is_frame_step or self.finished or self.control.stopped):
+            return None
+        image, latent = self.optimization.image(), self.optimization.packed_latent()
+        frame = self._create_frame(image, scores)
+        self._history.add(frame)
+        if is_frame_step and not self.control.close(self.finished):
+            self.optimization.move_camera(image)
+        self._writer.write(frame, latent, *self.optimization.state())
+        return frame
+
+    def _create_frame(self, image: Tensor, scores: Mapping[str, Tensor]) -> Frame:
+        picture, values = to_image(image[0]), {name: float(score) for name, score in scores.items()}
+        if judge := self._step_specs.judge():
+            values["judge"] = judge.score(picture, self.step - 1)
+        return Frame(self.step, picture, values, time.monotonic() - self._started_at)
 
 
 @list_settings

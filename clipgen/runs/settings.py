@@ -21,9 +21,9 @@ from clipgen.generators.catalogue import GENERATORS, canonical_name, entry_of
 from clipgen.images.camera import Camera
 from clipgen.images.reading import FITS
 from clipgen.losses.prompt_loss import DISTANCES
-from clipgen.optimizers import Descent
+from clipgen.optimizers import OptimizerConfig
 from clipgen.prompts import Prompt, parse, parse_weighted
-from clipgen.registry import OBJECTIVES, RELAXATIONS, STARTS
+from clipgen.registry import LOSSES, RELAXATIONS, STARTS
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.schedules import Schedule, parse_growth, parse_schedule, parse_size
 from clipgen.setting import bounds_of, check, setting, to_python
@@ -38,7 +38,7 @@ QUALITIES: Mapping[str, Mapping[str, float]] = {
 }
 KEPT = ("last", "best")
 PERCEPTORS = ("mini", "ViT-B-32/openai", "RN50/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5")
-PARTS: tuple[type, ...] = (Descent, Cutouts, *OBJECTIVES.values())  # dataclasses whose fields are settings
+PARTS: tuple[type, ...] = (OptimizerConfig, Cutouts, *LOSSES.values())  # dataclasses whose fields are settings
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from clipgen.errors import ClipgenError
 from clipgen.export.film import settings_of
 from clipgen.generators.catalogue import entry_of, load_generator
 from clipgen.generators.protocol import Parameterisation
-from clipgen.losses.objectives import Loss, Objective, Own
+from clipgen.losses.loss import FunctionLoss, Loss, LossFunction
 from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import check_saved
 from clipgen.runs.settings import Settings, build, default_start, immutable, to_numbers
 
-Losses = Sequence[Loss | Objective] | Mapping[str, Loss]
+Losses = Sequence[LossFunction | Loss] | Mapping[str, LossFunction]
 
 
 @dataclass(frozen=True)
@@ -221,13 +221,13 @@ def _check_judge(judge: str, guides: Sequence[tuple[str, float]]) -> None:
         raise ClipgenError(str(error).replace("perceptor=", "judge=", 1)) from error
 
 
-def objectives(losses: Losses) -> list[Objective]:
+def objectives(losses: Losses) -> list[Loss]:
     """Losses of one's own, functions or objectives, with or without names. Raises ClipgenError for anything else."""
-    made: list[Objective] = []
+    made: list[Loss] = []
     for name, loss in losses.items() if isinstance(losses, Mapping) else (("", loss) for loss in losses):
-        if not (isinstance(loss, Objective) or callable(loss)):
-            raise ClipgenError(f"losses: {loss!r} is neither a function (image, latent, step) -> loss nor an Objective")
-        made.append(loss if isinstance(loss, Objective) else Own(loss, name))
+        if not (isinstance(loss, Loss) or callable(loss)):
+            raise ClipgenError(f"losses: {loss!r} is neither a function (image, latent, step) -> loss nor a Loss")
+        made.append(loss if isinstance(loss, Loss) else FunctionLoss(loss, name))
     return made
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def redraw(make: Callable[[], Journal], files: Sequence[Path], fps: float | None = None) -> int:
     """Write a film that ``make`` redraws, as far as it comes. Exit status: 0 done, 130 interrupted."""
-    from clipgen.runs.course import write
     from clipgen.runs.interrupts import Interrupted, resumable
+    from clipgen.runs.output import export_run
 
     try:
         journal, onward = make(), ""
@@ -31,7 +31,7 @@ def redraw(make: Callable[[], Journal], files: Sequence[Path], fps: float | None
         journal, onward = error.journal, str(error)
     with resumable(journal):
         for file in files:
-            write(journal, file, "last", fps=fps)
+            export_run(journal, file, "last", fps=fps)
     print(
         f"{' and '.join(map(str, files))} " + (f"({onward})" if onward else f"(done); the run is in {journal.folder}")
     )

@@ -17,15 +17,15 @@ from clipgen.errors import ClipgenError
 from clipgen.images.films import FilmReader
 from clipgen.images.reading import Pictorial, to_picture
 from clipgen.prompts import slug
+from clipgen.runs.batch import finish_batch
+from clipgen.runs.frame_writer import warn_unsaved
 from clipgen.runs.inputs import Ask, Inputs, Value
 from clipgen.runs.interrupts import resumable
 from clipgen.runs.journal import Journal
-from clipgen.runs.keeper import warn_unsaved
 from clipgen.runs.lock import Lock
 from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings
 from clipgen.runs.spec import Losses, RunSpec
-from clipgen.runs.together import finish_together
 from clipgen.setting import check_count
 from clipgen.studies.study import study
 
@@ -92,7 +92,7 @@ def batch(
         for number in range(len(runs), min(count, len(runs) + batch)):
             like = (runs + group)[0] if runs or group else None
             group.append(Run(prompt, folder=folder, losses=losses, like=like, seed=seed + number, **settings))
-        runs += finish_together(group, progress)
+        runs += finish_batch(group, progress)
     return runs
 
 

@@ -16,7 +16,7 @@ from clipgen.errors import ClipgenError
 from clipgen.images.sheets import contact_sheet, grid, png_bytes
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES
-from clipgen.runs.together import alike
+from clipgen.runs.batch import batch_key
 from clipgen.setting import check_count
 from clipgen.storage.files import atomic_write
 from clipgen.studies import page
@@ -229,4 +229,4 @@ def study(
 
 def _alike(row: Row) -> str:
     """Rows with the same models stand together, so that a worker loads them once; and then those for one tensor."""
-    return repr(alike(row.spec))
+    return repr(batch_key(row.spec))

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from clipgen.errors import ClipgenError
+from clipgen.runs.batch import iterate_batch
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
-from clipgen.runs.together import together
 from clipgen.studies.row import RowState
 from clipgen.studies.storage import at_hand
 
@@ -33,7 +33,7 @@ class Maker:
         """Make the first frame of some rows; the bytes of the GPU that are taken then, and all it has."""
         with at_hand(folders, address) as here:
             runs = self._resumed(here)
-            next(together(runs))
+            next(iterate_batch(runs))
         free, all_ = torch.cuda.mem_get_info(runs[0].spec.device)
         return all_ - free, all_
 
@@ -83,7 +83,7 @@ class Maker:
             seconds, memory = before.seconds + (time.monotonic() - began) / len(runs), max(before.memory, _peak(device))
             RowState(run.step, seconds, memory, **more).write(run.journal.folder)
 
-        for run, _ in together(runs):
+        for run, _ in iterate_batch(runs):
             note(run)
             _check_saved(run.journal)
         for run in runs:

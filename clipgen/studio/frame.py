@@ -15,8 +15,7 @@ from clipgen.inspect.explain import explain
 from clipgen.progress import Download, Stopped, listening
 from clipgen.prompts import slug
 from clipgen.registry import WRITERS
-from clipgen.runs.course import write
-from clipgen.runs.drawings import frames
+from clipgen.runs.output import export_frames, export_run
 from clipgen.runs.run import Run
 from clipgen.runs.saved import base_names
 from clipgen.runs.spec import RunSpec
@@ -56,9 +55,9 @@ class ExportSection(widgets.VBox):
         writer = WRITERS[self._format.value]
         file = journal.folder / (slug(journal.settings["prompt"]) + self._format.value)
         if writer.film:
-            write(journal, file)
+            export_run(journal, file)
         else:
-            pictures = frames(journal, file, [step]) if writer.vectors else [self._preview.picture]
+            pictures = export_frames(journal, file, [step]) if writer.vectors else [self._preview.picture]
             export(pictures, file, base_names(journal.history), scores=[self._preview.row])
         self.link.value = download_link(file, writer.mime)
 

@@ -13,7 +13,7 @@ import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
 from clipgen.prompts import Prompt, format_prompt
-from clipgen.runs.course import Course
+from clipgen.runs.history import History
 from clipgen.runs.journal import Journal
 from clipgen.runs.spec import named_today
 from clipgen.studio.controls import DEFAULTS
@@ -64,7 +64,7 @@ class Gallery(widgets.VBox):
     def _make_card(self, journal: Journal, step: int) -> widgets.Widget:
         prompts = [entry["prompt"] for entry in (journal.settings, *journal.changes) if "prompt" in entry]
         prompt = str(prompts[-1]) if prompts else ""
-        is_finished = step >= journal.settings.get("steps", 0) or Course(journal).over
+        is_finished = step >= journal.settings.get("steps", 0) or History(journal).should_stop
         buttons = [
             button(label, partial(action, journal.folder), tooltip=f"{label}: {prompt}")
             for label, action in self._actions.items()

@@ -16,7 +16,7 @@ from clipgen.errors import ClipgenError
 from clipgen.export.disagreement import find_disagreements
 from clipgen.images.sheets import repeated
 from clipgen.progress import Download
-from clipgen.runs.course import liked
+from clipgen.runs.history import frame_score
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.studio.parts import ErrorMessage, add_tooltip, html_widget, on_change, show, to_jpeg
@@ -118,7 +118,8 @@ class Preview(widgets.VBox):
     def show_best(self) -> None:
         """Show the best frame: by the judge, or without one by CLIP."""
         with self._lock:
-            self.timeline.value = 1 + max(range(len(self._rows)), key=lambda index: liked(self._rows[index]), default=0)
+            scores = [frame_score(row) for row in self._rows]
+            self.timeline.value = 1 + (scores.index(max(scores)) if scores else 0)
 
     def show_progress(self, phase: str, status: str = "", share: float | None = None) -> None:
         """Show what happens and how far it is; with a bar if there is a ``share`` from 0 to 1."""

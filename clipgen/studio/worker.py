@@ -14,7 +14,7 @@ from clipgen.progress import Download, Stopped, listening
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from clipgen.runs.course import Frame
+    from clipgen.runs.history import Frame
     from clipgen.runs.run import Run
 
 RATE = 20  # reports a second

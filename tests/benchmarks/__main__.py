@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from clipgen.device import PRECISIONS, pick, precision
-from clipgen.memory import free
+from clipgen.memory import free_bytes
 from tests.benchmarks.studies import cluster, overhead
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def short(device: str, left: float | None) -> Iterator[None]:
     if left is None:
         yield
         return
-    room = free(torch.device(device))
+    room = free_bytes(torch.device(device))
     if room is None or room < left * 1e9:
         raise SystemExit(f"--free {left:g}: so much is not free here, or nobody says")
     held = [torch.ones(int(room - left * 1e9), dtype=torch.uint8, device=device)]
@@ -293,13 +293,13 @@ def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
     with work(options) as (folder, asked):
         run = clipgen.Run("a red apple", folder=folder, steps=100, every=100, **asked)
         next(iter(run))
-        render: Any = run.render
+        optimization: Any = run.optimization
         activities = [torch.profiler.ProfilerActivity.CPU]
         if options.device == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         with torch.profiler.profile(activities=activities) as made:
             for _ in range(options.rounds):
-                render.advance()
+                optimization.advance()
     kind = "device" if options.device == "cuda" else "cpu"
     print(made.key_averages().table(sort_by=f"self_{kind}_time_total", row_limit=20, max_name_column_width=40))
     return []

@@ -118,7 +118,7 @@ def profile_steps(work: str, options: argparse.Namespace, cache: Path) -> dict[s
     asked = settings_of(work, cache) | {"size": (side, side), "cutouts": 32, "device": options.device}
     run = clipgen.Run("a red apple", folder=cache, steps=10_000, every=10_000, **asked)
     next(iter(run))
-    render: Any = run.render
+    optimization: Any = run.optimization
     activities = [torch.profiler.ProfilerActivity.CPU]
     if options.device.startswith("cuda"):
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -127,12 +127,12 @@ def profile_steps(work: str, options: argparse.Namespace, cache: Path) -> dict[s
         synchronize(options.device)
         began = time.perf_counter()
         for _ in range(GROUP):
-            render.advance()
+            optimization.advance()
         synchronize(options.device)
         taken.append((time.perf_counter() - began) / GROUP)
     with torch.profiler.profile(activities=activities) as profiler:
         for _ in range(GROUP):
-            render.advance()
+            optimization.advance()
         synchronize(options.device)
     averages = profiler.key_averages()
 

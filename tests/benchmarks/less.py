@@ -56,13 +56,13 @@ def less(options: argparse.Namespace, cache: Path, settings: dict[str, Any]) -> 
         asked = settings | still | {"size": (size, size), "cutouts": options.views} | WAYS[name]
         runs[name] = run = clipgen.Run("a red apple", folder=cache, like=like, **asked)
         next(iter(run))  # a step to warm up
-        run.render.rng.manual_seed(len(runs))
-        render, seconds, mean = run.render, [], 0.0
+        run.optimization.rng.manual_seed(len(runs))
+        optimization, seconds, mean = run.optimization, [], 0.0
         for _ in range(options.rounds):
             began = _now(options.device)
-            render.advance()
+            optimization.advance()
             seconds.append(_now(options.device) - began)
-            mean = mean + render.latent.grad.detach().float() / options.rounds
+            mean = mean + optimization.latent.grad.detach().float() / options.rounds
         means[name] = mean.flatten()
         rows.append({"work": f"{options.work} {size}x{size}, {options.views} views", "side": name})
         rows[-1] |= {"seconds": statistics.mean(seconds), "least": min(seconds), "most": max(seconds)}

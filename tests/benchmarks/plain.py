@@ -6,6 +6,7 @@ to the bit, so that nothing was left out. Seconds are CPU time, which other prog
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -15,43 +16,42 @@ from typing import Any
 import torch
 
 import clipgen
-from clipgen.losses.prompt_loss import prompt_distance
-from clipgen.optimize import Render
-from clipgen.runs.course import Frame
+from clipgen.losses.prompt_loss import PromptLoss, Targets, prompt_distance
 
 WARM = 3  # turns before it counts; the first frame is among them
 
 
 def whole(run: clipgen.Run) -> Iterator[torch.Tensor]:
-    """The steps as a run makes them, with all that may happen between two; yields the latent after each."""
-    going, scores = run.going(), None
-    while True:
-        if isinstance(said := going.send(scores), Frame):
-            scores = None
-        else:
-            scores = said.advance()
-            yield said.latent
+    """Yield the latent after each step of a run, with all that happens between two steps."""
+    with run.session():
+        while run.prepare_step():
+            run.record_step(run.optimization.advance())
+            yield run.optimization.latent
 
 
 def bare(run: clipgen.Run) -> Iterator[torch.Tensor]:
-    """The same steps by hand: decode, cut out, look, go back, move. Yields the latent after each."""
-    render = next(run.going())
-    assert isinstance(render, Render)
-    param, descent, loss = render.recipe.param, render.recipe.descent, render.recipe.objectives[0]
-    (perceptor, _), (targets,) = loss.perceptors[0], loss.targets
-    latent, average = render.latent.detach().clone().requires_grad_(), render.average.clone()
-    optimizer, rng, weights = descent.start(latent), render.rng, torch.ones(1)
+    """Yield the latent after each of the same steps by hand: decode, cut out, encode, go back, move."""
+    with run.session():
+        run.prepare_step()
+        optimization = run.optimization
+    spec, rng, weights = optimization.spec, optimization.rng, torch.ones(1)
+    generator, config, loss = spec.generator, spec.optimizer, spec.losses[0]
+    assert isinstance(loss, PromptLoss)
+    (perceptor, _), (embeddings,) = loss.perceptors[0], loss.embeddings
+    targets = Targets(embeddings, weights, torch.tensor([-math.inf])).to(embeddings.device)
+    latent, ema_latent = optimization.latent.detach().clone().requires_grad_(), optimization.ema_latent.clone()
+    optimizer = config.create(latent)
     for step in range(run.settings.steps):
-        optimizer.param_groups[0]["lr"] = descent.rate(step / run.settings.steps, param.lr, False)
+        optimizer.param_groups[0]["lr"] = config.lr_at(step / run.settings.steps, generator.lr, False)
         optimizer.zero_grad()
-        image = param.image(latent, step / run.settings.steps, rng)
-        leaf = image.detach().requires_grad_()
-        views = loss.cutouts.draw(leaf.shape, perceptor.size, rng, perceptor.patches).render(leaf)
-        prompt_distance(perceptor.encode_image(views), targets, weights).backward()
-        image.backward(leaf.grad)
+        image = generator.image(latent, step / run.settings.steps, rng)
+        image_copy = image.detach().requires_grad_()
+        cutouts = loss.cutouts.draw(image.shape, perceptor.size, rng, perceptor.patches).render(image_copy)
+        prompt_distance(perceptor.encode_image(cutouts), targets).backward()
+        image.backward(image_copy.grad)
         optimizer.step()
-        param.project_(latent)
-        average.lerp_(latent.detach(), 1 - descent.ema)
+        generator.project_(latent)
+        ema_latent.lerp_(latent.detach(), 1 - config.ema)
         yield latent
 
 

@@ -83,9 +83,9 @@ def main() -> None:
                 like=runs[0] if seed else None, **asked["settings"],
             ))  # fmt: skip
         if len(runs) > 1:
-            from clipgen.runs.together import together
+            from clipgen.runs.batch import iterate_batch
 
-            list(together(runs))
+            list(iterate_batch(runs))
         list(runs[0])
 
 

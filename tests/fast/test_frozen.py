@@ -12,14 +12,14 @@ from clipgen.fast.frozen import Conv2d, ReLU, conv2d, norm_silu
 from clipgen.generators.codebook import Codebook
 from clipgen.generators.dvae import DVAE
 from clipgen.generators.vqgan import VQModel
-from clipgen.memory import kept
+from clipgen.memory import saved_bytes
 
 
 def told(function, x):
     """What a function makes of x, its gradient, and the bytes that it keeps beside what it gives."""
     made = function(x)
     (gradient,) = torch.autograd.grad(made.square().sum(), x)
-    return made, gradient, kept(lambda: function(1 * x)) - made.numel() * made.element_size()
+    return made, gradient, saved_bytes(lambda: function(1 * x)) - made.numel() * made.element_size()
 
 
 @pytest.mark.parametrize(("side", "stride", "padding"), [(1, 1, 0), (3, 1, 1), (3, 2, 0), (7, 1, 3)])

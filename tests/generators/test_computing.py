@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import clipgen
-from clipgen import scaling
 from clipgen.cutouts.sampling import Cutouts
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.generators.codebook import Codebook
@@ -17,10 +16,10 @@ from clipgen.generators.dvae import DVAE
 from clipgen.generators.vae import TAESD, VAE
 from clipgen.generators.vqgan import VQModel
 from clipgen.images.camera import Camera
-from clipgen.losses.objectives import Recipe
-from clipgen.losses.prompt_loss import PromptLoss, Spot
-from clipgen.optimize import Render
-from clipgen.optimizers import Descent
+from clipgen.losses.loss import StepSpec
+from clipgen.losses.prompt_loss import PromptLoss, Region
+from clipgen.optimize import LossScaler, Optimization
+from clipgen.optimizers import OptimizerConfig
 from clipgen.precision import Computing
 from clipgen.prompts import Prompt
 
@@ -150,14 +149,14 @@ def gradient(made, seer, precision):
     width = seer.embed_text(["a cat"]).shape[1]
     target = F.normalize(torch.randn(1, width, generator=rng), dim=-1)
     prompts, cutouts, share = [Prompt("a cat")], Cutouts(cutouts=2), [(seer, 1.0)]
-    asked = PromptLoss(prompts, share, [target], [Spot([0])], cutouts)
-    parts = {"param": made, "perceptors": share, "prompts": prompts, "objectives": [asked], "goals": []}
-    parts |= {"descent": Descent(), "camera": Camera.parse(""), "mask": None, "cutouts": cutouts}
-    recipe = Recipe(**parts, steps=9, precision=precision)
-    render = Render(recipe, latent, torch.zeros(1, 3, *SIZE), rng)
-    render.advance()
-    assert made.precision == seer.precision == precision and render.slower == 1
-    return render.latent.grad.flatten()
+    asked = PromptLoss(prompts, share, [target], [Region([0])], cutouts)
+    parts = {"generator": made, "perceptors": share, "prompts": prompts, "losses": [asked], "init_targets": []}
+    parts |= {"optimizer": OptimizerConfig(), "camera": Camera.parse(""), "mask": None, "cutouts": cutouts}
+    spec = StepSpec(**parts, steps=9, precision=precision)
+    optimization = Optimization(spec, latent, torch.zeros(1, 3, *SIZE), rng)
+    optimization.advance()
+    assert made.precision == seer.precision == precision and optimization.lr_scale == 1
+    return optimization.latent.grad.flatten()
 
 
 @pytest.mark.slow
@@ -172,5 +171,5 @@ def test_the_gradient_in_fp16_points_where_that_in_fp32_does(name, architecture,
     assert full.norm() > 0 and F.cosine_similarity(full, half, dim=0) > 0.98
     assert half.norm() / full.norm() == pytest.approx(1, abs=0.05)
     if architecture == "RN50":
-        monkeypatch.setattr(scaling, "FIRST", 1.0)
+        monkeypatch.setattr(LossScaler, "INIT_SCALE", 1.0)
         assert F.cosine_similarity(full, gradient(made, seer, "fp16"), dim=0) < 0.95

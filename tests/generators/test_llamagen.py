@@ -9,7 +9,7 @@ from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEConfi
 from clipgen.generators.codebook import Codebook
 from clipgen.generators.taming import from_llamagen
 from clipgen.generators.vqgan import VQModel
-from clipgen.optimizers import Descent
+from clipgen.optimizers import OptimizerConfig
 from clipgen.runs.settings import build
 from clipgen.storage import pickles, weights
 
@@ -67,4 +67,4 @@ def test_its_learning_rate_counts_in_deviations_of_its_codes():
     net = VQModel(n_embed=64, embed_dim=8, z_channels=32, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=())
     net.codebook.data.copy_(codes)
     unit = Codebook("llamagen", net, 256).lr
-    assert asked.select(Descent).rate(0.0, unit, False) == pytest.approx(0.1 * float(codes.std()), rel=0.05)
+    assert asked.select(OptimizerConfig).lr_at(0.0, unit, False) == pytest.approx(0.1 * float(codes.std()), rel=0.05)

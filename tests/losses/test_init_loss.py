@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipgen.losses.init_loss import coloured_in, mean_around
+from clipgen.losses.init_loss import box_blur, colouring_distance
 
 
 def drawing():
@@ -25,8 +25,8 @@ def face(image, colour):
 
 def test_what_is_grey_may_take_any_colour():
     image = drawing()
-    assert coloured_in(image, image) == 0
-    hue = coloured_in(face(image, (0.3, -0.15, -0.0102)), image)  # as light as before
+    assert colouring_distance(image, image) == 0
+    hue = colouring_distance(face(image, (0.3, -0.15, -0.0102)), image)  # as light as before
     erased = image.clone()
     erased[..., 28:32, 24:40] = 0.5
     repainted, dirty = image.clone(), image.clone()
@@ -34,21 +34,21 @@ def test_what_is_grey_may_take_any_colour():
     dirty[..., 52:, :20] = 0.7
     assert hue < 1e-3
     for other in (erased, repainted, dirty):
-        assert coloured_in(other, image) > 100 * hue + 0.02
+        assert colouring_distance(other, image) > 100 * hue + 0.02
 
 
 def test_a_thing_may_become_lighter_as_a_whole_but_for_its_border():
     image = drawing()
-    lighter = coloured_in(face(image, (0.2, 0.2, 0.2)), image)
+    lighter = colouring_distance(face(image, (0.2, 0.2, 0.2)), image)
     flat = image.clone()
     flat[..., 16:48, 16:48] = 0.7  # as light, without eyes
-    assert lighter < coloured_in(flat, image)
+    assert lighter < colouring_distance(flat, image)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 200)])
 def test_it_has_a_gradient_at_any_size(size):
     image = torch.rand(1, 3, *size, requires_grad=True)
-    coloured_in(image, torch.rand(1, 3, *size)).backward()
+    colouring_distance(image, torch.rand(1, 3, *size)).backward()
     assert image.grad.isfinite().all() and image.grad.abs().sum() > 0
 
 
@@ -56,4 +56,4 @@ def test_it_has_a_gradient_at_any_size(size):
 def test_the_mean_around_a_place_is_that_of_a_pool(size, reach):
     image = torch.rand(2, 3, *size)
     pool = F.avg_pool2d(F.pad(image, (reach,) * 4, mode="replicate"), 2 * reach + 1, stride=1)
-    torch.testing.assert_close(mean_around(image, reach), pool)
+    torch.testing.assert_close(box_blur(image, reach), pool)

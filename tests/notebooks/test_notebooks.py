@@ -18,7 +18,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image, ImageSequence
 
-from clipgen.optimize import Render
+from clipgen.optimize import Optimization
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORTS = ROOT / "tests" / "reports"
@@ -151,8 +151,9 @@ def test_reaches_into_nothing(stored):
 def test_the_loop_built_up_from_nothing_is_the_packages():
     notebook = nbformat.read(NOTEBOOKS[4], as_version=4)
     printed = "\n".join(output.get("text", "") for output in outputs(notebook))
-    parts = [inspect.getsource(part) for part in (Render.begin_step, Render.differentiate, Render.move)]
-    assert all(part.strip() in printed for part in [inspect.getsource(Render.advance), *parts])
+    loop = Optimization
+    parts = [inspect.getsource(part) for part in (loop.begin_step, loop.compute_gradient, loop.update_latent)]
+    assert all(part.strip() in printed for part in [inspect.getsource(loop.advance), *parts])
     made = next(node for tree in trees(notebook) for node in ast.walk(tree) if getattr(node, "name", "") == "make")
     assert step(ast.unparse(made)) == step("\n".join(parts))
 

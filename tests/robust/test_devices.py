@@ -114,23 +114,23 @@ def machine(root, groups, **limits):
 def test_limits_of_containers_and_batch_systems_count(groups, limits, free, tmp_path, monkeypatch):
     machine(tmp_path, groups, **limits)
     monkeypatch.setattr(heap, "ROOT", tmp_path, raising=False)
-    assert memory.free(CPU) == pytest.approx(free * GB, abs=2048)
+    assert memory.free_bytes(CPU) == pytest.approx(free * GB, abs=2048)
 
 
 def test_a_limit_without_statistics_is_one(tmp_path, monkeypatch):
     machine(tmp_path, "0::/job\n", job=(2, 1))
     (tmp_path / "sys/fs/cgroup/job/memory.stat").unlink()
     monkeypatch.setattr(heap, "ROOT", tmp_path, raising=False)
-    assert memory.free(CPU) == GB
+    assert memory.free_bytes(CPU) == GB
 
 
 def test_where_nobody_says_what_is_free_nothing_is_known(tmp_path, monkeypatch):
     monkeypatch.setattr(heap, "ROOT", tmp_path, raising=False)
-    assert memory.free(CPU) is None
+    assert memory.free_bytes(CPU) is None
 
 
 def test_memory_is_asked_of_the_device_that_is_used(monkeypatch):
     for name in ("memory_reserved", "memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda device: device.index * GB)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (device.index * 2 * GB, 9 * GB))
-    assert memory.free(torch.device("cuda:1")) == 2 * GB
+    assert memory.free_bytes(torch.device("cuda:1")) == 2 * GB

@@ -15,8 +15,8 @@ from clipgen.export.film import export
 from clipgen.export.gif import Gif
 from clipgen.inits import Random
 from clipgen.runs import run as runs
+from clipgen.runs.frame_writer import FrameWriter
 from clipgen.runs.journal import Journal
-from clipgen.runs.keeper import Keeper
 
 SMALL = ["--generator", "pixels", "--init", "random", "--size", "32", "--cutouts", "2", "--every", "1"]
 
@@ -208,7 +208,9 @@ def test_a_process_that_ignores_interrupts_goes_on(tmp_path):
 
 
 def test_whoever_stops_iterating_ends_the_thread_that_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "Keeper", lambda journal, _: Keeper(journal, beside=True))  # as a GPU has it
+    monkeypatch.setattr(
+        runs, "FrameWriter", lambda journal, in_background: FrameWriter(journal, in_background=True)
+    )  # as a GPU has it
     run = clipgen.Run("a cat", generator="pixels", init="random", size=(32, 32), steps=3, every=1, folder=tmp_path)
     frames = iter(run)
     next(frames)

@@ -14,7 +14,7 @@ from PIL import Image
 
 import clipgen
 from clipgen.cli import main
-from clipgen.losses.objectives import Objective
+from clipgen.losses.loss import Loss
 from clipgen.runs.journal import Journal
 from clipgen.studies.row import Row
 
@@ -45,7 +45,7 @@ def test_half_a_row_at_the_end_is_no_row(cut, made, tmp_path):
     again = clipgen.Run.resume(folder, like=made)
     assert again.journal.scores == rows[:3] and again.journal.steps == [1, 2, 3, 4]
     journal = Journal.open(folder)
-    journal.add(5, made.image, made.render.packed(), {"clip": 0.5, "loss": 0.25})
+    journal.add(5, made.image, made.optimization.packed_latent(), {"clip": 0.5, "loss": 0.25})
     assert journal.scores == [*rows[:3], {"step": 5, "clip": 0.5, "loss": 0.25}]
 
 
@@ -56,11 +56,11 @@ def test_a_row_after_half_a_row_stays_whole(cut, made, tmp_path):
     with (folder / "scores.csv").open("a") as table:
         table.write(cut)
     journal = Journal.open(folder)
-    journal.add(5, made.image, made.render.packed(), {"clip": 0.5, "loss": 0.25})
+    journal.add(5, made.image, made.optimization.packed_latent(), {"clip": 0.5, "loss": 0.25})
     assert journal.scores == [*rows, {"step": 5, "clip": 0.5, "loss": 0.25}]
 
 
-class Late(Objective):
+class Late(Loss):
     """Scores some of the steps."""
 
     name = "late"

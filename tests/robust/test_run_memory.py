@@ -15,9 +15,9 @@ from clipgen.errors import ClipgenError
 from clipgen.fast.adam import Adam
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.generators.pixels import Pixels
-from clipgen.optimize import Render
+from clipgen.optimize import Optimization
+from clipgen.runs.batch import iterate_batch
 from clipgen.runs.run import Run
-from clipgen.runs.together import together
 
 SMALL = {"init": "random", "size": (32, 32), "cutouts": 2, "steps": 2, "every": 1, "device": "cpu"}
 # Those that are not downloaded; a few marks take as much from run to run as many.
@@ -80,7 +80,7 @@ def test_measuring_what_a_computation_keeps_leaves_nothing(function):
     x = torch.ones(4, 4, requires_grad=True)
     before = tensors()
     for _ in range(3):
-        assert memory.kept(lambda: function(x)) == 2 * 4 * 16, "its output, which it saves, and the result"
+        assert memory.saved_bytes(lambda: function(x)) == 2 * 4 * 16, "its output, which it saves, and the result"
     assert tensors() == before
 
 
@@ -183,18 +183,19 @@ def test_a_shortage_that_python_tells_is_one(tmp_path):
 def test_nothing_of_a_failed_try_is_left_when_the_next_begins(tmp_path):
     """Without a garbage collection: on a card there is none when memory runs out."""
     run = Run("a cat", folder=tmp_path, losses=[shortage()], **SMALL | {"generator": "mini-vqgan", "steps": 1})
-    frames, before = run.going(), []
-    render = next(frames)
-    run.models.generator.net.decoder.conv_in.register_forward_pre_hook(
-        lambda *_: before.append(sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects()))
-    )
-    gc.collect()
-    gc.disable()
-    try:
-        with pytest.warns(UserWarning, match="memory is short"):
-            render.advance()
-    finally:
-        gc.enable()
+    before = []
+    with run.session():
+        assert run.prepare_step()
+        run.models.generator.net.decoder.conv_in.register_forward_pre_hook(
+            lambda *_: before.append(sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects()))
+        )
+        gc.collect()
+        gc.disable()
+        try:
+            with pytest.warns(UserWarning, match="memory is short"):
+                run.optimization.advance()
+        finally:
+            gc.enable()
     assert len(before) == 2 and before[1] <= before[0]
 
 
@@ -214,7 +215,8 @@ def test_an_error_that_is_held_holds_nothing_of_the_step(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "part"), [(Adam, "step"), (Render, "_sound"), (Pixels, "project_"), (memory.Memory, "backward")]
+    ("kind", "part"),
+    [(Adam, "step"), (Optimization, "is_finite"), (Pixels, "project_"), (Optimization, "compute_gradient")],
 )
 @pytest.mark.parametrize("several", [True, False])
 def test_a_step_is_taken_once_wherever_memory_runs_out(kind, part, several, tmp_path, monkeypatch):
@@ -233,8 +235,8 @@ def test_a_step_is_taken_once_wherever_memory_runs_out(kind, part, several, tmp_
         return whole(self, *given)
 
     monkeypatch.setattr(kind, part, short)
-    with pytest.warns(UserWarning) if kind is memory.Memory and not several else pytest.MonkeyPatch.context():
-        told = sorted((run.settings.seed, frame.step) for run, frame in together(made))
+    with pytest.warns(UserWarning) if part == "compute_gradient" and not several else pytest.MonkeyPatch.context():
+        told = sorted((run.settings.seed, frame.step) for run, frame in iterate_batch(made))
     assert told == [(run.settings.seed, step) for run in made for step in (1, 2)]
     assert all(difference(run, other) < 1 for run, other in zip(made, plain, strict=True))
 

@@ -137,7 +137,7 @@ def test_a_spot_prompt_moves_its_spot_only(tmp_path):
     run = clipgen.Run("fire [right]", folder=tmp_path, **{k: v for k, v in knobs.items() if k != "progress"})
     list(run)
     start = run.models.generator.encode(torch.full((1, 3, 64, 64), 128 / 255))
-    moved = (run.render.latent.detach() - start).abs().sum((0, 1))
+    moved = (run.optimization.latent.detach() - start).abs().sum((0, 1))
     assert moved[:, 5:].mean() > 3 * moved[:, :3].mean()
 
 

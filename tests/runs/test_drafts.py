@@ -38,7 +38,9 @@ def test_a_changed_prompt_begins_again_from_its_draft(generator, plain, tmp_path
             run.change(prompt="a rhinoceros | red:-0.1", near=2.0)
     cat, rhinoceros = seen[:3], seen[3:]  # the first step has a frame, too
     assert max(cat) < 0.35 and min(rhinoceros) > 0.5
-    assert run.render.optimizer.state_dict()["state"][0]["step"] == 8, "what is no draft of its own begins nothing"
+    assert run.optimization.optimizer.state_dict()["state"][0]["step"] == 8, (
+        "what is no draft of its own begins nothing"
+    )
 
 
 def test_what_is_shown_goes_over(plain, tmp_path):
@@ -80,7 +82,7 @@ def test_a_story_is_the_same_after_a_stop(plain, tmp_path):
 def test_when_it_begins_again(prompt, knobs, steps, plain, tmp_path):
     run = clipgen.Run(prompt, folder=tmp_path, **SMALL | knobs)
     list(run)
-    assert run.render.optimizer.state_dict()["state"][0]["step"] == steps
+    assert run.optimization.optimizer.state_dict()["state"][0]["step"] == steps
 
 
 def test_a_story_of_several_in_one_tensor(plain, tmp_path):

@@ -16,8 +16,8 @@ import clipgen
 from clipgen.cli import main
 from clipgen.generators.catalogue import load_generator
 from clipgen.images.reading import to_image
-from clipgen.losses.prompt_loss import prompt_distance
-from clipgen.optimizers import Descent
+from clipgen.losses.prompt_loss import Targets, prompt_distance
+from clipgen.optimizers import OptimizerConfig
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.settings import build
 
@@ -42,7 +42,7 @@ def pixels(image):
 @pytest.mark.parametrize("relax", ["gumbel:1.873:2", "gumbel:1.873", "gumbel:0.7"])
 def test_the_mixture_is_what_is_shown_kept_and_exported(relax, tmp_path):
     run = clipgen.generate("a red apple", **DALLE | {"relax": relax})
-    latent, model = run.render.latent.detach(), load_generator("mini-dvae")
+    latent, model = run.optimization.latent.detach(), load_generator("mini-dvae")
     temperature, groups = float(relax.split(":")[1]), int(relax.count(":") > 1) + 1
     weights = (latent / temperature).unflatten(1, (-1, groups)).softmax(1).flatten(1, 2)
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_a_picture_to_start_from_is_no_goal_of_a_recipe(name):
     asked = MINI | models | {"recipe": name, "init": "photo.png"}
     assert clipgen.Run("a cat", **{k: v for k, v in asked.items() if k != "progress"}).settings.near == 0
     held = clipgen.generate("a cat", **asked | {"near": 2.0, "steps": 1})
-    assert held.settings.near == 2 and len(held.render.recipe.goals) == 1
+    assert held.settings.near == 2 and len(held.optimization.spec.init_targets) == 1
 
 
 def test_what_to_stay_away_from():
@@ -116,7 +116,8 @@ def test_a_stop_ends_a_push_too(weight, stop):
     embed = torch.nn.functional.normalize
     targets, ours = embed(torch.randn(1, 4), dim=1), torch.randn(64, 4, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
-    prompt_distance(embed(ours, dim=1), targets, torch.tensor([weight]), stops=torch.tensor([stop])).backward()
+    weights, stops = torch.tensor([weight]), torch.tensor([stop])
+    prompt_distance(embed(ours, dim=1), Targets(targets, weights, stops)).backward()
     half = (embed(theirs, dim=1) - targets).norm(dim=1) / 2
     signed = 2 * half.arcsin() ** 2 * (1 if weight > 0 else -1)
     bound = torch.tensor(stop if weight > 0 else -abs(stop))
@@ -167,7 +168,7 @@ def test_logits_move_at_their_rate(asked, share):
     settings = build("a cat", asked)
     latent = torch.zeros(1, 4, 2, 2, requires_grad=True)
     latent.grad = torch.full_like(latent, 2.4e-9)
-    settings.select(Descent).start(latent).step()
+    settings.select(OptimizerConfig).create(latent).step()
     assert share < float(-latent.detach().mean()) / settings.lr <= 1
 
 

@@ -43,17 +43,18 @@ def test_stopped_in_either_part_or_replayed_it_is_the_same_film(family, tmp_path
 @each_family
 def test_what_grows_is_the_same_picture(family, tmp_path):
     run = clipgen.Run("a red apple", folder=tmp_path, generator=family, **SMALL)
-    going = run.going()
-    render = next(going)
-    for _ in range(3):
-        going.send(render.advance())
-        small, moved = render.picture(), render.optimizer.state
-        render = next(going)
+    with run.session():
+        assert run.prepare_step()
+        optimization = run.optimization
+        for _ in range(3):
+            run.record_step(optimization.advance())
+            small, state = optimization.image(), optimization.optimizer.state
+            assert run.prepare_step()
     large = F.interpolate(small, (80, 64), mode="bicubic", antialias=True).clamp(0, 1)
-    assert render.step == 3 and moved and not render.optimizer.state, "no step is made at the new size yet"
-    assert (render.picture() - large).abs().mean() < (0.15 if family.startswith("mini") else 0.04)
-    scores = render.advance()
-    assert all(score.isfinite() for score in scores.values()) and render.picture().shape == large.shape
+    assert optimization.step == 3 and state and not optimization.optimizer.state, "no step is made at the new size yet"
+    assert (optimization.image() - large).abs().mean() < (0.15 if family.startswith("mini") else 0.04)
+    scores = optimization.advance()
+    assert all(score.isfinite() for score in scores.values()) and optimization.image().shape == large.shape
 
 
 def test_a_branch_begins_at_the_size_of_its_frame(tmp_path):
@@ -75,7 +76,7 @@ def test_what_the_settings_name_comes_at_every_size_from_where_it_came(tmp_path)
     for frame in run:
         if frame.step in (2, 4):
             run.change(prompt=f"snow | a cat [right]:0.{frame.step}", near=2.0)
-    (goal,) = run.render.recipe.goals
+    (goal,) = run.optimization.spec.init_targets
     assert goal.image.shape == (1, 3, 80, 64)
     kept = np.asarray(run.image, float)[:40] - pixels[:40]
     assert abs(kept).max() <= 1, "not enlarged from the small one"

@@ -13,7 +13,7 @@ from clipgen.cli import main
 from clipgen.export.film import settings_of
 from clipgen.images.sheets import enlarge
 from clipgen.losses.prompt_loss import clip_score
-from clipgen.runs.course import Course
+from clipgen.runs.history import History
 from clipgen.runs.journal import Journal
 
 SMALL = {"size": (64, 64), "cutouts": 4, "every": 2, "init": "perlin", "lr": 0.6}
@@ -153,17 +153,17 @@ def table(judged, prompt, *changes, **settings):
 )
 def test_frames_compete_while_the_same_is_asked_for(prompt, changes, best):
     judged = ((1, 0.2), (3, 0.9), (6, 0.6), (9, 0.5), (12, 0.1))
-    course = Course(table(judged, prompt, *changes, patience=13 - best))
-    assert course.best_step == best and not course.over
-    assert best == 12 or Course(table(judged, prompt, *changes, patience=12 - best)).over
+    history = History(table(judged, prompt, *changes, patience=13 - best))
+    assert history.best_step == best and not history.should_stop
+    assert best == 12 or History(table(judged, prompt, *changes, patience=12 - best)).should_stop
 
 
 def test_patience_and_ties():
     judged = ((1, 0.2), (3, 0.5), (6, 0.5), (9, 0.1))
-    six, seven, never = (Course(table(judged, "a cat", patience=patience)) for patience in (6, 7, 0))
+    six, seven, never = (History(table(judged, "a cat", patience=patience)) for patience in (6, 7, 0))
     assert six.best_step == 3 and six.over and not seven.over and not never.over
     journal = table(judged, "a cat", patience=6)
-    assert not Course(journal, until=6).over and not Course(journal, until=0)
+    assert not History(journal, until=6).should_stop and not History(journal, until=0)
 
 
 def test_the_progress_bar_says_it(tmp_path, monkeypatch):

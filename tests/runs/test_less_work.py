@@ -11,7 +11,7 @@ import torch
 import clipgen
 from clipgen import memory
 from clipgen.errors import ClipgenError
-from clipgen.runs.course import Course
+from clipgen.runs.history import History
 from clipgen.runs.settings import build
 
 KNOBS = {"steps": 8, "every": 2, "size": (64, 64), "init": "perlin", "cutouts": 4, "seed": 3}
@@ -65,8 +65,8 @@ def test_patch_dropout(vit, tmp_path):
 def test_memory_is_planned_for_the_patches_that_are_shown(vit, tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path, perceptor=vit, **KNOBS)
     next(iter(run))
-    recipe, half = run.render.recipe, replace(run.render.recipe.cutouts, patch_dropout=0.5)
-    assert memory._views(replace(recipe, cutouts=half)) < 0.7 * memory._views(recipe)
+    recipe, half = run.optimization.spec, replace(run.optimization.spec.cutouts, patch_dropout=0.5)
+    assert memory.view_bytes(replace(recipe, cutouts=half)) < 0.7 * memory.view_bytes(recipe)
 
 
 def test_patch_dropout_is_refused_by_who_has_no_patches(vit, tmp_path):
@@ -116,6 +116,6 @@ def test_a_picture_has_not_settled_while_something_is_new_or_will_be(prompt, kno
     rows = [{"step": step, "clip": 0.5, "change": 255 if step == 1 else 0.1} for step in (1, *range(2, 41, 2))]
     settings = {"prompt": prompt, "steps": 40, "settled": 0.25, **knobs}
     journal = SimpleNamespace(scores=rows, settings=settings, changes=changes)
-    assert next(row["step"] for row in rows if Course(journal, until=row["step"]).over) == end
+    assert next(row["step"] for row in rows if History(journal, until=row["step"]).should_stop) == end
     less = SimpleNamespace(scores=rows, settings=settings | {"settled": 0.2}, changes=changes)
-    assert not Course(less).over, "two frames in a tenth of the steps change too much"
+    assert not History(less).should_stop, "two frames in a tenth of the steps change too much"

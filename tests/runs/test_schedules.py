@@ -44,14 +44,14 @@ def test_a_run_follows_it_goes_on_and_is_steered(tmp_path):
     run = clipgen.Run("a cat", cutouts="2@0-2, 4@2-", lr="0.2@0-4, 0.05@4-", schedule="constant", **small)
     seen = []
     for frame in run:
-        rate = run.render.optimizer.param_groups[0]["lr"] / run.render.recipe.param.lr
-        seen.append((run.render.recipe.views, round(rate, 3)))
+        rate = run.optimization.optimizer.param_groups[0]["lr"] / run.optimization.spec.generator.lr
+        seen.append((run.optimization.spec.cutouts.cutouts, round(rate, 3)))
         if frame.step == 3:
             run.stop()
     again = clipgen.Run.resume(run.journal.folder)
     for frame in again:
-        rate = again.render.optimizer.param_groups[0]["lr"] / again.render.recipe.param.lr
-        seen.append((again.render.recipe.views, round(rate, 3)))
+        rate = again.optimization.optimizer.param_groups[0]["lr"] / again.optimization.spec.generator.lr
+        seen.append((again.optimization.spec.cutouts.cutouts, round(rate, 3)))
         if frame.step == 5:
             again.change(cutouts=3)
     assert seen == [(2, 0.2), (2, 0.2), (4, 0.2), (4, 0.2), (4, 0.05), (3, 0.05)]

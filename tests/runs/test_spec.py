@@ -112,13 +112,17 @@ def test_a_change_makes_again_only_what_depends_on_it(tmp_path, monkeypatch):
     frames = iter(run)
     next(frames)
     first = len(asked)
-    goals, mask = run.render.recipe.goals, Image.new("L", (64, 64), 255)
+    goals, mask = run.optimization.spec.init_targets, Image.new("L", (64, 64), 255)
     run.change(lr=0.3)
     next(frames)
-    assert len(asked) == first and run.render.recipe.goals is goals and run.render.recipe.descent.lr == 0.3
+    assert (
+        len(asked) == first
+        and run.optimization.spec.init_targets is goals
+        and run.optimization.spec.optimizer.lr == 0.3
+    )
     run.change(mask=mask)
     next(frames)
-    assert run.render.recipe.goals is not goals, "a draft of its own for what is painted"
+    assert run.optimization.spec.init_targets is not goals, "a draft of its own for what is painted"
     run.change(prompt="a dog")
     next(frames)
     assert len(asked) > first and run.prompts[0].text == "a dog"

@@ -24,8 +24,8 @@ class Watch:
 
     def watching(self, encode):
         def encode_image(images, *kept):
-            if torch.is_grad_enabled() and self.run.render:  # before, it is only measured
-                self.shown.setdefault(self.run.render.step + 1, []).append(images.detach().clone())
+            if torch.is_grad_enabled() and hasattr(self.run, "optimization"):  # before, it is only measured
+                self.shown.setdefault(self.run.optimization.step + 1, []).append(images.detach().clone())
             return encode(images, *kept)
 
         return encode_image
@@ -134,15 +134,15 @@ def test_scores_and_pulls_by_hand(tmp_path):
     target = perceptor.embed_text(["a cat"])[0]
     for view in seen.views:
         assert view.score == pytest.approx(float(perceptor.encode_image(view.pixels[None])[0] @ target), abs=1e-5)
-    render = run._rerun._render
+    optimization = run._replayer._optimization
     whole, pulls = torch.zeros(3, 48, 64), []
-    (loss, _) = render.recipe.objectives
+    (loss, _) = optimization.spec.losses
     for i in range(5):
         rng = torch.Generator()
-        rng.set_state(render.rng.get_state())
-        image = render.recipe.param.image(render.latent, 4 / 5, rng).detach().requires_grad_()
+        rng.set_state(optimization.rng.get_state())
+        image = optimization.spec.generator.image(optimization.latent, 4 / 5, rng).detach().requires_grad_()
         view = loss.cutouts.draw(image.shape, 64, rng).render(image, slice(i, i + 1))
-        away = loss.distance(perceptor.encode_image(view), loss.targets[0])[0]
+        away = loss.distance(perceptor.encode_image(view), loss.embeddings[0])[0]
         ((2 * away[0] - away[1]) / 3 / 5).backward()
         pulls.append(float(image.grad.norm()))
         whole += image.grad[0]

@@ -110,8 +110,8 @@ class Glow(Regulariser):
         return -images.mean() if self.lamp == "moon" and self.upwards else images.new_tensor(0.0)
 """
 SCRIPT = """
-from clipgen.registry import OBJECTIVES
-OBJECTIVES._places["glow"] = "glow:Glow"  # the line that a newcomer adds
+from clipgen.registry import LOSSES
+LOSSES._places["glow"] = "glow:Glow"  # the line that a newcomer adds
 import clipgen
 from studio_hands import SMALL, control, named, put
 from test_controls import groups

@@ -29,11 +29,11 @@ from torch.nn import functional as F
 
 from clipgen.cutouts.sampling import Cutouts, Views
 from clipgen.generators.catalogue import GENERATORS
-from clipgen.optimize import Render
+from clipgen.optimize import Optimization
 from clipgen.prompts import parse
-from clipgen.runs.recipes import Recipes
 from clipgen.runs.settings import Settings
 from clipgen.runs.spec import Models, RunSpec
+from clipgen.runs.step_specs import StepSpecBuilder
 
 SIDE, TOKENS = 64, 512  # pixels of a picture and of CLIP's views; the dVAE's vocabulary
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
@@ -187,7 +187,7 @@ class Apart:
     cosines: list[float]  # of the latent's gradients
     moved: float  # the norm of the latents' difference, as a share of how far the source's has moved
     shown: float  # the mean difference of what a person is shown
-    render: Render
+    optimization: Optimization
     source: Loop
 
 
@@ -200,22 +200,22 @@ def beside(
     loaded = spec.load_models()
     watched = Watched(loaded.perceptors[0][0])
     models: Models = dataclasses.replace(loaded, perceptors=[(watched, 1.0)])  # type: ignore[list-item]
-    recipes = Recipes(spec, models)
-    render = recipes.begin(spec.settings.at(0))
-    source = kind(render.latent, spec.settings, clip[0], net)
+    step_specs = StepSpecBuilder(spec, models)
+    optimization = step_specs.start(spec.settings.at(0))
+    source = kind(optimization.latent, spec.settings, clip[0], net)
     begin, views, losses, cosines = source.latent.detach().clone(), list[float](), [], list[float]()
     for step in range(steps):
-        recipes.follow(render, spec.settings.at(step))
+        step_specs.update(optimization, spec.settings.at(step))
         rng = torch.Generator()
-        rng.set_state(render.rng.get_state())
-        told = render.advance()
+        rng.set_state(optimization.rng.get_state())
+        told = optimization.advance()
         theirs, loss = source.step(rng)
         views.append(float((watched.views - theirs).abs().max()))
         losses.append((float(told["loss"]), float(loss)))
-        assert render.latent.grad is not None and source.latent.grad is not None
-        cosines.append(float(F.cosine_similarity(render.latent.grad.flatten(), source.latent.grad.flatten(), 0)))
-    ours, theirs, begin = (source.counted(latent.detach()) for latent in (render.latent, source.latent, begin))
+        assert optimization.latent.grad is not None and source.latent.grad is not None
+        cosines.append(float(F.cosine_similarity(optimization.latent.grad.flatten(), source.latent.grad.flatten(), 0)))
+    ours, theirs, begin = (source.counted(latent.detach()) for latent in (optimization.latent, source.latent, begin))
     moved = (ours - theirs).norm() / (theirs - begin).norm()
     with torch.no_grad():
-        shown = (render.picture() - source.shown()).abs().mean()
-    return Apart(views, losses, cosines, float(moved), float(shown), render, source)
+        shown = (optimization.image() - source.shown()).abs().mean()
+    return Apart(views, losses, cosines, float(moved), float(shown), optimization, source)

@@ -195,7 +195,7 @@ def run(recipe, kind, nets, side=SIDE, **asked):
 
 def view_difference(apart):
     """The mean difference of what CLIP is shown of a picture."""
-    picture, cutouts = apart.source.decode(torch.Generator().manual_seed(0)).detach(), apart.render.recipe.cutouts
+    picture, cutouts = apart.source.decode(torch.Generator().manual_seed(0)).detach(), apart.optimization.spec.cutouts
     views = cutouts.draw(picture.shape, SIDE, torch.Generator().manual_seed(0))
     return float((views.render(picture) - apart.source.cut(picture, views)).abs().mean())
 
@@ -206,7 +206,7 @@ def check_equal(apart, moved):
     for ours, theirs in apart.losses:
         assert 1.5 * ours == pytest.approx(theirs, abs=1e-5)
     assert apart.moved < moved and apart.shown < 1e-4
-    assert apart.render.picture().std() > 0.01, "something is drawn"
+    assert apart.optimization.image().std() > 0.01, "something is drawn"
 
 
 def test_crowson(nets):
@@ -251,4 +251,4 @@ def test_stops(nets):
     assert wanted > 0 > away
     stopped = run("nerdyrodent", Nerdyrodent, nets, steps=1, prompt=f"a city:1:{wanted} | a blur:-0.5:{away}")
     assert stopped.cosines[0] > 0.9999
-    assert F.cosine_similarity(*(each.render.latent.grad.flatten() for each in (plain, stopped)), dim=0) < 0.99
+    assert F.cosine_similarity(*(each.optimization.latent.grad.flatten() for each in (plain, stopped)), dim=0) < 0.99

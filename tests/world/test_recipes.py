@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from clipgen.cutouts.sampling import Cutouts
 from clipgen.generators.catalogue import GENERATORS, relaxation
-from clipgen.optimizers import Descent
+from clipgen.optimizers import OptimizerConfig
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.settings import build
 from clipgen.runs.spec import shares
@@ -151,12 +151,13 @@ def test_optimiser_and_rate(name):
     optimiser, rates, size, generator, clips = MOVES[name]
     asked = settings(name)
     latent = torch.zeros(3)
-    made = asked.at(0).select(Descent).start(latent)
+    made = asked.at(0).select(OptimizerConfig).create(latent)
     assert type(made).__name__ == optimiser and made.param_groups[0]["betas"] == (0.9, 0.999)
     assert made.param_groups[0]["weight_decay"] == (0.1 if name == "murdoch-vqgan" else 0)
     for share, rate in zip((0, 0.7, 0.99), rates, strict=True):
         step = int(share * asked.steps)
-        assert asked.at(step).select(Descent).rate(step / asked.steps, unit=123, moving=False) == pytest.approx(rate)
+        config = asked.at(step).select(OptimizerConfig)
+        assert config.lr_at(step / asked.steps, unit=123, has_camera=False) == pytest.approx(rate)
     assert (asked.size, asked.generator, asked.ema) == (size, generator, 0) and asked.generator in GENERATORS
     assert len(shares(asked.perceptor)) == clips and {share for _, share in shares(asked.perceptor)} == {1 / clips}
 

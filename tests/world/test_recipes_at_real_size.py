@@ -28,19 +28,19 @@ def test_a_step_shows_clip_as_many_views_and_moves_the_latent(recipe, cache, tmp
     look = perceptor.encode_image
 
     def encode_image(images, *kept):
-        if run.render:  # before, it is only measured
+        if hasattr(run, "optimization"):  # before, it is only measured
             shown.append(tuple(images.shape))
         return look(images, *kept)
 
     monkeypatch.setattr(perceptor, "encode_image", encode_image)
     frames = iter(run)
     next(frames)
-    before = run.render.latent.detach().clone()
+    before = run.optimization.latent.detach().clone()
     next(frames)
     preset = PRESETS[recipe].settings
     assert shown == [(preset["cutouts"], 3, 224, 224)] * 2
-    assert type(run.render.optimizer).__name__ == preset.get("optimizer", "Adam")
-    moved = (run.render.latent - before).abs()
+    assert type(run.optimization.optimizer).__name__ == preset.get("optimizer", "Adam")
+    moved = (run.optimization.latent - before).abs()
     assert moved.max() > 0 and run.image.size == (64, 64)
     assert moved.max() <= 1.5 * preset["lr"], "about the rate, as Adam's steps are"
 

@@ -1,4 +1,4 @@
-"""Losses, each alone and together: prompts, regularisers, nearness."""
+"""Losses, each alone and together: prompts, regularisers, the distance to the start."""
 
 import math
 
@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 import clipgen
 from clipgen.losses import regularisers
-from clipgen.losses.objectives import Moment, Own, Sum
-from clipgen.losses.prompt_loss import DISTANCES, combination, prompt_distance, spherical_distance
-from clipgen.registry import OBJECTIVES
+from clipgen.losses.loss import FunctionLoss, StepContext, SumLoss
+from clipgen.losses.prompt_loss import DISTANCES, Targets, prompt_distance, spherical_distance
+from clipgen.registry import LOSSES
 
 
 def rng(seed=0):
@@ -30,7 +30,8 @@ def test_spherical_distance():
 
 def test_a_negative_weight_repels():
     seen = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2]]), dim=1)
-    towards, away = (prompt_distance(seen, torch.tensor([[1.0, 0.0]]), torch.tensor([w])) for w in (2.0, -2.0))
+    target, stop = torch.tensor([[1.0, 0.0]]), torch.tensor([-math.inf])
+    towards, away = (prompt_distance(seen, Targets(target, torch.tensor([w]), stop)) for w in (2.0, -2.0))
     assert towards > 0 and torch.isclose(towards, -away)
 
 
@@ -58,7 +59,7 @@ def test_regularisers_lead_where_they_say(name):
     optimiser = torch.optim.Adam([image], lr=0.001)
     for _ in range(10):
         optimiser.zero_grad()
-        OBJECTIVES[name](**{name: 1.0}).of(image).backward()
+        LOSSES[name](**{name: 1.0}).of(image).backward()
         optimiser.step()
     assert more(image.detach()) > before
 
@@ -82,28 +83,28 @@ def test_a_stop_ends_the_pull():
     target, one = torch.tensor([[1.0, 0.0]]), torch.ones(1)
     (near,) = spherical_distance(seen, target).flatten().tolist()
     for stop, pulls in ((near - 0.01, True), (near + 0.01, False)):
-        loss = prompt_distance(seen, target, one, stops=torch.tensor([stop]))
+        loss = prompt_distance(seen, Targets(target, one, torch.tensor([stop])))
         (gradient,) = torch.autograd.grad(loss, seen)
         assert bool(gradient.abs().sum() > 0) == pulls
 
 
-def moment(image):
-    return Moment(image, torch.zeros(1), 3, recipe=None, rng=rng())
+def context(image):
+    return StepContext(image, torch.zeros(1), 3, spec=None, rng=rng())
 
 
-def test_objectives_add_up_and_can_be_multiplied():
+def test_losses_add_up_and_can_be_multiplied():
     def blue(image, latent, step):
         return image[:, 2].mean() + step
 
     image = torch.full((1, 3, 2, 2), 0.5).requires_grad_()
-    grey = Own(lambda image, latent, step: image.mean(), "grey")
-    both = 2 * Own(blue) + regularisers.TotalVariation(1.0) * 0.5 + grey
-    assert repr(both) == "2 * blue + 0.5 * tv + grey" and isinstance(both, Sum)
-    (loss,) = both.terms(moment(image))
+    grey = FunctionLoss(lambda image, latent, step: image.mean(), "grey")
+    both = 2 * FunctionLoss(blue) + regularisers.TotalVariation(1.0) * 0.5 + grey
+    assert repr(both) == "2 * blue + 0.5 * tv + grey" and isinstance(both, SumLoss)
+    (loss,) = both.terms(context(image))
     loss.backward()
     assert float(loss) == pytest.approx(2 * 3.5 + 0 + 0.5) and image.grad[0, 2].sum() == pytest.approx(2 + 1 / 3)
-    assert list(Sum([regularisers.TotalVariation()]).terms(moment(image))) == [], "a weight of 0 costs nothing"
-    assert repr(2 * (Own(blue) + Own(blue, "b"))) == "2 * (blue + b)"
+    assert list(SumLoss([regularisers.TotalVariation()]).terms(context(image))) == [], "a weight of 0 costs nothing"
+    assert repr(2 * (FunctionLoss(blue) + FunctionLoss(blue, "b"))) == "2 * (blue + b)"
 
 
 def test_a_run_tells_the_names_of_its_losses(tmp_path):
@@ -116,7 +117,7 @@ def test_a_run_tells_the_names_of_its_losses(tmp_path):
     list(run)
     with pytest.raises(clipgen.ClipgenError, match=r"followed 1 losses of its own \(sky\), and 1 are given \(blue\)"):
         clipgen.Run.replay(run.journal.folder, losses=[blue], folder=tmp_path)
-    assert clipgen.Run("a cat", losses=[2 * Own(blue)], **quick).journal.settings["losses"] == ["2 * blue"]
+    assert clipgen.Run("a cat", losses=[2 * FunctionLoss(blue)], **quick).journal.settings["losses"] == ["2 * blue"]
     with pytest.raises(clipgen.ClipgenError, match="losses: 3 is neither a function"):
         clipgen.Run("a cat", losses=[3], **quick)
 
@@ -124,7 +125,7 @@ def test_a_run_tells_the_names_of_its_losses(tmp_path):
 def test_prompts_that_come_together_as_embeddings():
     targets = F.normalize(torch.randn(4, 16, generator=rng()), dim=1)
     weights, stops = torch.tensor([2.7, 0.3, -0.5, 0.0]), torch.full((4,), -math.inf)
-    joint, strength, _ = combination(targets, weights, stops)
+    joint, strength, _ = Targets(targets, weights, stops).combined()
     assert strength.tolist() == [1.0, -0.5, 0.0]
     assert torch.allclose(joint[0], F.normalize(2.7 * targets[0] + 0.3 * targets[1], dim=0), atol=1e-6)
     assert torch.equal(joint[1:], targets[2:])
@@ -137,16 +138,16 @@ def test_the_mean_embedding_joins_in_and_parts_change_nothing(averaged, tmp_path
         "a cat:2 | a dog:-0.5", averaged=averaged, cutouts=7, size=(64, 64), init="perlin", folder=tmp_path
     )
     next(iter(run))
-    objective, image = run.render.recipe.objectives[0], smooth()
+    loss, image = run.optimization.spec.losses[0], smooth()
 
     def gradient(passes):
         leaf = image.clone().requires_grad_()
-        moment = Moment(leaf, run.render.latent, 1, run.render.recipe, rng(), passes)
-        loss = 0.0
-        for term in objective.terms(moment):
+        context = StepContext(leaf, run.optimization.latent, 1, run.optimization.spec, rng(), passes)
+        total = 0.0
+        for term in loss.terms(context):
             term.backward()
-            loss += float(term.detach())
-        return loss, leaf.grad
+            total += float(term.detach())
+        return total, leaf.grad
 
     (once, straight), (parted, parts) = gradient(1), gradient(3)
     assert once == pytest.approx(parted, rel=1e-3)

@@ -6,15 +6,15 @@ import pytest
 
 import clipgen
 from clipgen.runs import run as runs
+from clipgen.runs.frame_writer import FrameWriter
 from clipgen.runs.journal import Journal
-from clipgen.runs.keeper import Keeper
 
 QUICK = {"steps": 9, "every": 1, "cutouts": 2, "size": (64, 64), "init": "perlin"}
 
 
 @pytest.fixture
 def beside(monkeypatch):
-    monkeypatch.setattr(runs, "Keeper", lambda journal, _: Keeper(journal, beside=True))
+    monkeypatch.setattr(runs, "FrameWriter", lambda journal, in_background: FrameWriter(journal, in_background=True))
 
 
 def files(run):

@@ -6,8 +6,8 @@ import pytest
 import clipgen
 from clipgen import batched
 from clipgen.errors import ClipgenError
+from clipgen.runs.batch import batch_key, iterate_batch
 from clipgen.runs.run import Run
-from clipgen.runs.together import alike, together
 
 QUICK = {"size": (64, 64), "init": "perlin", "cutouts": 3, "steps": 4, "every": 2}
 ASKED = [
@@ -39,8 +39,8 @@ def runs(folder, **settings):
 )
 def test_pictures_are_those_made_singly(settings, tmp_path):
     alone, joined = runs(tmp_path / "alone", **settings), runs(tmp_path / "together", **settings)
-    assert len({alike(run.spec) for run in joined}) == 1
-    told = [(run.settings.seed, frame.step) for run, frame in together(joined)]
+    assert len({batch_key(run.spec) for run in joined}) == 1
+    told = [(run.settings.seed, frame.step) for run, frame in iterate_batch(joined)]
     assert told == [(seed, step) for step in (1, 2, 4) for seed in range(3)]
     for one, other in zip(alone, joined):
         list(one)
@@ -72,12 +72,12 @@ def test_what_is_behind_catches_up_and_what_ends_early_is_left_out(tmp_path):
     some[0].stop()
     assert not list(frames)
     again = [Run.resume(some[0].journal.folder, like=some[0]), some[1], some[2]]
-    assert [frame.step for run, frame in together(again) if run is again[0]] == [4]
+    assert [frame.step for run, frame in iterate_batch(again) if run is again[0]] == [4]
     assert [run.finished for run in again] == [True, True, False] and some[2].step == 0
 
 
 def test_fewer_go_together_where_memory_is_short(tmp_path, monkeypatch):
-    tried, differentiate = [], batched._differentiate
+    tried, differentiate = [], batched.compute_gradients
 
     def narrow(renders):
         tried.append(len(renders))
@@ -86,12 +86,12 @@ def test_fewer_go_together_where_memory_is_short(tmp_path, monkeypatch):
             raise RuntimeError("cannot allocate memory")
         return differentiate(renders)
 
-    monkeypatch.setattr(batched, "_differentiate", narrow)
+    monkeypatch.setattr(batched, "compute_gradients", narrow)
     settings = QUICK | {"steps": 2, "every": 1}
     made = [Run("a cat", folder=tmp_path, seed=0, **settings)]
     made += [Run("a cat", folder=tmp_path, seed=seed, like=made[0], **settings) for seed in (1, 2, 3)]
     with pytest.warns(UserWarning, match="at most 2 pictures"):
-        list(together(made))
+        list(iterate_batch(made))
     assert tried == [4, 2, 2, 2, 2]
     alone = clipgen.generate("a cat", seed=0, progress=False, folder=tmp_path, like=made[0], **settings)
     assert abs(np.asarray(made[0].image, int) - np.asarray(alone.image, int)).mean() < 1

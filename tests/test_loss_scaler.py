@@ -5,8 +5,7 @@ import pytest
 import torch
 
 import clipgen
-from clipgen import scaling
-from clipgen.scaling import FIRST, PATIENCE, Scaling
+from clipgen.optimize import LossScaler
 
 HALF = {"generator": "pixels", "init": "noise", "precision": "fp16", "size": (64, 64), "cutouts": 1, "every": 1}
 
@@ -15,51 +14,51 @@ def overflows(it, *gradient):
     """What a step does with its gradient."""
     made = torch.tensor(gradient)
     it.unscale_(made)
-    return it.too_large(bool(made.isfinite().all()))
+    return it.overflowed(bool(made.isfinite().all()))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_without_fp16_nothing_is_scaled(precision):
-    it, gradient = Scaling(precision), torch.tensor([3.0, float("inf")])
+    it, gradient = LossScaler(precision), torch.tensor([3.0, float("inf")])
     it.unscale_(gradient)
-    assert gradient[0] == 3 and not it.too_large(False) and it.factor == 1
+    assert gradient[0] == 3 and not it.overflowed(False) and it.scale == 1
 
 
 def test_the_factor_falls_where_it_is_too_large_and_rises_with_patience():
-    it, gradient = Scaling("fp16"), torch.ones(2)
+    it, gradient = LossScaler("fp16"), torch.ones(2)
     it.unscale_(gradient)
-    assert gradient.tolist() == [1 / FIRST] * 2 and not it.too_large(True)
-    assert overflows(it, 1.0, float("inf")) and it.factor == FIRST / 4
-    assert overflows(it, float("nan"), 1.0) and it.factor == FIRST / 16
-    for _ in range(PATIENCE - 1):
+    assert gradient.tolist() == [1 / LossScaler.INIT_SCALE] * 2 and not it.overflowed(True)
+    assert overflows(it, 1.0, float("inf")) and it.scale == LossScaler.INIT_SCALE / 4
+    assert overflows(it, float("nan"), 1.0) and it.scale == LossScaler.INIT_SCALE / 16
+    for _ in range(LossScaler.GROWTH_INTERVAL - 1):
         assert not overflows(it, 1.0)
-    assert it.factor == FIRST / 16
-    assert not overflows(it, 1.0) and it.factor == FIRST / 8
+    assert it.scale == LossScaler.INIT_SCALE / 16
+    assert not overflows(it, 1.0) and it.scale == LossScaler.INIT_SCALE / 8
 
 
 def test_what_is_not_finite_without_a_factor_is_no_matter_of_scale():
-    it = Scaling("fp16")
-    while it.factor > 1:
+    it = LossScaler("fp16")
+    while it.scale > 1:
         assert overflows(it, float("nan"))
-    assert not overflows(it, float("nan")) and it.factor == 1
-    for _ in range(PATIENCE):
+    assert not overflows(it, float("nan")) and it.scale == 1
+    for _ in range(LossScaler.GROWTH_INTERVAL):
         overflows(it, 1.0)
-    assert it.factor == 2, "it comes back"
+    assert it.scale == 2, "it comes back"
 
 
 @pytest.mark.slow
 def test_an_overflow_is_skipped_and_nothing_else(monkeypatch, tmp_path, recwarn):
     """From a factor that is far too large: some steps are skipped, then the run goes on at its full rate."""
-    monkeypatch.setattr(scaling, "FIRST", 2.0**30)
+    monkeypatch.setattr(LossScaler, "INIT_SCALE", 2.0**30)
     run = clipgen.Run("a red apple", folder=tmp_path, steps=7, **HALF)
     latents, factors = [], []
     for _ in run:
-        latents.append(run.render.latent.detach().clone())
-        factors.append(run.render.scaling.factor)
+        latents.append(run.optimization.latent.detach().clone())
+        factors.append(run.optimization.loss_scaler.scale)
     skipped = [n for n in range(1, 7) if torch.equal(latents[n], latents[n - 1])]
     assert skipped == list(range(1, len(skipped) + 1)) and 1 <= len(skipped) < 6
     assert factors == [2.0**30 / 4 ** (1 + min(n, len(skipped))) for n in range(7)]
-    assert run.render.slower == 1 and run.render.trouble == 0 and not run.render.stuck
+    assert run.optimization.lr_scale == 1 and run.optimization.nonfinite_steps == 0 and not run.optimization.diverged
     assert not [warning for warning in recwarn if "not finite" in str(warning.message)]
 
 
@@ -71,12 +70,12 @@ def test_a_loss_that_is_not_finite_still_stops_the_run(tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path, losses=[_nothing], **HALF)
     with pytest.warns(UserWarning, match="not finite three times in a row"):
         assert len(list(run)) == 3
-    assert run.render.scaling.factor == FIRST
+    assert run.optimization.loss_scaler.scale == LossScaler.INIT_SCALE
 
 
 @pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_factor(monkeypatch, tmp_path):
-    monkeypatch.setattr(scaling, "FIRST", 2.0**28)
+    monkeypatch.setattr(LossScaler, "INIT_SCALE", 2.0**28)
     whole = clipgen.Run("a cat", folder=tmp_path / "whole", steps=6, **HALF)
     list(whole)
     run = clipgen.Run("a cat", folder=tmp_path / "cut", like=whole, steps=6, **HALF)
@@ -85,5 +84,8 @@ def test_a_resumed_run_goes_on_with_its_factor(monkeypatch, tmp_path):
             run.stop()
     run = clipgen.Run.resume(run.journal.folder, like=whole)
     list(run)
-    assert run.render.scaling.state == whole.render.scaling.state and run.render.scaling.factor < 2.0**28
+    assert (
+        run.optimization.loss_scaler.state == whole.optimization.loss_scaler.state
+        and run.optimization.loss_scaler.scale < 2.0**28
+    )
     assert np.array_equal(run.image, whole.image)

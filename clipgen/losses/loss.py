@@ -1,0 +1,146 @@
+"""The loss interface, and the specification of a step that losses are a part of.
+
+Losses can be added and multiplied by a number, as in lucid (Olah, Mordvintsev, Schubert 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clipgen.clip.protocol import Perceptor
+from clipgen.cutouts.sampling import Cutouts
+from clipgen.generators.protocol import Parameterisation
+from clipgen.images.camera import Camera
+from clipgen.optimizers import OptimizerConfig
+from clipgen.prompts import Prompt, fade, weights_at
+
+LossFunction = Callable[[Tensor, Tensor, int], Tensor]  # (image (1, 3, H, W), latent, step) to a scalar
+
+
+class InitTarget(NamedTuple):
+    """A picture that a run is held to while some of its prompts hold."""
+
+    image: Tensor  # (1, 3, H, W) in [0, 1]
+    latent: Tensor
+    strength: float  # a factor on ``near``
+    prompts: tuple[int, ...]  # indices of the prompts that it belongs to
+    space: str = "latent"  # where the distance to it is measured with near_space="auto"
+    draft_key: str = ""  # names the draft; where it changes, the run restarts from the new one; empty: never
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """Everything that a step computes with. Steering replaces it as a whole."""
+
+    generator: Parameterisation
+    perceptors: Sequence[tuple[Perceptor, float]]  # with their shares, which sum to one
+    prompts: Sequence[Prompt]
+    losses: Sequence[Loss]
+    init_targets: Sequence[InitTarget]
+    optimizer: OptimizerConfig
+    camera: Camera
+    mask: Tensor | None  # (1, 1, H, W), 1 where the picture is painted
+    steps: int
+    cutouts: Cutouts
+    precision: str = "fp32"  # of the models; fp16 needs loss scaling
+
+    def target_weights(self, step: int) -> list[float]:
+        """Return the weight of each init target at a step: the sum of its positive prompts' weights."""
+        weights = weights_at(self.prompts, step)
+        return [sum(max(0.0, weights[i]) for i in target.prompts) for target in self.init_targets]
+
+    def init_target(self, step: int, draft_key: str = "") -> InitTarget | None:
+        """Return the init target with the largest weight at a step; that of ``draft_key`` while its prompts hold."""
+        weights, shares = self.target_weights(step), fade([prompt.span for prompt in self.prompts], step)
+        for target in self.init_targets:
+            if target.draft_key and target.draft_key == draft_key and max(shares[i] for i in target.prompts) >= 0.5:
+                return target
+        return self.init_targets[weights.index(max(weights))] if any(weights) else None
+
+
+@dataclass
+class StepContext:
+    """What losses see of a step."""
+
+    image: Tensor  # (1, 3, H, W) in [0, 1]; a detached copy that collects the gradients of all losses
+    latent: Tensor
+    step: int
+    spec: StepSpec
+    rng: torch.Generator
+    passes: int = 1  # the cutouts go through CLIP in this many parts
+    scores: dict[str, Tensor] = field(default_factory=dict)  # scalars that losses report beside their value
+
+    @property
+    def progress(self) -> float:
+        """The share of the run's steps that are done, in [0, 1]."""
+        return self.step / self.spec.steps
+
+
+class Loss:
+    """Something to minimise. Implement ``loss``; or ``terms``, for one that is computed in parts."""
+
+    name: str = "loss"
+
+    def loss(self, context: StepContext) -> Tensor:
+        """Return a scalar with a gradient to ``context.image`` or ``context.latent``."""
+        raise NotImplementedError
+
+    def terms(self, context: StepContext) -> Iterator[Tensor]:
+        """Yield scalars that sum to the loss. The graph of each is freed before the next is computed."""
+        yield self.loss(context)
+
+    def __add__(self, other: Loss) -> Loss:
+        return SumLoss([*_summands(self), *_summands(other)])
+
+    def __mul__(self, factor: float) -> Loss:
+        return ScaledLoss(self, factor)
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class SumLoss(Loss):
+    """The sum of several losses, in one graph with one backward pass."""
+
+    def __init__(self, losses: Sequence[Loss]):
+        self.losses = list(losses)
+        self.name = " + ".join(map(repr, self.losses))
+
+    def terms(self, context: StepContext) -> Iterator[Tensor]:
+        terms = [term.reshape(()) for loss in self.losses for term in loss.terms(context)]
+        if terms:
+            yield torch.stack(terms).sum()
+
+
+class ScaledLoss(Loss):
+    """A loss times a number."""
+
+    def __init__(self, loss: Loss, factor: float):
+        self.unscaled, self.factor = loss, factor
+        self.name = f"{factor:g} * {f'({loss})' if isinstance(loss, SumLoss) else loss}"
+
+    def terms(self, context: StepContext) -> Iterator[Tensor]:
+        for term in self.unscaled.terms(context):
+            yield self.factor * term
+
+
+class FunctionLoss(Loss):
+    """A user's function ``(image, latent, step) -> scalar`` as a loss."""
+
+    def __init__(self, function: LossFunction, name: str = ""):
+        self.function = function
+        self.name = name or getattr(function, "__name__", type(function).__name__)
+
+    def loss(self, context: StepContext) -> Tensor:
+        return self.function(context.image, context.latent, context.step)
+
+
+def _summands(loss: Loss) -> list[Loss]:
+    return loss.losses if isinstance(loss, SumLoss) else [loss]

@@ -1,0 +1,163 @@
+"""The frames of a run so far: which is the best, and whether the run should stop early."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clipgen.errors import ClipgenError
+from clipgen.images.camera import Camera
+from clipgen.images.sheets import png_bytes
+from clipgen.prompts import parse
+from clipgen.runs.journal import Journal, is_steering
+from clipgen.runs.schedules import parse_growth, parse_schedule
+from clipgen.runs.settings import Settings, scheduled
+
+Row = Mapping[str, float]  # of the table of scores
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The picture of a run after a step, with its scores: what ``stream`` yields."""
+
+    step: int
+    image: Image.Image
+    scores: dict[str, float]  # clip: cosine of the cutouts to the prompts; loss; judge: of the frame, if there is one;
+    # with ``settled`` the change since the frame before, in levels of 255
+    seconds: float = math.nan  # since the loop started, or continued; unknown of a frame from the journal
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self.image)
+
+
+class History:
+    """The frames of a run up to a step.
+
+    Frames compete while the objective is the same: when the prompts change, or one of their spans begins or ends, the
+    competition starts again.
+
+    Args:
+        journal: Where the frames are.
+        until: The last step that counts.
+        changes: Of a run that goes on, a list that may grow; by default those of the journal.
+    """
+
+    def __init__(self, journal: Journal, until: float = math.inf, changes: Sequence[Mapping[str, Any]] | None = None):
+        self._journal, self._changes = journal, journal.changes if changes is None else changes
+        self._settings = journal.settings
+        self._differences: list[tuple[float, float]] = []  # (step, change since the frame before)
+        self._newest: Row | None = None
+        self._best: Row | None = None
+        self._frames: list[Frame] = []  # the newest and the best, as far as they are from this process
+        for row in journal.scores:
+            if row["step"] <= until:
+                self._add_row(row)
+
+    def add(self, frame: Frame) -> None:
+        """Add a new frame. With ``settled`` its scores get the change since the frame before."""
+        if self._settings.get("settled"):
+            frame.scores["change"] = mean_difference(self.newest.image, frame.image) if self else 255.0
+        self._add_row({"step": frame.step} | frame.scores)
+        self._frames = [one for one in (*self._frames, frame) if one.step in (frame.step, self.best_step)]
+
+    def _add_row(self, row: Row) -> None:
+        # Rounded as in the journal, so that a resumed run decides the same.
+        newest = self._newest = {name: float(f"{value:.6g}") for name, value in row.items()}
+        self._differences.append((row["step"], newest.get("change", 0.0)))
+        best = self._best
+        if (
+            best is None
+            or best["step"] <= self._objective_changed_at(int(row["step"]) - 1)
+            or frame_score(newest) > frame_score(best)
+        ):
+            self._best = newest
+
+    def _objective_changed_at(self, step: int) -> int:
+        """Return the last step, up to ``step``, at which the prompts changed or one of their spans began or ended."""
+        changes = [(change["step"], change["prompt"]) for change in self._changes if "prompt" in change]
+        changes = [(0, self._settings["prompt"]), *(change for change in changes if change[0] <= step)]
+        changed_at, prompt = changes[-1]
+        edges = [int(edge) for one in parse(prompt) for edge in one.span if edge <= step]
+        return max([changed_at, *edges])
+
+    def __bool__(self) -> bool:
+        """Whether there are frames."""
+        return self._newest is not None
+
+    @property
+    def newest(self) -> Frame:
+        """The newest frame. Raises ClipgenError before the first."""
+        return self._frame(self._newest)
+
+    @property
+    def best(self) -> Frame:
+        """The frame with the highest score since the objective changed. Raises ClipgenError before the first."""
+        return self._frame(self._best)
+
+    @property
+    def best_step(self) -> float:
+        """The step of the best frame; infinite before the first."""
+        return self._best["step"] if self._best else math.inf
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether no frame was better for ``patience`` steps, or the picture has ``settled``."""
+        if self._newest is None:
+            return False
+        patience, limit, step = *map(self._settings.get, ("patience", "settled")), self._newest["step"]
+        if patience and step - self.best_step >= patience:
+            return True
+        return bool(limit and self._recent_change(step) < limit)
+
+    def _recent_change(self, step: float) -> float:
+        """Return the change of the picture in the last tenth of the steps; infinite while the objective changes."""
+        steps = self._settings["steps"]
+        first = step - max(1, steps // 10)
+        changes = [change for change in self._changes if change["step"] <= step and is_steering(change)]
+        edges = {0, *(change["step"] for change in changes)}.union(*map(span_edges, [self._settings, *changes]))
+        if any(first < edge < steps for edge in edges):
+            return math.inf
+        return sum(change for at, change in self._differences if at > first)
+
+    def _frame(self, row: Row | None) -> Frame:
+        if row is None:
+            raise ClipgenError("this run has no frames yet: iterate over it, or use clipgen.generate")
+        step = int(row["step"])
+        for frame in self._frames:
+            if frame.step == step:
+                return frame
+        return Frame(step, self._journal.frame(step), {name: value for name, value in row.items() if name != "step"})
+
+
+def span_edges(settings: Mapping[str, Any]) -> set[int]:
+    """Return the steps at which spans begin or end: of prompts, scheduled numbers, sizes and camera moves.
+
+    Args:
+        settings: Some settings, as a journal has them, or a change of them.
+    """
+    prompts = parse(settings.get("prompt", "the same"), settings.get("negative", ""))
+    spans: list[tuple[int, float]] = [prompt.span for prompt in prompts]
+    spans += [(first, last) for *_, first, last in Camera.parse(settings.get("camera", "")).moves]
+    for field in fields(Settings):
+        if isinstance(value := settings.get(field.name), str) and scheduled(field):
+            spans += parse_schedule(field.name, value).spans
+    begins = parse_growth(size).begins if isinstance(size := settings.get("size"), str) else ()
+    return {*begins, *(int(edge) for span in spans for edge in span if edge < math.inf)}
+
+
+def mean_difference(image: Image.Image, other: Image.Image) -> float:
+    """Return the mean absolute difference of two frames in levels of 255; 255 if their sizes differ."""
+    if image.size != other.size:
+        return 255.0
+    return float(np.abs(np.asarray(image, float) - np.asarray(other, float)).mean())
+
+
+def frame_score(row: Row) -> float:
+    """Return the score by which frames compete: the judge's, or without one CLIP's. NaN ranks last."""
+    score = row.get("judge", row["clip"])
+    return -math.inf if math.isnan(score) else score

@@ -1,0 +1,89 @@
+"""Writing a run as a picture or a film: its frames, or for a vector format its drawings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL import Image
+
+from clipgen.errors import ClipgenError
+from clipgen.export.film import check_suffix, export
+from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
+from clipgen.generators.protocol import Vector
+from clipgen.images.drawing import Drawing
+from clipgen.registry import WRITERS
+from clipgen.runs.history import History
+from clipgen.runs.journal import Journal
+from clipgen.runs.saved import base_names
+from clipgen.runs.settings import KEPT
+
+
+def export_run(
+    journal: Journal,
+    file: str | Path,
+    keep: str = "",
+    picture: Callable[[int], Image.Image] | None = None,
+    **options: Any,
+) -> Path:
+    """Write the film of a run, or its picture.
+
+    Args:
+        journal: Of the run.
+        file: Its suffix is the format.
+        keep: "last": all frames, "best": those up to the best; by default as the run's setting.
+        picture: Returns what to show of a step, by default its frame.
+        options: Of ``clipgen.export.film.export``.
+
+    Raises:
+        ClipgenError: Another ``keep``, or what ``export`` refuses.
+    """
+    settings = [change["keep"] for change in (journal.settings, *journal.changes) if "keep" in change]
+    keep = keep or ["last", *settings][-1]
+    if keep not in KEPT:
+        raise ClipgenError(f"keep={keep!r}: choose one of: {', '.join(KEPT)}")
+    last = History(journal).best_step if keep == "best" else math.inf
+    rows, steps = {row["step"]: row for row in journal.scores}, [step for step in journal.steps if step <= last]
+    if not (WRITERS[check_suffix(file)].film or options.get("animate")):
+        steps = steps[-1:]
+    scores = [rows.get(step, {}) for step in steps]
+    pictures = map(picture, steps) if picture else export_frames(journal, file, steps)
+    return export(pictures, file, base_names(journal.history), scores=scores, **options)
+
+
+def check_output(file: str | Path, generator: str | None) -> None:
+    """Raise ClipgenError for an unknown suffix, and for a vector format of a generator without vectors.
+
+    ``generator``: empty for the default, None if it is not known yet.
+    """
+    if not WRITERS[check_suffix(file)].vectors or generator is None or (generator and entry_of(generator).vectors):
+        return
+    names = " or ".join(repr(name) for name, entry in GENERATORS.items() if entry.vectors)
+    what = f"generator={generator!r} makes" if generator else "this is made of"
+    raise ClipgenError(f"output={str(file)!r}: {what} pixels, no vectors; choose .png, or generator={names}")
+
+
+def export_frames(
+    journal: Journal, file: str | Path, steps: Sequence[int] | None = None
+) -> Iterable[Image.Image | Drawing]:
+    """Return the frames of a run, by default all, as the format of a file takes them, at the size of the last.
+
+    Raises ClipgenError at once for a vector format where the run has no drawings, or a mask covers some of them.
+    """
+    steps = journal.steps if steps is None else steps
+    size = journal.frame(steps[-1]).size if steps else (0, 0)
+    if not WRITERS[check_suffix(file)].vectors:
+        return (journal.frame(step).resize(size, Image.Resampling.LANCZOS) for step in steps)
+    check_output(file, journal.settings.get("generator", ""))
+    if any(change.get("mask") for change in (journal.settings, *journal.changes)):
+        raise ClipgenError(f"output={str(file)!r}: what its mask kept of a picture is no drawing; choose .png")
+    return _drawings(journal, steps, size)
+
+
+def _drawings(journal: Journal, steps: Sequence[int], size: tuple[int, int]) -> Iterator[Drawing]:
+    generator = cast(Vector, load_generator(journal.settings["generator"]))
+    for step in steps:
+        yield generator.drawing(generator.unpack(torch.from_numpy(journal.latent(step)), size[::-1]))

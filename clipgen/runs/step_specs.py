@@ -1,0 +1,158 @@
+"""From the settings of a run to the specification of its next step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipgen.cutouts.sampling import Cutouts
+from clipgen.generators.catalogue import entry_of
+from clipgen.generators.protocol import Parameterisation
+from clipgen.generators.seamless import Seamless
+from clipgen.images import masks
+from clipgen.images.camera import Camera
+from clipgen.inits import InitContext
+from clipgen.inspect.judging import FrameJudge
+from clipgen.losses.loss import Loss, StepSpec, SumLoss
+from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prompts, find_regions
+from clipgen.optimize import Optimization
+from clipgen.optimizers import OptimizerConfig
+from clipgen.precision import share_weights
+from clipgen.registry import LOSSES, STARTS
+from clipgen.runs.settings import Settings, default_start
+from clipgen.runs.spec import Models, RunSpec
+
+
+class StepSpecBuilder:
+    """Builds the step specs of one run. What a change of the settings does not concern is not computed again."""
+
+    def __init__(self, spec: RunSpec, models: Models):
+        s, generator = spec.settings, share_weights(models.generator)  # its state is this run's own
+        if s.tile:
+            generator = cast(Parameterisation, Seamless(generator))
+        self._run, self._models, self._settings = spec, models, s
+        self._results: dict[str, tuple[Any, Any]] = {}  # for each name the last key and the result for it
+        size, rng = _first_size(s), torch.Generator().manual_seed(s.seed)
+        latent, fallback = generator.start(size, rng), STARTS[default_start(s.perceptor)]()
+        context = InitContext(
+            generator, models.perceptors[0][0], size, s.seed, rng, latent, s.prompts, fallback=fallback
+        )
+        self._start_latent = spec.start.latent(context)
+        self._context = self._first_context = replace(context, base=spec.start.base(context, self._start_latent))
+
+    def start(self, settings: Settings) -> Optimization:
+        """Return the optimisation before its first step; at another size its latent is one to restore another into."""
+        base = self._resize(_first_size(settings))
+        self._settings, context, latent = settings, self._context, self._start_latent
+        spec = self._build(settings)
+        if context is not self._first_context:
+            latent = context.generator.start(context.size, context.rng)
+        elif self._run.start.drafts_masked_part and settings.mask:
+            target = spec.init_target(0)  # without it, what the mask covers would show through
+            latent = target.latent if target and target.draft_key else latent
+        return Optimization(spec, latent, base, context.rng, settings.passes)
+
+    def update(self, optimization: Optimization, settings: Settings) -> None:
+        """Prepare an optimisation for its next step, which has these settings, schedules resolved."""
+        if settings != self._settings:
+            self._settings = settings
+            if (size := _first_size(settings)) == self._context.size:
+                optimization.spec = self._build(settings)
+            else:
+                self._grow(optimization, settings, size)
+            optimization.memory.set_passes(settings.passes, optimization.spec, optimization.latent)
+        optimization.restart_from_draft()
+
+    def judge(self) -> FrameJudge | None:
+        """Return the judge of a frame with the settings of the last step, if the run has one."""
+        judge, prompts = self._models.judge, self._settings.prompts
+        if judge is None:
+            return None
+        pictures = self._run.inputs.pictures
+        embeddings = self._once("judge", prompts, lambda: embed_prompts(judge, prompts, pictures))
+        return FrameJudge(judge, prompts, embeddings, self._regions())
+
+    def _grow(self, optimization: Optimization, settings: Settings, size: tuple[int, int]) -> None:
+        """Continue at a new size: vectors fit any size, other pictures are enlarged and encoded again."""
+        generator = self._context.generator
+        if entry_of(settings.generator).vectors:
+            latent = generator.unpack(generator.pack(optimization.output_latent), size)
+        else:
+            latent = generator.encode(_enlarge(optimization.image(), size))
+        base = self._resize(size)
+        optimization.restart(self._build(settings), latent, base)
+
+    def _resize(self, size: tuple[int, int]) -> Tensor:
+        """Use a size (H, W) from now on; return the base, of a given picture at that size and not enlarged."""
+        first = self._first_context
+        assert first.base is not None and self._context.base is not None
+        if size == self._context.size:
+            return self._context.base
+        context = replace(first, size=size, base=_enlarge(first.base, size))
+        base = self._run.start.base(context, self._start_latent)
+        self._context = replace(context, base=base)
+        return base
+
+    def _build(self, s: Settings) -> StepSpec:
+        prompts, size = s.prompts, self._context.size
+        mask = self._once("mask", (s.mask, size), lambda: self._load_mask(s.mask) if s.mask else None)
+        cutouts = replace(s.select(Cutouts), padding="wrap") if s.tile else s.select(Cutouts)
+        others: list[Loss] = [s.select(kind) for kind in LOSSES.values()]
+        context = replace(self._context, prompts=prompts, mask=mask)
+        return StepSpec(
+            generator=self._context.generator,
+            perceptors=self._models.perceptors,
+            prompts=prompts,
+            losses=[self._prompt_loss(s, cutouts), SumLoss([*others, *self._run.losses])],
+            init_targets=self._once(
+                "init targets",
+                (prompts, s.mask, s.near > 0, size),
+                lambda: self._run.start.targets(context) if s.near else [],
+            ),
+            optimizer=s.select(OptimizerConfig),
+            camera=Camera.parse(s.camera),
+            mask=mask,
+            steps=s.steps,
+            cutouts=cutouts,
+            precision=self._models.precision,
+        )
+
+    def _prompt_loss(self, s: Settings, cutouts: Cutouts) -> PromptLoss:
+        prompts, perceptors, pictures = s.prompts, self._models.perceptors, self._run.inputs.pictures
+        embeddings = self._once(
+            "embeddings", prompts, lambda: [embed_prompts(perceptor, prompts, pictures) for perceptor, _ in perceptors]
+        )
+        combined = s.combine == "embeddings"
+        regions = self._regions()
+        return PromptLoss(
+            prompts, perceptors, embeddings, regions, cutouts, DISTANCES[s.distance], s.averaged, combined
+        )
+
+    def _regions(self) -> list[Region]:
+        prompts = self._settings.prompts
+        return self._once("regions", (prompts, self._context.size), lambda: find_regions(prompts, self._load_mask))
+
+    def _load_mask(self, text: str) -> Tensor:
+        mask = masks.load(text, self._context.size, self._run.inputs.pictures)
+        return mask.to(self._models.generator.device)
+
+    def _once(self, name: str, key: Any, compute: Callable[[], Any]) -> Any:
+        """Return ``compute()``, or its last result if ``key`` is the same."""
+        if name not in self._results or self._results[name][0] != key:
+            self._results[name] = key, compute()
+        return self._results[name][1]
+
+
+def _first_size(settings: Settings) -> tuple[int, int]:
+    """Return the first size of settings as (H, W)."""
+    width, height = settings.sizes[0]
+    return height, width
+
+
+def _enlarge(image: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
