@@ -196,10 +196,11 @@ class Studio(widgets.VBox):
             self.controls.steer(job.run)
 
     def _show_job(self, job: Job) -> None:
-        run, rows, newest = job.film
-        self.preview.newest_run = run or self.preview.newest_run
-        if run and rows:
-            self.preview.show(run.journal, rows, newest, more=job.is_alive and not job.is_paused)
+        rows, newest = job.film
+        if job.run:
+            self.preview.newest_run = job.run
+        if job.run and rows:
+            self.preview.show(job.run.journal, rows, newest, more=job.is_alive and not job.is_paused)
         download = job.download
         share = download.done / download.total if download and download.total else None
         self.preview.show_progress(job.phase, describe_progress(job), share)

@@ -1,11 +1,11 @@
 // Jupyter's pictures and sliders have no names for who cannot see them, and classic sliders (Colab's) not even a role.
-// What is said of a picture stands on the page already; a thumbnail beside its path needs no second name.
-const said = (root, place) => root.querySelector(place)?.textContent.trim();
+// The text of a picture stands on the page already; a thumbnail beside its path needs no second name.
+const textOf = (root, place) => root.querySelector(place)?.textContent.trim();
 const PICTURES = {
-  ".clipgen-preview": (_, root) => `The picture, ${said(root, ".clipgen-curve small") || "as soon as there is one"}`,
-  ".clipgen-card img": (picture) => said(picture.closest(".clipgen-card"), ".widget-html-content"),
-  ".clipgen-tile img": (picture) => said(picture.closest(".clipgen-tile"), ".widget-html-content"),
-  ".clipgen-views": () => "The views, each with its score and its share of the pull",
+  ".clipgen-preview": (_, root) => `The picture, ${textOf(root, ".clipgen-curve small") || "as soon as there is one"}`,
+  ".clipgen-card img": (picture) => textOf(picture.closest(".clipgen-card"), ".widget-html-content"),
+  ".clipgen-tile img": (picture) => textOf(picture.closest(".clipgen-tile"), ".widget-html-content"),
+  ".clipgen-views": () => "The cutouts, each with its score and its share of the gradient",
   ".clipgen-where": (_, root) => `Where it glows, the text is found: ${root.querySelector(".clipgen-sought input").value}`,
   ".clipgen-picker img": () => "",
 };
@@ -19,9 +19,9 @@ function name(root) {
     for (const picture of root.querySelectorAll(place)) set(picture, "alt", text(picture, root));
   for (const handle of root.querySelectorAll(".noUi-handle, .ui-slider-handle")) {
     const box = handle.closest(".widget-inline-hbox");
-    set(handle, "aria-label", box && said(box, ".widget-label"));
+    set(handle, "aria-label", box && textOf(box, ".widget-label"));
     if (handle.matches(".ui-slider-handle")) {
-      const value = box && said(box, ".widget-readout");
+      const value = box && textOf(box, ".widget-readout");
       set(handle, "role", "slider");
       set(handle, "aria-valuenow", parseFloat(value));
       set(handle, "aria-valuetext", value);

@@ -178,7 +178,8 @@ class Controls(widgets.VBox):
     def _filter(self) -> None:
         """Show only settings whose name or help contains the searched words, with their folds open."""
         text = self.search.value.strip().lower()
-        matches = {name for name in FIELDS if text in f"{name} {help_of(name)}".lower()}
+        texts = {name: f"{name} {label_of(name)} {field.metadata['help']}" for name, field in FIELDS.items()}
+        matches = {name for name in FIELDS if text in texts[name].lower()}
         for name, cell in self._cells.items():
             show(cell, name in matches)
         for section, fold in self._folds.items():
@@ -203,6 +204,11 @@ def names_of(section: str) -> list[str]:
     names = [name for name, field in FIELDS.items() if field.metadata["section"] == section]
     dials = [name for name in DIALS if name in names]
     return dials + [name for name in names if name not in dials]
+
+
+def label_of(name: str) -> str:
+    """Return the label of a setting: its name, or that of its dial."""
+    return DIALS[name][0] if name in DIALS else name
 
 
 def help_of(name: str) -> str:
@@ -238,8 +244,8 @@ def make_input(field: Field) -> widgets.Widget:
     if kind is bool:
         return make(widgets.Checkbox, indent=False)
     if is_dial(field):
-        label, end, _ = DIALS.get(field.name, (field.name, 4.0, ""))
-        return Dial(label, facts["help"], max(low, -end), end)
+        end = DIALS[field.name][1] if field.name in DIALS else 4.0
+        return Dial(label_of(field.name), facts["help"], max(low, -end), end)
     if scheduled(field):
         return make(widgets.Text, continuous_update=False)
     if kind is int:

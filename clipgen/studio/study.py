@@ -18,7 +18,7 @@ from clipgen.studies.row import Row
 from clipgen.studies.storage import StudyStorage
 from clipgen.studies.study import Study
 from clipgen.studies.tables import told, values
-from clipgen.studio.controls import CHOICES, DEFAULTS, DIALS, FIELDS, common_values, defaults_of
+from clipgen.studio.controls import CHOICES, DEFAULTS, FIELDS, common_values, defaults_of, label_of
 from clipgen.studio.gallery import settings_of
 from clipgen.studio.parts import Fold, button, close_all, download_link, html_widget, note, on_change
 from clipgen.studio.preview import Preview
@@ -33,7 +33,7 @@ class StudySection(Fold):
         self.stop()
         self._preview, self._folder, self.is_busy = preview, folder, False
         self.study: Study | None = None
-        names = sorted((DIALS[name][0] if name in DIALS else name, name) for name in FIELDS if name != "device")
+        names = sorted((label_of(name), name) for name in FIELDS if name != "device")
         self._setting = widgets.Dropdown(options=names, value="seed", description="Vary")
         self._values = widgets.Text(description="Values")
         guard = preview.error.guard

@@ -31,21 +31,21 @@ function render({ model, el }) {
   icon.className = "fa fa-upload";
   button.append(icon, model.get("label"));
   const input = Object.assign(document.createElement("input"), { type: "file", accept: "image/*", hidden: true });
-  const said = document.createElement("div");
-  said.setAttribute("role", "alert");
+  const message = document.createElement("div");
+  message.setAttribute("role", "alert");
   button.onclick = () => input.click();
   input.onchange = async () => {
     const [file] = input.files;
     input.value = ""; // so that the same file can be chosen again
     if (!file) return;
-    said.textContent = "";
+    message.textContent = "";
     try {
       model.send({ name: file.name, picture: await (file.size > LARGEST ? smaller(file) : read(file)) });
     } catch (error) {
-      said.textContent = `${file.name} cannot be read (${error.message}). Save it as PNG or JPEG.`;
+      message.textContent = `${file.name} cannot be read (${error.message}). Save it as PNG or JPEG.`;
     }
   };
-  el.append(button, input, said);
+  el.append(button, input, message);
 }
 
 export default { render };

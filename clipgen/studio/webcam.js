@@ -10,8 +10,8 @@ function render({ model, el }) {
   const start = button("Start camera");
   const take = button("Take picture");
   const video = document.createElement("video");
-  const said = document.createElement("div");
-  said.setAttribute("role", "alert");
+  const message = document.createElement("div");
+  message.setAttribute("role", "alert");
   video.muted = video.playsInline = true;
   video.setAttribute("aria-label", "Camera");
   video.style.cssText = "max-width: 100%; width: 256px; transform: scaleX(-1)";
@@ -27,7 +27,7 @@ function render({ model, el }) {
   };
   start.onclick = async () => {
     start.disabled = true;
-    said.textContent = "";
+    message.textContent = "";
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
       video.srcObject = stream;
@@ -37,7 +37,7 @@ function render({ model, el }) {
     } catch (error) {
       stop();
       const why = navigator.mediaDevices ? error.message : "the page is not on https or localhost";
-      said.textContent = `No camera (${why}). Allow it in the browser, or upload a picture.`;
+      message.textContent = `No camera (${why}). Allow it in the browser, or upload a picture.`;
     }
   };
   take.onclick = () => {
@@ -49,7 +49,7 @@ function render({ model, el }) {
     model.save_changes();
     stop();
   };
-  el.append(start, take, video, said);
+  el.append(start, take, video, message);
   return stop;
 }
 

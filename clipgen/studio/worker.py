@@ -59,7 +59,8 @@ class Job:
         self.is_paused = False
         self.download: Download | None = None  # set by ``listening``
         self.speed = Speed()  # of the download
-        self._rows: list[Mapping[str, float]] = []  # the scores of every frame, as the journal has them
+        # The step and scores of every frame, as the journal has them, and the newest frame: replaced together.
+        self.film: tuple[list[Mapping[str, float]], Image | None] = [], None
         self._step_seconds: deque[float] = deque(maxlen=9)
         self._stop = threading.Event()
         self._make, self._report, self._previous = make, report, previous
@@ -94,13 +95,6 @@ class Job:
         if self.run is None:
             return "Loading the models…"
         return "Paused" if self.is_paused else "Running"
-
-    @property
-    def film(self) -> tuple[Run | None, list[Mapping[str, float]], Image | None]:
-        """The run, the steps and scores of its frames so far, and the newest frame of this process."""
-        run, frame = self.run, self.frame
-        rows = [row for row in self._rows if frame is None or row["step"] <= frame.step]
-        return run, rows, frame.image if frame else None
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -141,7 +135,8 @@ class Job:
             previous_run, self._previous = self._previous.run, None
         run = self._make(previous_run)
         del previous_run  # frees the models that are not shared
-        self._rows = [*run.journal.scores]
+        rows = [*run.journal.scores]
+        self.film = rows, None
         self.run = run
         if self.stopping:
             run.stop()
@@ -150,8 +145,8 @@ class Job:
             if step:  # the first step is slower
                 self._step_seconds.append((frame.seconds - seconds) / (frame.step - step))
             step, seconds = frame.step, frame.seconds
-            self._rows.append({"step": frame.step} | frame.scores)
-            self.frame = frame
+            rows = [*rows, {"step": frame.step} | frame.scores]
+            self.frame, self.film = frame, (rows, frame.image)
 
     def _report_until_end(self) -> None:
         while self.is_alive:

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from shared_places import REPORTS
 from studio_page import StudioPage
 
-from clipgen.studio.controls import DIALS, FIELDS, SECTIONS
+from clipgen.studio.controls import DIALS, FIELDS, SECTIONS, label_of
 
 pytestmark = pytest.mark.slow
 BEGIN = """
@@ -78,7 +78,7 @@ def test_everything_is_drawn(studio, colab, ask):
 
 def change(studio, name, kind, before):
     """Give a setting another value, as a person would."""
-    label = DIALS.get(name, [name])[0]
+    label = label_of(name)
     field = studio.root.get_by_label(label, exact=True).first
     if kind == "Dial":
         handle = studio.root.locator(".widget-slider", has_text=label).locator(".noUi-handle")

@@ -9,7 +9,7 @@ import ipywidgets as widgets
 import pytest
 from PIL import Image
 
-from clipgen.studio.controls import DIALS
+from clipgen.studio.controls import label_of
 from clipgen.studio.parts import Dial, Upload, to_url
 
 COLABS = widgets.__version__.startswith("7.")  # ipywidgets as Colab has it
@@ -47,7 +47,7 @@ def click(studio, name):
 
 def control(controls, name):
     """The widget of a setting: by its own name, or by what a dial calls it."""
-    word = DIALS.get(name, [name])[0]
+    word = label_of(name)
     dials = [dial for dial in parts(controls, Dial) if dial.slider.description == word]
     (widget,) = dials or named(controls, name)
     return widget

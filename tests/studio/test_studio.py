@@ -96,9 +96,9 @@ def test_pause_stop_and_resume_from_the_gallery(studio):
     run = running(studio)
     click(studio, "Pause")
     until(lambda: "Paused" in studio.preview.phase.value, "the pause")
-    time.sleep(0.3)
+    time.sleep(2)  # the step in the making
     step = run.step
-    time.sleep(0.5)
+    time.sleep(1)
     assert run.step == step and not named(studio, "Pause")
     click(studio, "Resume")
     until(lambda: run.step > step, "going on")

@@ -14,7 +14,7 @@ def test_a_slow_line_does_not_slow_the_run(tmp_path):
     free, told = threading.Event(), []
 
     def tell(job):
-        told.append(job.film[1])
+        told.append(job.film[0])
         free.wait(60)
 
     job = Job(lambda like: clipgen.Run("a star", folder=tmp_path, steps=6, **SMALL), tell)
