@@ -135,7 +135,7 @@ class Job:
             previous_run, self._previous = self._previous.run, None
         run = self._make(previous_run)
         del previous_run  # frees the models that are not shared
-        rows = [*run.journal.scores]
+        rows: list[Mapping[str, float]] = [*run.journal.scores]
         self.film = rows, None
         self.run = run
         if self.stopping:
