@@ -15,6 +15,7 @@ from clipgen.errors import ClipgenError
 from clipgen.images.names import find_unused
 from clipgen.images.terminal import show
 from clipgen.registry import WRITERS
+from clipgen.setting import check_count
 
 OUTPUTS = " ".join(WRITERS)
 COLUMNS = "{:52} {:>8} {:>6} {:>8}  {:14} {}"  # at most 120 characters
@@ -42,8 +43,7 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     options = vars(parser.parse_intermixed_args(words))
     prompt, quiet, count = options.pop("prompt"), options.pop("quiet"), options.pop("batch", 1)
     output, fps, film = options.pop("output", None), options.pop("fps", None), options.pop("film", None)
-    if count < 1:
-        raise ClipgenError(f"batch={count}: has to be a whole number of at least 1")
+    check_count("batch", count)
     if count > 1 and film:
         raise ClipgenError(f"batch={count}: a film is redrawn once; leave --batch out, or --film")
     if fps is not None and not 0 < fps <= 60:
@@ -213,14 +213,14 @@ def cache(parser: argparse.ArgumentParser, words: list[str]) -> int:
     from clipgen.storage import cache
 
     parser.add_argument("--prune", action="store_true", default=False, help="delete what is marked with *")
-    prune, items = parser.parse_intermixed_args(words).prune, cache.items()
+    prune, items = parser.parse_intermixed_args(words).prune, cache.list_items()
     for item in items:
-        print(f"{item.megabytes:10.1f} MB {'*' if item.spare else ' '} {item.file}  ({item.kind})")
-    spare = [item for item in items if item.spare]
-    total, less = (sum(item.megabytes for item in some) for some in (items, spare))
+        print(f"{item.megabytes:10.1f} MB {'*' if item.deletable else ' '} {item.file}  ({item.kind})")
+    deletable = [item for item in items if item.deletable]
+    total, less = (sum(item.megabytes for item in some) for some in (items, deletable))
     print(f"{total:10.1f} MB; not needed any more (*, what --prune deletes): {less:.1f} MB")
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
-    if prune and spare and (not is_terminal or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
+    if prune and deletable and (not is_terminal or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
         print(f"deleted: {len(cache.prune())} files")
     return 0
 

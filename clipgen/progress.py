@@ -1,4 +1,4 @@
-"""How far a download is, told to whoever listens; and that nobody waits for it any more, told to the download."""
+"""The progress of downloads for a listener, and a stop that reaches whatever takes long."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from threading import Thread
 from typing import NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
-LOOK = 0.1  # seconds between two looks at whether it is still wanted
+POLL = 0.1  # seconds between two checks of whether the listener stops
 
 
 class Download(NamedTuple):
-    """A file that is on its way: bytes, and of how many if that is known."""
+    """A download in progress, in bytes; the total is None while it is not known."""
 
     name: str
     done: int
@@ -22,9 +22,9 @@ class Download(NamedTuple):
 
 
 class Listener(Protocol):
-    """Who waits for downloads. It is told from other threads than its own."""
+    """Who waits for downloads; its attributes are used from other threads."""
 
-    download: Download | None  # what is on its way
+    download: Download | None  # in progress
 
     @property
     def stopping(self) -> bool:
@@ -32,7 +32,7 @@ class Listener(Protocol):
 
 
 class Stopped(BaseException):
-    """Nobody waits any more. Like KeyboardInterrupt no Exception: it is nothing that another source could mend."""
+    """Nobody waits any more. No Exception, as KeyboardInterrupt is none: another source would not help."""
 
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
@@ -40,7 +40,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """What is downloaded in this thread meanwhile is told to ``listener``."""
+    """Report the downloads of this thread to ``listener`` meanwhile."""
     token = _listener.set(listener)
     try:
         yield
@@ -48,42 +48,42 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-def listened() -> bool:
-    """Whether somebody listens, so that no progress bar needs to be printed."""
+def is_listened_to() -> bool:
+    """Return whether somebody listens, so that no progress bar is needed."""
     return _listener.get() is not None
 
 
-def check() -> None:
-    """Raise Stopped if nobody waits any more: for whoever computes for long."""
+def check_stopped() -> None:
+    """Raise Stopped if nobody waits any more; for long computations."""
     if (listener := _listener.get()) and listener.stopping:
         raise Stopped
 
 
 def tell(name: str, done: int, total: int | None) -> None:
-    """Say how far a download is. Raises Stopped if nobody waits for it: what came last is not to be kept."""
-    check()
+    """Report the progress of a download. Raises Stopped if nobody waits for it."""
+    check_stopped()
     if listener := _listener.get():
         listener.download = Download(name, done, total)
 
 
-def awaited(work: Callable[[], T]) -> T:
-    """What ``work`` returns. Raises Stopped as soon as nobody waits any more, wherever the work is stuck.
+def run_stoppable(work: Callable[[], T]) -> T:
+    """Return what ``work`` returns, or raise Stopped as soon as nobody waits any more, wherever the work is stuck.
 
-    The work is then left alone in a thread of its own; it ends at the next word that it tells.
+    The work then goes on in a thread of its own until it next calls ``tell``.
     """
     if not (listener := _listener.get()):
         return work()
     future: Future[T] = Future()
 
-    def do() -> None:
+    def run() -> None:
         try:
             future.set_result(work())
         except BaseException as error:
             future.set_exception(error)
 
-    Thread(target=copy_context().run, args=(do,), name="clipgen download", daemon=True).start()
+    Thread(target=copy_context().run, args=(run,), name="clipgen download", daemon=True).start()
     try:
-        while not wait([future], LOOK).done:
+        while not wait([future], POLL).done:
             if listener.stopping:
                 raise Stopped
         return future.result()

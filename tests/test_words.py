@@ -28,7 +28,6 @@ RETIRED = set(
 UNFINISHED = [
     "batched.py",
     "clip",
-    "commands.py",
     "cutouts",
     "device.py",
     "drawn.py",
@@ -44,11 +43,9 @@ UNFINISHED = [
     "optimizers.py",
     "precision.py",
     "priors",
-    "progress.py",
     "registry.py",
     "runs",
     "scaling.py",
-    "storage",
     "studies",
 ]
 

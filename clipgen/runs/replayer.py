@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from clipgen.inspect.steps import StepReport, inspect_step
 from clipgen.optimize import Optimization
-from clipgen.progress import check
+from clipgen.progress import check_stopped
 from clipgen.runs.journal import Journal
 from clipgen.runs.spec import Models, RunSpec
 from clipgen.runs.step_specs import StepSpecBuilder
@@ -41,7 +41,7 @@ class Replayer:
             with closing(optimization.memory), bar:
                 self._prepare_step(optimization)
                 while optimization.step < step - 1:
-                    check()
+                    check_stopped()
                     self._advance(optimization)
                     self._prepare_step(optimization)
                     bar.update()

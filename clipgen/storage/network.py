@@ -1,4 +1,4 @@
-"""Asking a server: soon given up where nobody answers, patient once somebody has."""
+"""Requests that give up soon if nobody answers, and are patient once somebody has."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ STALL = 30.0  # seconds without a byte after that
 HEAD = 120.0  # seconds until an answer has begun in all, however its headers drip and wherever it redirects
 
 
-class Unreachable(OSError):
-    """Nobody answers: no network, no such host, nothing there. Asking again at once would change nothing."""
+class UnreachableError(OSError):
+    """Nobody answers: no network, no such host, no server. Another try at once would change nothing."""
 
 
 class Deadline:
-    """Ends connections after so many seconds in all: a socket's timeout begins anew with every byte that drips.
+    """Ends connections after some seconds in all: a socket's own timeout begins anew with every byte.
 
-    A context manager, which raises TimeoutError at its end if the time was over before. ``watch`` takes connections.
+    A context manager, which raises TimeoutError at its end if the time was over.
     """
 
     def __init__(self, seconds: float):
@@ -37,7 +37,7 @@ class Deadline:
         self._lock = threading.Lock()
 
     def watch(self, connection: socket.socket) -> None:
-        """End this connection when the time is over, too, even after TLS has taken it over."""
+        """End this connection when the time is over, even after TLS has taken it over."""
         with self._lock:
             twin = socket.fromfd(connection.fileno(), connection.family, connection.type)
             self._twins.append(twin)
@@ -49,7 +49,7 @@ class Deadline:
         with self._lock:
             for twin in self._twins:
                 with suppress(OSError):
-                    twin.shutdown(socket.SHUT_RDWR)  # wakes up who reads from it
+                    twin.shutdown(socket.SHUT_RDWR)  # ends a pending read
 
     def __enter__(self) -> Deadline:
         self._timer = threading.Timer(self._seconds, self._end)
@@ -67,7 +67,7 @@ class Deadline:
 
 
 class _Phases:
-    """What makes a connection wait as long as its phase is worth."""
+    """A mixin that gives each phase of a connection its own timeout."""
 
     timeout: float | None
     sock: Any
@@ -83,7 +83,7 @@ class _Phases:
         self._deadline.watch(self.sock)
 
     def getresponse(self) -> http.client.HTTPResponse:
-        socket = self.sock  # the connection lets go of it, the answer keeps it
+        socket = self.sock  # the connection gives it up, the answer keeps it
         answer = super().getresponse()  # type: ignore[misc]
         socket.settimeout(STALL)
         return answer
@@ -110,7 +110,12 @@ class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
 
 
 def ask(address: str, headers: Mapping[str, str], method: str = "GET") -> Any:
-    """The answer of a server, to be read and closed. Raises Unreachable, and OSError or HTTPException otherwise."""
+    """Return the answer of a server, to be read and closed.
+
+    Raises:
+        UnreachableError: Nobody answers.
+        OSError, HTTPException: Anything else that fails.
+    """
     request, deadline = urllib.request.Request(address, headers=dict(headers), method=method), Deadline(HEAD)
     silence = f"nobody answers at {urlsplit(address).netloc}"
     try:
@@ -119,21 +124,21 @@ def ask(address: str, headers: Mapping[str, str], method: str = "GET") -> Any:
     except urllib.error.HTTPError:
         raise
     except urllib.error.URLError as error:
-        if not isinstance(error.reason, OSError) or isinstance(error.reason, ssl.SSLError):  # somebody is there
+        if not isinstance(error.reason, OSError) or isinstance(error.reason, ssl.SSLError):  # a server is there
             raise
-        raise Unreachable(f"{silence} ({error.reason})") from error
+        raise UnreachableError(f"{silence} ({error.reason})") from error
     except TimeoutError as error:
-        raise Unreachable(f"{silence} within {ANSWER:g} seconds") from error
+        raise UnreachableError(f"{silence} within {ANSWER:g} seconds") from error
     except ValueError as error:  # a redirect to what is no address, or a name that cannot be one
         raise OSError(f"it leads to what is no address ({error})") from error
 
 
 @lru_cache
 def check_reachable(address: str) -> None:
-    """Raise Unreachable if nobody answers at an address; once somebody has, it is believed."""
+    """Raise UnreachableError if nobody answers at an address. The first success is cached."""
     try:
         ask(address, {}, "HEAD").close()
-    except Unreachable:
+    except UnreachableError:
         raise
     except (OSError, http.client.HTTPException):
         pass  # an answer, if not a friendly one

@@ -1,8 +1,8 @@
 """Torch checkpoints as data: ``torch.save`` files, old and new, pickled modules, Lightning and TorchScript archives.
 
-A pickle can name any function and have it called. Here it can reach nothing but what this file defines: tensors
-become descriptions of where their numbers lie, classes of known packages become ``_Inert``, any other name is
-refused. Nothing of the packages that wrote a file is needed, or imported, to read it. Formats: PyTorch's notes on
+A pickle can name any function and have it called. Here it reaches only what this file defines: tensors become
+``LazyTensor``, classes of known packages become ``_Inert``, any other name is refused. No package that wrote a file
+is imported to read it. Formats: PyTorch's notes on
 serialization semantics, and ``torch/serialization.py``.
 """
 
@@ -65,7 +65,7 @@ _NAMES = {
 
 
 class _Sealed:
-    """What a pickle may use and not change: ``BUILD``, which sets attributes, is refused."""
+    """Something that a pickle may use and not change: ``BUILD``, which sets attributes, is refused."""
 
     def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError("it tries to change what it may only name")
@@ -83,7 +83,7 @@ class LazyTensor(_Sealed):
     stride: tuple[int, ...]
 
     def load(self, storage: Callable[[str, int], bytes]) -> Tensor:
-        """The tensor itself; ``storage`` gives the bytes of a storage by its key and length."""
+        """Return the tensor; ``storage`` returns the bytes of a storage by its key and length."""
         if not all(isinstance(n, int) and n >= 0 for n in (self.count, self.offset, *self.shape, *self.stride)):
             raise ValueError(f"impossible shape {self.shape}")
         if self.offset + math.prod(self.shape) > self.count:  # also keeps a small file from asking for much memory
@@ -97,7 +97,7 @@ class LazyTensor(_Sealed):
 
 
 class _Inert:
-    """Stands for something that is not imported: takes what it is given, keeps its attributes, does nothing."""
+    """Stands for a class that is not imported: takes any arguments, keeps attributes, does nothing."""
 
     def __new__(cls, *args: Any) -> _Inert:
         return super().__new__(cls)
@@ -106,7 +106,7 @@ class _Inert:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        """Attributes are kept for the tensors among them; none can take the place of a method."""
+        """Keep attributes, for the tensors among them; none can replace a method."""
         for attributes in state if isinstance(state, tuple) else (state,):
             if isinstance(attributes, dict):
                 vars(self).update((k, v) for k, v in dict.items(attributes) if not hasattr(_Inert, str(k)))
@@ -131,7 +131,7 @@ class _Parameter(_Sealed):
         return data
 
 
-_KNOWN: dict[str, Any] = {
+_SAFE: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,
     "torch._utils._rebuild_tensor": _Tensor(),
     "torch._utils._rebuild_tensor_v2": _Tensor(),
@@ -141,7 +141,7 @@ _KNOWN: dict[str, Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """The standard unpickler in a closed room."""
+    """The standard unpickler, which finds only what this file allows."""
 
     def __init__(self, stream: Any):
         super().__init__(stream)
@@ -149,9 +149,9 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
-        if full in _KNOWN:
-            return _KNOWN[full]
-        if full in _NAMES or any(module == known or module.startswith(f"{known}.") for known in _PACKAGES):
+        if full in _SAFE:
+            return _SAFE[full]
+        if full in _NAMES or any(f"{module}.".startswith(f"{package}.") for package in _PACKAGES):
             return type(name, (_Inert,), {})
         raise pickle.UnpicklingError(f"it asks for {full}, which no model needs")
 
@@ -166,16 +166,16 @@ class _Unpickler(pickle.Unpickler):
         return dtype, key, count
 
 
-def load_tensors(file: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-    """The tensors of a checkpoint whose dotted names are ``wanted``. Raises whatever a broken file leads to."""
+def load_tensors(file: Path, is_selected: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint whose dotted names are selected. Raises anything for a broken file."""
     with file.open("rb") as stream:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(stream) as archive:
-                return _from_zip(archive, file.stat().st_size, wanted)
-        return _from_legacy(stream, file.stat().st_size, wanted)
+                return _from_zip(archive, file.stat().st_size, is_selected)
+        return _from_legacy(stream, file.stat().st_size, is_selected)
 
 
-def _from_zip(archive: zipfile.ZipFile, size: int, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+def _from_zip(archive: zipfile.ZipFile, size: int, is_selected: Callable[[str], bool]) -> dict[str, Tensor]:
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError("it holds no data.pkl")
@@ -195,37 +195,36 @@ def _from_zip(archive: zipfile.ZipFile, size: int, wanted: Callable[[str], bool]
             raise ValueError(f"storage {key} is cut off")
         return data
 
-    return {name: lazy.load(storage) for name, lazy in _named(tree) if wanted(name)}
+    return {name: lazy.load(storage) for name, lazy in _named(tree) if is_selected(name)}
 
 
-def _from_legacy(stream: BinaryIO, size: int, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Before torch 1.6: a magic number, a version, the system, the data, the storages' keys, the storages."""
+def _from_legacy(stream: BinaryIO, size: int, is_selected: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Read a file of torch before 1.6: magic number, version, system, data, keys of storages, storages."""
     reader = _Unpickler(stream)
     if reader.load() != 0x1950A86A20F9469CFC6C:
         raise ValueError("it is no file of torch.save")
     reader.load(), reader.load()
     reader = _Unpickler(stream)
     tree = reader.load()
-    widths = reader.widths
-    places: dict[str, int] = {}
+    offsets: dict[str, int] = {}
     for key in _Unpickler(stream).load():
         (count,) = struct.unpack("<q", stream.read(8))
-        places[key] = stream.tell()
-        stream.seek(count * widths[key], 1)
+        offsets[key] = stream.tell()
+        stream.seek(count * reader.widths[key], 1)
 
     def storage(key: str, length: int) -> bytes:
-        if places[key] + length > size:
+        if offsets[key] + length > size:
             raise ValueError("it is cut off")
-        stream.seek(places[key])
+        stream.seek(offsets[key])
         return stream.read(length)
 
-    return {name: lazy.load(storage) for name, lazy in _named(tree) if wanted(name)}
+    return {name: lazy.load(storage) for name, lazy in _named(tree) if is_selected(name)}
 
 
 def _named(tree: Any) -> Iterator[tuple[str, LazyTensor]]:
-    """Every tensor by its dotted name. Wrappers around a state dict (Lightning's, LlamaGen's) do not count.
+    """Yield every tensor with its dotted name, without wrappers around a state dict (Lightning's, LlamaGen's).
 
-    Where LlamaGen's training kept an average of its weights, ``ema``, it is what the publisher shows pictures with.
+    Of LlamaGen's files the average of the weights, ``ema``, is used, as its publisher does.
     """
     for key in ("state_dict", "ema", "model"):
         if isinstance(tree, dict) and isinstance(inner := dict.get(tree, key), dict) and inner:

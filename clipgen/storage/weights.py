@@ -1,4 +1,4 @@
-"""Model files: our own safetensors, and a safetensors copy of whatever else was published."""
+"""Weights: clipgen's own safetensors, and safetensors copies of published checkpoints."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def cache_folder() -> Path:
-    """Return where downloads and converted files are kept: ``CLIPGEN_CACHE``, or ``clipgen`` in the cache folder.
+    """Return where downloads and converted files are kept: ``CLIPGEN_CACHE``, or ``clipgen`` in ``~/.cache``.
 
-    Raises ClipgenError where neither that nor a home folder is known.
+    Raises:
+        ClipgenError: Neither that nor a home folder is known.
     """
     folder = os.environ.get("CLIPGEN_CACHE")
     try:
         return Path(folder or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "clipgen")).expanduser()
-    except RuntimeError as error:  # nobody's home
+    except RuntimeError as error:  # no home folder
         raise ClipgenError(
             f"CLIPGEN_CACHE={folder or ''!r}: there is no home folder to keep downloads in ({error}); "
             "set CLIPGEN_CACHE to a folder that can be written"
@@ -45,7 +46,7 @@ def cache_folder() -> Path:
 
 
 def load_weights(file: Path) -> tuple[dict[str, Tensor], dict]:
-    """(float32 tensors by name, configuration). A safetensors file holds numbers and cannot run code."""
+    """Return float32 tensors by name, and the configuration. A safetensors file holds numbers and cannot run code."""
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(file, "pt") as stored:
@@ -61,12 +62,12 @@ def load_weights(file: Path) -> tuple[dict[str, Tensor], dict]:
         if tensor.is_floating_point() or key in scales:
             tensors[key] = tensor.float() * scales[key].float() if key in scales else tensor.float()
         if tensor.dim() < 2:
-            tensors[key] = tensors[key].clone()  # or a bias would keep the map of weights that were laid out anew
+            tensors[key] = tensors[key].clone()  # else a bias would keep the whole memory map
     return tensors, config
 
 
 def save_weights(file: Path, tensors: dict[str, Tensor], config: dict, eight_bit: tuple[str, ...] = ()) -> None:
-    """Store in 16 bits; the matrices named in ``eight_bit`` in 8 bits with one scale a row."""
+    """Save in 16 bits; the matrices named in ``eight_bit`` in 8 bits with one scale per row."""
     stored = {}
     for key, tensor in tensors.items():
         if key in eight_bit:
@@ -80,13 +81,13 @@ def save_weights(file: Path, tensors: dict[str, Tensor], config: dict, eight_bit
 
 
 def assign_weights(net: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Put ``tensors`` into ``net``, all or none. Raises ClipgenError that names what is missing or misshapen."""
-    wanted = net.state_dict()
-    wrong = [f"{key} is missing" for key in wanted if key not in tensors]
-    wrong += [f"{key} is not part of the model" for key in tensors if key not in wanted]
+    """Put tensors into a net, all or none. Raises ClipgenError that names what is missing or misshapen."""
+    expected = net.state_dict()
+    wrong = [f"{key} is missing" for key in expected if key not in tensors]
+    wrong += [f"{key} is not part of the model" for key in tensors if key not in expected]
     wrong += [
         f"{key} is {tuple(tensors[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in wanted.items()
+        for key, value in expected.items()
         if key in tensors and tensors[key].shape != value.shape
     ]
     if wrong:
@@ -106,13 +107,13 @@ def build_net(kind: Callable[..., Net], config: Mapping[str, Any], tensors: dict
 
 
 def build_empty(kind: Callable[..., Net], config: Mapping[str, Any]) -> Net:
-    """A net of a class that knows the shapes of its weights only."""
+    """Return a net of a class with shapes instead of weights (on the meta device)."""
     with torch.device("meta"), _Uninitialised():
         return kind(**config)
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Nothing is drawn at random: where there is no memory to fill, torch would import its compiler to do so."""
+    """Skips random initialisation: on the meta device torch would import its compiler for it."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__module__", "") == "torch.nn.init":
@@ -123,23 +124,23 @@ class _Uninitialised(TorchFunctionMode):
 # --- published formats --------------------------------------------------------------------------------
 
 
-# Numbers that OpenAI's CLIP archives keep among the weights.
-_NOTES = ("input_resolution", "context_length", "vocab_size")
+# Numbers among the weights of OpenAI's CLIP archives.
+_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
 
 
 def converted(name: str) -> Path:
-    """Where the safetensors copy of a download is kept, whose name in the cache folder this is."""
+    """Return where the safetensors copy of a download with this name in the cache folder is."""
     return cache_folder() / "converted" / f"{name}.safetensors"
 
 
 def converted_from(file: Path) -> Path:
-    """Where the safetensors copy of any other file is kept: it goes by that file's path, size and time."""
+    """Return where the safetensors copy of any other file is, named after its path, size and time."""
     mark = hashlib.sha256(f"{file.resolve()} {version(file)}".encode()).hexdigest()[:12]
     return converted(f"{file.stem}-{mark}")
 
 
 def origin(copy: Path) -> dict[str, str]:
-    """Of what a copy was made: ``file``, ``version`` of the file, ``wanted`` (a digest); empty where it is unknown."""
+    """Return what a copy was made of: ``file``, its ``version``, ``wanted`` (a digest of names); empty if unknown."""
     try:
         with safe_open(copy, "pt") as stored:
             noted = json.loads((stored.metadata() or {}).get("origin", "{}"))
@@ -149,40 +150,45 @@ def origin(copy: Path) -> dict[str, str]:
 
 
 def version(file: Path) -> str:
-    """Changes when a file does: its size and its time."""
+    """Return a file's size and time, which change when it does."""
     return f"{file.stat().st_size} {file.stat().st_mtime_ns}"
 
 
-def as_safetensors(file: str | Path, wanted: Collection[str] = (), name: str = "") -> Path:
-    """A safetensors file with the weights of a checkpoint: itself, or a copy that is kept in the cache.
+def as_safetensors(file: str | Path, names: Collection[str] = (), name: str = "") -> Path:
+    """Return a safetensors file with the weights of a checkpoint: itself, or a copy in the cache.
 
-    Reads safetensors, ``torch.save`` files of state dicts, of Lightning checkpoints and of pickled modules, and
-    TorchScript archives, without running anything in them. ``wanted``: the tensors that are taken, by name; without
-    it all are but a VQGAN's discriminator and LPIPS (``loss.*``). ``name``: a download's; its copy then serves when
-    the download is deleted. Raises ClipgenError for a file that is none of these, broken, not harmless, or without
-    any of what is wanted.
+    Nothing in the file is run.
+
+    Args:
+        file: Safetensors, a ``torch.save`` file of a state dict, a Lightning checkpoint or a pickled module, or a
+            TorchScript archive.
+        names: The tensors that are copied; by default all but a VQGAN's discriminator and LPIPS (``loss.*``).
+        name: The name of a download; its copy is used even when the download is deleted.
+
+    Raises:
+        ClipgenError: The file is none of these, broken, unsafe, or has none of the tensors.
     """
     file = Path(file)
     if not file.is_file():
         raise ClipgenError(f"{file}: there is no such file; check the path")
     if file.suffix == ".safetensors":
         return file
-    names = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()[:12]
-    source = {"file": str(file.resolve()), "version": version(file), "wanted": names}
+    digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
+    source = {"file": str(file.resolve()), "version": version(file), "wanted": digest}
     copy = converted(name) if name else converted_from(file)
     if origin(copy) == source:
         return copy
     try:
-        tensors = pickles.load_tensors(file, frozenset(wanted).__contains__ if wanted else _is_weight)
+        tensors = pickles.load_tensors(file, frozenset(names).__contains__ if names else _is_weight)
     except Exception as error:  # a broken or hostile file can fail anywhere
         raise ClipgenError(
             f"{file}: this file was not loaded, because it cannot be read as plain weights "
             f"({str(error) or type(error).__name__}); it may be cut off, of another kind, or unsafe: "
             "get it again from its publisher"
         ) from error
-    if not tensors and wanted:
+    if not tensors and names:
         raise ClipgenError(
-            f"{file}: these weights are of another model, {next(iter(wanted))} and all the rest is missing; "
+            f"{file}: these weights are of another model, {next(iter(names))} and all the rest is missing; "
             "choose the generator that they belong to, or the file that belongs to it"
         )
     if not tensors:
@@ -191,18 +197,18 @@ def as_safetensors(file: str | Path, wanted: Collection[str] = (), name: str = "
     with atomic_write(copy) as part:
         save_file(tensors, part, {"origin": json.dumps(source)})
     if name and file.is_relative_to(cache_folder()):
-        size, kept = file.stat().st_size / 1e6, copy.stat().st_size / 1e6
-        note = f"{file} ({size:.0f} MB) can be deleted: what is needed of it is kept ({kept:.0f} MB)"
+        size, needed = file.stat().st_size / 1e6, copy.stat().st_size / 1e6
+        note = f"{file} ({size:.0f} MB) can be deleted: what is needed of it is kept ({needed:.0f} MB)"
         tqdm.write(f"{note}; `python -m clipgen cache --prune` does it", file=sys.stderr)
     return copy
 
 
 def _is_weight(name: str) -> bool:
-    return not name.startswith("loss.") and name not in _NOTES
+    return not name.startswith("loss.") and name not in _CONSTANTS
 
 
 def is_torchscript(file: str | Path) -> bool:
-    """Whether a file is a TorchScript archive, as OpenAI published CLIP."""
+    """Return whether a file is a TorchScript archive, as OpenAI published CLIP."""
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:

@@ -158,7 +158,7 @@ def test_a_dripping_file_is_given_up(server, monkeypatch):
 
 def test_an_odd_note_of_the_version_starts_anew(server, cache):
     server.cut = SIZE
-    name = download.partial(remote(server).places[0], "some/model.ckpt", "")
+    name = download.partial_path(remote(server).parsed_sources[0], "some/model.ckpt", "")
     name.parent.mkdir(parents=True)
     name.with_name(name.name + ".part").write_bytes(CONTENT[:CUT])
     name.with_name(name.name + ".etag").write_bytes(b'"v\r\nX: 1"\xff')

@@ -140,7 +140,7 @@ def test_without_a_home_the_cache_says_what_to_do(monkeypatch, capsys):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     with pytest.raises(ClipgenError, match="set CLIPGEN_CACHE to a folder"):
-        downloads.items()
+        downloads.list_items()
     assert main(["cache"]) == 2
     assert "set CLIPGEN_CACHE to a folder" in capsys.readouterr().err
 

@@ -128,7 +128,7 @@ def test_what_is_left_over_goes_and_nothing_else(cache, tmp_path):
     assert all(file.exists() for file in kept) and not any(file.exists() for file in left)
     assert not (cache / "faceshq" / ".last.ckpt.0123abcd.hub").exists()
     assert (cache / "linked").is_symlink() and (cache / ".link.ckpt.0123abcd.part").is_symlink()
-    assert not [item for item in folder.items() if item.spare]
+    assert not [item for item in folder.list_items() if item.deletable]
 
 
 @pytest.mark.slow

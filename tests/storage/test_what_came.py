@@ -13,7 +13,7 @@ from loopback import CONTENT, DIGEST, ZIP
 
 from clipgen.errors import ClipgenError
 from clipgen.storage.remote import Remote, fetch
-from clipgen.storage.sources import Hub, Source, Wrong, check_format
+from clipgen.storage.sources import Hub, Source, WrongFileError, check_format
 
 PAGE = b"<!DOCTYPE html>\n<html><head><title>This link is gone</title></head></html>"
 REVISION = "d" * 40
@@ -83,20 +83,20 @@ def test_first_bytes(name, start, good, tmp_path):
     if good:
         check_format(tmp_path / name, name)
     else:
-        with pytest.raises(Wrong):
+        with pytest.raises(WrongFileError):
             check_format(tmp_path / name, name)
 
 
 def test_what_a_source_says_of_itself():
-    plain = Source.read("hf:org/repo/folder/model.ckpt", 3, "ab")
+    plain = Source.parse("hf:org/repo/folder/model.ckpt", 3, "ab")
     assert plain == Source("hf:org/repo/folder/model.ckpt", 3, "ab")
     assert plain.hub == Hub("org/repo", None, "folder/model.ckpt")
-    own = Source.read(f"hf:org/repo@{REVISION}/model.ckpt#sha256=cd&megabytes=1.5", 3, "ab")
+    own = Source.parse(f"hf:org/repo@{REVISION}/model.ckpt#sha256=cd&megabytes=1.5", 3, "ab")
     assert own.hub == Hub("org/repo", REVISION, "model.ckpt") and (own.megabytes, own.sha256) == (1.5, "cd")
-    address = Source.read("https://example.org/d/x/files/?p=%2Flast.ckpt&dl=1#sha256=cd")
+    address = Source.parse("https://example.org/d/x/files/?p=%2Flast.ckpt&dl=1#sha256=cd")
     assert (address.where, address.hub) == ("https://example.org/d/x/files/?p=%2Flast.ckpt&dl=1", None)
     with pytest.raises(ValueError, match="bad query"):
-        Source.read("hf:org/repo/model.ckpt#abcdef")
+        Source.parse("hf:org/repo/model.ckpt#abcdef")
 
 
 def test_copies_may_differ(server, cache):
