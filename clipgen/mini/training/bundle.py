@@ -35,7 +35,7 @@ class Sources(NamedTuple):
 
 def pack(job: Job) -> None:
     """Write ``FILE`` into ``out``: every drawing's SVG, and the tokens of the words of captions and evaluations."""
-    from clipgen.mini.evaluate import SETS
+    from clipgen.mini.training.evaluate import SETS
 
     modules = data.fetch(job.cache)
     by_slug = data.read_things(modules)

@@ -16,7 +16,7 @@ from torchvision.utils import make_grid
 from clipgen.images.reading import to_image
 from clipgen.mini import prior
 from clipgen.mini.clip import MiniCLIP
-from clipgen.mini.evaluate import PROMPTS
+from clipgen.mini.training.evaluate import PROMPTS
 from clipgen.mini.training.bundle import sources
 from clipgen.mini.training.captions import Spec, Writer
 from clipgen.mini.training.composer import Pool, boxes

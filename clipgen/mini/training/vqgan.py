@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clipgen.generators.codes import straight_through
 from clipgen.generators.vqgan import VQModel
 from clipgen.mini.clip import MiniCLIP
-from clipgen.mini.evaluate import psnr
+from clipgen.mini.held_out import psnr
 from clipgen.mini.training import data
 from clipgen.mini.training.sampler import SceneSampler
 from clipgen.mini.training.training import Job, Training, learning_rate
