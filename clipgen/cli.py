@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"clipgen: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"clipgen: {error or 'interrupted'}", file=sys.stderr)
+        print(f"clipgen: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
 
 

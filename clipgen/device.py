@@ -22,6 +22,8 @@ def pick(name: str = "auto") -> torch.device:
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.empty(0, device=best if name == "auto" else name).device
+        if device.type == "meta" or (device.type == "cpu" and name.partition(":")[2] not in ("", "0")):
+            raise RuntimeError("nothing can be computed on it")
         if device.type == "cuda" and device.index >= (count := torch.cuda.device_count()):
             raise RuntimeError(f"there are {count}, counted from cuda:0")  # torch looks only when something is computed
         return device

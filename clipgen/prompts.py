@@ -33,6 +33,9 @@ _COLON = re.compile(r"(?<!\\):(?!//)")
 _WEIGHT = re.compile(rf"{NUMBER}|[+-]?(?:nan|inf)", re.IGNORECASE)
 _SPAN = re.compile(SPAN)
 _RATIO = re.compile(r"\d+(?::\d+)+")
+_OTHER_SPAN = re.compile(r"(?<!\\)@\s*[-\d][-\d\s.,–—]*$")
+_OTHER_WHERE = re.compile(r"(?<!\\)\[[^\[\]]*\]?$")
+_OTHER_WEIGHT = re.compile(r"(?<!\\)::|(?<!\\)\([^()]*[^()\d\s\\]:\d+(?:\.\d+)?\)")  # Midjourney's, Stable Diffusion's
 _DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[\d¹²³]")  # Windows writes to these, whatever the suffix
 _MAX_WHOLE_WEIGHT = 100  # a larger whole number is a year or the like
 
@@ -116,11 +119,8 @@ def parse_parts(text: str, argument: str = "prompt", weight: float = 1.0) -> lis
         prompt, body = _parse_part(part, weight)
         if not prompt.text:
             continue
-        if not prompt.is_image and (ending := _mistyped_weight(body)):
-            raise ClipgenError(
-                f"{argument}={text!r}: {ending!r} is no weight; write a number, or two with the stop, such as 2 or "
-                r"2:0.4; a plain colon is written \:"
-            )
+        if not prompt.is_image and (mistake := _describe_mistake(body)):
+            raise ClipgenError(f"{argument}={text!r}: {mistake}")
         if prompt.span[1] <= prompt.span[0]:
             raise ClipgenError(f'prompt={text!r}: a span ends after it begins, such as "{prompt.text}@0-100"')
         if not prompt.stop < math.inf:
@@ -204,6 +204,22 @@ def _unescape(part: str) -> str:
     if (path := unquoted(text)) != text and is_picture_name(path):
         return path
     return text if is_windows_path(text) else re.sub(r"\\([|:@\[])", r"\1", text).strip()
+
+
+def _describe_mistake(part: str) -> str:
+    """Return what is wrong with the end of a text, if it looks like a weight, a span or a region; else an empty text."""
+    if ending := _mistyped_weight(part):
+        return (
+            rf"{ending!r} is no weight; write a number, or two with the stop, such as 2 or 2:0.4; "
+            r"a plain colon is written \:"
+        )
+    if match := _OTHER_SPAN.search(part):
+        return rf"{match[0]!r} is no span of steps; write one, such as @0-60; a plain @ is written \@"
+    if match := _OTHER_WHERE.search(part):
+        return rf"{match[0]!r} is no region; write one, such as [top]; a plain bracket is written \["
+    if match := _OTHER_WEIGHT.search(part):
+        return rf'{match[0]!r} is no weight; write "a cat:1.3 | a dog:0.5"; a plain colon is written \:'
+    return ""
 
 
 def _mistyped_weight(part: str) -> str:

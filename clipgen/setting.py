@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import Field, field
 from typing import Any, Literal
 
 from clipgen.errors import ClipgenError
 
+_MAX_NUMBER = sys.float_info.max  # nan is not below it, nor is an int that no float can hold
 Section = Literal["basic", "steer", "start", "clip", "look", "cutouts", "optimizer", "speed", "output"]
 # Patterns of numbers and of spans of steps. No two parts of a pattern that follow each other can match the same
 # characters, so that a match takes time linear in the length of the text.
@@ -76,9 +78,9 @@ def check(field: Field, value: Any) -> None:
         raise ClipgenError(f"{name}={value!r}: has to be a {kind.__name__}, such as {field.default!r}")
     if facts["choices"] and value not in facts["choices"]:
         raise ClipgenError(f"{name}={value!r}: choose one of: {', '.join(facts['choices'])}")
-    if kind in (int, float) and not (math.isfinite(value) and facts["low"] <= value <= facts["high"]):
+    if kind in (int, float) and not (abs(value) <= _MAX_NUMBER and facts["low"] <= value <= facts["high"]):
         range_ = f"a number from {bounds_of(field)}" if facts["low"] > -math.inf else "finite"
-        raise ClipgenError(f"{name}={value}: has to be {range_}; {field.default} is the default")
+        raise ClipgenError(f"{name}={value!r:.40}: has to be {range_}; {field.default} is the default")
 
 
 def bounds_of(field: Field) -> str:

@@ -52,7 +52,8 @@ def parse_schedule(name: str, text: str) -> Schedule:
     """
     numbers, spans = _parse_terms(text, _NUMBER)
     ordered = sorted(spans, key=lambda span: (span[0], -span[1]))
-    if not numbers or any(end <= before for (_, before), (_, end) in pairwise(ordered)):
+    finite = all(math.isfinite(float(number)) for number in numbers)
+    if not (numbers and finite) or any(end <= before for (_, before), (_, end) in pairwise(ordered)):
         raise ClipgenError(
             f"{name}={text!r}: write one number, with a decimal point, such as 0.05, or several that follow one "
             "another, each with its steps, as '0.2@0-100, 0.02@80-'"

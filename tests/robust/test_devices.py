@@ -134,3 +134,9 @@ def test_memory_is_asked_of_the_device_that_is_used(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda device: device.index * GB)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (device.index * 2 * GB, 9 * GB))
     assert memory.free_bytes(torch.device("cuda:1")) == 2 * GB
+
+
+@pytest.mark.parametrize("name", ["meta", "cpu:5"])
+def test_what_computes_nothing_is_no_device(name):
+    with pytest.raises(ClipgenError, match=f"device='{name}'"):
+        devices.pick(name)

@@ -183,3 +183,23 @@ def test_a_long_text_is_read_in_linear_time(name, text, tmp_path):
 def test_what_is_drafted_of_a_long_prompt_is_found_in_linear_time(text):
     with computing_at_most(5):
         assert layout(text).things
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", 10**400),
+        ("tv", -(10**400)),
+        ("seed", 10**400),
+        ("cutouts", "1e999"),
+        ("passes", "1e999@0-5"),
+        ("lr", "1e999@0-5, 0.1@5-"),
+        ("near", float("nan")),
+    ],
+)
+def test_what_no_float_can_hold_is_refused(name, value, tmp_path):
+    with pytest.raises(clipgen.ClipgenError, match=f"{name}="):
+        clipgen.Run("a cat", folder=tmp_path, **(SMALL | {name: value}))
+    run = clipgen.Run("a cat", folder=tmp_path, **SMALL)
+    with pytest.raises(clipgen.ClipgenError, match=f"{name}="):
+        run.change(**{name: value})

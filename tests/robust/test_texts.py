@@ -118,3 +118,32 @@ def test_what_is_dropped_of_a_long_prompt_is_found_at_once(monkeypatch):
     assert kept + dropped == words
     assert whole(perceptor, " ".join(kept)) and not whole(perceptor, " ".join(words[: len(kept) + 1]))
     assert len(asked) < 20  # of which each reads the prompt
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a cat@0-1000000000",
+        "a cat@10–20",
+        "a cat@0.5-1",
+        "a cat@10",
+        "a cat@0-10@20-30",
+        "a cat [top] [left]",
+        "a cat [top",
+        "a cat []",
+        "a cat::2 dog::1",
+        "(a cat:1.3), dog",
+    ],
+    ids=ascii,
+)
+def test_what_is_no_span_no_region_and_no_weight_is_refused(text, tmp_path):
+    with pytest.raises(ClipgenError, match=r"prompt=.* is no (span|region|weight).*; write .*; a plain"):
+        clipgen.Run(text, folder=tmp_path, **SMALL)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text", [r"a cat\@10", r"a cat \[top", "me@home", "icon@2x", r"a cat\::2", "(a red cat), dog", "a 2@3 knot"]
+)
+def test_plain_marks_are_words(text):
+    assert parse(text)[0].span[0] == 0 and not parse(text)[0].where
