@@ -207,7 +207,7 @@ def _unescape(part: str) -> str:
 
 
 def _describe_mistake(part: str) -> str:
-    """Return what is wrong with the end of a text, if it looks like a weight, a span or a region; else an empty text."""
+    """Return what is wrong with a text that seems to end in a weight, a span or a region, or an empty text."""
     if ending := _mistyped_weight(part):
         return (
             rf"{ending!r} is no weight; write a number, or two with the stop, such as 2 or 2:0.4; "

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipgen.mini.clip import MiniCLIP
-from clipgen.mini.training.evaluate import ranks
 from clipgen.mini.training import data
+from clipgen.mini.training.evaluate import ranks
 from clipgen.mini.training.sampler import Batch, SceneSampler
 from clipgen.mini.training.text import TEACHER_WIDTH, TEXT_WIDTH, distillation, recall
 from clipgen.mini.training.training import Job, Training

@@ -16,11 +16,11 @@ from torchvision.utils import make_grid
 from clipgen.images.reading import to_image
 from clipgen.mini import prior
 from clipgen.mini.clip import MiniCLIP
-from clipgen.mini.training.evaluate import PROMPTS
 from clipgen.mini.training.bundle import sources
 from clipgen.mini.training.captions import Spec, Writer
 from clipgen.mini.training.composer import Pool, boxes
 from clipgen.mini.training.data import Drawings
+from clipgen.mini.training.evaluate import PROMPTS
 from clipgen.mini.training.first_stage import CONFIG as FIRST
 from clipgen.mini.training.first_stage import Snapped
 from clipgen.mini.training.training import Job, Training, load_embedded
