@@ -107,8 +107,8 @@ STARTS = Registry(
 ENGINES = Registry(
     "engine",
     {
-        "local": "clipgen.studies.local:Local",
-        "ray": "clipgen.studies.ray:Ray",
+        "local": "clipgen.studies.local:ProcessExecutor",
+        "ray": "clipgen.studies.ray:RayExecutor",
     },
 )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.registry import ENGINES
-from clipgen.studies.page import check
+from clipgen.studies.page import check_file
 from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def study_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
     source, quiet = options.pop("source"), options.pop("quiet")
     outputs = options.pop("output", None) or [Path(f"{source.stem}.html")]
     for file in outputs:
-        check(file)
+        check_file(file)
     study = clipgen.study(**_arguments(source) | options, progress=not quiet)
     states = [row.state for row in study.rows]
     if any(row.image for row in study.rows):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipgen.errors import ClipgenError
-from clipgen.studies.tables import MAX_ROWS, Table, cell, is_text, meant, read, told
+from clipgen.studies.tables import MAX_ROWS, Table, format_value, is_text, parse_value, read_table, unwrap_cell
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -27,7 +27,9 @@ class GridPoint:
     @property
     def label(self) -> str:
         """``thing=moon, seed=1``; the prompt, if nothing varies."""
-        return ", ".join(f"{name}={told(value)}" for name, value in self.varied.items()) or told(self.prompt)
+        return ", ".join(f"{name}={format_value(value)}" for name, value in self.varied.items()) or format_value(
+            self.prompt
+        )
 
 
 def expand_grid(
@@ -50,11 +52,11 @@ def expand_grid(
     for name, value in (({} if template is None else {"prompt": template}) | {**settings}).items():
         several = _values(name, value, max_rows)
         if several is None or _is_one_size(name, value, several):
-            constant[name] = meant(name, value if several is None else several)
+            constant[name] = parse_value(name, value if several is None else several)
         else:
             axes.append([{name: one} for one in several])
     if table is not None:
-        rows = read(table, max_rows)
+        rows = read_table(table, max_rows)
         if twice := sorted(settings.keys() & {name for row in rows for name in row}):
             raise ClipgenError(f"{twice[0]}=...: is in the table, too; leave one of them out")
         axes.insert(0, rows)
@@ -69,9 +71,11 @@ def expand_grid(
             f"zip=True: the lists have to be of one length; here are {', '.join(map(str, sorted(counts)))}"
         )
     picks = zip(*axes) if together and axes else itertools.product(*axes)
-    points = [constant | {name: meant(name, v) for part in pick for name, v in part.items()} for pick in picks]
+    points = [constant | {name: parse_value(name, v) for part in pick for name, v in part.items()} for pick in picks]
     names = [name for axis in axes for name in axis[0]] + [name for axis in axes for row in axis for name in row]
-    varied = [n for n in dict.fromkeys(names) if any(told(p.get(n)) != told(points[0].get(n)) for p in points)]
+    varied = [
+        n for n in dict.fromkeys(names) if any(format_value(p.get(n)) != format_value(points[0].get(n)) for p in points)
+    ]
     holders = {name for point in points for name in _placeholders(point)}
     asked = (_asked(point, [name for name in varied if name in point], holders) for point in points)
     return list({_key(one): one for one in asked}.values())
@@ -91,7 +95,7 @@ def _values(name: str, value: Any, most: int) -> list[Any] | None:
             value = sorted(value)
         except TypeError:
             value = sorted(value, key=repr)
-    return [cell(one) for one in itertools.islice(value, most + 1)]
+    return [unwrap_cell(one) for one in itertools.islice(value, most + 1)]
 
 
 def _is_one_size(name: str, value: Any, several: Sequence[Any]) -> bool:
@@ -124,7 +128,9 @@ def _placeholders(point: Mapping[str, Any]) -> set[str]:
         if value is None:
             raise ClipgenError(f"prompt={prompt!r}: nothing fills {{{name}}}; add {name}=[...]")
         if not is_text(value):
-            raise ClipgenError(f"prompt={prompt!r}: {{{name}}} is filled with words or numbers, not a {told(value)}")
+            raise ClipgenError(
+                f"prompt={prompt!r}: {{{name}}} is filled with words or numbers, not a {format_value(value)}"
+            )
     return names
 
 
@@ -132,7 +138,7 @@ def _asked(point: Mapping[str, Any], varied: Sequence[str], holders: Set[str]) -
     """The placeholders filled in; what is left are settings."""
     prompt = point["prompt"]
     if isinstance(prompt, str):
-        words = {"{{": "{", "}}": "}"} | {f"{{{name}}}": told(value) for name, value in point.items()}
+        words = {"{{": "{", "}}": "}"} | {f"{{{name}}}": format_value(value) for name, value in point.items()}
         prompt = _BRACES.sub(lambda brace: words[brace[0]], prompt)
     settings = {name: value for name, value in point.items() if name not in holders and name != "prompt"}
     return GridPoint(prompt, settings, {name: point[name] for name in varied})

@@ -22,14 +22,14 @@ from clipgen.export.film import export
 from clipgen.images.sheets import enlarge
 from clipgen.runs.saved import base_names
 from clipgen.studies.row import Row
-from clipgen.studies.tables import told
+from clipgen.studies.tables import format_value
 
 PAGE, CSS, JS = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
 SUFFIXES = (".html", ".png", ".csv")
 FRAMES, SIDE = 30, 384  # of a film, at most, evenly over it, and pixels of a thumbnail: a page holds many
 
 
-def check(file: str | Path) -> Path:
+def check_file(file: str | Path) -> Path:
     """A file that a study can be written to; raises ClipgenError for another."""
     file = Path(file)
     if file.suffix.lower() not in SUFFIXES:
@@ -45,7 +45,7 @@ def check(file: str | Path) -> Path:
     return file
 
 
-def write(rows: Sequence[Row], varied: Sequence[str], title: str, file: Path) -> None:
+def write_page(rows: Sequence[Row], varied: Sequence[str], title: str, file: Path) -> None:
     """Write the page of some rows. Raises OSError for a place that cannot be written."""
     sizes = [picture.size for row in rows[:1] if (picture := row.image)]
     css = CSS.replace("$aspect", " / ".join(map(str, sizes[0])) if sizes else "1")
@@ -59,7 +59,8 @@ def write(rows: Sequence[Row], varied: Sequence[str], title: str, file: Path) ->
         title=escape(title),
         css=css,
         filters="\n".join(
-            _filter(name, [_told(row, {name: told(row.varied.get(name))})[name] for row in rows]) for name in varied
+            _filter(name, [_told(row, {name: format_value(row.varied.get(name))})[name] for row in rows])
+            for name in varied
         ),
         orders="".join(f'<option value="{escape(name)}">{escape(_score(name))}, best first</option>' for name in names),
         count=f"{len(rows)}",
@@ -74,13 +75,13 @@ def write(rows: Sequence[Row], varied: Sequence[str], title: str, file: Path) ->
 
 
 def _told(row: Row, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of a row, with files by their base names."""
-    return base_names(json.loads(json.dumps(facts, default=told)), [asdict(row.spec.settings)])
+    """What is format_value of a row, with files by their base names."""
+    return base_names(json.loads(json.dumps(facts, default=format_value)), [asdict(row.spec.settings)])
 
 
 def _inert(value: object) -> str:
     """JSON that stands in a script without ending it."""
-    return json.dumps(value, default=told).replace("<", "\\u003c")
+    return json.dumps(value, default=format_value).replace("<", "\\u003c")
 
 
 def _score(name: str) -> str:
@@ -97,7 +98,7 @@ def _item(row: Row) -> str:
     """One row: its picture, which opens its film; what it varies, its scores, or what went wrong."""
     state, scores = row.state, {name: value for name, value in row.scores.items() if name != "loss"}
     finite = {name: value for name, value in scores.items() if math.isfinite(value)}
-    varied = {name: told(value) for name, value in row.varied.items()}
+    varied = {name: format_value(value) for name, value in row.varied.items()}
     shown = _told(row, {"varied": varied, "label": row.label, "error": state.error})
     facts, label, error = {"varied": shown["varied"], "scores": finite}, escape(shown["label"]), escape(shown["error"])
     said = " · ".join([f"{_score(name)} {value:.3f}" for name, value in scores.items()] + [f"{state.seconds:.1f} s"])

@@ -1,4 +1,4 @@
-"""A row of a study: an ordinary run folder, and beside its journal what became of it (``row.json``)."""
+"""A row of a study: an ordinary run folder, with a file ``row.json`` that says how far it is."""
 
 from __future__ import annotations
 
@@ -41,21 +41,22 @@ class RowState:
 
     @classmethod
     def read(cls, folder: Path) -> RowState:
-        """Return the state that a row's folder has; that of a row not begun where there is none, or nonsense."""
+        """Return the state of the row in a folder: a new one where there is no valid ``row.json``."""
+        default = cls()
         try:
             state = cls(**json.loads((folder / NOTE).read_text()))
-        except (OSError, ValueError, TypeError, RecursionError):  # written whole, so that nothing is half
-            return cls()
-        usual = cls()
+        except (OSError, ValueError, TypeError, RecursionError):
+            return default
         for name, value in vars(state).items():
-            kind = type(getattr(usual, name))
+            kind = type(getattr(default, name))
             if type(value) is not kind and not (kind is float and type(value) is int):  # a bool is no number
-                return usual
+                return default
             if kind in (int, float) and not 0 <= value < math.inf:
-                return usual
+                return default
         return state
 
     def write(self, folder: Path) -> None:
+        """Replace the file in a folder. Raises OSError."""
         part = folder / f"{NOTE}.part"
         try:
             part.unlink(missing_ok=True)  # a link would be written through
@@ -67,33 +68,47 @@ class RowState:
 
 
 class Row:
-    """One run of a study: what it varies, how far it is, what came of it. Shows its picture in a notebook.
+    """One run of a study. Shows its picture in a notebook.
 
-    ``known``: the names in ``parent`` by the marks that they end with, so that a row is found again, whatever is varied
-    beside it the next time. Raises ClipgenError, with the row's label, for settings that cannot work.
+    Args:
+        point: The arguments of the run.
+        parent: Folder of the study.
+        names: Names of folders in ``parent`` by the marks that they end with, so that a row keeps its folder when the
+            study is started again and varies something else, too.
+
+    Attributes:
+        spec: The run's settings, checked.
+        varied: What differs from other rows of the study, by its name.
+        label: The same as a line.
+        folder: Of the run.
+
+    Raises:
+        ClipgenError: For settings that cannot work; the message has the row's label.
     """
 
-    def __init__(self, asked: GridPoint, parent: Path, known: Mapping[str, str] = MappingProxyType({})):
+    def __init__(self, point: GridPoint, parent: Path, names: Mapping[str, str] = MappingProxyType({})):
         inputs = Inputs()
-        named = inputs.named({**asked.settings, "prompt": asked.prompt})
-        said = json.dumps(named, sort_keys=True, default=str)
-        mark = hashlib.sha256(said.encode()).hexdigest()[:10]
+        settings = inputs.named({**point.settings, "prompt": point.prompt})
+        mark = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
         try:
-            self.spec = RunSpec.create(named.pop("prompt"), named, inputs=inputs)
+            self.spec = RunSpec.create(settings.pop("prompt"), settings, inputs=inputs)
         except ClipgenError as error:
-            raise ClipgenError(f"study, {asked.label}: {error}") from error
-        self.varied, self.label, self._state = asked.varied, asked.label, RowState()
-        self._unwritten = False  # whether the state could not be written
-        self.folder = parent / known.get(mark, f"{slug(asked.label)}-{mark}")
+            raise ClipgenError(f"study, {point.label}: {error}") from error
+        self.varied, self.label = point.varied, point.label
+        self.folder = parent / names.get(mark, f"{slug(point.label)}-{mark}")
+        self._state, self._is_unwritable = RowState(), False
 
     def begin(self, threads: int) -> None:
-        """Make the run's folder, if there is none: whole, or not at all. What failed is tried again."""
+        """Make the run's folder, whole or not at all; clear the error of one that exists.
+
+        Args:
+            threads: Number of CPU threads that the row is made with, for its journal.
+        """
         if self.folder.exists():
             if (state := self.state).error:
                 replace(state, error="").write(self.folder)
             return
-        parent = self.folder.parent
-        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=parent))
+        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=self.folder.parent))
         notes = self.spec.notes
         notes["machine"]["threads"] = threads
         journal = Journal.create(draft, "row", notes)
@@ -104,13 +119,13 @@ class Row:
 
     @property
     def state(self) -> RowState:
-        """How far it is, as its folder says; read no more when it is made, for there may be thousands."""
-        if not (self._state.done or self._unwritten):
+        """How far the row is. The file is read until the row is made: there may be thousands."""
+        if not (self._state.done or self._is_unwritable):
             self._state = RowState.read(self.folder)
         return self._state
 
-    def check_over(self) -> None:
-        """Give the row up if its worker is through with it and could write neither that it is made nor why not."""
+    def give_up_if_open(self) -> None:
+        """Write an error, after its worker has finished with the row, where the worker could write nothing."""
         state = self.state
         if state.done or state.error:
             return
@@ -118,11 +133,11 @@ class Row:
             replace(state, error="its worker ended without a word; start the study again").write(self.folder)
         except OSError as error:
             why = f"its folder cannot be written ({error.strerror or error}); make room, and start the study again"
-            self._state, self._unwritten = replace(state, error=why), True
+            self._state, self._is_unwritable = replace(state, error=why), True
 
     @property
     def steps(self) -> int:
-        """How many steps it makes."""
+        """The number of steps that it has in the end."""
         return self.spec.settings.steps
 
     @cached_property
@@ -132,23 +147,29 @@ class Row:
 
     @property
     def image(self) -> Image.Image | None:
-        """Its newest frame, if there is one."""
+        """The newest frame, None before the first."""
         steps = self.journal.steps
         return self.journal.frame(steps[-1]) if steps else None
 
     @property
     def scores(self) -> Mapping[str, float]:
-        """Those of its newest frame."""
+        """The scores of the newest frame, by their names."""
         rows = self.journal.scores
         return {name: value for name, value in rows[-1].items() if name != "step"} if rows else {}
 
     @property
     def record(self) -> dict[str, Any]:
-        """Everything that is known of it, flat: a line of the study's table."""
+        """The row's line of the study's table."""
         state = self.state
-        known: dict[str, Any] = {"prompt": self.spec.settings.prompt} | self.varied | dict(self.scores)
-        costs = {"seconds": round(state.seconds, 3), "memory": round(state.memory, 1)}
-        return known | costs | {"folder": str(self.folder), "error": state.error}
+        return {
+            "prompt": self.spec.settings.prompt,
+            **self.varied,
+            **self.scores,
+            "seconds": round(state.seconds, 3),
+            "memory": round(state.memory, 1),
+            "folder": str(self.folder),
+            "error": state.error,
+        }
 
     def _repr_png_(self) -> bytes | None:
         return png_bytes(self.image) if self.image else None

@@ -1,4 +1,4 @@
-"""Where a study is kept: in a folder, and where an address is given (``s3://``, ``gs://``) there, too, by fsspec."""
+"""Where a study is kept: in a folder, and with an address (``s3://``, ``gs://``) there, too, by fsspec."""
 
 from __future__ import annotations
 
@@ -13,156 +13,153 @@ from pathlib import Path
 from clipgen.errors import ClipgenError
 from clipgen.prompts import slug
 from clipgen.runs.journal import PARTS
+from clipgen.runs.lock import Lock
 from clipgen.studies.row import DRAFT, NOTE, RowState
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 LAST = "state.safetensors", NOTE  # are copied after all else, in this order: half a copy is a row to go on with
 
 
 class StudyStorage:
-    """``folder``: where rows are made and looked at; ``address``: where they are copied to as they are made, or "".
+    """The folder of a study, and the address that its rows are copied to.
 
-    Of an address the folder is one here, named after it. Raises ClipgenError for an address that cannot be written, or
-    whose protocol needs a package that is missing.
+    Attributes:
+        folder: Where rows are made and read; of an address a folder on this machine, named after it.
+        address: Empty for a study that is kept in its folder alone.
+
+    Raises:
+        ClipgenError: For an address that cannot be written, or whose protocol needs a package that is missing.
     """
 
-    def __init__(self, where: str | Path):
-        self.address = str(where).rstrip("/") if "://" in str(where) else ""
+    def __init__(self, location: str | Path):
+        self.address = str(location).rstrip("/") if "://" in str(location) else ""
         if self.address and "://" not in self.address:
-            raise ClipgenError(f"folder={str(where)!r}: names no folder; write one, such as s3://bucket/study")
-        self.folder = Path(where)
+            raise ClipgenError(f"folder={str(location)!r}: names no folder; write one, such as s3://bucket/study")
+        self.folder = Path(location)
         if not self.address:
             return
-        # Addresses that read alike, a-b/c and a/b-c, are told apart by what follows their words.
+        # Addresses whose words are the same, a-b/c and a/b-c, are told apart by a hash.
         mark = hashlib.sha256(self.address.encode()).hexdigest()[:8]
         self.folder = Path("clipgen-runs", f"study-{slug(self.address, 50)}-{mark}")
         try:
             from fsspec.core import url_to_fs
 
-            self._files, self._path = url_to_fs(self.address)
-            self._files.makedirs(self._path, exist_ok=True)
-            self._files.pipe_file(f"{self._path}/.clipgen", b"")
-            self._files.rm_file(f"{self._path}/.clipgen")
+            self._files, self._root = url_to_fs(self.address)
+            self._files.makedirs(self._root, exist_ok=True)
+            self._files.pipe_file(f"{self._root}/.clipgen", b"")
+            self._files.rm_file(f"{self._root}/.clipgen")
         except ImportError as error:
             raise ClipgenError(f"folder={self.address!r}: a package is missing: {error}") from error
         except Exception as error:  # each filesystem has its own
-            raise self._trouble("cannot be written", error) from error
+            raise self._error("cannot be written", error) from error
 
-    @property
-    def names(self) -> dict[str, str]:
-        """The rows that are kept, by the marks that their names end with."""
-        here = (path.name for path in self.folder.glob("*-*"))
-        return {name.rpartition("-")[2]: name for name in [*self._there(), *here]}
+    def row_names(self) -> dict[str, str]:
+        """Return the names of all rows, in the folder and at the address, by the marks that they end with."""
+        names = [*self._remote_rows(), *(path.name for path in self.folder.glob("*-*"))]
+        return {name.rpartition("-")[2]: name for name in names}
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep the folder, which is made, to this study, where the system can; half rows of a killed one are cleared.
+    def locked(self) -> Iterator[None]:
+        """Make the folder, lock it, and delete drafts of rows that a killed study has left.
 
-        Raises ClipgenError for a folder that cannot be written, or that another study fills at this moment.
+        Raises:
+            ClipgenError: For a folder that cannot be written, or that another study is made in at this moment.
         """
-        here = -1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
-            if fcntl:
-                here = os.open(self.folder, os.O_RDONLY)
-                fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            why = "another process makes this study; wait for it, or" if here >= 0 else f"{error.strerror};"
-            if here >= 0:
-                os.close(here)
-            raise ClipgenError(f"folder={str(self.folder)!r}: {why} choose a folder that can be written") from error
-        try:
+            raise ClipgenError(
+                f"folder={str(self.folder)!r}: {error.strerror}; choose a folder that can be written"
+            ) from error
+        with Lock(self.folder, "this study"):
             for draft in self.folder.glob(f"{DRAFT}*"):
                 shutil.rmtree(draft, ignore_errors=True)
             yield
-        finally:
-            if here >= 0:
-                os.close(here)
 
-    def meet(self, folders: Iterable[Path]) -> None:
-        """Let the folder and the address have these rows both: what was made for one is copied to the other."""
-        there = set(self._there())
+    def sync(self, folders: Iterable[Path]) -> None:
+        """Copy each row that is made either here or at the address to the other."""
+        remote = set(self._remote_rows())
         for folder in folders if self.address else ():
-            if RowState.read(folder).done != (folder.name in there):
-                (self._fetch if folder.name in there else self.keep)(folder)
+            if RowState.read(folder).done != (folder.name in remote):
+                (self.download if folder.name in remote else self.upload)(folder)
 
-    def settle(self, folder: Path) -> None:
-        """Have a row both here and there that a worker is through with, wherever that made it."""
+    def sync_row(self, folder: Path) -> None:
+        """Copy a row that a worker has finished, either here or at the address, to the other."""
         if self.address:
             state = RowState.read(folder)
-            (self.keep if state.done or state.error else self._fetch)(folder)
+            (self.upload if state.done or state.error else self.download)(folder)
 
-    def keep(self, folder: Path) -> None:
+    def upload(self, folder: Path) -> None:
         """Copy a row to the address."""
         files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
-        with self._reached("cannot be written any more; the rows are here, and come along when it is started again"):
-            for late in ("", *LAST):
-                some = [file for file in files if (file.name if file.name in LAST else "") == late]
-                there = [f"{self._path}/{file.relative_to(folder.parent).as_posix()}" for file in some]
-                for parent in {path.rpartition("/")[0] for path in there}:
+        with self._translated("cannot be written any more; the rows are here, and come along when it is started again"):
+            for last in ("", *LAST):
+                group = [file for file in files if (file.name if file.name in LAST else "") == last]
+                targets = [f"{self._root}/{file.relative_to(folder.parent).as_posix()}" for file in group]
+                for parent in {target.rpartition("/")[0] for target in targets}:
                     self._files.makedirs(parent, exist_ok=True)
-                self._files.put(list(map(str, some)), there)
+                self._files.put(list(map(str, group)), targets)
 
-    def _fetch(self, folder: Path) -> None:
-        """Copy a row from the address, whole or not at all; only what lies inside of it, whatever keys there are."""
+    def download(self, folder: Path) -> None:
+        """Replace a row by its copy at the address, whole or not at all.
+
+        Only files inside of the row's folder are written, whatever the keys at the address say.
+        """
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=DRAFT, dir=folder.parent) as draft:
-            made = Path(draft, folder.name)
-            with self._reached("cannot be read"):
-                root = f"{self._path}/{folder.name}/"
+            copy, root = Path(draft, folder.name), f"{self._root}/{folder.name}/"
+            with self._translated("cannot be read"):
                 keys = [file.removeprefix(root) for file in self._files.find(root) if file.startswith(root)]
-                if not (keys := [key for key in keys if _inside(key)]):
+                keys = [key for key in keys if _is_inside(key)]
+                if not keys:
                     raise FileNotFoundError(f"nothing is there of {folder.name}")
-                here = [made / key for key in keys]
-                for parent in {made / part for part in PARTS} | {file.parent for file in here}:
+                targets = [copy / key for key in keys]
+                for parent in {copy / part for part in PARTS} | {file.parent for file in targets}:
                     parent.mkdir(parents=True, exist_ok=True)
-                self._files.get([root + key for key in keys], list(map(str, here)))
+                self._files.get([root + key for key in keys], list(map(str, targets)))
             shutil.rmtree(folder, ignore_errors=True)
-            os.replace(made, folder)
+            os.replace(copy, folder)
 
-    def _there(self) -> list[str]:
-        """The names of the rows at the address that are made, or have failed."""
+    def _remote_rows(self) -> list[str]:
+        """Return the names of the rows at the address that are made, or have failed."""
         if not self.address:
             return []
-        with self._reached("cannot be read"):
-            files = self._files.find(self._path, maxdepth=2)  # no pattern: an address may have [, * or ? in it
-        keys = [file.removeprefix(f"{self._path}/").split("/") for file in files]
-        return [key[0] for key in keys if key[1:] == [NOTE] and _inside(key[0])]
+        with self._translated("cannot be read"):
+            files = self._files.find(self._root, maxdepth=2)  # no pattern: an address may have [, * or ? in it
+        keys = [file.removeprefix(f"{self._root}/").split("/") for file in files]
+        return [key[0] for key in keys if key[1:] == [NOTE] and _is_inside(key[0])]
 
     @contextmanager
-    def _reached(self, trouble: str) -> Iterator[None]:
+    def _translated(self, trouble: str) -> Iterator[None]:
+        """Raise ClipgenError for any error of the filesystem."""
         try:
             yield
         except Exception as error:
-            raise self._trouble(trouble, error) from error
+            raise self._error(trouble, error) from error
 
-    def _trouble(self, what: str, error: Exception) -> ClipgenError:
+    def _error(self, trouble: str, error: Exception) -> ClipgenError:
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        return ClipgenError(f"folder={self.address!r}: {what} ({why}); check the address, and that you may write there")
+        return ClipgenError(
+            f"folder={self.address!r}: {trouble} ({why}); check the address, and that you may write there"
+        )
 
 
-def _inside(key: str) -> bool:
-    """Whether a key, relative to a row, is the path of a file in the row's folder, on every system."""
+def _is_inside(key: str) -> bool:
+    """Return whether a key, relative to a row, is a path inside of the row's folder, on every system."""
     return all(part not in ("", ".", "..") and not set(part) & set("\\:") for part in key.split("/"))
 
 
 @contextmanager
-def at_hand(folders: Sequence[Path], address: str) -> Iterator[Sequence[Path]]:
-    """Rows in folders that this machine has; of others copies from the address, which are kept there in the end."""
+def local_rows(folders: Sequence[Path], address: str) -> Iterator[Sequence[Path]]:
+    """Yield folders of rows on this machine: copies, where it lacks one, which are uploaded in the end."""
     if not address or all(folder.exists() for folder in folders):
         yield folders
         return
+    storage = StudyStorage(address)
     with tempfile.TemporaryDirectory() as scratch:
-        place = StudyStorage(address)
-        place.folder = Path(scratch)
-        here = [place.folder / folder.name for folder in folders]
-        for folder in here:
-            place._fetch(folder)
-        yield here
-        for folder in here:
-            place.keep(folder)
+        copies = [Path(scratch, folder.name) for folder in folders]
+        for copy in copies:
+            storage.download(copy)
+        yield copies
+        for copy in copies:
+            storage.upload(copy)

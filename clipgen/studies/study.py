@@ -1,11 +1,14 @@
-"""A study: many prompts, seeds and settings as runs of one folder, made by an engine, seen as a table and a sheet."""
+"""A study: runs that vary prompts, seeds and settings, made by an engine, with a table, a sheet and a page."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Generator, Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing, suppress
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,66 +19,72 @@ from clipgen.errors import ClipgenError
 from clipgen.images.sheets import contact_sheet, grid, png_bytes
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES
-from clipgen.runs.batch import batch_key
+from clipgen.runs.together import alike
 from clipgen.setting import check_count
 from clipgen.storage.files import atomic_write
 from clipgen.studies import page
+from clipgen.studies.executor import WorkerExecutor, WorkerLost, visible_gpus
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.local import gpus
-from clipgen.studies.progress import watching
-from clipgen.studies.protocol import Engine, work
-from clipgen.studies.row import Row
+from clipgen.studies.progress import show_progress
+from clipgen.studies.row import Row, RowState
 from clipgen.studies.storage import StudyStorage
-from clipgen.studies.tables import MAX_ROWS, Table, told, write_csv
+from clipgen.studies.tables import MAX_ROWS, Table, format_value, write_csv
+from clipgen.studies.worker import make_rows
+
+TICK = 0.25  # seconds between two checks of how far the rows are
+ATTEMPTS = 3  # of a step of a row: if each one costs a worker, the row is given up
 
 
 class Study:
-    """The rows of a study, made or not. In a notebook it shows itself as its sheet.
+    """The rows of a study, made or not. A notebook shows it as its sheet.
 
-    ``rows``: every run, in the order of what was asked for; ``varied``: the names of what differs between them;
-    ``folder``: where they are, here.
+    Attributes:
+        rows: All runs, in the order of the grid.
+        varied: Names of what differs between them.
+        folder: Where they are, on this machine.
     """
 
-    def __init__(self, rows: Sequence[Row], place: StudyStorage, template: str = ""):
-        self.rows, self.place, self.folder, self.template = list(rows), place, place.folder, template
+    def __init__(self, rows: Sequence[Row], storage: StudyStorage, template: str = ""):
+        self.rows, self.storage, self.folder, self.template = list(rows), storage, storage.folder, template
         self.varied = list(dict.fromkeys(name for row in rows for name in row.varied))
 
     def make(self, engine: str = "local", workers: int | None = None, batch: int = 1) -> Generator[None]:
-        """Make what is missing, as ``study`` does; yields when all is checked, and then whenever a row may be further.
+        """Make the rows that are missing; arguments as of ``study``.
 
-        It can be closed at any moment: what is made is kept.
+        Yields once all is checked, and from then on whenever a row may have got further. It can be closed at any
+        moment: what is made is kept.
         """
         name, _, _ = str(engine).partition(":")
         ENGINES.check(name)
         batch = check_count("batch", batch)
         if workers is not None:
-            workers = check_count("workers", workers, "; leave it out for what suits")
-        self.place.meet(row.folder for row in self.rows)
-        if not (left := sorted((row for row in self.rows if not row.state.done), key=_alike)):
+            workers = check_count("workers", workers, "; leave it out for the default")
+        self.storage.sync(row.folder for row in self.rows)
+        todo = sorted((row for row in self.rows if not row.state.done), key=_batch_key)
+        if not todo:
             return
-        batches = [
-            [row.folder for row in some[at : at + batch]]
-            for some in (list(group) for _, group in groupby(left, _alike))
-            for at in range(0, len(some), batch)
-        ]
-        doer: Engine = ENGINES[name](
-            workers, len(batches), gpus([row.spec for row in self.rows]), engine, self.place.address
+        batches: list[list[Path]] = []
+        for _, group in groupby(todo, _batch_key):
+            folders = [row.folder for row in group]
+            batches += [folders[i : i + batch] for i in range(0, len(folders), batch)]
+        executor: WorkerExecutor = ENGINES[name](
+            workers, len(batches), visible_gpus([row.spec for row in self.rows]), engine
         )
         try:
-            with self.place.alone():
-                self._begin(left, doer.threads)
-                doer.measure(batches[0])
+            with self.storage.locked():
+                self._begin_rows(todo, executor.threads)
+                executor.measure(*_task(executor, batches[0], self.storage))
                 yield
-                for over in work(doer, batches):
-                    for row in self.rows if over else ():
-                        if row.folder in over:
-                            self.place.settle(row.folder)
-                            row.check_over()
+                rows = {row.folder: row for row in self.rows}
+                for ended in make_batches(executor, batches, self.storage):
+                    for folder in ended:
+                        self.storage.sync_row(folder)
+                        rows[folder].give_up_if_open()
                     yield
         finally:
-            doer.close()
+            executor.shutdown()
 
-    def _begin(self, rows: Sequence[Row], threads: int) -> None:
+    def _begin_rows(self, rows: Sequence[Row], threads: int) -> None:
         try:
             for row in rows:
                 row.begin(threads)
@@ -102,58 +111,60 @@ class Study:
         return pandas.DataFrame(lines)
 
     def best(self, by: str = "") -> Row:
-        """The row whose last frame has the highest score: ``by`` its name, or the judge's if there is one, or CLIP's.
+        """Return the row whose last frame has the highest score.
 
-        Scores of different perceptors or prompts do not compare; a judge's do. Raises ClipgenError where there is no
-        such score.
+        Scores of different perceptors or prompts do not compare; those of one judge do.
+
+        Args:
+            by: Name of the score; by default "judge" if there is one, else "clip".
+
+        Raises:
+            ClipgenError: If no row has this score.
         """
-        scored = [(row.scores, row) for row in self.rows]
-        names = {name for scores, _ in scored for name in scores}
-        by = by or ("judge" if "judge" in names else "clip")
-        known = [(scores[by], row) for scores, row in scored if math.isfinite(scores.get(by, math.nan))]
-        if not known:
-            raise ClipgenError(f"by={by!r}: no row has this score; there are {', '.join(sorted(names)) or 'none yet'}")
-        return max(known, key=lambda pair: pair[0])[1]
+        return _best(self.rows, by)
 
     def sheet(self, across: str = "", down: str = "") -> Image.Image:
-        """The last frames with labelled axes: ``across`` and ``down`` name what varies along them.
+        """Return the last frames in a grid with labelled axes. Of several rows in one cell it shows the best.
 
-        Without names the last one that varies goes across and the others go down. Where rows share a place the one
-        with the best score is there. Raises ClipgenError for a name that does not vary, and before the first frame.
+        Args:
+            across: Name of what varies from column to column; by default the last one that varies.
+            down: Name of what varies from line to line; by default all others.
+
+        Raises:
+            ClipgenError: For a name that does not vary, and before the first frame.
         """
         for name in filter(None, (across, down)):
             if name not in self.varied:
                 raise ClipgenError(f"{name!r} does not vary in this study; there is {', '.join(self.varied) or 'none'}")
         across = across or next((name for name in reversed(self.varied) if name != down), "")
-        rest = [down] if down else [name for name in self.varied if name != across]
-        columns = list(dict.fromkeys(_axis(row, [across]) for row in self.rows))
-        lines = list(dict.fromkeys(_axis(row, rest) for row in self.rows))
-        if len(columns) * len(lines) > 2 * len(self.rows):  # side by side, or a table: most places would be empty
-            made = [row for row in self.rows if row.image]
-            labels = [row.label for row in made]
-            return contact_sheet([row.image for row in made if row.image], min(4, len(made)), labels)
-        places: dict[tuple[str, str], list[Row]] = {}
-        for row in self.rows:
-            if row.image:
-                places.setdefault((_axis(row, rest), _axis(row, [across])), []).append(row)
-
-        def shown(line: str, column: str) -> Image.Image | None:
-            here = places.get((line, column))
-            return Study(here, self.place).best().image if here else None
-
-        return grid([[shown(line, column) for column in columns] for line in lines], columns, lines)
+        others = [down] if down else [name for name in self.varied if name != across]
+        columns = list(dict.fromkeys(_axis_label(row, [across]) for row in self.rows))
+        lines = list(dict.fromkeys(_axis_label(row, others) for row in self.rows))
+        made = [row for row in self.rows if row.journal.steps]
+        if len(columns) * len(lines) > 2 * len(self.rows):  # of zip=True or a table: most cells would be empty
+            images = [image for row in made if (image := row.image)]
+            return contact_sheet(images, min(4, len(made)), [row.label for row in made])
+        cells: dict[tuple[str, str], list[Row]] = {}
+        for row in made:
+            cells.setdefault((_axis_label(row, others), _axis_label(row, [across])), []).append(row)
+        best = {cell: _best(rows).image for cell, rows in cells.items()}
+        return grid([[best.get((line, column)) for column in columns] for line in lines], columns, lines)
 
     def export(self, file: str | Path) -> Path:
-        """Write the study to look at, hand in or publish, whole or not at all; returns the path.
+        """Write the study to a file, whole or not at all; return its path.
 
-        .html: one page, a grid to filter, each row opening its film, settings and curve; .png: the sheet; .csv: the
-        table. Raises ClipgenError for another suffix, and for a place that cannot be written.
+        Args:
+            file: .html: a page with a grid to filter, in which each row opens its film, settings and curve; .png: the
+                sheet; .csv: the table.
+
+        Raises:
+            ClipgenError: For another suffix, and for a file that cannot be written.
         """
-        file = page.check(file)
+        file = page.check_file(file)
         try:
             with atomic_write(file) as part:
                 if part.suffix == ".html":
-                    page.write(self.rows, self.varied, self.template, part)
+                    page.write_page(self.rows, self.varied, self.template, part)
                 elif part.suffix == ".png":
                     self.sheet().save(part)
                 else:
@@ -171,8 +182,18 @@ class Study:
         return f"<Study of {len(states)} rows in {self.folder}: {sum(s.done for s in states)} made, {failed} failed>"
 
 
-def _axis(row: Row, names: Sequence[str]) -> str:
-    return ", ".join(f"{name}={told(row.varied[name])}" for name in names if name in row.varied)
+def _axis_label(row: Row, names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={format_value(row.varied[name])}" for name in names if name in row.varied)
+
+
+def _best(rows: Sequence[Row], by: str = "") -> Row:
+    scores = {row: row.scores for row in rows}
+    names = {name for line in scores.values() for name in line}
+    by = by or ("judge" if "judge" in names else "clip")
+    finite = [row for row, line in scores.items() if math.isfinite(line.get(by, math.nan))]
+    if not finite:
+        raise ClipgenError(f"by={by!r}: no row has this score; there are {', '.join(sorted(names)) or 'none yet'}")
+    return max(finite, key=lambda row: scores[row][by])
 
 
 def study(
@@ -188,45 +209,95 @@ def study(
     progress: bool = True,
     **settings: Any,
 ) -> Study:
-    """Many runs at once: ``study("a {thing}", thing=["cat", "dog"], seed=range(4), cutouts=[16, 32], steps=60)``.
+    """Make many runs: ``study("a {thing}", thing=["cat", "dog"], seed=range(4), cutouts=[16, 32], steps=60)``.
 
-    Every list is varied, of settings and of what fills the template's ``{placeholders}``, and so is a range, a set, an
-    array, a Series or a generator; what is no list holds for all rows. ``zip``: the lists go side by side instead of
-    each with each. ``table``: a .csv, a .yaml, dictionaries or a DataFrame, whose lines set several names at once; a
-    column "prompt" is a template of its own. ``size``: two numbers are one size. More than ``max_rows`` rows are
-    refused.
+    Each row is an ordinary run in a folder. The study started again makes only what is missing and resumes interrupted
+    rows, to the same frames. A row that fails has its error in the table; the others go on. An interrupt ends the study
+    early, with everything kept.
 
-    Each row is an ordinary run in ``folder`` (by default named after the template). The study started again makes
-    only what is missing and goes on where rows were interrupted, to the same frames. A row that fails says so in the
-    table, and the others go on. An interrupt ends it early, with everything kept. ``folder`` may be an address for
-    fsspec, such as "s3://bucket/study": rows are then made in a folder here, named after it, copied there as soon as
-    each is made, and fetched by whoever starts the study again on another machine.
+    Args:
+        template: The prompt, with placeholders such as ``{thing}``; or several.
+        table: Values of several names at once: a .csv or .yaml file, dictionaries or a DataFrame. A column "prompt" has
+            templates.
+        zip: Take the lists side by side instead of each value with each.
+        folder: Where rows are kept; by default named after the template. An address for fsspec, such as
+            "s3://bucket/study", is copied to as rows are made, and from when another machine starts the study again.
+        engine: "local", processes on this machine, one for each GPU; "ray", or the address of a cluster,
+            "ray://head:10001", whose nodes see the folder or reach its address.
+        workers: Number of workers, which share the cores.
+        batch: Number of rows in one tensor, of those that share models, size and number of steps; pictures are equal to
+            those made singly, up to rounding.
+        max_rows: More rows are refused.
+        progress: Show a progress bar, in a notebook a grid of the pictures.
+        settings: Of ``clipgen.Run``, and values of the placeholders. A list, range, set, array, Series or generator is
+            varied, anything else holds for all rows. Two numbers for ``size`` are one size.
 
-    ``engine``: "local", processes on this machine, one for each GPU, or ``workers`` that share the cores; "ray", or the
-    address of its cluster, "ray://head:10001", whose nodes all see the ``folder``, or reach its address. ``batch``: a
-    worker makes so many rows in one tensor, of those that share models, size and number of steps; their pictures are
-    those made singly, to rounding.
-
-    Raises ClipgenError for what a person can mend, in any row, before a model is loaded.
+    Raises:
+        ClipgenError: For arguments that cannot work, in any row, before a model is loaded.
     """
     if not (folder is None or (isinstance(folder, (str, os.PathLike)) and os.fspath(folder).strip())):
         raise ClipgenError(f"folder={folder!r}: has to be a path or an address; leave it out for one in clipgen-runs")
     if not isinstance(zip, bool):
         raise ClipgenError(f"zip={zip!r}: has to be True or False")
-    asked = expand_grid(template, settings, table, zip, check_count("max_rows", max_rows))
-    title = template if isinstance(template, str) else told(asked[0].prompt)
-    place = StudyStorage(folder if folder is not None else Path("clipgen-runs", f"study-{slug(title)}"))
-    known = place.names
-    rows = list({row.folder: row for row in (Row(one, place.folder, known) for one in asked)}.values())
-    made = Study(rows, place, title)
-    with suppress(KeyboardInterrupt), closing(made.make(engine, workers, batch)) as going:  # what was made is kept
-        for _ in going:  # all is checked
-            with watching(rows, progress) as look:
-                for _ in going:
-                    look()
+    points = expand_grid(template, settings, table, zip, check_count("max_rows", max_rows))
+    title = template if isinstance(template, str) else format_value(points[0].prompt)
+    storage = StudyStorage(folder if folder is not None else Path("clipgen-runs", f"study-{slug(title)}"))
+    names = storage.row_names()
+    rows = list({row.folder: row for row in (Row(point, storage.folder, names) for point in points)}.values())
+    made = Study(rows, storage, title)
+    with suppress(KeyboardInterrupt), closing(made.make(engine, workers, batch)) as steps:
+        for _ in steps:  # the first: all is checked
+            with show_progress(rows, progress) as update:
+                for _ in steps:
+                    update()
     return made
 
 
-def _alike(row: Row) -> str:
-    """Rows with the same models stand together, so that a worker loads them once; and then those for one tensor."""
-    return repr(batch_key(row.spec))
+def make_batches(
+    executor: WorkerExecutor, batches: Iterable[Sequence[Path]], storage: StudyStorage
+) -> Iterator[list[Path]]:
+    """Have an executor make the rows in these folders, each batch in one tensor.
+
+    Rows of a lost worker are resumed by another one, each by itself. Yields at least every TICK seconds: the folders of
+    the rows that have ended since then, made or failed.
+    """
+    waiting, running = deque(batches), dict[Future, Sequence[Path]]()
+    losses: Counter[tuple[Path, int]] = Counter()
+    while waiting or running:
+        while waiting and len(running) < executor.workers:
+            batch = waiting.popleft()
+            running[executor.submit(make_rows, *_task(executor, batch, storage))] = batch
+        ended: list[Path] = []
+        for future in wait(running, TICK, FIRST_COMPLETED).done:
+            batch, error = running.pop(future), future.exception()
+            if error is None:
+                ended += batch
+            elif not isinstance(error, WorkerLost):
+                raise error
+            elif len(batch) > 1:
+                waiting.extendleft([folder] for folder in reversed(batch))
+            else:
+                (folder,) = batch
+                state = RowState.read(folder)
+                losses[folder, state.step] += 1
+                if losses[folder, state.step] < ATTEMPTS:
+                    waiting.appendleft(batch)
+                else:
+                    why = f"its worker was lost {ATTEMPTS} times in the same step ({error}); is memory short?"
+                    with suppress(OSError):  # a full disk: Row.give_up_if_open says so
+                        replace(state, error=why).write(folder)
+                    ended.append(folder)
+        yield ended
+
+
+def _task(executor: WorkerExecutor, folders: Sequence[Path], storage: StudyStorage) -> tuple[list[Path], str]:
+    """Return what a worker needs to find rows: folders, and the address if there is one, where they are copied to."""
+    address = "" if executor.shares_folders else storage.address
+    for folder in folders if address else ():
+        storage.upload(folder)
+    return [folder.resolve() for folder in folders], address
+
+
+def _batch_key(row: Row) -> str:
+    """Return what rows of one tensor have in common; sorted by it, a worker loads models once."""
+    return repr(alike(row.spec))

@@ -39,14 +39,14 @@ def is_text(value: Any) -> bool:
     return isinstance(value, (str, Real, Decimal, date, time, PurePath))
 
 
-def told(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as a label has it."""
     if isinstance(value, tuple):
         return "x".join(map(str, value))
     return str(value) if value is None or is_text(value) else type(value).__name__
 
 
-def cell(value: Any) -> Any:
+def unwrap_cell(value: Any) -> Any:
     """Return what a cell of a table or an axis holds, without numpy or torch around it; None for an empty one."""
     if isinstance(value, np.datetime64):  # which Python would have as a count of nanoseconds
         return None if np.isnat(value) else str(value)
@@ -55,12 +55,12 @@ def cell(value: Any) -> Any:
     return None if missing or type(value).__name__ == "NAType" else value
 
 
-def meant(name: str, value: Any) -> Any:
+def parse_value(name: str, value: Any) -> Any:
     """Return what a setting has by a value as files, tables and arrays have it. A size is written ``128x96``.
 
     Raises ClipgenError for a whole number that is too large for anything.
     """
-    value, kind = cell(value), _KINDS.get(name)
+    value, kind = unwrap_cell(value), _KINDS.get(name)
     if isinstance(value, int) and value.bit_length() > _BITS:
         raise ClipgenError(f"{name}=...: a whole number of more than {_BITS} bits; write a smaller one")
     if kind is bool and isinstance(value, str):
@@ -68,7 +68,7 @@ def meant(name: str, value: Any) -> Any:
     if kind is int and isinstance(value, float):
         return to_python(value, whole=True)
     if name == "size" and not isinstance(value, Mapping) and isinstance(value, Iterable):
-        sides = value.lower().split("x") if isinstance(value, str) else [cell(side) for side in value]
+        sides = value.lower().split("x") if isinstance(value, str) else [unwrap_cell(side) for side in value]
         with_both = [*sides, *sides] if len(sides) == 1 else sides
         try:
             whole = tuple(int(side) for side in with_both)
@@ -78,7 +78,7 @@ def meant(name: str, value: Any) -> Any:
     return value
 
 
-def read(table: Table, most: int = MAX_ROWS) -> list[dict[str, Any]]:
+def read_table(table: Table, most: int = MAX_ROWS) -> list[dict[str, Any]]:
     """The rows of a table: a .csv or .yaml file, dictionaries, or a pandas DataFrame; empty cells ask for nothing.
 
     Of other iterables the first ``most`` + 1. Raises ClipgenError for what is no table or cannot be read.
@@ -92,7 +92,7 @@ def read(table: Table, most: int = MAX_ROWS) -> list[dict[str, Any]]:
     found = list(islice(found, most + 1)) if isinstance(found, Iterable) else []
     if not (found and all(isinstance(row, Mapping) for row in found)):
         raise ClipgenError("table=...: has to be rows with names: a .csv, a .yaml list, dictionaries or a DataFrame")
-    rows = [{str(name): cell(value) for name, value in row.items()} for row in found]
+    rows = [{str(name): unwrap_cell(value) for name, value in row.items()} for row in found]
     for name in dict.fromkeys(name for row in rows for name, value in row.items() if value is None):
         # pandas has no empty cell in a column of whole numbers, and makes floats of them.
         filled = [row for row in rows if row.get(name) is not None]
@@ -121,7 +121,7 @@ def _csv(file: Path) -> Iterable[dict[str, Any]]:
 
 
 def write_csv(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Write a table that spreadsheets show as it is: no text of it is a formula. ``read`` gives the same table again.
+    """Write a table in which no text is a formula for a spreadsheet; ``read_table`` returns the same table again.
 
     Raises OSError for a file that cannot be written.
     """
@@ -134,7 +134,7 @@ def write_csv(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 def _quoted(value: Any) -> str:
     """A value as a cell: a number as it is, text with a quote before it where it would be taken for something else."""
-    text = "" if value is None else told(value)
+    text = "" if value is None else format_value(value)
     return f"'{text}" if not isinstance(value, (Real, Decimal)) and _UNSAFE.match(text) else text
 
 
@@ -142,10 +142,10 @@ def _unquoted(text: str) -> str:
     return text[1:] if text.startswith("'") and _UNSAFE.match(text, 1) else text.strip()
 
 
-def values(name: str, line: str) -> list[Any]:
+def parse_values(name: str, line: str) -> list[Any]:
     """The values of a setting in a line: ``8, 16, 32``; with semicolons between them where they have commas."""
     parts = line.split(";" if ";" in line else ",")
-    return [meant(name, _number(name, part.strip())) for part in parts if part.strip()]
+    return [parse_value(name, _number(name, part.strip())) for part in parts if part.strip()]
 
 
 def _number(name: str, text: str) -> Any:

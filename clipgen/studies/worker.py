@@ -1,4 +1,4 @@
-"""What a worker of a study does, whatever started it: it makes rows, one after another, with the same models."""
+"""What a worker of a study computes, whatever engine it belongs to: rows, one batch after another."""
 
 from __future__ import annotations
 
@@ -14,92 +14,93 @@ from pathlib import Path
 import torch
 
 from clipgen.errors import ClipgenError
-from clipgen.runs.batch import iterate_batch
-from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
+from clipgen.runs.together import together
 from clipgen.studies.row import RowState
-from clipgen.studies.storage import at_hand
+from clipgen.studies.storage import local_rows
+
+_last_run: Run | None = None  # of this worker: the next rows share its models
 
 
-class Maker:
-    """Makes rows in this process. Computes with so many ``threads`` on a CPU."""
+def initialize(threads: int) -> None:
+    """Prepare this process for rows, with so many threads on a CPU."""
+    torch.set_num_threads(threads)
+    gc.freeze()  # libraries stay: collecting without looking at them takes 0.06 s of a row instead of 0.15
 
-    def __init__(self, threads: int):
-        torch.set_num_threads(threads)
-        gc.freeze()  # libraries stay: collecting without looking at them takes 0.06 s of a row instead of 0.15
-        self._like: Run | None = None
 
-    def probe(self, folders: Sequence[Path], address: str) -> tuple[float, float]:
-        """Make the first frame of some rows; the bytes of the GPU that are taken then, and all it has."""
-        with at_hand(folders, address) as here:
-            runs = self._resumed(here)
-            next(iterate_batch(runs))
-        free, all_ = torch.cuda.mem_get_info(runs[0].spec.device)
-        return all_ - free, all_
+def make_rows(folders: Sequence[Path], address: str = "") -> None:
+    """Resume the runs of some rows to their ends, in one tensor; the outcome of each is in its folder.
 
-    def make(self, folders: Sequence[Path], address: str = "") -> None:
-        """Go on with the runs in some folders to their ends, in one tensor; what becomes of them is in the folders.
+    Where one fails, each is made by itself, so that the error is written where it belongs.
 
-        Where one fails, each goes on by itself, so that the error is told where it belongs. ``address``: where the rows
-        are that this machine does not have.
-        """
-        with at_hand(folders, address) as here:
-            self._try(here)
+    Args:
+        folders: Of the rows, which share models, size and number of steps.
+        address: Of the study, where this machine does not have the folders.
+    """
+    with local_rows(folders, address) as local:
+        _try_rows(local)
 
-    def _try(self, folders: Sequence[Path]) -> None:
-        failed = False
-        try:
-            self._make(folders)
-        except Exception as error:  # a row that fails is a row; the others go on
-            traceback.print_exc(file=sys.stderr)
-            self._like = None  # a device that ran out of memory needs it back
-            said = str(error) if isinstance(error, ClipgenError) else f"{type(error).__name__}: {error}"
-            if len(folders) == 1:
-                with suppress(OSError):
-                    replace(RowState.read(folders[0]), done=False, error=said).write(folders[0])
-            failed = True
-        if failed and len(folders) > 1:  # only now: until here the error holds all that the rows took together
-            for folder in folders:
-                self._try([folder])
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
-    def _resumed(self, folders: Sequence[Path]) -> list[Run]:
-        runs: list[Run] = []
+def measure_memory(folders: Sequence[Path], address: str = "") -> tuple[float, float]:
+    """Make the first frame of some rows; return the bytes of the GPU that are taken then, and all that it has."""
+    with local_rows(folders, address) as local:
+        runs = _resume(local)
+        next(together(runs))
+    free, total = torch.cuda.mem_get_info(runs[0].spec.device)
+    return total - free, total
+
+
+def _try_rows(folders: Sequence[Path]) -> None:
+    global _last_run
+    failed = False
+    try:
+        _finish_rows(folders)
+    except Exception as error:  # a row that fails is a row; the others go on
+        traceback.print_exc(file=sys.stderr)
+        _last_run, failed = None, True  # a device that ran out of memory needs it back
+        why = str(error) if isinstance(error, ClipgenError) else f"{type(error).__name__}: {error}"
+        if len(folders) == 1:
+            with suppress(OSError):
+                replace(RowState.read(folders[0]), done=False, error=why).write(folders[0])
+    if failed and len(folders) > 1:  # outside of the handler: there the error holds the memory of all rows
         for folder in folders:
-            runs.append(Run.resume(folder, like=runs[-1] if runs else self._like))
-        return runs
-
-    def _make(self, folders: Sequence[Path]) -> None:
-        runs = self._resumed(folders)
-        # A run that was killed between a frame and its state is a frame back.
-        states = [replace(RowState.read(run.journal.folder), step=run.step, error="", done=False) for run in runs]
-        began, device = time.monotonic(), runs[0].spec.device
-        _forget_peak(device)
-
-        def note(run: Run, **more) -> None:
-            before = states[runs.index(run)]
-            seconds, memory = before.seconds + (time.monotonic() - began) / len(runs), max(before.memory, _peak(device))
-            RowState(run.step, seconds, memory, **more).write(run.journal.folder)
-
-        for run, _ in iterate_batch(runs):
-            note(run)
-            _check_saved(run.journal)
-        for run in runs:
-            stuck = "" if run.finished else f"the loss was not finite; stopped at the last good frame, step {run.step}"
-            note(run, done=run.finished, error=stuck)
-            run.render = None
-        self._like = runs[0]
+            _try_rows([folder])
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
-def _check_saved(journal: Journal) -> None:
-    if journal.trouble:
-        raise ClipgenError(f"its frames cannot be saved ({journal.trouble}); make room, and start again")
+def _resume(folders: Sequence[Path]) -> list[Run]:
+    runs: list[Run] = []
+    for folder in folders:
+        runs.append(Run.resume(folder, like=runs[-1] if runs else _last_run))
+    return runs
 
 
-def _forget_peak(device: torch.device) -> None:
-    """Begin to look for the most memory from now on, where the system can."""
+def _finish_rows(folders: Sequence[Path]) -> None:
+    global _last_run
+    runs = _resume(folders)
+    earlier = {run: RowState.read(run.journal.folder) for run in runs}
+    began, device = time.monotonic(), runs[0].spec.device
+    _reset_peak_memory(device)
+
+    def write_state(run: Run, done: bool = False, error: str = "") -> None:
+        seconds = earlier[run].seconds + (time.monotonic() - began) / len(runs)
+        memory = max(earlier[run].memory, _peak_memory(device))
+        RowState(run.step, seconds, memory, done, error).write(run.journal.folder)
+
+    for run, _ in together(runs):
+        write_state(run)
+        if run.journal.trouble:
+            raise ClipgenError(f"its frames cannot be saved ({run.journal.trouble}); make room, and start again")
+    for run in runs:
+        error = "" if run.finished else f"the loss was not finite; stopped at the last good frame, step {run.step}"
+        write_state(run, run.finished, error)
+        run.render = None
+    _last_run = runs[0]
+
+
+def _reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -107,8 +108,8 @@ def _forget_peak(device: torch.device) -> None:
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak(device: torch.device) -> float:
-    """MB that were taken at most: of the GPU by tensors, or of the machine by this process."""
+def _peak_memory(device: torch.device) -> float:
+    """Return the MB that were taken at most: of the GPU by tensors, or of the machine by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     with suppress(OSError, StopIteration):

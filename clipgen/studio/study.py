@@ -17,7 +17,7 @@ from clipgen.studies.progress import ProgressGrid
 from clipgen.studies.row import Row
 from clipgen.studies.storage import StudyStorage
 from clipgen.studies.study import Study
-from clipgen.studies.tables import told, values
+from clipgen.studies.tables import format_value, parse_values
 from clipgen.studio.controls import CHOICES, DEFAULTS, FIELDS, common_values, defaults_of, label_of
 from clipgen.studio.gallery import settings_of
 from clipgen.studio.parts import Fold, button, close_all, download_link, html_widget, note, on_change
@@ -66,7 +66,7 @@ class StudySection(Fold):
 
     def _begin(self) -> None:
         settings, name = self._settings(), self._setting.value
-        varied = values(name, self._values.value)
+        varied = parse_values(name, self._values.value)
         if not varied:
             example = suggest_values(FIELDS[name], settings[name])
             raise ClipgenError(f"{name}: write some values for it, such as {example}")
@@ -77,7 +77,7 @@ class StudySection(Fold):
             given["size"] = settings["size"]
         prompt = settings["prompt"]
         storage = StudyStorage(self._folder / f"study-{slug(prompt)}")
-        existing = storage.names
+        existing = storage.row_names()
         points = expand_grid(prompt.replace("{", "{{").replace("}", "}}"), given | {name: varied})
         study = Study([Row(point, storage.folder, existing) for point in points], storage, prompt)
         grid = ProgressGrid(study.rows)
@@ -94,11 +94,11 @@ class StudySection(Fold):
         try:
             with closing(study.make()) as steps:
                 for _ in steps:
-                    grid.look()
+                    grid.update()
                     if stopped.is_set():
                         break
         finally:
-            grid.look(last=True)
+            grid.update(last=True)
             has_pictures = any(row.image for row in study.rows)
             self.is_busy, self._export_button.disabled = False, not has_pictures
             self.enable()
@@ -121,7 +121,7 @@ def suggest_values(field: Field, value: Any) -> str:
     if field.name == "seed":
         return ", ".join(str(value + i) for i in range(4))
     if not isinstance(value, (int, float)):
-        text = told(value)
+        text = format_value(value)
         return f"{text};" if "," in text else text
     half = value // 2 if isinstance(field.default, int) else value / 2
     numbers = (half, value, 2 * value) if value else (0, 0.5, 1)

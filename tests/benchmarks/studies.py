@@ -31,8 +31,8 @@ for seed in range({rows}):
 """
 STUDY = """
 import clipgen
-from clipgen.studies import local
-local.cores = lambda: {workers}  # a thread for each
+from clipgen.studies import executor
+executor.count_cores = lambda: {workers}  # a thread for each
 assert clipgen.study("a cat", seed=range({rows}), workers={workers}, progress=False, {asked}).finished
 """
 
@@ -68,7 +68,7 @@ def cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
     from ray.cluster_utils import Cluster
 
     from clipgen.studies.grid import expand_grid
-    from clipgen.studies.progress import gone
+    from clipgen.studies.progress import count_steps
     from clipgen.studies.row import Row, RowState
     from clipgen.studies.storage import StudyStorage
     from clipgen.studies.study import Study
@@ -80,14 +80,14 @@ def cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
     ray.init(nodes.address, log_to_driver=False)
     asked = {"size": (64, 64), "init": "perlin", "cutouts": 4, "every": 1}
     with tempfile.TemporaryDirectory() as folder:
-        place, clock, own, head = StudyStorage(folder), [time.perf_counter()], [time.process_time()], [_head()]
+        storage, clock, own, head = StudyStorage(folder), [time.perf_counter()], [time.process_time()], [_head()]
 
         def lap() -> None:
             for times, now in ((clock, time.perf_counter()), (own, time.process_time()), (head, _head())):
                 times.append(now)
 
         runs = expand_grid("a cat", asked | {"seed": range(options.rows), "steps": options.steps})
-        study = Study([Row(one, place.folder) for one in runs], place)
+        study = Study([Row(one, storage.folder) for one in runs], storage)
         lap()
         going = study.make("ray", options.nodes)
         next(going)
@@ -101,7 +101,7 @@ def cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
         written = sum(file.stat().st_size for file in files)
         ended = sorted((row.folder / "row.json").stat().st_mtime for row in study.rows)
         looked = time.perf_counter()
-        gone(study.rows, [RowState.read(row.folder) for row in study.rows])
+        count_steps(study.rows, [RowState.read(row.folder) for row in study.rows])
         looked = time.perf_counter() - looked
     ray.shutdown()
     nodes.shutdown()

@@ -10,7 +10,8 @@ from clipgen import device as devices
 from clipgen import memory
 from clipgen.errors import ClipgenError
 from clipgen.fast import heap
-from clipgen.studies.local import Local, gpus
+from clipgen.studies.executor import visible_gpus
+from clipgen.studies.local import ProcessExecutor
 
 CPU = torch.device("cpu")
 
@@ -60,8 +61,8 @@ def test_a_study_has_a_worker_for_each_card_that_it_names(named, workers, monkey
         )
         for name in named
     ]
-    assert gpus(plans) == workers
-    assert not workers or Local(None, 100, gpus(plans)).workers == len(workers)
+    assert visible_gpus(plans) == workers
+    assert not workers or ProcessExecutor(None, 100, visible_gpus(plans)).workers == len(workers)
 
 
 # --- what is free ------------------------------------------------------------------------------------

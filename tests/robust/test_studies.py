@@ -41,14 +41,14 @@ def memory():
 
 
 def kept_row(address, seed=1):
-    """A row that is made, as its state says, and kept at an address; and the study's place."""
-    place = StudyStorage(address)
-    row = Row(expand_grid("a cat", {"seed": seed} | TINY)[0], place.folder)
-    with place.alone():
+    """A row that is made, as its state says, and copied to an address; and the study's storage."""
+    storage = StudyStorage(address)
+    row = Row(expand_grid("a cat", {"seed": seed} | TINY)[0], storage.folder)
+    with storage.locked():
         row.begin(1)
         RowState(1, 1.0, 1.0, done=True).write(row.folder)
-        place.keep(row.folder)
-    return place, row
+        storage.upload(row.folder)
+    return storage, row
 
 
 KEYS = ["../evil", "inputs/../../../evil", "../../../../evil", "..", "./evil/../../evil", "a\\..\\evil", "c:/evil"]
@@ -60,7 +60,7 @@ def test_no_key_of_an_address_is_written_outside_of_its_row(key, memory, desk, t
     memory.pipe_file(f"/away/{row.folder.name}/{key}", b"evil")
     before = {path for path in tmp_path.rglob("*") if row.folder not in path.parents}
     shutil.rmtree(row.folder)
-    StudyStorage("memory://away").meet([row.folder])
+    StudyStorage("memory://away").sync([row.folder])
     assert RowState.read(row.folder).done and row.journal.settings["prompt"] == "a cat", "what is the row's is taken"
     assert {path for path in tmp_path.rglob("*") if row.folder not in path.parents} == before
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
@@ -70,12 +70,12 @@ def test_no_key_of_an_address_is_written_outside_of_its_row(key, memory, desk, t
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_an_address_is_no_pattern(kind, name, memory, tmp_path):
     address = f"memory://{name}/study" if kind == "memory" else f"file://{tmp_path}/{name}/study"
-    place, row = kept_row(address)
-    assert place.names[row.folder.name.rpartition("-")[2]] == row.folder.name
-    shutil.rmtree(place.folder)
+    storage, row = kept_row(address)
+    assert storage.row_names()[row.folder.name.rpartition("-")[2]] == row.folder.name
+    shutil.rmtree(storage.folder)
     again = StudyStorage(address)
-    assert [*again.names.values()] == [row.folder.name], "found again"
-    again.meet([row.folder])
+    assert [*again.row_names().values()] == [row.folder.name], "found again"
+    again.sync([row.folder])
     assert RowState.read(row.folder).done
 
 
@@ -102,9 +102,9 @@ def test_an_address_of_nothing_is_refused(memory):
 
 def test_a_link_in_a_row_is_not_copied_to_an_address(memory, tmp_path):
     (tmp_path / "secret.txt").write_text("secret")
-    place, row = kept_row("memory://away")
+    storage, row = kept_row("memory://away")
     (row.folder / "inputs" / "secret.txt").symlink_to(tmp_path / "secret.txt")
-    place.keep(row.folder)
+    storage.upload(row.folder)
     assert not [key for key in memory.store if "secret" in key]
 
 
@@ -114,11 +114,14 @@ def test_a_refused_lock_leaves_nothing_open(tmp_path):
     fcntl.flock(holder, fcntl.LOCK_EX)
     before = len(os.listdir("/dev/fd"))
     for _ in range(5):
-        with pytest.raises(ClipgenError, match="another process makes this study"), StudyStorage(tmp_path).alone():
+        with (
+            pytest.raises(ClipgenError, match="this study is going on, in another process"),
+            StudyStorage(tmp_path).locked(),
+        ):
             pass
     assert len(os.listdir("/dev/fd")) == before
     os.close(holder)
-    with StudyStorage(tmp_path).alone():
+    with StudyStorage(tmp_path).locked():
         pass
 
 

@@ -12,8 +12,8 @@ import torch
 import clipgen
 from clipgen.cli import main
 from clipgen.errors import ClipgenError
+from clipgen.studies.executor import worker_counts
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.local import worker_counts
 from clipgen.studies.row import Row
 from clipgen.studies.storage import StudyStorage
 from clipgen.studies.study import Study

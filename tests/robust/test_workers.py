@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 import clipgen
+from clipgen.studies.executor import WorkerLost
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.local import Local
-from clipgen.studies.ray import Ray
+from clipgen.studies.local import ProcessExecutor
+from clipgen.studies.ray import RayExecutor
 from clipgen.studies.row import Row, RowState
+from clipgen.studies.worker import make_rows
 
 TINY = {"generator": "pixels", "size": (64, 64), "init": "perlin", "cutouts": 2, "steps": 1, "progress": False}
 SHADOWS = "queue", "torch", "json", "linecache", "runpy", "signal", "random", "clipgen", "sitecustomize"
@@ -30,15 +32,6 @@ def received(tmp_path, monkeypatch):
         (folder / f"{name}.py").write_text(f"open({str(notes / name)!r}, 'w')")
     monkeypatch.chdir(folder)
     return notes
-
-
-def reports(engine, seconds=120):
-    """The next reports of an engine's workers."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if news := engine.wait(1):
-            return [why for _, why in news]
-    raise AssertionError("no worker reports anything: the study would wait for ever")
 
 
 def test_a_study_runs_nothing_that_lies_beside_it(received, monkeypatch):
@@ -68,10 +61,8 @@ def interpreters():
 def test_no_python_has_the_current_folder_on_a_workers_path(python, received, tmp_path, monkeypatch):
     """Where torch is missing the worker ends by that: not even then is the file torch.py taken."""
     monkeypatch.setattr(sys, "executable", python)
-    engine = Local(1, 1, [])
-    engine.give(engine.start(), [tmp_path / "no row"])
-    reports(engine)
-    engine.close()
+    with ProcessExecutor(1, 1, []) as engine:
+        engine.submit(make_rows, [tmp_path / "no row"]).exception(120)
     assert not list(received.iterdir())
 
 
@@ -92,11 +83,11 @@ def test_what_a_worker_prints_and_reads_is_no_message_and_the_path_of_a_person_i
 @pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="this system has no real-time signals")
 @pytest.mark.parametrize(("number", "name"), [(40, "signal 40"), (signal.SIGTERM.value, "SIGTERM")])
 def test_a_worker_that_any_signal_ends_is_reported(number, name):
-    engine = Local(1, 1, [])
-    os.kill(engine.start().pid, number)
-    (why,) = reports(engine, 20)
-    engine.close()
-    assert why.startswith(name)
+    with ProcessExecutor(1, 1, []) as engine:
+        process = engine.submit(os.getpid).result(120)
+        future = engine.submit(time.sleep, 60)
+        os.kill(process, number)
+        assert str(future.exception(20)).startswith(name)
 
 
 def test_a_worker_leaves_nothing_open(tmp_path):
@@ -107,10 +98,10 @@ def test_a_worker_leaves_nothing_open(tmp_path):
         pytest.skip("this system does not list what is open")
     before = opened()
     for _ in range(2):
-        engine = Local(1, 1, [])
-        engine.start()
-        engine.close()
-        reports(engine)
+        with ProcessExecutor(1, 1, []) as engine:
+            assert isinstance(engine.submit(os._exit, 3).exception(120), WorkerLost)
+            assert engine.submit(os.getpid).result(120) != os.getpid()
+            engine.submit(time.sleep, 60)
     assert opened() <= before
 
 
@@ -167,9 +158,9 @@ def test_a_worker_of_ray_runs_nothing_that_lies_beside_the_study(received, tmp_p
             self.remote = lambda *given: sent.append(given)
             return self
 
-    engine = object.__new__(Ray)
-    engine.__dict__.update(_ray=Cluster(), threads=1, _share=0, _actors=[])
-    engine.start()
+    engine = object.__new__(RayExecutor)
+    engine.__dict__.update(_ray=Cluster(), threads=1, _gpu_share=0)
+    engine.start_worker(0)
     (tmp_path / "sent").write_bytes(cloudpickle.dumps(sent))
     actor = f"""
 import sys, pickle, pathlib

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from clipgen.runs.journal import Journal
-from clipgen.studies import local
+from clipgen.studies import executor
 
 # A draft to start from takes longer than all of these steps.
 QUICK = {"size": (64, 64), "init": "perlin", "cutouts": 2, "every": 1, "progress": False}
@@ -19,7 +19,7 @@ def quick():
 def whole(tmp_path_factory):
     """The study that nobody kills, made with one thread."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "cores", lambda: 1)
+        patch.setattr(executor, "count_cores", lambda: 1)
         return killed_study.main(tmp_path_factory.mktemp("whole"), 1)
 
 

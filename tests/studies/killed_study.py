@@ -4,7 +4,7 @@ import random
 import sys
 
 import clipgen
-from clipgen.studies import local
+from clipgen.studies import executor
 from clipgen.studies.grid import expand_grid
 from clipgen.studies.row import Row, RowState
 
@@ -23,16 +23,16 @@ def rows(folder):
     return [Row(one, folder) for one in expand_grid(PROMPT, asked)]
 
 
-def kills(engine, monkeypatch, most):
+def kills(kind, monkeypatch, most):
     """A function that returns the workers to be killed now: each when its row has come a few steps further."""
-    rng, plans, give = random.Random(0), [], engine.give
+    rng, plans, call = random.Random(0), [], kind.call
 
-    def given(worker, folders):
+    def called(worker, function, folders, address):
         (folder,) = folders
         step = RowState.read(folder).step
         if len(plans) < most and step < ASKED["steps"] - 4:
             plans.append([worker, folder, step + rng.randrange(1, 4)])
-        give(worker, folders)
+        return call(worker, function, folders, address)
 
     def due():
         open_plans = [(plan, RowState.read(plan[1])) for plan in plans if plan[0]]
@@ -42,10 +42,10 @@ def kills(engine, monkeypatch, most):
             plan[0] = None
         return workers
 
-    monkeypatch.setattr(engine, "give", given)
+    monkeypatch.setattr(kind, "call", called)
     return due
 
 
 if __name__ == "__main__":
-    local.cores = lambda: 1  # one thread in each worker, whatever the machine, so that frames can be equal
+    executor.count_cores = lambda: 1  # one thread in each worker, whatever the machine, so that frames can be equal
     assert main(*sys.argv[1:]).finished

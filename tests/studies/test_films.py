@@ -7,7 +7,7 @@ import torch
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
-from clipgen.studies import local
+from clipgen.studies import executor, local
 from clipgen.studies.films import finish_film
 
 SMALL = {"size": (64, 64), "cutouts": 2, "steps": 2, "seed": 3, "progress": False}
@@ -16,7 +16,7 @@ SMALL = {"size": (64, 64), "cutouts": 2, "steps": 2, "seed": 3, "progress": Fals
 @pytest.fixture
 def one_core(monkeypatch):
     """As many threads here as in each worker, so that sums are rounded alike."""
-    monkeypatch.setattr(local, "cores", lambda: 2)
+    monkeypatch.setattr(executor, "count_cores", lambda: 2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -63,7 +63,7 @@ def test_a_batch_by_workers(one_core, tmp_path):
 
 
 def test_mistakes_are_named_before_anything_is_computed(film, tmp_path, monkeypatch):
-    monkeypatch.setattr(local.Local, "start", lambda self: pytest.fail("nothing should begin"))
+    monkeypatch.setattr(local.ProcessExecutor, "start_worker", lambda *_: pytest.fail("nothing should begin"))
     with pytest.raises(ClipgenError, match="stay in this process"):
         clipgen.batch("a cat", 2, workers=2, losses=[lambda *_: 0], folder=tmp_path)
     with pytest.raises(ClipgenError, match="engine='lokal' is unknown; did you mean local"):

@@ -11,9 +11,11 @@ import killed_study
 import pytest
 
 from clipgen.runs.journal import Journal
-from clipgen.studies import local, protocol
-from clipgen.studies.protocol import DEATHS, work
+from clipgen.studies import executor, study
+from clipgen.studies.local import ProcessExecutor, ProcessWorker
 from clipgen.studies.row import RowState
+from clipgen.studies.storage import StudyStorage
+from clipgen.studies.study import ATTEMPTS, make_batches
 
 pytestmark = pytest.mark.slow
 
@@ -32,19 +34,19 @@ def until(what, seconds=120):
 
 
 def test_workers_are_killed(whole, same, tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "cores", lambda: 1)
-    monkeypatch.setattr(protocol, "TICK", 0.01)
-    engine, folders = local.Local(2, 3, []), [tmp_path / row.folder.name for row in whole.rows]
-    due = killed_study.kills(engine, monkeypatch, 7)
+    monkeypatch.setattr(executor, "count_cores", lambda: 1)
+    monkeypatch.setattr(study, "TICK", 0.01)
+    engine, folders = ProcessExecutor(2, 3, []), [tmp_path / row.folder.name for row in whole.rows]
+    due = killed_study.kills(ProcessWorker, monkeypatch, 7)
     for row in killed_study.rows(tmp_path):
         row.begin(1)
-    gone = set()
-    for _ in work(engine, [[folder] for folder in folders]):
+    killed = set()
+    for _ in make_batches(engine, [[folder] for folder in folders], StudyStorage(tmp_path)):
         for worker in due():
-            worker.send_signal(signal.SIGKILL)
-            gone.add(worker)
-    engine.close()
-    assert 5 <= len(gone) <= 7 and {worker.wait() for worker in gone} == {-signal.SIGKILL}
+            worker.process.send_signal(signal.SIGKILL)
+            killed.add(worker)
+    engine.shutdown()
+    assert 5 <= len(killed) <= 7 and {worker.process.wait() for worker in killed} == {-signal.SIGKILL}
     for made, row in zip(folders, whole.rows):
         assert RowState.read(made).done
         same(made, row.folder)
@@ -77,21 +79,22 @@ def alive(process):
 
 
 def test_a_row_that_takes_its_worker_along_is_given_up(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(local, "cores", lambda: 1)
-    engine, begun = local.Local(1, 2, []), []
-    give = engine.give
+    monkeypatch.setattr(executor, "count_cores", lambda: 1)
+    call, killed, started = ProcessWorker.call, [], set()
 
-    def poisoned(worker, folders):
+    def poisoned(worker, function, folders, address):
+        started.add(worker)
         if folders[0].name == "poison":
             worker.kill()
-            begun.append(worker)
-        give(worker, folders)
+            killed.append(worker)
+        return call(worker, function, folders, address)
 
-    monkeypatch.setattr(engine, "give", poisoned)
+    monkeypatch.setattr(ProcessWorker, "call", poisoned)
     (tmp_path / "poison").mkdir()
-    list(work(engine, [[tmp_path / "poison", whole.rows[0].folder]]))
-    engine.close()
+    engine = ProcessExecutor(1, 2, [])
+    list(make_batches(engine, [[tmp_path / "poison", whole.rows[0].folder]], StudyStorage(tmp_path)))
+    engine.shutdown()
     state = RowState.read(tmp_path / "poison")
-    assert len(set(begun)) == 1 + DEATHS and "3 times in the same step (SIGKILL)" in state.error
+    assert len(set(killed)) == 1 + ATTEMPTS and "3 times in the same step (SIGKILL)" in state.error
     assert RowState.read(whole.rows[0].folder).done and len(Journal(whole.rows[0].folder).steps) == 14
-    assert not any(alive(worker.pid) for worker in engine._processes)
+    assert not any(alive(worker.process.pid) for worker in started)

@@ -8,9 +8,9 @@ import killed_study
 import pytest
 
 import clipgen
-from clipgen.studies import protocol
-from clipgen.studies.protocol import work
+from clipgen.studies import study
 from clipgen.studies.row import RowState
+from clipgen.studies.storage import StudyStorage
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -41,33 +41,33 @@ def cluster():
 
 
 def test_workers_are_killed_and_a_node_goes(cluster, whole, same, tmp_path, monkeypatch):
-    from clipgen.studies.ray import Ray
+    from clipgen.studies.ray import RayExecutor, RayWorker
 
-    monkeypatch.setattr(protocol, "TICK", 0.01)
-    engine, processes, gone = Ray(None, 3, []), {}, 0
+    monkeypatch.setattr(study, "TICK", 0.01)
+    engine, processes, killed = RayExecutor(None, 3, []), {}, 0
     assert (engine.workers, engine.threads) == (2, 1)
-    start, due = engine.start, killed_study.kills(engine, monkeypatch, 3)
+    start, due = engine.start_worker, killed_study.kills(RayWorker, monkeypatch, 3)
 
-    def started():
-        worker = start()
-        processes[worker] = worker.__ray_call__.remote(lambda _: os.getpid())  # its first task
+    def started(slot):
+        worker = start(slot)
+        processes[worker] = worker.actor.__ray_call__.remote(lambda _: os.getpid())  # its first task
         return worker
 
-    monkeypatch.setattr(engine, "start", started)
+    monkeypatch.setattr(engine, "start_worker", started)
     for row in killed_study.rows(tmp_path):
         row.begin(1)
     folders = [tmp_path / row.folder.name for row in whole.rows]
     nodes, second = cluster
-    for _ in work(engine, [[folder] for folder in folders]):
+    for _ in study.make_batches(engine, [[folder] for folder in folders], StudyStorage(tmp_path)):
         for worker in due():
             with suppress(ProcessLookupError, ray.exceptions.RayActorError):  # its row was made, or its node is gone
                 os.kill(ray.get(processes[worker]), signal.SIGKILL)
-                gone += 1
-        if second and gone == 2:
+                killed += 1
+        if second and killed == 2:
             nodes.remove_node(second)
             second = None
-    engine.close()
-    assert gone >= 2 and second is None and ray.is_initialized()
+    engine.shutdown()
+    assert killed >= 2 and second is None and ray.is_initialized()
     for row, folder in zip(whole.rows, folders):
         assert RowState.read(folder).done
         same(folder, row.folder)

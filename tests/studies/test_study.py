@@ -13,10 +13,10 @@ from PIL import Image
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
+from clipgen.studies.executor import count_cores, worker_counts
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.local import cores, worker_counts
 from clipgen.studies.progress import ProgressGrid
-from clipgen.studies.ray import Ray
+from clipgen.studies.ray import RayExecutor
 from clipgen.studies.row import Row, RowState
 
 
@@ -24,7 +24,7 @@ from clipgen.studies.row import Row, RowState
 def study(quick, tmp_path_factory):
     """Two by two rows, one worker with one thread each."""
     folder = tmp_path_factory.mktemp("study")
-    asked = {"thing": ["cat", "boat"], "seed": range(2), "steps": 4, "workers": min(2, cores())}
+    asked = {"thing": ["cat", "boat"], "seed": range(2), "steps": 4, "workers": min(2, count_cores())}
     return clipgen.study("a {thing}", folder=folder, **asked, **quick)
 
 
@@ -118,7 +118,7 @@ def test_two_processes_do_not_make_the_same_study(quick, tmp_path):
     held = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     try:
-        with pytest.raises(ClipgenError, match="another process makes this study"):
+        with pytest.raises(ClipgenError, match="this study is going on, in another process"):
             clipgen.study("a cat", folder=tmp_path, **quick)
     finally:
         os.close(held)
@@ -150,10 +150,10 @@ def test_pictures_go_along_and_the_originals_may_go(quick, tmp_path):
     ("asked", "rows", "gpus"), [(None, 100, 0), (2, 100, 0), (1, 9, 0), (None, 1, 0), (None, 9, 3)]
 )
 def test_no_core_has_two_threads(asked, rows, gpus):
-    here = cores()
-    workers, threads = worker_counts(asked, rows, gpus, here)
-    assert workers <= rows and threads >= 1 and (workers * threads <= cores() or threads == 1)
-    assert workers == (asked or gpus or min(rows, cores(), max(2, cores() // 4)))
+    cores = count_cores()
+    workers, threads = worker_counts(asked, rows, gpus, cores)
+    assert workers <= rows and threads >= 1 and (workers * threads <= cores or threads == 1)
+    assert workers == (asked or gpus or min(rows, cores, max(2, cores // 4)))
 
 
 @pytest.mark.parametrize(("taken", "each"), [(9e9, 8), (50e9, 1), (90e9, 1), (0, 16)])
@@ -164,25 +164,25 @@ def test_a_gpu_has_so_many_workers_as_its_memory_bears(taken, each, monkeypatch,
     ray.get.return_value, ray.exceptions.RayError = (taken, 80e9), OSError
     ray.remote.return_value.options = lambda **asked: options.append(asked) or calls
     monkeypatch.setitem(sys.modules, "ray", ray)
-    engine = Ray(None, 1000, [])
+    engine = RayExecutor(None, 1000, [])
     assert (engine.workers, engine.threads) == (2, 16)
-    engine.measure([tmp_path])
-    engine.start()
+    engine.measure([tmp_path], "")
+    engine.start_worker(0)
     assert engine.workers == 2 * each and [asked["num_gpus"] for asked in options] == [1, 1 / each]
     assert options[1]["num_cpus"] * engine.workers <= 32
     ray.get.side_effect = OSError
-    engine.measure([tmp_path])
+    engine.measure([tmp_path], "")
     assert engine.workers == 2, "what is wrong with a row is told where it is made"
-    asked = Ray(6, 1000, [])
-    asked.measure([tmp_path])
-    asked.start()
+    asked = RayExecutor(6, 1000, [])
+    asked.measure([tmp_path], "")
+    asked.start_worker(0)
     assert (asked.workers, options[-1]["num_gpus"]) == (6, 1 / 3)
 
 
 def test_the_live_grid_fills(study, quick):
     now = [100.0]
     grid = ProgressGrid(study.rows, lambda: now[0])
-    assert grid.said.value == "4 of 4 pictures" and len(grid.tiles) == 4
+    assert grid.summary.value == "4 of 4 pictures" and len(grid.tiles) == 4
     for tile, row in zip(grid.tiles, study.rows):
         picture, label = tile.children
         with Image.open(io.BytesIO(picture.value)) as shown:
@@ -198,12 +198,13 @@ def test_the_live_grid_fills(study, quick):
         assert "step 2 of 4" in grid.tiles[0].children[1].value
         now[0] += 60
         RowState(3, 1.0, 1.0).write(study.rows[0].folder)
-        grid.look()
-        assert grid.said.value == "3 of 4 pictures · 1 min left" and "step 3 of 4" in grid.tiles[0].children[1].value
+        grid.update()
+        assert grid.summary.value == "3 of 4 pictures · 1 min left" and "step 3 of 4" in grid.tiles[0].children[1].value
         RowState(3, 1.0, 1.0, error="<no memory>").write(study.rows[0].folder)
-        grid.look()
+        grid.update()
         assert (
-            grid.said.value == "3 of 4 pictures · 1 failed" and "&lt;no memory&gt;" in grid.tiles[0].children[1].value
+            grid.summary.value == "3 of 4 pictures · 1 failed"
+            and "&lt;no memory&gt;" in grid.tiles[0].children[1].value
         )
     finally:
         whole.write(study.rows[0].folder)

@@ -11,7 +11,7 @@ from clipgen.errors import ClipgenError
 from clipgen.studies.grid import expand_grid
 from clipgen.studies.row import Row, RowState
 from clipgen.studies.storage import StudyStorage
-from clipgen.studies.worker import Maker
+from clipgen.studies.worker import make_rows
 
 TINY = {"seed": range(2), "steps": 2, "generator": "pixels", "workers": 1}
 
@@ -53,26 +53,26 @@ def kept_names(files):
 
 
 def test_a_machine_that_does_not_see_the_folder(tmp_path, quick, same):
-    place = StudyStorage(f"file://{tmp_path}/away")
+    storage = StudyStorage(f"file://{tmp_path}/away")
     asked = {name: value for name, value in (TINY | quick).items() if name not in ("workers", "progress")}
-    rows = [Row(one, place.folder) for one in expand_grid("a cat", asked)]
-    with place.alone():
+    rows = [Row(one, storage.folder) for one in expand_grid("a cat", asked)]
+    with storage.locked():
         for row in rows:
             row.begin(1)
-            place.keep(row.folder)
+            storage.upload(row.folder)
     elsewhere = [tmp_path / "nowhere" / row.folder.name for row in rows]
-    Maker(1).make(elsewhere, place.address)
+    make_rows(elsewhere, storage.address)
     assert not (tmp_path / "nowhere").exists() and not any(row.state.done for row in rows)
     for row in rows:
-        place.settle(row.folder)
+        storage.sync_row(row.folder)
         assert row.state.done and row.journal.steps == [1, 2]
     poison = rows[0].folder.with_name("poison-0")
     shutil.copytree(rows[0].folder, poison)
     (poison / "settings.json").write_text("{")
     (poison / "row.json").unlink()
-    place.keep(poison)
-    Maker(1).make([tmp_path / "nowhere" / "poison-0"], place.address)
-    place.settle(poison)
+    storage.upload(poison)
+    make_rows([tmp_path / "nowhere" / "poison-0"], storage.address)
+    storage.sync_row(poison)
     assert "damaged" in RowState.read(poison).error
 
 

@@ -1,0 +1,165 @@
+"""The interface of all engines: an executor whose workers are processes, here or elsewhere, that may be lost."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from clipgen.setting import check_count
+
+if TYPE_CHECKING:
+    from clipgen.runs.spec import RunSpec
+
+IDLE = 5.0  # seconds without a task after which a worker ends: another one may wait for its memory, cores or GPU
+
+
+class WorkerLost(RuntimeError):
+    """A worker has ended before its task; the message says why."""
+
+
+class Worker(Protocol):
+    """A process that computes one task at a time."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return a function's result. Raises WorkerLost, also for an exception of the function."""
+
+    def kill(self) -> None:
+        """End the process, from any thread: ``call`` raises WorkerLost."""
+
+    def close(self) -> None:
+        """End the process, and free what it holds in this one."""
+
+
+class WorkerExecutor(Executor):
+    """An executor that replaces the workers it loses: the future of a lost task raises WorkerLost, others go on.
+
+    Each worker has a thread of this process, which gives it one task at a time. Workers stay between tasks, so that
+    what a task leaves in its module, such as models, is there for the next one.
+
+    Attributes:
+        workers: Number of workers, at most.
+        threads: Number of CPU threads of each worker.
+        shares_folders: Whether the workers are on this machine.
+    """
+
+    workers: int
+    threads: int
+    shares_folders = True
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[tuple[Future, Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._alive: list[Worker] = []
+        self._lock, self._closed = threading.Lock(), False
+
+    def start_worker(self, slot: int) -> Worker:
+        """Return a new worker, in place of an earlier one with the same number."""
+        raise NotImplementedError
+
+    def measure(self, folders: Sequence[Path], address: str) -> None:
+        """Set ``workers`` and ``threads`` by the first step of some rows, where the engine can; arguments: a task's."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future:  # type: ignore[override]
+        """Have a worker call a function, which is pickled by its name."""
+        future: Future = Future()
+        self._tasks.put((future, function, arguments))
+        if len(self._threads) < self.workers:
+            # A daemon, so that a process with an unfinished study can end.
+            slot = len(self._threads)
+            self._threads.append(threading.Thread(target=self._work, args=(slot,), name="clipgen worker", daemon=True))
+            self._threads[-1].start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        """End all workers at once, whatever they compute."""
+        with self._lock:
+            self._closed = True
+            for worker in self._alive:
+                worker.kill()
+        with suppress(queue.Empty):
+            while task := self._tasks.get_nowait():
+                task[0].cancel()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads if wait else ():
+            thread.join()
+
+    def _work(self, slot: int) -> None:
+        """Compute tasks, one after another, with one worker at a time."""
+        worker: Worker | None = None
+        while not self._closed:
+            try:
+                task = self._tasks.get(timeout=IDLE)
+            except queue.Empty:
+                task = None
+            if task is None:
+                self._end(worker)
+                worker = None
+                continue
+            future, function, arguments = task
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                worker = worker or self._start(slot)
+                future.set_result(worker.call(function, *arguments))
+            except Exception as error:
+                self._end(worker)
+                worker = None
+                future.set_exception(error)
+        self._end(worker)
+
+    def _start(self, slot: int) -> Worker:
+        worker = self.start_worker(slot)
+        with self._lock:
+            self._alive.append(worker)
+            if self._closed:
+                worker.kill()
+        return worker
+
+    def _end(self, worker: Worker | None) -> None:
+        if worker:
+            with self._lock:
+                self._alive.remove(worker)
+            worker.close()
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_counts(workers: int | None, rows: int, gpus: int, cores: int) -> tuple[int, int]:
+    """Return the number of workers, and of threads of each, so that no core has two threads.
+
+    By default there is one worker for each GPU; on a CPU there are two, or one for every four cores.
+
+    Raises:
+        ClipgenError: For ``workers`` that are no whole number of at least 1.
+    """
+    if workers is not None:
+        workers = check_count("workers", workers, "; leave it out for the default")
+    default = gpus or min(cores, max(2, cores // 4))
+    count = max(1, min(workers or default, rows))
+    return count, max(1, cores // count)
+
+
+def visible_gpus(specs: Sequence[RunSpec]) -> list[str]:
+    """Return a value of CUDA_VISIBLE_DEVICES for each worker; none on a CPU.
+
+    Where a run names its GPU by number, every worker sees all of them, and there are as many workers as GPUs in use.
+    """
+    if {spec.device.type for spec in specs} != {"cuda"}:
+        return []
+    import torch
+
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    visible = visible or [str(number) for number in range(torch.cuda.device_count())]
+    if any(":" in spec.settings.device for spec in specs):
+        return [",".join(visible)] * len({spec.device for spec in specs})
+    return visible
