@@ -11,8 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from clipgen.setting import check_count
-
 if TYPE_CHECKING:
     from clipgen.runs.spec import RunSpec
 
@@ -26,31 +24,20 @@ class WorkerLost(RuntimeError):
 class Worker(Protocol):
     """A process that computes one task at a time."""
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return a function's result. Raises WorkerLost, also for an exception of the function."""
-
-    def kill(self) -> None:
-        """End the process, from any thread: ``call`` raises WorkerLost."""
-
-    def close(self) -> None:
-        """End the process, and free what it holds in this one."""
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any: ...  # raises WorkerLost for any exception
+    def kill(self) -> None: ...  # from any thread: ``call`` raises WorkerLost
+    def close(self) -> None: ...  # ends the process, and frees what it holds in this one
 
 
 class WorkerExecutor(Executor):
     """An executor that replaces the workers it loses: the future of a lost task raises WorkerLost, others go on.
 
-    Each worker has a thread of this process, which gives it one task at a time. Workers stay between tasks, so that
-    what a task leaves in its module, such as models, is there for the next one.
-
-    Attributes:
-        workers: Number of workers, at most.
-        threads: Number of CPU threads of each worker.
-        shares_folders: Whether the workers are on this machine.
+    Each worker has a thread here that gives it one task at a time. It stays between tasks, with the models it loaded.
     """
 
-    workers: int
-    threads: int
-    shares_folders = True
+    workers: int  # at most
+    threads: int  # of each, on a CPU
+    shares_folders = True  # whether workers see the folders of this machine
 
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[tuple[Future, Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
@@ -59,21 +46,20 @@ class WorkerExecutor(Executor):
         self._lock, self._closed = threading.Lock(), False
 
     def start_worker(self, slot: int) -> Worker:
-        """Return a new worker, in place of an earlier one with the same number."""
+        """Return a new worker, in place of an earlier one in the same slot."""
         raise NotImplementedError
 
     def measure(self, folders: Sequence[Path], address: str) -> None:
-        """Set ``workers`` and ``threads`` by the first step of some rows, where the engine can; arguments: a task's."""
+        """Set ``workers`` and ``threads`` by what the first step of some rows takes, where the engine can."""
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future:  # type: ignore[override]
         """Have a worker call a function, which is pickled by its name."""
         future: Future = Future()
         self._tasks.put((future, function, arguments))
-        if len(self._threads) < self.workers:
+        if (slot := len(self._threads)) < self.workers:
             # A daemon, so that a process with an unfinished study can end.
-            slot = len(self._threads)
             self._threads.append(threading.Thread(target=self._work, args=(slot,), name="clipgen worker", daemon=True))
-            self._threads[-1].start()
+            self._threads[slot].start()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
@@ -91,7 +77,6 @@ class WorkerExecutor(Executor):
             thread.join()
 
     def _work(self, slot: int) -> None:
-        """Compute tasks, one after another, with one worker at a time."""
         worker: Worker | None = None
         while not self._closed:
             try:
@@ -138,12 +123,7 @@ def worker_counts(workers: int | None, rows: int, gpus: int, cores: int) -> tupl
     """Return the number of workers, and of threads of each, so that no core has two threads.
 
     By default there is one worker for each GPU; on a CPU there are two, or one for every four cores.
-
-    Raises:
-        ClipgenError: For ``workers`` that are no whole number of at least 1.
     """
-    if workers is not None:
-        workers = check_count("workers", workers, "; leave it out for the default")
     default = gpus or min(cores, max(2, cores // 4))
     count = max(1, min(workers or default, rows))
     return count, max(1, cores // count)

@@ -68,19 +68,13 @@ class RowState:
 
 
 class Row:
-    """One run of a study. Shows its picture in a notebook.
+    """One run of a study: ``varied``, what differs from other rows; ``label``, the same as a line; ``folder``.
 
     Args:
         point: The arguments of the run.
         parent: Folder of the study.
-        names: Names of folders in ``parent`` by the marks that they end with, so that a row keeps its folder when the
-            study is started again and varies something else, too.
-
-    Attributes:
-        spec: The run's settings, checked.
-        varied: What differs from other rows of the study, by its name.
-        label: The same as a line.
-        folder: Of the run.
+        names: Of folders in ``parent``, by the marks that they end with: a row keeps its folder when the study is
+            started again and varies something else, too.
 
     Raises:
         ClipgenError: For settings that cannot work; the message has the row's label.
@@ -96,17 +90,17 @@ class Row:
             raise ClipgenError(f"study, {point.label}: {error}") from error
         self.varied, self.label = point.varied, point.label
         self.folder = parent / names.get(mark, f"{slug(point.label)}-{mark}")
-        self._state, self._is_unwritable = RowState(), False
+        self._state = RowState()
 
     def begin(self, threads: int) -> None:
         """Make the run's folder, whole or not at all; clear the error of one that exists.
 
-        Args:
-            threads: Number of CPU threads that the row is made with, for its journal.
+        ``threads`` is the number of CPU threads of its worker, for the journal.
         """
         if self.folder.exists():
-            if (state := self.state).error:
-                replace(state, error="").write(self.folder)
+            if self.state.error:
+                self._state = replace(self._state, error="")
+                self._state.write(self.folder)
             return
         draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=self.folder.parent))
         notes = self.spec.notes
@@ -119,21 +113,22 @@ class Row:
 
     @property
     def state(self) -> RowState:
-        """How far the row is. The file is read until the row is made: there may be thousands."""
-        if not (self._state.done or self._is_unwritable):
+        """How far the row is; the file is read until the row has ended: there may be thousands."""
+        if not (self._state.done or self._state.error):
             self._state = RowState.read(self.folder)
         return self._state
 
-    def give_up_if_open(self) -> None:
-        """Write an error, after its worker has finished with the row, where the worker could write nothing."""
+    def check_ended(self) -> None:
+        """Set an error, after its worker has finished with the row, if the worker could write none."""
         state = self.state
         if state.done or state.error:
             return
         try:
-            replace(state, error="its worker ended without a word; start the study again").write(self.folder)
+            self._state = replace(state, error="its worker ended without a word; start the study again")
+            self._state.write(self.folder)
         except OSError as error:
             why = f"its folder cannot be written ({error.strerror or error}); make room, and start the study again"
-            self._state, self._is_unwritable = replace(state, error=why), True
+            self._state = replace(state, error=why)
 
     @property
     def steps(self) -> int:

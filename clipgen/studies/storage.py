@@ -20,11 +20,7 @@ LAST = "state.safetensors", NOTE  # are copied after all else, in this order: ha
 
 
 class StudyStorage:
-    """The folder of a study, and the address that its rows are copied to.
-
-    Attributes:
-        folder: Where rows are made and read; of an address a folder on this machine, named after it.
-        address: Empty for a study that is kept in its folder alone.
+    """The ``folder`` of a study on this machine, and the ``address`` that its rows are copied to, or "".
 
     Raises:
         ClipgenError: For an address that cannot be written, or whose protocol needs a package that is missing.
@@ -40,17 +36,13 @@ class StudyStorage:
         # Addresses whose words are the same, a-b/c and a/b-c, are told apart by a hash.
         mark = hashlib.sha256(self.address.encode()).hexdigest()[:8]
         self.folder = Path("clipgen-runs", f"study-{slug(self.address, 50)}-{mark}")
-        try:
+        with self._translate_errors("cannot be written"):
             from fsspec.core import url_to_fs
 
             self._files, self._root = url_to_fs(self.address)
             self._files.makedirs(self._root, exist_ok=True)
             self._files.pipe_file(f"{self._root}/.clipgen", b"")
             self._files.rm_file(f"{self._root}/.clipgen")
-        except ImportError as error:
-            raise ClipgenError(f"folder={self.address!r}: a package is missing: {error}") from error
-        except Exception as error:  # each filesystem has its own
-            raise self._error("cannot be written", error) from error
 
     def row_names(self) -> dict[str, str]:
         """Return the names of all rows, in the folder and at the address, by the marks that they end with."""
@@ -59,11 +51,7 @@ class StudyStorage:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder, lock it, and delete drafts of rows that a killed study has left.
-
-        Raises:
-            ClipgenError: For a folder that cannot be written, or that another study is made in at this moment.
-        """
+        """Make the folder, lock it, and delete drafts of rows that a killed study has left. Raises ClipgenError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
@@ -92,7 +80,9 @@ class StudyStorage:
     def upload(self, folder: Path) -> None:
         """Copy a row to the address."""
         files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
-        with self._translated("cannot be written any more; the rows are here, and come along when it is started again"):
+        with self._translate_errors(
+            "cannot be written any more; the rows are here, and come along when it is started again"
+        ):
             for last in ("", *LAST):
                 group = [file for file in files if (file.name if file.name in LAST else "") == last]
                 targets = [f"{self._root}/{file.relative_to(folder.parent).as_posix()}" for file in group]
@@ -101,14 +91,11 @@ class StudyStorage:
                 self._files.put(list(map(str, group)), targets)
 
     def download(self, folder: Path) -> None:
-        """Replace a row by its copy at the address, whole or not at all.
-
-        Only files inside of the row's folder are written, whatever the keys at the address say.
-        """
+        """Replace a row by its copy at the address, whole or not at all, and without keys that lead out of it."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=DRAFT, dir=folder.parent) as draft:
             copy, root = Path(draft, folder.name), f"{self._root}/{folder.name}/"
-            with self._translated("cannot be read"):
+            with self._translate_errors("cannot be read"):
                 keys = [file.removeprefix(root) for file in self._files.find(root) if file.startswith(root)]
                 keys = [key for key in keys if _is_inside(key)]
                 if not keys:
@@ -124,24 +111,23 @@ class StudyStorage:
         """Return the names of the rows at the address that are made, or have failed."""
         if not self.address:
             return []
-        with self._translated("cannot be read"):
+        with self._translate_errors("cannot be read"):
             files = self._files.find(self._root, maxdepth=2)  # no pattern: an address may have [, * or ? in it
         keys = [file.removeprefix(f"{self._root}/").split("/") for file in files]
         return [key[0] for key in keys if key[1:] == [NOTE] and _is_inside(key[0])]
 
     @contextmanager
-    def _translated(self, trouble: str) -> Iterator[None]:
-        """Raise ClipgenError for any error of the filesystem."""
+    def _translate_errors(self, what: str) -> Iterator[None]:
+        """Raise ClipgenError for any error of the filesystem: each has its own."""
         try:
             yield
+        except ImportError as error:
+            raise ClipgenError(f"folder={self.address!r}: a package is missing: {error}") from error
         except Exception as error:
-            raise self._error(trouble, error) from error
-
-    def _error(self, trouble: str, error: Exception) -> ClipgenError:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        return ClipgenError(
-            f"folder={self.address!r}: {trouble} ({why}); check the address, and that you may write there"
-        )
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ClipgenError(
+                f"folder={self.address!r}: {what} ({why}); check the address, and that you may write there"
+            ) from error
 
 
 def _is_inside(key: str) -> bool:

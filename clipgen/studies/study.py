@@ -79,7 +79,7 @@ class Study:
                 for ended in make_batches(executor, batches, self.storage):
                     for folder in ended:
                         self.storage.sync_row(folder)
-                        rows[folder].give_up_if_open()
+                        rows[folder].check_ended()
                     yield
         finally:
             executor.shutdown()
@@ -284,7 +284,7 @@ def make_batches(
                     waiting.appendleft(batch)
                 else:
                     why = f"its worker was lost {ATTEMPTS} times in the same step ({error}); is memory short?"
-                    with suppress(OSError):  # a full disk: Row.give_up_if_open says so
+                    with suppress(OSError):  # a full disk: Row.check_ended says so
                         replace(state, error=why).write(folder)
                     ended.append(folder)
         yield ended

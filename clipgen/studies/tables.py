@@ -1,4 +1,4 @@
-"""What a study takes from tables and files, and its own table as a CSV file: cells, and what is meant by them."""
+"""Values in tables and files: cells, CSV and YAML."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from clipgen.setting import to_python
 
 Table = str | Path | Iterable[Mapping[str, Any]] | Any  # the last: a pandas DataFrame
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_KINDS = {knob.name: type(knob.default) for knob in fields(Settings) if knob.default is not MISSING}
-MAX_ROWS = 10_000  # of a study, unless more are asked for
-_NODES = 10**6  # of a YAML file, at most, every alias counted as what it stands for
-_BITS = 1000  # of a whole number, at most: larger ones cannot be computed with as floats
-# What a spreadsheet takes for a formula (full-width signs, too) or would trim. With a quote before it, it is text.
+_TYPES = {field.name: type(field.default) for field in fields(Settings) if field.default is not MISSING}
+MAX_ROWS = 10_000  # of a study, by default
+_MAX_NODES = 10**6  # of a YAML file, with each alias counted as what it stands for
+_MAX_BITS = 1000  # of a whole number: larger ones overflow a float
+# What a spreadsheet would compute as a formula (full-width signs, too) or trim; with a quote before it, it is text.
 _UNSAFE = re.compile(r"'*[=+\-@＝＋－＠\s]|.*\s\Z", re.DOTALL)
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)\Z")
 _FLOAT = re.compile(r"[-+]?((\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)\Z|\.nan\Z", re.IGNORECASE | re.ASCII)
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value can stand in a prompt: a word, a number, a date, a path, or a size."""
+    """Return whether a value can stand in a prompt: a word, a number, a date, a path, or a size."""
     if isinstance(value, tuple):
         return all(isinstance(side, int) for side in value)
     return isinstance(value, (str, Real, Decimal, date, time, PurePath))
 
 
 def format_value(value: Any) -> str:
-    """A value as a label has it."""
+    """Return the text of a value in labels and prompts."""
     if isinstance(value, tuple):
         return "x".join(map(str, value))
     return str(value) if value is None or is_text(value) else type(value).__name__
 
 
 def unwrap_cell(value: Any) -> Any:
-    """Return what a cell of a table or an axis holds, without numpy or torch around it; None for an empty one."""
+    """Return the Python value of a cell of a table or an axis; None for an empty one."""
     if isinstance(value, np.datetime64):  # which Python would have as a count of nanoseconds
         return None if np.isnat(value) else str(value)
     value = to_python(value)
@@ -56,50 +56,53 @@ def unwrap_cell(value: Any) -> Any:
 
 
 def parse_value(name: str, value: Any) -> Any:
-    """Return what a setting has by a value as files, tables and arrays have it. A size is written ``128x96``.
+    """Convert a value from a file, table or array to the type of a setting. A size is written ``128x96``.
 
-    Raises ClipgenError for a whole number that is too large for anything.
+    Raises ClipgenError for a whole number that is too large.
     """
-    value, kind = unwrap_cell(value), _KINDS.get(name)
-    if isinstance(value, int) and value.bit_length() > _BITS:
-        raise ClipgenError(f"{name}=...: a whole number of more than {_BITS} bits; write a smaller one")
+    value, kind = unwrap_cell(value), _TYPES.get(name)
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise ClipgenError(f"{name}=...: a whole number of more than {_MAX_BITS} bits; write a smaller one")
     if kind is bool and isinstance(value, str):
         return BOOLEANS.get(value.lower(), value)
     if kind is int and isinstance(value, float):
         return to_python(value, whole=True)
     if name == "size" and not isinstance(value, Mapping) and isinstance(value, Iterable):
         sides = value.lower().split("x") if isinstance(value, str) else [unwrap_cell(side) for side in value]
-        with_both = [*sides, *sides] if len(sides) == 1 else sides
-        try:
-            whole = tuple(int(side) for side in with_both)
-            return whole if whole == tuple(float(side) for side in with_both) else value
-        except (ValueError, TypeError, OverflowError):
-            return value
+        sides = sides * 2 if len(sides) == 1 else sides
+        with suppress(ValueError, TypeError, OverflowError):  # the settings' own check names what is wrong
+            size = tuple(int(side) for side in sides)
+            return size if size == tuple(float(side) for side in sides) else value
     return value
 
 
-def read_table(table: Table, most: int = MAX_ROWS) -> list[dict[str, Any]]:
-    """The rows of a table: a .csv or .yaml file, dictionaries, or a pandas DataFrame; empty cells ask for nothing.
+def parse_values(name: str, line: str) -> list[Any]:
+    """Return the values of a setting in a line, ``8, 16, 32``, or between semicolons where they have commas."""
+    parts = line.split(";" if ";" in line else ",")
+    return [parse_value(name, _parse_number(name, part.strip())) for part in parts if part.strip()]
 
-    Of other iterables the first ``most`` + 1. Raises ClipgenError for what is no table or cannot be read.
+
+def read_table(table: Table, max_rows: int = MAX_ROWS) -> list[dict[str, Any]]:
+    """Return the rows of a table, at most one too many, without empty cells.
+
+    Raises ClipgenError for what is no table or cannot be read.
     """
     if isinstance(table, (str, Path)):
-        found: Any = _csv(Path(table)) if Path(table).suffix.lower() == ".csv" else load_yaml(table)
+        lines: Any = _read_csv(Path(table)) if Path(table).suffix.lower() == ".csv" else load_yaml(table)
+    elif hasattr(table, "to_dict") and getattr(table, "ndim", 0) == 2:
+        lines = table.to_dict("records")
     else:
-        found = table
-        if hasattr(found, "to_dict") and getattr(found, "ndim", 0) == 2:
-            found = found.to_dict("records")
-    found = list(islice(found, most + 1)) if isinstance(found, Iterable) else []
-    if not (found and all(isinstance(row, Mapping) for row in found)):
+        lines = table
+    lines = list(islice(lines, max_rows + 1)) if isinstance(lines, Iterable) else []
+    if not (lines and all(isinstance(line, Mapping) for line in lines)):
         raise ClipgenError("table=...: has to be rows with names: a .csv, a .yaml list, dictionaries or a DataFrame")
-    rows = [{str(name): unwrap_cell(value) for name, value in row.items()} for row in found]
+    rows = [{str(name): unwrap_cell(value) for name, value in line.items()} for line in lines]
     for name in dict.fromkeys(name for row in rows for name, value in row.items() if value is None):
         # pandas has no empty cell in a column of whole numbers, and makes floats of them.
         filled = [row for row in rows if row.get(name) is not None]
-        numbers = [row[name] for row in filled]
-        if _KINDS.get(name) is not float and all(isinstance(n, float) and n.is_integer() for n in numbers):
-            for row in filled:
-                row[name] = int(row[name])
+        are_whole = all(isinstance(row[name], float) and row[name].is_integer() for row in filled)
+        for row in filled if are_whole and _TYPES.get(name) is not float else ():
+            row[name] = int(row[name])
     return [{name: value for name, value in row.items() if not _is_empty(value)} for row in rows]
 
 
@@ -107,8 +110,8 @@ def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value)
 
 
-def _csv(file: Path) -> Iterable[dict[str, Any]]:
-    """Cells are words; those of settings that are numbers become numbers, where they can."""
+def _read_csv(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a CSV file; cells of settings that are numbers become numbers, where they can."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = list(csv.DictReader(lines))
@@ -116,8 +119,8 @@ def _csv(file: Path) -> Iterable[dict[str, Any]]:
         raise ClipgenError(f"table={str(file)!r}: cannot be read ({error}); save it as CSV in UTF-8") from error
     if any(None in row for row in rows):
         raise ClipgenError(f"table={str(file)!r}: a line has more cells than there are names; put commas in quotes")
-    words = [{_unquoted(name): _unquoted(text or "") for name, text in row.items()} for row in rows]
-    return [{name: _number(name, text) for name, text in row.items()} for row in words]
+    texts = [{_unquote(name): _unquote(text or "") for name, text in row.items()} for row in rows]
+    return [{name: _parse_number(name, text) for name, text in row.items()} for row in texts]
 
 
 def write_csv(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -128,47 +131,42 @@ def write_csv(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
     with file.open("w", newline="", encoding="utf-8", errors="replace") as out:
         writer = csv.writer(out)
         names = list(dict.fromkeys(name for line in lines for name in line))
-        writer.writerow(map(_quoted, names))
-        writer.writerows([_quoted(line.get(name)) for name in names] for line in lines)
+        writer.writerow(map(_quote, names))
+        writer.writerows([_quote(line.get(name)) for name in names] for line in lines)
 
 
-def _quoted(value: Any) -> str:
-    """A value as a cell: a number as it is, text with a quote before it where it would be taken for something else."""
+def _quote(value: Any) -> str:
+    """Return the text of a cell, with a quote before text that a spreadsheet would change."""
     text = "" if value is None else format_value(value)
     return f"'{text}" if not isinstance(value, (Real, Decimal)) and _UNSAFE.match(text) else text
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     return text[1:] if text.startswith("'") and _UNSAFE.match(text, 1) else text.strip()
 
 
-def parse_values(name: str, line: str) -> list[Any]:
-    """The values of a setting in a line: ``8, 16, 32``; with semicolons between them where they have commas."""
-    parts = line.split(";" if ";" in line else ",")
-    return [parse_value(name, _number(name, part.strip())) for part in parts if part.strip()]
-
-
-def _number(name: str, text: str) -> Any:
-    kind = _KINDS.get(name)
-    for reads in (kind, float) if kind in (int, float) else ():  # a whole number may be written 3.0
+def _parse_number(name: str, text: str) -> Any:
+    """Return the number of a setting that is one; other texts are checked with the settings, or are schedules."""
+    kind = _TYPES.get(name)
+    for parse in (kind, float) if kind in (int, float) else ():  # a whole number may be written 3.0
         with suppress(ValueError):
-            return reads(text)
-    return text  # a word, a schedule, or wrong: the settings' own check says so
+            return parse(text)
+    return text
 
 
 def load_yaml(file: str | Path) -> Any:
-    """What a YAML file says, in the words of YAML 1.2: yes, no, on and dates are words, and so is true.
+    """Return the content of a YAML file, in which yes, no, on, true and dates are words.
 
-    Raises ClipgenError for one that cannot be read, or that is larger than it looks.
+    Raises ClipgenError for one that cannot be read, or has too many entries once its aliases are followed.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Numbers, nothing (null) and merged keys; all else is a word, which a setting that is true or false reads."""
+        """Reads numbers, null and merged keys; anything else is a word, also what a setting reads as True or False."""
 
         yaml_implicit_resolvers: ClassVar = {
-            first: [(tag, pattern) for tag, pattern in known if tag.endswith((":null", ":merge"))]
-            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+            first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
@@ -176,21 +174,21 @@ def load_yaml(file: str | Path) -> Any:
     try:
         loader = Loader(Path(file).read_text("utf-8"))
         node = loader.get_single_node()
-        if node and _count(node, {}) > _NODES:
-            raise ValueError(f"with its aliases it has more than {_NODES:,} entries")
+        if node and _count_nodes(node, {}) > _MAX_NODES:
+            raise ValueError(f"with its aliases it has more than {_MAX_NODES:,} entries")
         return loader.construct_document(node) if node else None
     except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         why = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ClipgenError(f"{file}: cannot be read ({why}); write a YAML file") from error
 
 
-def _count(node: Any, known: dict[int, int]) -> int:
-    """How many entries a YAML node has, all aliases written out. Raises ValueError for one that contains itself."""
-    if id(node) not in known:
-        known[id(node)] = 0
-        inner = node.value if isinstance(node.value, list) else []
-        parts = (part for one in inner for part in (one if isinstance(one, tuple) else (one,)))
-        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
-    if not known[id(node)]:
+def _count_nodes(node: Any, counts: dict[int, int]) -> int:
+    """Return the number of entries of a YAML node, with all aliases followed. Raises ValueError for a circle."""
+    if id(node) not in counts:
+        counts[id(node)] = 0
+        entries = node.value if isinstance(node.value, list) else []
+        nodes = (node for entry in entries for node in (entry if isinstance(entry, tuple) else (entry,)))
+        counts[id(node)] = 1 + sum(_count_nodes(inner, counts) for inner in nodes)
+    if not counts[id(node)]:
         raise ValueError("it contains itself")
-    return known[id(node)]
+    return counts[id(node)]

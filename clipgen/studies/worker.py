@@ -29,13 +29,10 @@ def initialize(threads: int) -> None:
 
 
 def make_rows(folders: Sequence[Path], address: str = "") -> None:
-    """Resume the runs of some rows to their ends, in one tensor; the outcome of each is in its folder.
+    """Resume the runs in some folders to their ends, in one tensor; the outcome of each is in its folder.
 
-    Where one fails, each is made by itself, so that the error is written where it belongs.
-
-    Args:
-        folders: Of the rows, which share models, size and number of steps.
-        address: Of the study, where this machine does not have the folders.
+    Where one fails, each is made by itself, so that the error is written where it belongs. ``address`` is that of the
+    study, for machines that do not have the folders.
     """
     with local_rows(folders, address) as local:
         _try_rows(local)

@@ -287,7 +287,7 @@ def test_the_limit_on_rows_can_be_raised():
     with pytest.raises(ClipgenError, match="max_rows"):
         expand_grid("a cat", {"seed": itertools.count()})
     with pytest.raises(ClipgenError, match="max_rows"):
-        expand_grid("a cat", {"seed": range(10**20)}, together=True)
+        expand_grid("a cat", {"seed": range(10**20)}, zipped=True)
     with pytest.raises(ClipgenError, match="max_rows"):
         expand_grid("a cat", {}, ({"seed": seed} for seed in itertools.count()))
     with pytest.raises(ClipgenError, match="max_rows=3"):

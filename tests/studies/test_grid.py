@@ -26,7 +26,7 @@ def test_each_with_each_the_last_one_fastest():
 
 def test_side_by_side():
     settings = {"thing": ["cat", "dog"], "seed": [5, 6], "size": (64, 96)}
-    assert runs("a {thing}", settings, together=True) == [
+    assert runs("a {thing}", settings, zipped=True) == [
         ("a cat", {"seed": 5, "size": (64, 96)}),
         ("a dog", {"seed": 6, "size": (64, 96)}),
     ]
@@ -69,7 +69,7 @@ def test_a_pandas_table():
 
 
 @pytest.mark.parametrize(
-    ("template", "settings", "table", "together", "remedy"),
+    ("template", "settings", "table", "zipped", "remedy"),
     [
         ("a {thing}", {}, None, False, "add thing="),
         ("a {}", {}, None, False, "plain names"),
@@ -85,6 +85,6 @@ def test_a_pandas_table():
         ("a", {}, [1, 2], False, "has to be rows with names"),
     ],
 )
-def test_what_cannot_be_meant(template, settings, table, together, remedy):
+def test_what_cannot_be_meant(template, settings, table, zipped, remedy):
     with pytest.raises(ClipgenError, match=remedy):
-        expand_grid(template, settings, table, together)
+        expand_grid(template, settings, table, zipped)
