@@ -67,8 +67,8 @@ def expand_grid(
     if zipped and len(counts) > 1:
         raise ClipgenError(f"zip=True: the lists have to be of one length; here are {', '.join(map(str, counts))}")
     points = []
-    for rows in zip(*axes) if zipped and axes else itertools.product(*axes):
-        values = {name: value for row in rows for name, value in row.items()}
+    for parts in zip(*axes) if zipped and axes else itertools.product(*axes):
+        values = {name: value for part in parts for name, value in part.items()}
         points.append(constants | {name: parse_value(name, value) for name, value in values.items()})
     axis_rows = [axis[0] for axis in axes] + [row for axis in axes for row in axis]
     names = dict.fromkeys(name for row in axis_rows for name in row)
