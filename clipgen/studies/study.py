@@ -19,7 +19,7 @@ from clipgen.errors import ClipgenError
 from clipgen.images.sheets import contact_sheet, grid, png_bytes
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES
-from clipgen.runs.together import alike
+from clipgen.runs.batch import batch_key
 from clipgen.setting import check_count
 from clipgen.storage.files import atomic_write
 from clipgen.studies import page
@@ -300,4 +300,4 @@ def _task(executor: WorkerExecutor, folders: Sequence[Path], storage: StudyStora
 
 def _batch_key(row: Row) -> str:
     """Return what rows of one tensor have in common; sorted by it, a worker loads models once."""
-    return repr(alike(row.spec))
+    return repr(batch_key(row.spec))

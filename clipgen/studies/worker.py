@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from clipgen.errors import ClipgenError
+from clipgen.runs.batch import iterate_batch
 from clipgen.runs.run import Run
-from clipgen.runs.together import together
 from clipgen.studies.row import RowState
 from clipgen.studies.storage import local_rows
 
@@ -42,7 +42,7 @@ def measure_memory(folders: Sequence[Path], address: str = "") -> tuple[float, f
     """Make the first frame of some rows; return the bytes of the GPU that are taken then, and all that it has."""
     with local_rows(folders, address) as local:
         runs = _resume(local)
-        next(together(runs))
+        next(iterate_batch(runs))
     free, total = torch.cuda.mem_get_info(runs[0].spec.device)
     return total - free, total
 
@@ -86,14 +86,14 @@ def _finish_rows(folders: Sequence[Path]) -> None:
         memory = max(earlier[run].memory, _peak_memory(device))
         RowState(run.step, seconds, memory, done, error).write(run.journal.folder)
 
-    for run, _ in together(runs):
+    for run, _ in iterate_batch(runs):
         write_state(run)
         if run.journal.trouble:
             raise ClipgenError(f"its frames cannot be saved ({run.journal.trouble}); make room, and start again")
     for run in runs:
         error = "" if run.finished else f"the loss was not finite; stopped at the last good frame, step {run.step}"
         write_state(run, run.finished, error)
-        run.render = None
+        del run.optimization  # its memory is for the next rows
     _last_run = runs[0]
 
 
