@@ -9,7 +9,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from clipgen.clip.protocol import Perceptor
+from clipgen.clip.base import Perceptor
 from clipgen.losses.loss import StepContext
 from clipgen.losses.prompt_loss import PromptLoss, ViewBatch
 from clipgen.memory import is_oom, release

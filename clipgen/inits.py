@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.clip.protocol import Perceptor
+from clipgen.clip.base import Perceptor
 from clipgen.errors import ClipgenError
 from clipgen.generators.protocol import Discrete, Parameterisation
 from clipgen.images import masks

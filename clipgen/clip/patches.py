@@ -1,4 +1,4 @@
-"""Patch dropout: a ViT that looks at some of a picture's patches alone costs as much less (Li et al. 2023, FLIP)."""
+"""Patch dropout: a ViT that is given some of the patches costs as much less (Li et al. 2023, FLIP)."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_kept: ContextVar[Tensor | None] = ContextVar("kept", default=None)  # threads that share a net have their own
+_patch_indices: ContextVar[Tensor | None] = ContextVar("patch_indices", default=None)  # each thread has its own
 
 
 @contextmanager
-def only(kept: Tensor | None) -> Iterator[None]:
-    """For a while towers look at these patches (B, n) of every picture alone; None: at all of them."""
-    before = _kept.set(kept)
+def only_patches(indices: Tensor | None) -> Iterator[None]:
+    """Let every PatchDropout of this thread keep the patches (B, n); None: all of them."""
+    token = _patch_indices.set(indices)
     try:
         yield
     finally:
-        _kept.reset(before)
+        _patch_indices.reset(token)
 
 
-class Sieve(nn.Module):
-    """Stands behind the positional embedding: what is no patch goes through, and of the patches those that are kept."""
+class PatchDropout(nn.Module):
+    """Stands behind the positional embedding. Keeps the class token and registers, and the patches of only_patches."""
 
-    def __init__(self, others: int):
+    def __init__(self, prefix_tokens: int):
         super().__init__()
-        self.others = others
+        self.prefix_tokens = prefix_tokens
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, others + N, width) to (B, others + n, width)."""
-        if (kept := _kept.get()) is None:
+        """(B, prefix + N, width) to (B, prefix + n, width)."""
+        if (indices := _patch_indices.get()) is None:
             return tokens
-        chosen = kept[..., None].expand(-1, -1, tokens.shape[-1])
-        return torch.cat([tokens[:, : self.others], tokens[:, self.others :].gather(1, chosen)], 1)
+        prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
+        return torch.cat([prefix, patches.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))], 1)
 
 
-def fit(visual: Any) -> int:
-    """Let a tower of open_clip drop patches, if it is a ViT of its own or timm's; how many it has, else 0."""
+def add_patch_dropout(visual: Any) -> int:
+    """Give open_clip's image tower a PatchDropout if it is a plain ViT; return the number of its patches, or 0."""
     if hasattr(visual, "patch_dropout") and hasattr(visual, "grid_size"):
-        visual.patch_dropout = Sieve(1)
+        visual.patch_dropout = PatchDropout(1)
         return visual.grid_size[0] * visual.grid_size[1]
     trunk = getattr(visual, "trunk", None)
-    if trunk is None or not _plain(type(trunk).__module__):
+    if trunk is None or not _is_plain_vit(type(trunk).__module__):
         return 0
-    trunk.patch_drop = Sieve(trunk.num_prefix_tokens)
+    trunk.patch_drop = PatchDropout(trunk.num_prefix_tokens)
     return trunk.patch_embed.num_patches
 
 
-def droppable(vision: Mapping[str, Any]) -> bool:
-    """Whether the tower of such a ``vision_cfg`` has patches that can be dropped."""
-    if name := vision.get("timm_model_name"):
+def has_patches(vision_cfg: Mapping[str, Any]) -> bool:
+    """Return whether ``add_patch_dropout`` will find patches in the tower that open_clip builds from this."""
+    if name := vision_cfg.get("timm_model_name"):
         import timm
 
-        return _plain(timm.model_entrypoint(name).__module__)
-    return isinstance(vision.get("layers", 12), int)  # a residual net has a number for every stage
+        return _is_plain_vit(timm.model_entrypoint(name).__module__)
+    return isinstance(vision_cfg.get("layers", 12), int)  # a residual net has a number for every stage
 
 
-def _plain(module: str) -> bool:
-    return module == "timm.models.vision_transformer"  # others mix patches, or know where they are by their order
+def _is_plain_vit(module: str) -> bool:
+    return module == "timm.models.vision_transformer"  # others mix patches, or tell their places by their order

@@ -1,7 +1,7 @@
 """CLIP's byte-pair tokenizer (Radford et al. 2021), reading the merges file that open_clip ships.
 
-Proven equal to ``open_clip.SimpleTokenizer`` in the tests; written here because importing open_clip
-takes seconds and the embedded models have to start at once.
+A test proves it equal to ``open_clip.SimpleTokenizer``. It is written here because importing open_clip takes seconds,
+and the built-in models have to start at once.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _WORDS = regex.compile(
 
 
 def _byte_symbols() -> dict[int, str]:
-    """A printable character for each byte, in the order in which CLIP's vocabulary lists them."""
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [b for b in range(256) if b not in shown]
-    return {b: chr(b) for b in shown} | {b: chr(256 + i) for i, b in enumerate(hidden)}
+    """Return a printable character for each byte, in the order of CLIP's vocabulary."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
 @cache
 def _tables() -> tuple[dict[int, str], dict[str, int], dict[str, int]]:
-    """Bytes to symbols, symbols to tokens, and the pairs that are merged, as ``left right``, to when they are."""
+    """Return the symbols of bytes, the tokens of symbols, and the ranks of pairs (``left right``) to merge."""
     symbols = _byte_symbols()
     spec = find_spec("open_clip")
     if spec is None or spec.origin is None:
@@ -44,13 +44,13 @@ def _tables() -> tuple[dict[int, str], dict[str, int], dict[str, int]]:
 
 
 def vocabulary() -> list[str]:
-    """The VOCABULARY tokens as text, in order; ``</w>`` ends a word."""
+    """Return the tokens as text, in order; ``</w>`` ends a word."""
     return list(_tables()[1])
 
 
 def clean(text: str) -> str:
-    """Mojibake and HTML entities mended, white space collapsed, lower case."""
-    if not (text.isascii() and text.isprintable()) or "&" in text:  # in all others there is nothing to mend
+    """Mend mojibake and HTML entities, collapse white space, and convert to lower case."""
+    if not (text.isascii() and text.isprintable()) or "&" in text:  # other texts are not worth the import
         import ftfy
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
@@ -70,13 +70,13 @@ def _encode_word(word: str) -> tuple[int, ...]:
             break
         merged, i = [], 0
         while i < len(parts):
-            together = " ".join(parts[i : i + 2]) == pair
-            merged.append(pair.replace(" ", "") if together else parts[i])
-            i += 1 + together
+            is_pair = " ".join(parts[i : i + 2]) == pair
+            merged.append(pair.replace(" ", "") if is_pair else parts[i])
+            i += 1 + is_pair
         parts = merged
     return tuple(number[p] for p in parts)
 
 
 def encode(text: str) -> list[int]:
-    """Token numbers of a text, without start and end marks and of any length."""
+    """Return the tokens of a text, without start and end marks, however many they are."""
     return [token for word in _WORDS.findall(clean(text)) for token in _encode_word(word)]

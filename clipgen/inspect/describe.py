@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.clip.protocol import Perceptor
+from clipgen.clip.base import Perceptor
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
 from clipgen.inspect.looking import embedded, looked_at, words_of

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed
-from clipgen.clip.protocol import Perceptor
 from clipgen.errors import ClipgenError
 from clipgen.images.heat import heated
 from clipgen.images.reading import to_tensor
@@ -126,7 +126,7 @@ def _gradient(perceptor: Perceptor, pixels: Tensor, target: Tensor) -> Tensor:
         if get_ident() == asking:  # a run may be looking through the same net in another thread
             kept.append(made)
 
-    hooks = [part.register_forward_hook(keep) for part in perceptor.maps]
+    hooks = [part.register_forward_hook(keep) for part in perceptor.feature_layers]
     try:
         with torch.enable_grad():
             score = perceptor.encode_image(pixels.requires_grad_())[0] @ target

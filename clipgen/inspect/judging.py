@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipgen.clip.protocol import Perceptor
+from clipgen.clip.base import Perceptor
 from clipgen.losses.prompt_loss import Region, clip_score
 from clipgen.prompts import Prompt, weights_at
 

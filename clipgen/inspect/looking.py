@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen import device as devices
+from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed, load_perceptor
-from clipgen.clip.protocol import Perceptor
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
 from clipgen.registry import VOCABULARIES

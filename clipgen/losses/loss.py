@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipgen.clip.protocol import Perceptor
+from clipgen.clip.base import Perceptor
 from clipgen.cutouts.sampling import Cutouts
 from clipgen.generators.protocol import Parameterisation
 from clipgen.images.camera import Camera

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed
-from clipgen.clip.protocol import Perceptor
 from clipgen.cutouts.sampling import Cutouts, Views
 from clipgen.images import masks
 from clipgen.losses.loss import Loss, StepContext

@@ -174,11 +174,11 @@ class EmbeddedCLIP(Embedded):
         self.net.image.to(memory_format=torch.channels_last)
 
     @property
-    def maps(self) -> list[nn.Module]:
+    def feature_layers(self) -> list[nn.Module]:
         return [*self.net.image.stages[-2:]]
 
     def fits(self, text: str) -> bool:
         return self.net.text.fits(text)
 
-    def encode_image(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+    def encode_image(self, images: Tensor, patch_indices: Tensor | None = None) -> Tensor:
         return super().encode_image(images.contiguous(memory_format=torch.channels_last))

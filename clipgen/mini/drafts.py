@@ -18,8 +18,8 @@ from PIL import ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed, load_perceptor
-from clipgen.clip.protocol import Perceptor
 from clipgen.images.palette import lightness
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext

@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from clipgen.clip.base import Perceptor
 from clipgen.images.reading import to_tensor
 from clipgen.mini import WEIGHTS
-from clipgen.precision import Computing
 from clipgen.storage import weights
 
 
-class Embedded(Computing):
+class Embedded(Perceptor):
     """A perceptor of 64 x 64 pixels that is always there: ``build`` makes its net, for the weights in ``file``."""
 
-    size, bias, patches = 64, None, 0
+    size = 64
     default_start = "dalle"
     known: ClassVar[str]
     file: ClassVar[str]
@@ -35,19 +35,11 @@ class Embedded(Computing):
     def knows(cls, name: str) -> bool:
         return name == cls.known
 
-    @classmethod
-    def check(cls, name: str) -> None:
-        """It is always there."""
-
-    @classmethod
-    def drops(cls, name: str) -> bool:
-        return False
-
     @torch.no_grad()
     def embed_text(self, texts: list[str]) -> Tensor:
         return self.net.embed_text(texts)
 
-    def encode_image(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+    def encode_image(self, images: Tensor, patch_indices: Tensor | None = None) -> Tensor:
         return self.compute(self.net.encode_image, images)
 
     @torch.no_grad()

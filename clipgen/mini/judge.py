@@ -50,7 +50,7 @@ class Evaluator(Embedded):
     known, file, build = "evaluator", "judge.safetensors", Judge
 
     @property
-    def maps(self) -> list[nn.Module]:
+    def feature_layers(self) -> list[nn.Module]:
         return [self.net.convolutions[-5], self.net.convolutions[-1]]  # behind the ReLUs of the last two stages
 
     def fits(self, text: str) -> bool:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed, load_perceptor
-from clipgen.clip.protocol import Perceptor
 from clipgen.device import pick
 from clipgen.errors import ClipgenError
 from clipgen.generators.catalogue import load_generator

@@ -13,8 +13,8 @@ import torch
 
 import clipgen
 from clipgen import device
+from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import family, load_perceptor
-from clipgen.clip.protocol import Perceptor
 from clipgen.errors import ClipgenError
 from clipgen.export.film import settings_of
 from clipgen.generators.catalogue import entry_of, load_generator
@@ -162,7 +162,7 @@ class RunSpec:
     def _check_spared(self, settings: Settings) -> None:
         """Raise ClipgenError for models that have no patches to leave out."""
         for name, _ in self.perceptors if settings.patch_dropout else ():
-            if not family(name).drops(name):
+            if not family(name).has_patches(name):
                 raise ClipgenError(
                     f"patch_dropout={settings.patch_dropout}: {name} looks at all of a view at once, in no patches; "
                     "choose a ViT such as ViT-B-32/openai, or patch_dropout=0"

@@ -125,7 +125,7 @@ def test_no_family_is_forgotten():
     ],
 )
 def test_a_tag_in_short(name, meant):
-    assert catalogue.family(name) is openclip.OpenCLIP and openclip.parted(name) == meant
+    assert catalogue.family(name) is openclip.OpenCLIP and openclip.parse_name(name) == meant
 
 
 @pytest.mark.parametrize("name", ["ViT-L-14/commonpool_xl", "ViT-L-14/laion400m", "ViT-L-14", "ViT-L-14/atacomp"])

@@ -80,7 +80,7 @@ def test_equal_to_the_reference(name, torchscript, openai_clip, tmp_path):
 
     tokens = openai_clip.tokenize(TEXTS)
     assert torch.equal(perceptor.tokenizer(TEXTS), tokens.long())
-    with perceptor.text.awake():
+    with perceptor.text_tower.loaded():
         assert (perceptor.net.encode_text(tokens.long()) - model.encode_text(tokens)).abs().max() <= 1e-5
 
     noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)

@@ -40,7 +40,7 @@ def vits(tmp_path_factory):
 def test_only_the_kept_patches_are_looked_at(name, vits):
     perceptor = clipgen.load_perceptor(vits[name])
     side = perceptor.size // 16
-    assert perceptor.patches == side**2 and family(vits[name]).drops(vits[name])
+    assert perceptor.patches == side**2 and family(vits[name]).has_patches(vits[name])
     rng = torch.Generator().manual_seed(1)
     views = torch.rand(2, 3, perceptor.size, perceptor.size, generator=rng)
     kept = torch.stack([torch.randperm(side**2, generator=rng)[: side**2 // 2] for _ in range(2)])
@@ -58,7 +58,7 @@ def test_only_the_kept_patches_are_looked_at(name, vits):
 
 
 @pytest.mark.parametrize(
-    ("name", "drops"),
+    ("name", "expected"),
     [
         ("mini", False),
         ("evaluator", False),
@@ -72,8 +72,8 @@ def test_only_the_kept_patches_are_looked_at(name, vits):
         ("PE-Core-T-16-384/meta", False),
     ],
 )
-def test_who_can_is_known_before_loading(name, drops):
-    assert family(name).drops(name) is drops
+def test_who_can_is_known_before_loading(name, expected):
+    assert family(name).has_patches(name) is expected
 
 
 def test_half_of_the_patches_pull_as_all_do(vits):

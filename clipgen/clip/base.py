@@ -1,0 +1,62 @@
+"""The base class of perceptors: models that embed texts and images as unit vectors in one space, as CLIP does."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from clipgen.precision import Computing
+
+
+class Perceptor(Computing):
+    """A CLIP-like model. A subclass is called with (name, device), and loads its weights then."""
+
+    name: str
+    device: torch.device
+    size: int  # side of its square input, in pixels
+    scale: float  # cosines are multiplied by this before the softmax, or before the sigmoid if there is a bias
+    bias: float | None = None  # added before the sigmoid (SigLIP); None for a model trained with a softmax
+    patches = 0  # number of an image's patches, if some can be left out
+    default_start = "random"  # the ``init`` that suits it
+
+    @classmethod
+    def knows(cls, name: str) -> bool:
+        """Return whether a name has the form of this family's names."""
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, name: str) -> None:
+        """Raise ClipgenError for a model that does not exist. Downloads nothing."""
+
+    @classmethod
+    def has_patches(cls, name: str) -> bool:
+        """Return whether patches of the model's input can be left out. Downloads no weights."""
+        return False
+
+    @property
+    def feature_layers(self) -> list[nn.Module]:
+        """The layers of the image tower whose outputs ``clipgen.explain`` reads.
+
+        They give maps (B, C, h, w), of the last two stages, or tokens (B, N, C), of all blocks, patches last.
+        """
+        raise NotImplementedError
+
+    def fits(self, text: str) -> bool:
+        """Return whether a text is within the context length."""
+        raise NotImplementedError
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """Return unit vectors (P, d), float32. Longer texts are cut at the context length."""
+        raise NotImplementedError
+
+    def embed_image(self, pictures: list[Image.Image]) -> Tensor:
+        """Return unit vectors (N, d), float32, of pictures that are resized as in training. Takes no gradient."""
+        raise NotImplementedError
+
+    def encode_image(self, images: Tensor, patch_indices: Tensor | None = None) -> Tensor:
+        """Return unit vectors (B, d), float32, of images (B, 3, size, size) in [0, 1].
+
+        Only the patches with these numbers (B, n) are looked at; None: all of them.
+        """
+        raise NotImplementedError
