@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -41,6 +43,13 @@ class Perceptor(Computing):
         They give maps (B, C, h, w), of the last two stages, or tokens (B, N, C), of all blocks, patches last.
         """
         raise NotImplementedError
+
+    def cached(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what ``compute`` returned for this key first. It is kept as long as the perceptor."""
+        cache = self.__dict__.setdefault("_cache", {})
+        if key not in cache:
+            cache[key] = compute()
+        return cache[key]
 
     def fits(self, text: str) -> bool:
         """Return whether a text is within the context length."""

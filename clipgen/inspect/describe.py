@@ -1,4 +1,4 @@
-"""A picture in words: its embedding as a sum of few of them (SpLiCE, Bhalla et al. 2024, arXiv:2402.10376)."""
+"""A picture in words: its embedding as a sum of few word embeddings (SpLiCE, Bhalla et al. 2024, arXiv:2402.10376)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
@@ -16,15 +15,13 @@ from torch.nn import functional as F
 from clipgen.clip.base import Perceptor
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
-from clipgen.inspect.looking import embedded, looked_at, words_of
-from clipgen.registry import PICTURES
-
-_MEANS: WeakKeyDictionary[Perceptor, dict[str, Tensor]] = WeakKeyDictionary()  # of pictures that have a name
+from clipgen.inspect.inputs import embed_words, picture_and_perceptor
+from clipgen.registry import PICTURES, VOCABULARIES
 
 
 @dataclass(frozen=True)
 class Words:
-    """What a perceptor sees in a picture. As a string: ``apple 0.61, red 0.22, balloon 0.08``."""
+    """A picture in weighted words. As a string: ``apple 0.61, red 0.22, balloon 0.08``."""
 
     words: list[tuple[str, float]]  # the heaviest first, each weight above 0
     cosine: float  # of their sum to the picture's embedding, both centred: 1 if nothing is left out
@@ -45,61 +42,79 @@ def describe(
     pictures: str | Sequence[Any] = "drawings",
     device: str = "auto",
 ) -> Words:
-    """The few words whose weighted sum comes nearest to a picture's embedding: what a CLIP sees, by itself.
+    """Return the few words whose weighted sum is nearest to a picture's embedding.
 
-    ``image``: a picture in any form, a file, a run (its newest frame, seen by its own perceptor) or a frame.
-    ``vocabulary``: words, or ``common`` (285, for the embedded CLIP) or ``emoji`` (1,478). ``penalty``, in (0, 1): the
-    L1 penalty as a share of the one that leaves no word; higher is fewer words.
+    Args:
+        image: A picture in any form, a file, a frame, or a run: its newest frame, seen by its own perceptor.
+        vocabulary: Words, or ``common`` (285, for mini CLIP) or ``emoji`` (1,478).
+        perceptor: The CLIP that looks, by default mini CLIP.
+        penalty: The L1 penalty, in (0, 1), as a share of the one that leaves no word. Higher is fewer words.
+        pictures: Their mean embedding is subtracted from the picture's, and the vocabulary's from each word's, because
+            pictures and texts lie apart in CLIP's space. They should be of the same kind as the picture: ``drawings``,
+            the 200 that ship with clipgen, or for photographs a few dozen of your own.
+        device: auto, cpu, cuda or mps.
 
-    Pictures and texts lie apart in a CLIP's space, so both are centred on their means: words on the vocabulary's,
-    the picture on that of ``pictures``, which should be of the kind that is described. By default these are the 200
-    drawings that ship with clipgen; for photographs a few dozen of your own are better.
-
-    Raises ClipgenError for a picture that cannot be read, and for no words.
+    Raises:
+        ClipgenError: For a picture that cannot be read, and for fewer than two words.
     """
     if not 0 < penalty < 1:
         raise ClipgenError(f"penalty={penalty}: has to be above 0 and below 1; lower gives more words, such as 0.3")
-    words = words_of(vocabulary)
-    if len(words) < 2:
-        raise ClipgenError(f"vocabulary={list(words)!r}: one word alone has nothing to be told from; give several")
-    picture, perceptor = looked_at(image, perceptor, device)
-    texts = embedded(perceptor, words)
+    words = _unique_words(vocabulary)
+    picture, perceptor = picture_and_perceptor(image, perceptor, device)
+    texts = embed_words(perceptor, words)
     atoms = F.normalize(texts - texts.mean(0), dim=-1)
-    seen = F.normalize(perceptor.embed_image([picture])[0] - _middle(perceptor, pictures), dim=-1)
-    weights = sparse(seen, atoms, penalty)
-    cosine = float(F.cosine_similarity(weights @ atoms, seen, dim=0))
-    found = [(words[i], float(weights[i])) for i in weights.argsort(descending=True).tolist() if weights[i] > 1e-3]
-    return Words(found, cosine)
+    target = F.normalize(perceptor.embed_image([picture])[0] - _mean_embedding(perceptor, pictures), dim=-1)
+    weights = sparse(target, atoms, penalty)
+    cosine = float(F.cosine_similarity(weights @ atoms, target, dim=0))
+    order = weights.argsort(descending=True).tolist()
+    return Words([(words[i], float(weights[i])) for i in order if weights[i] > 1e-3], cosine)
 
 
 def sparse(target: Tensor, atoms: Tensor, penalty: float, steps: int = 200) -> Tensor:
-    """The weights w >= 0, (V,), with the least ½‖target - w·atoms‖² + λ·Σw, where λ is ``penalty`` of the largest
-    product of the target with an atom: with all of it, every weight is 0.
+    """Return the weights w >= 0, (V,), with the least ½‖target - w·atoms‖² + λ·Σw: a non-negative lasso.
 
-    ``target``: (d,); ``atoms``: (V, d). By accelerated proximal gradient steps (FISTA, Beck and Teboulle 2009).
+    Accelerated proximal gradient steps (FISTA, Beck and Teboulle 2009).
+
+    Args:
+        target: (d,).
+        atoms: (V, d).
+        penalty: λ as a share of the largest product of the target with an atom; at 1 every weight is 0.
+        steps: Gradient steps.
     """
     threshold = penalty * (atoms @ target).amax().clamp(min=0)
-    rate = 1 / torch.linalg.eigvalsh(atoms.T @ atoms)[-1]  # of the gradient's Lipschitz constant
-    weights = ahead = target.new_zeros(len(atoms))
-    pace = 1.0
+    step_size = 1 / torch.linalg.eigvalsh(atoms.T @ atoms)[-1]  # of the gradient's Lipschitz constant
+    weights = extrapolated = target.new_zeros(len(atoms))
+    momentum = 1.0
     for _ in range(steps):
-        before, weights = weights, (ahead - rate * (atoms @ (ahead @ atoms - target) + threshold)).clamp(min=0)
-        pace, earlier = (1 + (1 + 4 * pace**2) ** 0.5) / 2, pace
-        ahead = weights + (earlier - 1) / pace * (weights - before)
+        previous, gradient = weights, atoms @ (extrapolated @ atoms - target)
+        weights = (extrapolated - step_size * (gradient + threshold)).clamp(min=0)
+        momentum, before = (1 + (1 + 4 * momentum**2) ** 0.5) / 2, momentum
+        extrapolated = weights + (before - 1) / momentum * (weights - previous)
     return weights
 
 
-def _middle(perceptor: Perceptor, pictures: str | Sequence[Any]) -> Tensor:
-    """(d,) the mean embedding of pictures; of those that have a name, it is remembered."""
-    if not isinstance(pictures, str):
-        return _mean(perceptor, [to_picture(picture) for picture in pictures])
-    known = _MEANS.setdefault(perceptor, {})
-    if pictures not in known:
-        known[pictures] = _mean(perceptor, PICTURES[pictures]())
-    return known[pictures]
+def _unique_words(vocabulary: str | Sequence[str]) -> list[str]:
+    words = VOCABULARIES[vocabulary]() if isinstance(vocabulary, str) else vocabulary
+    if not words or not all(isinstance(word, str) and word.strip() for word in words):
+        raise ClipgenError(
+            f"vocabulary={vocabulary!r}: give words, as a list, or the name of one of: {', '.join(VOCABULARIES)}"
+        )
+    unique = list(dict.fromkeys(words))
+    if len(unique) < 2:
+        raise ClipgenError(f"vocabulary={unique!r}: one word alone has nothing to be told from; give several")
+    return unique
+
+
+def _mean_embedding(perceptor: Perceptor, pictures: str | Sequence[Any]) -> Tensor:
+    """Return the mean (d,) of pictures, which the perceptor caches of those with a name."""
+    if isinstance(pictures, str):
+        load = PICTURES[pictures]
+        return perceptor.cached(pictures, lambda: _mean(perceptor, load()))
+    if not pictures:
+        raise ClipgenError("pictures=[]: give some whose mean embedding is taken, or leave it out")
+    return _mean(perceptor, [to_picture(picture) for picture in pictures])
 
 
 def _mean(perceptor: Perceptor, pictures: list[Image.Image]) -> Tensor:
-    if not pictures:
-        raise ClipgenError("pictures=[]: give some whose mean embedding is taken, or leave it out")
-    return torch.cat([perceptor.embed_image(pictures[i : i + 32]) for i in range(0, len(pictures), 32)]).mean(0)
+    batches = [pictures[i : i + 32] for i in range(0, len(pictures), 32)]
+    return torch.cat([perceptor.embed_image(batch) for batch in batches]).mean(0)
