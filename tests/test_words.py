@@ -46,7 +46,6 @@ UNFINISHED = [
     "registry.py",
     "runs",
     "scaling.py",
-    "studies",
 ]
 
 

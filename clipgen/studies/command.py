@@ -19,27 +19,28 @@ if TYPE_CHECKING:
 
 
 def redraw(make: Callable[[], Journal], files: Sequence[Path], fps: float | None = None) -> int:
-    """Write a film that ``make`` redraws, as far as it comes. Exit status: 0 done, 130 interrupted."""
+    """Write the film that ``make`` redraws, as far as it is made. Exit status: 0 done, 130 interrupted."""
     from clipgen.runs.interrupts import Interrupted, resumable
     from clipgen.runs.output import export_run
 
     try:
-        journal, onward = make(), ""
+        journal, interruption = make(), ""
     except Interrupted as error:
         if not error.journal.steps:
             raise
-        journal, onward = error.journal, str(error)
+        journal, interruption = error.journal, str(error)
     with resumable(journal):
         for file in files:
             export_run(journal, file, "last", fps=fps)
     print(
-        f"{' and '.join(map(str, files))} " + (f"({onward})" if onward else f"(done); the run is in {journal.folder}")
+        f"{' and '.join(map(str, files))} "
+        + (f"({interruption})" if interruption else f"(done); the run is in {journal.folder}")
     )
-    return 130 if onward else 0
+    return 130 if interruption else 0
 
 
 def resume_film(folder: Path, files: Sequence[Path], quiet: bool) -> int:
-    """Redraw what a film lacks. Exit status as of ``redraw``."""
+    """Redraw the frames that a film lacks. Exit status as of ``redraw``."""
     from clipgen.runs.journal import Journal
     from clipgen.studies.films import finish_film
 
@@ -67,10 +68,10 @@ def study_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
     study = clipgen.study(**_arguments(source) | options, progress=not quiet)
     states = [row.state for row in study.rows]
     if any(row.image for row in study.rows):
-        made = " and ".join(str(study.export(file)) for file in outputs)
+        files = " and ".join(str(study.export(file)) for file in outputs)
         best = study.best()
         scores = ", ".join(f"{name} {value:.3f}" for name, value in best.scores.items() if name != "loss")
-        print(f"{made} ({'done' if study.finished else 'so far'}); the runs are kept in {study.folder}")
+        print(f"{files} ({'done' if study.finished else 'so far'}); the runs are kept in {study.folder}")
         print(f"best: {best.label} ({scores})")
     for row, state in zip(study.rows, states):
         if state.error:
@@ -84,10 +85,11 @@ def study_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
 
 def _arguments(source: Path) -> dict[str, Any]:
-    asked = load_yaml(source)
-    if not isinstance(asked, Mapping) or not all(isinstance(name, str) for name in asked):
+    """Return the arguments of ``clipgen.study`` from a YAML file. Raises ClipgenError for one with no names."""
+    content = load_yaml(source)
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise ClipgenError(f"{source}: has to be names with values, such as 'prompt: a {{thing}}', 'thing: [cat, dog]'")
-    arguments = {name: value for name, value in asked.items() if name != "progress"}
+    arguments = {name: value for name, value in content.items() if name != "progress"}
     if arguments.get("folder", "") is None:
         raise ClipgenError(f"{source}: folder has no value; write a path or an address, or leave it out")
     if isinstance(arguments.get("folder"), (int, float)):

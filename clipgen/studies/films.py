@@ -72,17 +72,17 @@ def batch(
             raise ClipgenError("losses=...: functions of your own stay in this process; leave engine and workers out")
         title = slug(prompt if isinstance(prompt, str) else "pictures")
         options: dict[str, Any] = {"workers": workers, "batch": batch, "progress": progress, **settings}
-        made = study(
+        result = study(
             table=[{"prompt": prompt}],
             seed=range(seed, seed + count),
             folder=Path(folder, f"batch-{title}"),
             engine=engine or "local",
             **options,
         )
-        if failed := next((row for row in made.rows if row.state.error), None):
+        if failed := next((row for row in result.rows if row.state.error), None):
             raise ClipgenError(f"{failed.label}: {failed.state.error}")
         runs: list[Run] = []
-        for row in made.rows:
+        for row in result.rows:
             if row.state.step:
                 runs.append(Run.resume(row.folder, like=runs[0] if runs else None))
         return runs

@@ -104,12 +104,12 @@ class ProgressGrid:
         states = [row.state for row in self._rows]
         for i, state in enumerate(states[:TILES]):
             self._update_tile(i, state, last)
-        made, failed = sum(state.done for state in states), sum(bool(state.error) for state in states)
+        done, failed = sum(state.done for state in states), sum(bool(state.error) for state in states)
         steps = count_steps(self._rows, states)
         self._bar.value = (
             f'<progress aria-label="steps" value="{steps}" max="{self._total}" style="width:100%"></progress>'
         )
-        parts = [f"{made} of {len(states)} pictures"] + [f"{failed} failed"] * bool(failed)
+        parts = [f"{done} of {len(states)} pictures"] + [f"{failed} failed"] * bool(failed)
         if self._steps_before < steps < self._total:
             per_step = (self._clock() - self._began) / (steps - self._steps_before)
             parts.append(f"{_format_duration(per_step * (self._total - steps))} left")

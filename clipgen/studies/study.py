@@ -140,12 +140,12 @@ class Study:
         others = [down] if down else [name for name in self.varied if name != across]
         columns = list(dict.fromkeys(_axis_label(row, [across]) for row in self.rows))
         lines = list(dict.fromkeys(_axis_label(row, others) for row in self.rows))
-        made = [row for row in self.rows if row.journal.steps]
+        begun = [row for row in self.rows if row.journal.steps]
         if len(columns) * len(lines) > 2 * len(self.rows):  # of zip=True or a table: most cells would be empty
-            images = [image for row in made if (image := row.image)]
-            return contact_sheet(images, min(4, len(made)), [row.label for row in made])
+            images = [image for row in begun if (image := row.image)]
+            return contact_sheet(images, min(4, len(begun)), [row.label for row in begun])
         cells: dict[tuple[str, str], list[Row]] = {}
-        for row in made:
+        for row in begun:
             cells.setdefault((_axis_label(row, others), _axis_label(row, [across])), []).append(row)
         best = {cell: _best(rows).image for cell, rows in cells.items()}
         return grid([[best.get((line, column)) for column in columns] for line in lines], columns, lines)
@@ -244,13 +244,13 @@ def study(
     storage = StudyStorage(folder if folder is not None else Path("clipgen-runs", f"study-{slug(title)}"))
     names = storage.row_names()
     rows = list({row.folder: row for row in (Row(point, storage.folder, names) for point in points)}.values())
-    made = Study(rows, storage, title)
-    with suppress(KeyboardInterrupt), closing(made.make(engine, workers, batch)) as steps:
+    result = Study(rows, storage, title)
+    with suppress(KeyboardInterrupt), closing(result.make(engine, workers, batch)) as steps:
         for _ in steps:  # the first: all is checked
             with show_progress(rows, progress) as update:
                 for _ in steps:
                     update()
-    return made
+    return result
 
 
 def make_batches(
