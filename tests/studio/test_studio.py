@@ -159,7 +159,7 @@ def test_errors_are_shown_and_the_studio_goes_on(studio, monkeypatch):
         raise RuntimeError("<out of memory>")
 
     with monkeypatch.context() as patch:
-        patch.setattr(clipgen.Run, "going", broken)
+        patch.setattr(clipgen.Run, "__iter__", broken)
         click(studio, "Generate")
         with pytest.raises(RuntimeError):
             studio.wait()
