@@ -262,6 +262,6 @@ def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:
     if not run.finished:
         print(f"{written} (interrupted at step {run.step}); go on with: clipgen resume {run.journal.folder}")
         return 130
-    folder, unsaved = run.journal.folder, run.journal.trouble
+    folder, unsaved = run.journal.folder, run.journal.write_error
     print(f"{written} (done); " + (f"{folder} lacks frames: {unsaved}" if unsaved else f"the run is kept in {folder}"))
     return 0

@@ -29,7 +29,6 @@ UNFINISHED = [
     "batched.py",
     "clip",
     "cutouts",
-    "device.py",
     "drawn.py",
     "fast",
     "generators",

@@ -1,4 +1,4 @@
-"""Where threads meet: what is asked of a run while it goes on."""
+"""Steering a run from any thread: pause, stop, and changes of settings that wait for the next step."""
 
 from __future__ import annotations
 
@@ -15,27 +15,25 @@ from clipgen.runs.spec import RunSpec
 
 
 class RunControl:
-    """Pause, stop, and changes that wait for the next step: live ones, and those that a spec brings along.
+    """What is asked of a run while it goes on.
 
     Args:
-        spec: the run; its changes are those of a resumed or replayed one.
-        journal: where live changes are recorded.
-        step: the step that the run goes on from. Changes before it are in force already, and so is one of ``step``
-            itself that concerns no step.
+        spec: The run; its changes are those of a resumed or replayed one.
+        journal: Where live changes are recorded.
+        step: The step that the run goes on from. Changes before it have been made, and so has one at ``step`` itself
+            that affects no step.
     """
 
     def __init__(self, spec: RunSpec, journal: Journal, step: int):
-        self._spec, self._journal = spec, journal
-        self._lock = threading.Lock()
-        past = [change for change in spec.changes if change["step"] < step + (not is_steering(change))]
-        self.past: list[Mapping[str, Any]] = past
-        self.settings: Settings = spec.apply_changes(spec.settings, past)  # as they are now
-        self._planned = [change for change in spec.changes if change not in past]
+        self._spec, self._journal, self._lock = spec, journal, threading.Lock()
+        self.past = [change for change in spec.changes if change["step"] < step + (not is_steering(change))]
+        self.settings: Settings = spec.apply_changes(spec.settings, self.past)  # as they are now
+        self._planned = [change for change in spec.changes if change not in self.past]
         self._waiting: list[Mapping[str, Any]] = []
         self._step = step  # the next one
-        self._latest = self._expected()
-        self._stopped, self._going = threading.Event(), threading.Event()
-        self._going.set()
+        self._latest = self._next_settings()
+        self._stopped, self._running = threading.Event(), threading.Event()
+        self._running.set()
         self._closed = False
 
     @property
@@ -45,87 +43,88 @@ class RunControl:
 
     @property
     def closed(self) -> bool:
-        """Whether there is no further step that a change could steer."""
+        """Whether there is no further step that a change could affect."""
         return self._closed or self._step >= self.settings.steps
 
     def pause(self) -> None:
-        self._going.clear()
+        self._running.clear()
 
     def unpause(self) -> None:
-        self._going.set()
+        self._running.set()
 
     def stop(self) -> None:
         self._stopped.set()
-        self._going.set()
+        self._running.set()
 
-    def wait(self) -> None:
-        """Hold while the run is paused."""
-        self._going.wait()
+    def wait_while_paused(self) -> None:
+        self._running.wait()
 
-    def change(self, asked: Mapping[str, Any]) -> None:
-        """Let a change wait for the next step.
+    def change(self, options: Mapping[str, Any]) -> None:
+        """Queue a change for the next step.
 
-        It has to work after those that wait already and before those planned for later steps. A refused one leaves no
-        trace. After the last step only what concerns no step can change, and does at once.
+        It has to work after the changes that wait already and before those planned for later steps; a refused change
+        leaves no trace. After the last step a change that affects no step is made at once, and others are refused.
         """
         with self._lock, self._spec.inputs.tentative() as inputs:
             before = set(inputs.all)
-            asked = inputs.named(asked)
-            latest = self._spec.change(self._latest, asked)
-            if self.closed and is_steering(asked):
+            change = inputs.name_values(options)
+            latest = inputs.name_files(self._spec.change(self._latest, change))
+            prompts = change.keys() & {"prompt", "negative"}
+            change |= {name: getattr(latest, name) for name in prompts}
+            if self.closed and is_steering(change):
                 raise ClipgenError(
-                    f"{min(asked)}=...: no step follows step {self._step} of this run that could change; branch, or "
+                    f"{min(change)}=...: no step follows step {self._step} of this run that could change; branch, or "
                     "start another; what was stopped early goes on with Run.resume"
                 )
-            self._spec.apply_changes(latest, [change for change in self._planned if change["step"] > self._step])
+            self._spec.apply_changes(latest, [later for later in self._planned if later["step"] > self._step])
             self._keep_inputs(inputs.all.keys() - before)
-            warn_of_titles(latest.prompts if asked.keys() & {"prompt", "negative"} else ())
+            warn_of_titles(latest.prompts if prompts else ())
             self._latest = latest
-            self._waiting.append(asked)
+            self._waiting.append(change)
             if self.closed:
-                self._take_up()
+                self._apply()
 
-    def due(self, step: int) -> None:
-        """Take up what is due at a step."""
+    def apply_changes(self, step: int) -> None:
+        """Make the changes that are planned for a step, and those that wait for the next one."""
         with self._lock:
             self._step = step
-            self._take_up()
+            self._apply()
             self._step = step + 1
-            self._latest = self._expected()
+            self._latest = self._next_settings()
 
     def close(self, over: bool = True) -> bool:
-        """Refuse changes from now on if the run is ``over`` and no change waits for a next step.
+        """If the run is ``over`` and no change waits for a next step, refuse changes from now on.
 
         Returns:
             Whether changes are refused.
         """
         with self._lock:
-            waiting = any(map(is_steering, [*self._waiting, *self._due()])) and self._step < self.settings.steps
-            self._closed = self._closed or (over and not waiting)
+            has_change = any(map(is_steering, [*self._waiting, *self._planned_now()]))
+            self._closed = self._closed or (over and not (has_change and self._step < self.settings.steps))
             return self._closed
 
     def end(self) -> None:
-        """Refuse changes from now on; those that wait are recorded, for whoever resumes the run."""
+        """Refuse changes from now on; record those that wait, for when the run is resumed."""
         with self._lock:
             self._closed = True
-            self._record()
+            self._record_waiting()
 
-    def _due(self) -> list[Mapping[str, Any]]:
+    def _planned_now(self) -> list[Mapping[str, Any]]:
         return [change for change in self._planned if change["step"] == self._step]
 
-    def _expected(self) -> Settings:
-        """The settings of the next step if nothing more is asked for: checked here, so that ``due`` only takes them."""
-        return self._spec.apply_changes(self.settings, self._due())
+    def _next_settings(self) -> Settings:
+        """Return the settings of the next step without live changes; checked here, before the step needs them."""
+        return self._spec.apply_changes(self.settings, self._planned_now())
 
-    def _take_up(self) -> None:
-        self.past += [*self._due(), *self._record()]
+    def _apply(self) -> None:
+        self.past += [*self._planned_now(), *self._record_waiting()]
         self._planned = [change for change in self._planned if change["step"] > self._step]
         self.settings = self._latest
 
-    def _record(self) -> list[Mapping[str, Any]]:
-        changes: list[Mapping[str, Any]] = [{"step": self._step, **asked} for asked in self._waiting]
+    def _record_waiting(self) -> list[Mapping[str, Any]]:
+        changes: list[Mapping[str, Any]] = [{"step": self._step, **options} for options in self._waiting]
         self._waiting = []
-        with suppress(OSError):  # a full disk: said once, when frames cannot be kept
+        with suppress(OSError):  # a full disk: the run warns of it once, when frames cannot be saved
             self._journal.add_changes(changes)
         return changes
 

@@ -1,4 +1,4 @@
-"""The lock of a folder in which one run, or the like, works at a time."""
+"""A lock on a folder, in which only one run or study works at a time."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-HOLDER = ".lock"  # a file in the folder: who holds it
+HOLDER = ".lock"  # a file in the folder that names the holder
 _GUARD = threading.Lock()
 _LOCKS: dict[tuple[int, ...], Lock] = {}  # of this process
 
 
 class Lock:
-    """A lock on a folder until it is released, or the process that holds it ends.
+    """A lock on a folder until it is released or its process ends.
 
-    The system frees the lock of a process that is gone. Where it has none for folders, only the threads of this process
-    are kept apart. An iteration that its thread has left, and could not go on with beside this one, holds nothing: the
-    thread itself takes over from it, and so does anybody from a thread that has ended.
+    The system frees the lock of a process that is gone. On a filesystem without locks, only the threads of this process
+    exclude each other. A thread takes over its own lock: an iteration that it has left cannot go on beside a new one.
+    Any thread takes over the lock of a thread that has ended.
 
     Args:
-        folder: that exists.
-        work: what goes on in it, for the error.
+        folder: An existing folder.
+        work: What is done in it, for the error.
 
     Raises:
-        ClipgenError: Another process or thread works in the folder; says which.
+        ClipgenError: Another process or thread, which the message names, works in the folder.
     """
 
     def __init__(self, folder: Path, work: str = "this run"):
@@ -76,17 +76,17 @@ class Lock:
 
     @property
     def lost(self) -> bool:
-        """Whether somebody has taken over."""
+        """Whether another run has taken over."""
         return _LOCKS.get(self._key) is not self
 
     def check(self) -> None:
-        """Hold the lock in this thread from now on. Raises ClipgenError if it is lost."""
+        """Hold the lock in the current thread from now on. Raises ClipgenError if it is lost."""
         self._thread = threading.current_thread()
         if self.lost:
             raise ClipgenError(f"{self._folder}: another Run has gone on with this run; iterate over that one")
 
     def release(self) -> None:
-        """Let others work in the folder."""
+        """Release the lock, unless it is lost."""
         with _GUARD:
             if self.lost:
                 return

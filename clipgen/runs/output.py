@@ -19,7 +19,7 @@ from clipgen.registry import WRITERS
 from clipgen.runs.history import History
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import base_names
-from clipgen.runs.settings import KEPT
+from clipgen.runs.settings import KEEP_CHOICES
 
 
 def export_run(
@@ -43,8 +43,8 @@ def export_run(
     """
     settings = [change["keep"] for change in (journal.settings, *journal.changes) if "keep" in change]
     keep = keep or ["last", *settings][-1]
-    if keep not in KEPT:
-        raise ClipgenError(f"keep={keep!r}: choose one of: {', '.join(KEPT)}")
+    if keep not in KEEP_CHOICES:
+        raise ClipgenError(f"keep={keep!r}: choose one of: {', '.join(KEEP_CHOICES)}")
     last = History(journal).best_step if keep == "best" else math.inf
     rows, steps = {row["step"]: row for row in journal.scores}, [step for step in journal.steps if step <= last]
     if not (WRITERS[check_suffix(file)].film or options.get("animate")):

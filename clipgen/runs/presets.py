@@ -1,6 +1,6 @@
-"""The famous notebooks as settings, and what clipgen does otherwise.
+"""The famous notebooks as settings, and what clipgen does differently.
 
-Every number is the source's own, read there. ``recipe="crowson"`` sets all of them, and what else is asked for wins.
+Every number was read in the source. ``recipe="crowson"`` sets all of them; other settings that are given replace them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """A notebook: what it is, where its numbers were read, what is not the same here, and its settings."""
+    """A notebook: what it makes, its source, what clipgen does differently, and its settings."""
 
     about: str
     source: str
@@ -20,7 +20,7 @@ class Preset:
     settings: Mapping[str, Any]
 
 
-# Nothing is averaged over the steps, the learning rate stays as it is, and a picture to start from is no goal.
+# No average over the steps, a constant learning rate, and no pull towards a picture to start from.
 _PLAIN = {
     "perceptor": "ViT-B-32/openai",
     "init": "random",
@@ -31,7 +31,7 @@ _PLAIN = {
     "beta2": 0.999,
     "lr_unit": "absolute",
 }
-# Half a side of black around the picture, views about 1.2 of the side, and three of 32 that see all.
+# Half a side of black around the picture, cutouts of about 1.2 of the side, and three of 32 that show all of it.
 _MURDOCH = _PLAIN | {
     "size": (512, 512),
     "cutouts": 32,

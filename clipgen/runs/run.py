@@ -74,7 +74,7 @@ class Run:
         with Journal.open(folder).lock():
             run = cls(RunSpec.resume(folder, losses, trust), like=like)
             steps, every = run.settings.steps, run.settings.every
-            run.journal.keep_until(run.step, {1, steps, *range(every, steps, every)})
+            run.journal.trim(run.step, {1, steps, *range(every, steps, every)})
         run._history = History(run.journal, run.step, run.control.past)
         return run
 
@@ -233,8 +233,8 @@ class Run:
         self._lock.check()
         if self.control.stopped or self.control.close(self.finished):
             return False
-        self.control.wait()
-        self.control.due(self.step)
+        self.control.wait_while_paused()
+        self.control.apply_changes(self.step)
         self._step_specs.update(self.optimization, self.settings.at(self.step))
         return True
 

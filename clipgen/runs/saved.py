@@ -1,4 +1,4 @@
-"""What files of runs say, checked where it is read: JSON, settings and changes, arrays. Damage is a ClipgenError."""
+"""Reading the files of runs, which somebody else may have written: JSON, settings, changes, arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
@@ -18,30 +18,46 @@ from clipgen.images.masks import file_of
 from clipgen.prompts import parse
 from clipgen.runs.settings import Settings, scheduled
 
-DEPTH = 8  # of lists and mappings within one another
-LARGEST = 2**63  # of numbers
+FORMAT = 2  # of run folders since version 0.4
+REMOVED = {"window": 1}  # settings of version 0.4 that are gone, with the value that changes nothing
+MAX_DEPTH = 8  # of lists and mappings within one another
+MAX_NUMBER = 2**63
 
 
 def read_json(text: str | bytes, source: str | Path, remedy: str = "this run cannot be read") -> Any:
-    """Return what JSON says. Raises ClipgenError with the file's name for what is none, or nested without reason."""
+    """Parse JSON. Raises ClipgenError, with the file's name, if it is malformed, deeply nested or has huge numbers."""
     try:
         value = json.loads(text)
-        if not _is_plain(value, DEPTH):
-            raise ValueError(f"nested deeper than {DEPTH}, or with a number that is none")
+        if not _is_plain(value, MAX_DEPTH):
+            raise ValueError(f"nested deeper than {MAX_DEPTH}, or with a number that is none")
     except (ValueError, RecursionError) as error:
         raise ClipgenError(f"{source} is damaged ({error}); {remedy}") from error
     return value
 
 
-def check_saved(saved: Any, source: str | Path) -> dict[str, Any]:
-    """Return the settings that a run folder or an exported file has, with its ``changes`` if there are any.
+def check_version(saved: Any, source: str | Path) -> None:
+    """Raise ClipgenError for settings of another format, or of a version before 0.4."""
+    saved = saved if isinstance(saved, dict) else {}
+    versions, number = saved.get("versions"), saved.get("format")
+    version = str(versions.get("clipgen", ""))[:20] if isinstance(versions, dict) else ""
+    if number != FORMAT or re.match(r"0\.[0-3]\b", version):
+        raise ClipgenError(
+            f"{source}: written by another version of clipgen ({version or 'unknown'}, format {number!r:.20}; here "
+            f"format {FORMAT}, of 0.4 and later); use that version"
+        )
 
-    Types only: what values mean is for ``settings.build``. Raises ClipgenError with the file's name.
+
+def check_saved(saved: Any, source: str | Path) -> dict[str, Any]:
+    """Return the settings in a run folder or an exported file, with the ``changes`` if there are any.
+
+    Checks versions and types only; ``settings.build`` checks values. Raises ClipgenError with the file's name.
     """
     if not isinstance(saved, dict) or "prompt" not in saved:
         raise ClipgenError(f"{source}: its settings are damaged (there is no prompt); this run cannot be read")
+    if "format" in saved:
+        check_version(saved, source)
     _check_types(saved, source)
-    for name, kind in (("losses", (list, int)), ("versions", dict), ("machine", dict), ("changes", list)):
+    for name, kind in (("losses", list), ("versions", dict), ("machine", dict), ("changes", list)):
         if name in saved and not isinstance(saved[name], kind):
             raise ClipgenError(f"{source}: {name} is damaged ({saved[name]!r:.80}); this run cannot be read")
     check_changes(saved.get("changes", []), source)
@@ -49,10 +65,10 @@ def check_saved(saved: Any, source: str | Path) -> dict[str, Any]:
 
 
 def check_changes(changes: list[Any], source: str | Path) -> list[dict[str, Any]]:
-    """Return what was changed on the way of a run. Raises ClipgenError with the file's name for anything else."""
+    """Return the changes of a run. Raises ClipgenError, with the file's name, if they are malformed."""
     for change in changes:
         step = change.get("step") if isinstance(change, dict) else None
-        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < LARGEST:
+        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < MAX_NUMBER:
             raise ClipgenError(
                 f"{source}: what was changed on the way is damaged ({change!r:.80}); delete it, or that line"
             )
@@ -60,12 +76,23 @@ def check_changes(changes: list[Any], source: str | Path) -> list[dict[str, Any]
     return changes
 
 
+def drop_removed(saved: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
+    """Return saved settings without removed ones. Raises ClipgenError if one of these changed the picture."""
+    for name, neutral in REMOVED.items():
+        if saved.get(name, neutral) != neutral:
+            raise ClipgenError(
+                f"{source}: this run has {name}={saved[name]}, a setting that was removed; use clipgen 0.4, or set "
+                f"{name} to {neutral} in its settings.json and changes.jsonl: the pictures will then be others"
+            )
+    return {name: value for name, value in saved.items() if name not in REMOVED}
+
+
 def read_array(source: Path | bytes) -> np.ndarray:
-    """Return the numbers of an .npy file. Raises ValueError for anything else; takes no more memory than its size."""
+    """Read an .npy file, or its content; takes no more memory than its size. Raises ValueError for anything else."""
     try:
-        if isinstance(source, bytes):  # what could not be written yet
+        if isinstance(source, bytes):  # a file that had no room on the disk
             return np.load(io.BytesIO(source), allow_pickle=False)
-        mapped = np.load(source, mmap_mode="r", allow_pickle=False)  # no more than the file has
+        mapped = np.load(source, mmap_mode="r", allow_pickle=False)  # a header may claim more than the file has
         array = np.array(mapped) if isinstance(mapped, np.ndarray) else np.zeros(0)
     except Exception as error:  # a header can fail in every way that Python's literals can
         raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
@@ -74,66 +101,68 @@ def read_array(source: Path | bytes) -> np.ndarray:
     return array
 
 
+def named_files(options: Mapping[str, Any]) -> list[str]:
+    """Return the files and addresses that prompts and ``mask`` name in settings or a change of them."""
+    prompts = parse(options.get("prompt", "x"), options.get("negative", ""))
+    masks = [file_of(where) for where in (options.get("mask", ""), *(prompt.where for prompt in prompts))]
+    return [prompt.text for prompt in prompts if prompt.is_image] + [file for file in masks if file]
+
+
 def base_names(saved: Mapping[str, Any], like: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Return settings, or what is told of them, with files by their base names: exports are for others.
+    """Return settings, or facts about them, with base names instead of paths: exports are for other people.
 
     Args:
-        saved: Any mapping; strings anywhere in it are looked at.
+        saved: Any mapping; strings anywhere in it are replaced.
         like: The settings that name the files, by default ``saved`` and its ``changes``.
     """
-    names = {name for one in like or (saved, *saved.get("changes", [])) for name in _files_of(one)}
-    if not names:
+    paths = {path for settings in like or (saved, *saved.get("changes", [])) for path in _named_paths(settings)}
+    if not paths:
         return dict(saved)
-    # In a prompt some characters of a name have a backslash before them, or not.
-    raw = ("".join(rf"\\?{re.escape(c)}" if c in "|:@[" else re.escape(c) for c in name) for name in names)
-    pattern = re.compile("|".join(sorted(raw, key=len, reverse=True)))
+    # In a prompt some characters of a path may have a backslash before them.
+    patterns = ("".join(rf"\\?{re.escape(c)}" if c in "|:@[" else re.escape(c) for c in path) for path in paths)
+    pattern = re.compile("|".join(sorted(patterns, key=len, reverse=True)))
 
     def shorten(value: Any) -> Any:
         if isinstance(value, str):
             return pattern.sub(lambda match: re.split(r"[/\\](?![|:@\[])", match[0])[-1], value)
         if isinstance(value, Mapping):
-            return {name: shorten(one) for name, one in value.items()}
-        return [shorten(one) for one in value] if isinstance(value, (list, tuple)) else value
+            return {name: shorten(item) for name, item in value.items()}
+        return [shorten(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     return shorten(saved)
 
 
-def _files_of(saved: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the paths of files, with folders in them, that settings or a change name."""
+def _named_paths(saved: Mapping[str, Any]) -> list[str]:
+    """Return the paths of files, with folders in them, that settings or a change name."""
     texts = {name: value for name, value in saved.items() if isinstance(value, str)}
-    prompts = parse(texts.get("prompt", "x"), texts.get("negative", ""))
-    names = [prompt.text for prompt in prompts if prompt.is_image]
-    names += [file_of(where) or "" for where in (texts.get("mask", ""), *(one.where for one in prompts))]
-    names += [texts.get("init", ""), *(part.partition("/")[2] for part in texts.get("perceptor", "").split("|"))]
-    names += [texts.get("generator", "")]
-    for name in names:
-        name = name.strip().rstrip("/\\")
-        if re.search(r"[/\\]", name) and "://" not in name and not name.startswith("hf-hub:"):
-            yield name
+    names = [*named_files(texts), texts.get("init", ""), texts.get("generator", "")]
+    names += [part.partition("/")[2] for part in texts.get("perceptor", "").split("|")]
+    names = [name.strip().rstrip("/\\") for name in names]
+    paths = [name for name in names if re.search(r"[/\\]", name)]
+    return [path for path in paths if "://" not in path and not path.startswith("hf-hub:")]
 
 
 def _check_types(saved: Mapping[str, Any], source: str | Path) -> None:
-    for knob in fields(Settings):
-        if knob.name in saved and not _fits(knob, saved[knob.name]):
-            raise ClipgenError(f"{source}: {knob.name}={saved[knob.name]!r:.80} is damaged; this run cannot be read")
+    for field in fields(Settings):
+        if field.name in saved and not _has_type(field, saved[field.name]):
+            raise ClipgenError(f"{source}: {field.name}={saved[field.name]!r:.80} is damaged; this run cannot be read")
 
 
-def _fits(knob: Field, value: Any) -> bool:
+def _has_type(field: Field, value: Any) -> bool:
     """Return whether a value is of a type that a setting has in a journal."""
-    if knob.default is None:  # the size
+    if field.default is None:  # the size
         pair = isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value)
         return value is None or pair or isinstance(value, str)
-    if knob.default is MISSING or isinstance(knob.default, (str, bool)):
-        return isinstance(value, str if knob.default is MISSING else type(knob.default))
+    if field.default is MISSING or isinstance(field.default, (str, bool)):
+        return isinstance(value, str if field.default is MISSING else type(field.default))
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number or (isinstance(value, str) and scheduled(knob))
+    return number or (isinstance(value, str) and scheduled(field))
 
 
 def _is_plain(value: Any, depth: int) -> bool:
     if isinstance(value, (list, dict)):
-        return depth > 0 and all(
-            _is_plain(one, depth - 1) for one in (value.values() if isinstance(value, dict) else value)
-        )
-    return not isinstance(value, (int, float)) or (
-        math.isfinite(value) if isinstance(value, float) else abs(value) <= LARGEST
-    )
+        items = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in items)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or abs(value) <= MAX_NUMBER

@@ -1,4 +1,4 @@
-"""The table of a run's scores (``scores.csv``): a row for each frame, of ``step``, ``clip`` and what else scored it."""
+"""The table of a run's scores, ``scores.csv``: a row for each frame, with ``step``, ``clip`` and other scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from clipgen.errors import ClipgenError
 
 
 def append_row(file: Path, row: Mapping[str, float]) -> bool:
-    """Append a row to a new table, or one that ends with a whole row and has all its columns.
+    """Append a row to a new table, or to one that has all its columns and ends with a whole row.
 
     Returns:
-        Whether it was appended; else the table has to be written anew.
+        Whether it was appended; otherwise the table has to be written anew.
     """
     with suppress(OSError), file.open("a+b") as out:
         out.seek(0)
@@ -26,26 +26,27 @@ def append_row(file: Path, row: Mapping[str, float]) -> bool:
             out.seek(-1, os.SEEK_END)
             if row.keys() - set(names) or out.read() != b"\n":
                 return False
-        out.write(_line(names, row).encode() if names else format_rows([row]))
+        out.write(format_rows([row], names))
         out.flush()
         return True
     return False
 
 
-def format_rows(rows: Sequence[Mapping[str, float]]) -> bytes:
-    """Return the content of a table; a score that a row lacks is a gap in it."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return "".join([_line(names, dict(zip(names, names))), *(_line(names, row) for row in rows)]).encode()
+def format_rows(rows: Sequence[Mapping[str, float]], header: Sequence[str] = ()) -> bytes:
+    """Return rows as CSV, below a header unless a table has one already; a missing score is an empty cell."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, header or [*dict.fromkeys(name for row in rows for name in row)])
+    if not header:
+        writer.writeheader()
+    for row in rows:
+        writer.writerow({name: int(value) if name == "step" else f"{value:.6g}" for name, value in row.items()})
+    return out.getvalue().encode()
 
 
 def parse_rows(text: str, file: Path) -> list[dict[str, float]]:
-    """Return the rows of a table that were written whole: a kill, or a full disk, can leave half of one at the end.
+    """Return the complete rows of a table: a kill, or a full disk, can leave half of one at the end.
 
-    Args:
-        text: the content of the table.
-        file: where it is, for the error.
-
-    Raises ClipgenError for a table that is damaged.
+    Raises ClipgenError, with the name of the file, for a damaged table.
     """
     whole = text[: max(text.rfind("\n"), text.rfind("\r")) + 1].replace("\0", "")
     try:
@@ -54,20 +55,10 @@ def parse_rows(text: str, file: Path) -> list[dict[str, float]]:
         raise ClipgenError(f"{file}: this file is damaged ({error}); delete it") from error
     rows = []
     for cells in lines:
-        if len(cells) != len(names):  # a score that appeared later moved those after step and clip until 0.4
+        if len(cells) != len(names):  # up to 0.4 a new score moved those after step and clip
             cells = cells[:2]
         with suppress(ValueError):
             row = {name: float(cell) for name, cell in zip(names, cells) if cell}
             if row.keys() >= {"step", "clip"} and math.isfinite(row["step"]):
                 rows.append(row)
     return sorted(rows, key=lambda row: row["step"])
-
-
-def _line(names: Iterable[str], row: Mapping[str, float | str]) -> str:
-    out = io.StringIO(newline="")
-    csv.writer(out).writerow([_cell(name, row.get(name, "")) for name in names])
-    return out.getvalue()
-
-
-def _cell(name: str, value: float | str) -> str:
-    return value if isinstance(value, str) else str(int(value)) if name == "step" else f"{value:.6g}"

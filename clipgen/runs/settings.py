@@ -36,7 +36,7 @@ QUALITIES: Mapping[str, Mapping[str, float]] = {
     "normal": {},
     "best": {"steps": 2.5, "cutouts": 2},
 }
-KEPT = ("last", "best")
+KEEP_CHOICES = ("last", "best")
 PERCEPTORS = ("mini", "ViT-B-32/openai", "RN50/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5")
 PARTS: tuple[type, ...] = (OptimizerConfig, Cutouts, *LOSSES.values())  # dataclasses whose fields are settings
 
@@ -149,7 +149,10 @@ class RunSettings:
         section="output",
     )
     keep: str = setting(
-        "last", "what is shown and exported: the last frame, or the judge's favourite", choices=KEPT, section="output"
+        "last",
+        "what is shown and exported: the last frame, or the judge's favourite",
+        choices=KEEP_CHOICES,
+        section="output",
     )
     device: str = setting("auto", "auto, cpu, cuda or mps", live=False, section="speed")
     precision: str = setting(
@@ -219,7 +222,7 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
             self.at(step)._check()
 
     def _check(self) -> None:
-        for field in fields(self):
+        for field in fields(self)[1:]:  # all but the prompt
             check(field, getattr(self, field.name))
         sides = self.size if isinstance(self.size, tuple) else ()
         if self.size is not None and not (len(sides) == 2 and all(isinstance(side, int) for side in sides)):
@@ -269,7 +272,8 @@ def defaults_for(
 def to_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with NumPy's and PyTorch's scalars as Python numbers, and 1.0 as 1 where an int is needed."""
     whole = {field.name for field in fields(Settings) if type(field.default) is int} | {"size"}
-    return {name: to_python(value, name in whole) for name, value in options.items()}
+    numbers = {name: value for name, value in options.items() if not isinstance(value, str)}
+    return dict(options) | {name: to_python(value, name in whole) for name, value in numbers.items()}
 
 
 def check_names(options: Mapping[str, Any]) -> None:

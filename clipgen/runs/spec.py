@@ -1,4 +1,4 @@
-"""A run before it runs: everything checked, nothing loaded."""
+"""A run before it begins: everything is checked, and no model is loaded."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from clipgen.losses.loss import FunctionLoss, Loss, LossFunction
 from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
-from clipgen.runs.saved import check_saved
-from clipgen.runs.settings import Settings, build, default_start, immutable, to_numbers
+from clipgen.runs.saved import check_saved, drop_removed
+from clipgen.runs.settings import Settings, build, check_names, default_start, immutable, to_numbers
 
 Losses = Sequence[LossFunction | Loss] | Mapping[str, LossFunction]
 
 
 @dataclass(frozen=True)
 class Models:
-    """What a run loads. Runs that name the same can share it."""
+    """The models of a run. Runs with the same names can share them."""
 
     names: tuple[str, ...]
     precision: str
     generator: Parameterisation
     perceptors: list[tuple[Perceptor, float]]  # with their shares, which sum to one
-    judge: Perceptor | None = None  # who guides nothing
+    judge: Perceptor | None = None  # scores frames, and does not guide
 
 
 class RunSpec:
-    """Settings that can work, with what they name. Raises ClipgenError for what a person can mend."""
+    """Settings that can work, with the pictures and latents that they name. Raises ClipgenError for others."""
 
     def __init__(
         self,
@@ -51,43 +51,38 @@ class RunSpec:
         changes: Sequence[Mapping[str, Any]] = (),
         journal: Journal | None = None,
     ):
-        self.inputs, self.losses = inputs, objectives(losses)
+        self.inputs, self.losses = inputs, to_losses(losses)
         self.changes, self.journal = sorted(changes, key=lambda change: change["step"]), journal
         self.device = device.pick(settings.device)
         self.precision = device.precision(self.device, settings.precision)
-        self.perceptors = shares(settings.perceptor)
+        self.perceptors = parse_ensemble(settings.perceptor)
         _check_judge(settings.judge, self.perceptors)
-        entry = entry_of(settings.generator)
-        settings = replace(
-            settings, size=settings.size or _size(entry.side_on(self.device), settings.quality, self.device)
-        )
-        for size in settings.sizes:
-            entry.check(settings.generator, settings.relax, size)
+        entry, init = entry_of(settings.generator), settings.init
+        size = settings.size or _default_size(entry.side_on(self.device), settings.quality, self.device)
+        if init == "auto":  # no start draws what no text says
+            init = default_start(settings.perceptor) if positive_texts(settings.prompts) else "random"
+        self.settings = settings = settings.updated(size=size, init=init)
+        for width, height in settings.sizes:
+            entry.check(settings.generator, settings.relax, (width, height))
         if settings.tile and not entry.tiles:
             raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
-        prompts = settings.prompts
-        usual = (
-            default_start(settings.perceptor) if positive_texts(prompts) else "random"
-        )  # no start draws what no word says
-        init = usual if settings.init == "auto" else settings.init
-        self.settings = replace(settings, init=init)
-        self._check_spared(self.settings)
-        self.inputs.load(self.settings)
-        self.start = self.inputs.start(self.settings)
-        self.start.check(prompts)
+        self._check_patch_dropout(settings)
+        self.inputs.load(settings)
+        self.start = self.inputs.start(settings)
+        self.start.check(settings.prompts)
         if init in self.inputs.latents and (tokens := self.inputs.latents[init]).dtype.kind in "iu":
             width, height = settings.sizes[0]
             entry.check_tokens(settings.generator, tokens, (height, width))
-        self.apply_changes(self.settings, self.changes)
+        self.apply_changes(settings, self.changes)
 
     @classmethod
     def create(
-        cls, prompt: Any, asked: Mapping[str, Any], losses: Losses = (), inputs: Inputs | None = None
+        cls, prompt: Any, options: Mapping[str, Any], losses: Losses = (), inputs: Inputs | None = None
     ) -> RunSpec:
-        """A new run: the arguments of ``clipgen.Run``."""
+        """Return the spec of a new run, from the arguments of ``clipgen.Run``."""
         inputs = inputs or Inputs()
-        named = inputs.named({**asked, "prompt": prompt})
-        settings = build(named.pop("prompt"), named)
+        named = inputs.name_values({**options, "prompt": prompt})
+        settings = inputs.name_files(build(named.pop("prompt"), named))
         if not named.keys() & {"generator", "recipe"} and default_start(settings.perceptor) == "random":
             warnings.warn(
                 f"no generator is named for {settings.perceptor}: its pictures are sums of pixels, as of recipe='das'; "
@@ -100,36 +95,46 @@ class RunSpec:
 
     @classmethod
     def resume(cls, folder: str | Path, losses: Losses = (), trust: bool = False) -> RunSpec:
-        """An interrupted run, to go on in its folder. ``trust``: as of ``Run.resume``."""
+        """Return the spec of an interrupted run, which goes on in its folder. ``trust``: as of ``Run.resume``."""
         journal = Journal.open(folder)
-        given = journal.inputs()
-        spec = cls._saved(journal.history, folder, losses, trust, given, journal)
-        for name in spec.inputs.all.keys() - given.keys():  # trusted, and part of the run from now on
-            journal.keep_input(name, spec.inputs.all[name])
+        inputs = Inputs(journal.inputs())
+        own = set(inputs.all)
+        spec = cls._from_saved(journal.history, folder, losses, trust, inputs, journal)
+        for name in inputs.all.keys() - own:  # trusted, and part of the run from now on
+            journal.keep_input(name, inputs.all[name])
         return spec
 
     @classmethod
     def replay(cls, source: str | Path, losses: Losses = (), trust: bool = False) -> RunSpec:
-        """A run again, from its folder or from a file that it exported; with all that was changed on its way."""
-        journal = Journal.open(source) if Path(source).is_dir() else None
-        saved = journal.history if journal else check_saved(settings_of(source), source)
-        return cls._saved(saved, source, losses, trust, journal.inputs() if journal else {})
+        """Return the spec of a run that is made again, changes included, from its folder or an exported file."""
+        if not Path(source).is_dir():
+            return cls._from_saved(check_saved(settings_of(source), source), source, losses, trust, Inputs())
+        journal = Journal.open(source)
+        return cls._from_saved(journal.history, source, losses, trust, Inputs(journal.inputs()))
 
     @classmethod
-    def _saved(
+    def _from_saved(
         cls,
         saved: Mapping[str, Any],
         source: str | Path,
         losses: Losses,
         trust: bool,
-        given: Mapping[str, Any],
+        inputs: Inputs,
         journal: Journal | None = None,
     ) -> RunSpec:
-        changes = [without_removed(named_today(change, saved), source) for change in saved.get("changes", [])]
         try:
-            settings, inputs = _saved(saved, source, losses), Inputs(given)
+            changes = [drop_removed(change, source) for change in saved.get("changes", [])]
+            remaining = drop_removed(saved, source)
+            values = {field.name: remaining.get(field.name, field.default) for field in fields(Settings)}
+            before, given = saved.get("losses", []), [loss.name for loss in to_losses(losses)]
+            if before != given:
+                raise ClipgenError(
+                    f"{source}: this run followed {len(before)} losses of its own ({', '.join(map(str, before))}), "
+                    f"and {len(given)} are given ({', '.join(given)}); pass the same as losses=[...]"
+                )
+            settings = build(values.pop("prompt"), values)
             if not trust:
-                inputs.check_inside([asdict(settings), *changes], source)
+                inputs.check_contained([asdict(settings), *changes], source)
             return cls(settings, inputs, losses, changes, journal)
         except ClipgenError as error:
             if str(source) in str(error):
@@ -137,30 +142,27 @@ class RunSpec:
             raise ClipgenError(f"{source}: {error}") from error
 
     def apply_changes(self, settings: Settings, changes: Iterable[Mapping[str, Any]]) -> Settings:
-        """The settings after some changes, one after another, with everything loaded that they name.
-
-        Each change has its ``step``. Raises ClipgenError as ``change`` does.
-        """
+        """Return the settings after some changes, each with its ``step``. Raises ClipgenError as ``change`` does."""
         for change in changes:
             settings = self.change(settings, {name: value for name, value in change.items() if name != "step"})
         return settings
 
-    def change(self, settings: Settings, asked: Mapping[str, Any]) -> Settings:
-        """Return the settings after one change, with everything loaded that they name.
+    def change(self, settings: Settings, options: Mapping[str, Any]) -> Settings:
+        """Return the settings after one change, and load the pictures that it names.
 
-        The one rule for what is changed live, waits its turn, is resumed or replayed. Raises ClipgenError for what
-        cannot be changed while a run goes on, and for values that cannot work together.
+        This is the one rule for changes that are live, waiting, resumed or replayed. Raises ClipgenError for settings
+        that cannot change while a run goes on, and for values that cannot work together.
         """
-        if names := immutable(asked):
+        if names := immutable(options):
             raise ClipgenError(f"{names[0]}=...: cannot be changed while a run goes on; start another, or branch")
-        values = asdict(settings) | to_numbers(asked)  # whoever asks has given names to pictures
-        settings = build(values.pop("prompt"), values)
-        self._check_spared(settings)
+        check_names(options)
+        settings = settings.updated(**to_numbers(options))
+        settings.check()
+        self._check_patch_dropout(settings)
         self.inputs.load(settings)
         return settings
 
-    def _check_spared(self, settings: Settings) -> None:
-        """Raise ClipgenError for models that have no patches to leave out."""
+    def _check_patch_dropout(self, settings: Settings) -> None:
         for name, _ in self.perceptors if settings.patch_dropout else ():
             if not family(name).has_patches(name):
                 raise ClipgenError(
@@ -170,15 +172,15 @@ class RunSpec:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What a run folder says of its beginning."""
+        """The settings, losses, versions and machine, for the journal."""
         versions = {"clipgen": clipgen.__version__, "torch": torch.__version__, "python": platform.python_version()}
-        place = {"device": str(self.device), "precision": self.precision}
-        machine = place | {"platform": platform.platform(), "threads": torch.get_num_threads()}
+        machine = {"device": str(self.device), "precision": self.precision, "platform": platform.platform()}
         names = [loss.name for loss in self.losses]
-        return asdict(self.settings) | {"losses": names, "versions": versions, "machine": machine}
+        notes = {"losses": names, "versions": versions, "machine": machine | {"threads": torch.get_num_threads()}}
+        return asdict(self.settings) | notes
 
     def create_journal(self, folder: str | Path) -> Journal:
-        """Return the journal of a new run below ``folder``, with all that it needs to be made again."""
+        """Make a run folder in ``folder``, with all that is needed to make the run again."""
         journal = Journal.create(folder, slug(self.settings.prompt), self.notes)
         for name, value in self.inputs.all.items():
             journal.keep_input(name, value)
@@ -186,10 +188,9 @@ class RunSpec:
         return journal
 
     def load_models(self, share_models_with: Models | None = None) -> Models:
-        """Return the models, those of another run if the settings name the same ones."""
-        s = self.settings
+        """Return the models; those of another run if they have the same names."""
+        s, models = self.settings, share_models_with
         names = s.generator, s.relax, s.perceptor, str(self.device), self.precision
-        models = share_models_with
         if not (models and models.names == names):
             perceptors = [(load_perceptor(name, self.device, self.precision), share) for name, share in self.perceptors]
             generator = load_generator(s.generator, self.device, s.relax, self.precision)
@@ -199,8 +200,8 @@ class RunSpec:
         return replace(models, judge=load_perceptor(s.judge, self.device, self.precision) if s.judge else None)
 
 
-def shares(names: str) -> list[tuple[str, float]]:
-    """An ensemble, ``mini | ViT-B-32/openai:0.5``: perceptors' names with their shares, which sum to one."""
+def parse_ensemble(names: str) -> list[tuple[str, float]]:
+    """Return the perceptors of an ensemble, ``mini | ViT-B-32/openai:0.5``, with shares that sum to one."""
     parts = parse_weighted(names)
     if not parts or min(weight for _, weight in parts) <= 0:
         raise ClipgenError(f"perceptor={names!r}: name at least one, each with a weight above 0, such as mini:0.5")
@@ -211,7 +212,7 @@ def shares(names: str) -> list[tuple[str, float]]:
 
 
 def _check_judge(judge: str, guides: Sequence[tuple[str, float]]) -> None:
-    """Raise ClipgenError for a judge that does not exist, or guides."""
+    """Raise ClipgenError for a judge that does not exist, or that guides the run."""
     if judge in dict(guides):
         raise ClipgenError(f"judge={judge!r}: it guides this run, so that it cannot judge it; choose another")
     try:
@@ -221,67 +222,20 @@ def _check_judge(judge: str, guides: Sequence[tuple[str, float]]) -> None:
         raise ClipgenError(str(error).replace("perceptor=", "judge=", 1)) from error
 
 
-def objectives(losses: Losses) -> list[Loss]:
-    """Losses of one's own, functions or objectives, with or without names. Raises ClipgenError for anything else."""
-    made: list[Loss] = []
+def to_losses(losses: Losses) -> list[Loss]:
+    """Return functions and losses, with or without names, as losses. Raises ClipgenError for anything else."""
+    result: list[Loss] = []
     for name, loss in losses.items() if isinstance(losses, Mapping) else (("", loss) for loss in losses):
         if not (isinstance(loss, Loss) or callable(loss)):
             raise ClipgenError(f"losses: {loss!r} is neither a function (image, latent, step) -> loss nor a Loss")
-        made.append(loss if isinstance(loss, Loss) else FunctionLoss(loss, name))
-    return made
+        result.append(loss if isinstance(loss, Loss) else FunctionLoss(loss, name))
+    return result
 
 
-def _size(side: int, quality: str, where: torch.device) -> tuple[int, int]:
-    """What a generator draws best; a draft is smaller where pixels are dear, the best larger where they are cheap."""
+def _default_size(side: int, quality: str, where: torch.device) -> tuple[int, int]:
+    """Return the generator's own size, half of it for a draft on a CPU, and 1.5 times for the best on a GPU."""
     if quality == "draft" and where.type == "cpu":
         side //= 2
     if quality == "best" and where.type != "cpu":
         side = 3 * side // 2
     return side, side
-
-
-def named_today(settings: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run folder under their names of today: up to 0.2 noise and shift had settings of their own."""
-    values, both = dict(settings), {**before, **settings}
-    if not settings.keys() & {"noise", "shift"}:
-        return values
-    strengths = {name: both.get(key) for name, key in (("noise", "noise"), ("grain", "noise"), ("shift", "shift"))}
-    names = [name.strip() for name in both.get("augment", "").split(",") if name.strip()]
-    said = (f"{name}={strengths[name]}" if strengths.get(name) is not None else name for name in names)
-    return {key: value for key, value in values.items() if key not in ("noise", "shift")} | {"augment": ", ".join(said)}
-
-
-REMOVED = {"window": 1}  # settings of version 0.4 that are gone, with the value that changes nothing
-
-
-def without_removed(settings: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
-    """Return saved settings without those that were removed.
-
-    Raises:
-        ClipgenError: A removed setting has a value that changed the picture.
-    """
-    for name, neutral in REMOVED.items():
-        if settings.get(name, neutral) != neutral:
-            raise ClipgenError(
-                f"{source}: this run has {name}={settings[name]}, a setting that was removed; use clipgen 0.4, or set "
-                f"{name} to {neutral} in its settings.json and changes.jsonl: the pictures will then be others"
-            )
-    return {name: value for name, value in settings.items() if name not in REMOVED}
-
-
-def _saved(settings: Mapping[str, Any], source: str | Path, losses: Losses) -> Settings:
-    """Settings as a journal or an exported file has them, to be followed with the same losses."""
-    usual: dict[str, Any] = {
-        knob.name: knob.default for knob in fields(Settings)
-    }  # what a setting was before there was one
-    values = usual | {
-        key: value for key, value in without_removed(named_today(settings, settings), source).items() if key in usual
-    }
-    had, given = settings.get("losses", 0), [loss.name for loss in objectives(losses)]
-    if had != (given if isinstance(had, list) else len(given)):  # before they had names they were counted
-        said = ", ".join(map(str, had)) if isinstance(had, list) else had
-        raise ClipgenError(
-            f"{source}: this run followed {len(had) if isinstance(had, list) else had} losses of its own ({said}), "
-            f"and {len(given)} are given ({', '.join(given)}); pass the same as losses=[...]"
-        )
-    return build(values.pop("prompt"), values)

@@ -185,7 +185,7 @@ def finish_film(film: Journal, progress: bool = True, losses: Losses = ()) -> Jo
             raise ClipgenError(f"{film.folder}: frames of its source are missing; redraw the film from its beginning")
         frames = {number: to_picture(inputs.pop(_frame_name(number))) for number in range(1, count + 1)}
         settings = {field.name: saved[field.name] for field in fields(Settings) if field.name != "prompt"}
-        film.keep_until(count, {int(row["step"]) for row in film.scores})  # a kill can leave a frame without scores
+        film.trim(count, {int(row["step"]) for row in film.scores})  # a kill can leave a frame without scores
         todo = sorted(frames.keys() - set(film.steps))
         like: Run | None = None
         with tqdm(total=count, initial=count - len(todo), disable=not progress, unit="frame") as bar:
@@ -200,14 +200,14 @@ def finish_film(film: Journal, progress: bool = True, losses: Losses = ()) -> Jo
                     *_, frame = run
                     latent = torch.from_numpy(run.journal.latent(frame.step))
                 like = like or run
-                unsaved_before = film.trouble
+                unsaved_before = film.write_error
                 try:
                     film.add(number, frame.image, latent, frame.scores)
                 except OSError as error:  # the frame stays in memory
                     if not unsaved_before:
                         warn_unsaved(film, error)
                 bar.update()
-        if not film.trouble:
+        if not film.write_error:
             shutil.rmtree(film.folder / FILM)
     return film
 

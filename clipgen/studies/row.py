@@ -82,12 +82,15 @@ class Row:
 
     def __init__(self, point: GridPoint, parent: Path, names: Mapping[str, str] = MappingProxyType({})):
         inputs = Inputs()
-        settings = inputs.named({**point.settings, "prompt": point.prompt})
-        mark = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
+        settings = inputs.name_values({**point.settings, "prompt": point.prompt})
+        options = {name: value for name, value in settings.items() if name != "prompt"}
         try:
-            self.spec = RunSpec.create(settings.pop("prompt"), settings, inputs=inputs)
+            self.spec = RunSpec.create(settings["prompt"], options, inputs=inputs)
         except ClipgenError as error:
             raise ClipgenError(f"study, {point.label}: {error}") from error
+        # Prompts name files by their content there: another picture is another row.
+        settings |= {name: getattr(self.spec.settings, name) for name in settings.keys() & {"prompt", "negative"}}
+        mark = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
         self.varied, self.label = point.varied, point.label
         self.folder = parent / names.get(mark, f"{slug(point.label)}-{mark}")
         self._state = RowState()

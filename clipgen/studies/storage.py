@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clipgen.errors import ClipgenError
 from clipgen.prompts import slug
-from clipgen.runs.journal import PARTS
+from clipgen.runs.journal import FOLDERS
 from clipgen.runs.lock import Lock
 from clipgen.studies.row import DRAFT, NOTE, RowState
 
@@ -101,7 +101,7 @@ class StudyStorage:
                 if not keys:
                     raise FileNotFoundError(f"nothing is there of {folder.name}")
                 targets = [copy / key for key in keys]
-                for parent in {copy / part for part in PARTS} | {file.parent for file in targets}:
+                for parent in {copy / name for name in FOLDERS} | {file.parent for file in targets}:
                     parent.mkdir(parents=True, exist_ok=True)
                 self._files.get([root + key for key in keys], list(map(str, targets)))
             shutil.rmtree(folder, ignore_errors=True)

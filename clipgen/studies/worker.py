@@ -88,8 +88,8 @@ def _finish_rows(folders: Sequence[Path]) -> None:
 
     for run, _ in iterate_batch(runs):
         write_state(run)
-        if run.journal.trouble:
-            raise ClipgenError(f"its frames cannot be saved ({run.journal.trouble}); make room, and start again")
+        if run.journal.write_error:
+            raise ClipgenError(f"its frames cannot be saved ({run.journal.write_error}); make room, and start again")
     for run in runs:
         error = "" if run.finished else f"the loss was not finite; stopped at the last good frame, step {run.step}"
         write_state(run, run.finished, error)

@@ -15,7 +15,6 @@ from clipgen.errors import ClipgenError
 from clipgen.prompts import Prompt, format_prompt
 from clipgen.runs.history import History
 from clipgen.runs.journal import Journal
-from clipgen.runs.spec import named_today
 from clipgen.studio.controls import DEFAULTS
 from clipgen.studio.parts import button, close_all, save_input, show, to_jpeg
 
@@ -94,9 +93,9 @@ def settings_of(journal: Journal, folder: Path, changed: bool = True) -> dict[st
 
     Pictures and latents that only the run's own folder has are written below ``folder``.
     """
-    settings: dict[str, Any] = DEFAULTS | named_today(journal.settings, journal.settings)  # an old run has fewer
+    settings: dict[str, Any] = DEFAULTS | journal.settings  # an old run has fewer
     for change in journal.changes if changed else []:
-        settings |= named_today(change, journal.settings)
+        settings |= change
     for name, value in journal.inputs().items():
         if not name.startswith(("http://", "https://")) and not Path(name).exists():
             path = save_input(folder, name, value)

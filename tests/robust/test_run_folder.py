@@ -217,7 +217,7 @@ def test_what_had_no_room_comes_along_when_there_is_some_again(tmp_path):
     frames = iter(run)
     with full_disk(500), pytest.warns(UserWarning, match="cannot be saved any more"):
         next(frames), next(frames)
-    assert len([*frames]) == 2 and not run.journal.trouble
+    assert len([*frames]) == 2 and not run.journal.write_error
     journal = Journal.open(run.journal.folder)
     assert journal.steps == [1, 2, 3, 4] and [row["step"] for row in journal.scores] == [1, 2, 3, 4]
     assert [frame.tobytes() for frame in journal.frames()] == [frame.tobytes() for frame in run.journal.frames()]

@@ -155,3 +155,15 @@ def test_a_removed_setting_is_ignored_where_it_changed_nothing_and_refused_other
     settings.write_text(json.dumps(saved | {"window": "1@0-5, 0.5@5-"}))
     with pytest.raises(ClipgenError, match="window=1@0-5"):
         clipgen.Run.replay(run.journal.folder, folder=tmp_path, like=run)
+
+
+@pytest.mark.parametrize(("version", "number"), [("0.1.0", 1), ("0.3.2", 2)])
+def test_a_run_of_a_version_before_0_4_is_refused_by_its_version(version, number, tmp_path):
+    run = clipgen.Run("a cat", folder=tmp_path, generator="pixels", size=(32, 32), init="noise", steps=1)
+    clipgen.finish(run, progress=False).export(tmp_path / "a.png")
+    settings = run.journal.folder / "settings.json"
+    settings.write_text(json.dumps(run.journal.settings | {"format": number, "versions": {"clipgen": version}}))
+    for use in (clipgen.Run.resume, clipgen.Run.replay):
+        with pytest.raises(ClipgenError, match=rf"another version of clipgen \({version}, format {number}; .*use that"):
+            use(run.journal.folder)
+    assert clipgen.Run.replay(tmp_path / "a.png", folder=tmp_path, like=run).settings == run.settings

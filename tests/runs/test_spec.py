@@ -133,7 +133,7 @@ def test_a_change_makes_again_only_what_depends_on_it(tmp_path, monkeypatch):
     [("draft", "cpu", 64), ("normal", "cpu", 128), ("best", "cpu", 128), ("draft", "cuda", 128), ("best", "cuda", 192)],
 )
 def test_the_size_of_a_quality(quality, device, side):
-    assert spec._size(128, quality, torch.device(device)) == (side, side)
+    assert spec._default_size(128, quality, torch.device(device)) == (side, side)
 
 
 def test_what_suits_a_quality_and_a_generator():

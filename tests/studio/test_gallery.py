@@ -30,32 +30,31 @@ def test_earlier_runs_are_opened_and_replayed(tmp_path):
 
 
 @pytest.fixture
-def of_format_1(tmp_path):
-    """A run folder as the first version of clipgen wrote it, stopped on its way."""
+def older(tmp_path):
+    """A run folder of a version that had fewer settings, stopped on its way."""
     run = clipgen.Run("a star", steps=8, seed=3, folder=tmp_path, **SMALL)
     for frame in run:
         if frame.step == 4:
             run.stop()
     folder = run.journal.folder
-    (folder / "latents").rename(folder / "tokens")
-    settings = run.journal.settings | {"format": 1, "losses": 0}
-    del settings["padding"]  # which had no name yet
+    settings = run.journal.settings
+    del settings["padding"]
     (folder / "settings.json").write_text(json.dumps(settings))
     return run.journal
 
 
 @pytest.mark.slow
-def test_runs_of_the_first_format_are_read(of_format_1, tmp_path):
+def test_runs_with_fewer_settings_are_read(older, tmp_path):
     studio = clipgen.Studio(folder=tmp_path, padding="grey", **SMALL)
-    made = of_format_1.steps[-1]
+    made = older.steps[-1]
     click(studio.gallery, "Open")
     assert studio.preview.timeline.max == made >= 4
     asked = studio.controls.values
-    assert (asked["padding"], asked["seed"]) == ("border", 3), "as it was when it had no name"
+    assert (asked["padding"], asked["seed"]) == ("border", 3), "the default, whatever is set now"
     put(studio, steps=2)
     click(studio, "Branch from here")
     (tokens,) = studio.wait().journal.inputs().values()
-    assert (tokens == of_format_1.latent(made)).all()
+    assert (tokens == older.latent(made)).all()
     click(studio.gallery.children[1].children[-1], "Resume")
     resumed = studio.wait()
-    assert resumed.finished and resumed.journal.folder == of_format_1.folder
+    assert resumed.finished and resumed.journal.folder == older.folder

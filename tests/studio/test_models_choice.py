@@ -5,7 +5,7 @@ from studio_hands import control, named, put
 
 from clipgen.clip.catalogue import family
 from clipgen.generators.catalogue import GENERATORS
-from clipgen.runs.spec import shares
+from clipgen.runs.spec import parse_ensemble
 from clipgen.studio.models import CLIP_MEGABYTES, PAIRS
 
 
@@ -21,13 +21,15 @@ def choose(models, name):
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
 def test_every_pair_is_known_and_says_what_it_costs(pair, models, studio):
-    for name, _ in shares(pair.perceptor):
+    for name, _ in parse_ensemble(pair.perceptor):
         assert family(name) and name in CLIP_MEGABYTES
     choose(models, pair.name)
     asked = studio.controls.values
     assert (asked["generator"], asked["perceptor"]) == (pair.generator, pair.perceptor)
     assert models.choice.value is pair and f"about {pair.memory:g} GB of memory" in models.note.value
-    megabytes = GENERATORS[pair.generator].megabytes + sum(CLIP_MEGABYTES[name] for name, _ in shares(pair.perceptor))
+    megabytes = GENERATORS[pair.generator].megabytes + sum(
+        CLIP_MEGABYTES[name] for name, _ in parse_ensemble(pair.perceptor)
+    )
     size = f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
     assert (f"{size} are downloaded" in models.note.value) == bool(megabytes)
     assert models.choice.label == (f"{pair.name} ({size})" if megabytes else pair.name)

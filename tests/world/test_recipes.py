@@ -16,7 +16,7 @@ from clipgen.generators.catalogue import GENERATORS, relaxation
 from clipgen.optimizers import OptimizerConfig
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.settings import build
-from clipgen.runs.spec import shares
+from clipgen.runs.spec import parse_ensemble
 
 STEPS, CLIP = 200, 224
 GUIDE = Path(__file__).parents[2] / "notebooks" / "guide" / "published-models.md"
@@ -159,7 +159,9 @@ def test_optimiser_and_rate(name):
         config = asked.at(step).select(OptimizerConfig)
         assert config.lr_at(step / asked.steps, unit=123, has_camera=False) == pytest.approx(rate)
     assert (asked.size, asked.generator, asked.ema) == (size, generator, 0) and asked.generator in GENERATORS
-    assert len(shares(asked.perceptor)) == clips and {share for _, share in shares(asked.perceptor)} == {1 / clips}
+    assert len(parse_ensemble(asked.perceptor)) == clips and {
+        share for _, share in parse_ensemble(asked.perceptor)
+    } == {1 / clips}
 
 
 def test_what_is_particular():
