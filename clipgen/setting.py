@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import Field, field
 from typing import Any, Literal
@@ -89,3 +90,15 @@ def bounds_of(field: Field) -> str:
     if low == -math.inf:
         return ""
     return f"{low:g} up" if high == math.inf else f"{low:g} to {high:,}"
+
+
+def describe(field: Field) -> str:
+    """Return a paragraph about a setting: ``name* (default; choices; bounds): help``, with a * if it is live."""
+    facts, name = field.metadata, field.name + "*" * field.metadata["live"]
+    values = [repr(field.default)]
+    if facts["choices"]:
+        values.append(" | ".join(choice or "''" for choice in facts["choices"]))
+    if bounds := bounds_of(field):
+        values.append(bounds)
+    line = f"{name} ({'; '.join(values)}): {facts['help']}"
+    return textwrap.fill(line, 116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)

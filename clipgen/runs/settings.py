@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import cached_property
@@ -26,7 +25,7 @@ from clipgen.prompts import Prompt, parse, parse_weighted
 from clipgen.registry import LOSSES, RELAXATIONS, STARTS
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.schedules import Schedule, parse_growth, parse_schedule, parse_size
-from clipgen.setting import bounds_of, check, setting, to_python
+from clipgen.setting import check, describe, setting, to_python
 
 Part = TypeVar("Part")
 Documented = TypeVar("Documented")
@@ -314,19 +313,8 @@ def build(prompt: str, options: Mapping[str, Any]) -> Settings:
 
 def list_settings(documented: Documented) -> Documented:
     """Append the list of all settings to a docstring, for ``help``. A decorator."""
-    lines = [_describe(field) for field in fields(Settings) if field.default is not MISSING]
+    lines = [describe(field) for field in fields(Settings) if field.default is not MISSING]
     intro = "Settings, with default and range; those with a * can change while a run goes on:"
     text = inspect.cleandoc(documented.__doc__ or "")
     documented.__doc__ = "\n".join([text, "", intro, *lines])
     return documented
-
-
-def _describe(field: Field) -> str:
-    facts, name = field.metadata, field.name + "*" * field.metadata["live"]
-    values = [repr(field.default)]
-    if facts["choices"]:
-        values.append(" | ".join(choice or "''" for choice in facts["choices"]))
-    if bounds := bounds_of(field):
-        values.append(bounds)
-    line = f"{name} ({'; '.join(values)}): {facts['help']}"
-    return textwrap.fill(line, 116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)

@@ -103,7 +103,7 @@ def test_keep_best_shows_and_exports_it(judged, tmp_path, capsys, monkeypatch):
     assert main(["export", str(journal.folder), "cli.png", "--keep", "best"]) == 0
     assert (tmp_path / "cli.png").read_bytes() == (tmp_path / "best.png").read_bytes()
     run.change(keep="best")
-    run.control.due(run.step)
+    run.control.apply_changes(run.step)
     assert run.image.tobytes() == journal.frame(4).tobytes() and run.score == pytest.approx(run.best.scores["clip"])
     assert main(["export", str(journal.folder), "asked.png"]) == 0
     assert Image.open("asked.png").tobytes() == Image.open("best.png").tobytes(), "as the run was asked"
