@@ -32,7 +32,6 @@ UNFINISHED = [
     "drawn.py",
     "fast",
     "generators",
-    "images",
     "inits.py",
     "inspect",
     "losses",

@@ -1,4 +1,4 @@
-"""Names of pictures: what means one (a file, in quotes or below ``~``, an address), and what a new file is called."""
+"""Names of pictures: which texts are names of files or addresses, and what a new file is called."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-# The last two are pictures, too, which cannot be read.
+# The last two are pictures, but cannot be read.
 _SUFFIX = re.compile(
     r"[^.]\.(a?png|jpe?g|jpe|jfif|webp|gif|bmp|dib|tiff?|avifs?|hei[cf]|jp2|j2k|jpx|jpc|p[bgnp]m|ico|pcx|psd|qoi|tga|svg|eps)$",
     re.IGNORECASE,
