@@ -12,7 +12,7 @@ from tempfile import TemporaryFile
 import clipgen
 from clipgen.cli import add_settings
 from clipgen.errors import ClipgenError
-from clipgen.images.names import find_unused
+from clipgen.images.names import expand_home, find_unused
 from clipgen.images.terminal import show
 from clipgen.registry import WRITERS
 from clipgen.setting import check_count
@@ -31,7 +31,7 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     groups = {group.title: group for group in parser._action_groups}
     add, add_speed = groups["prompt and output"].add_argument, groups["speed and memory"].add_argument
     files = f"{OUTPUTS}; repeatable (default: <prompt>.png and .gif, here)"
-    add("-o", "--output", action="append", type=Path, metavar="FILE", help=files)
+    add("-o", "--output", action="append", type=expand_home, metavar="FILE", help=files)
     add("--batch", type=int, metavar="N", help="draw N pictures with seeds from --seed on; best first")
     add("--film", metavar="FILE", help="redraw every frame of a video, GIF or WebP")
     add("--carry", type=float, help="with --film: share of the last frame in the next (default: 0.5)")
@@ -80,7 +80,7 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
 def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = False) -> int:
     """Go on with an interrupted run or film, or make it ``again``."""
     parser.add_argument("source", type=Path, metavar="RUN", help="a run folder" + ", or a file of its" * again)
-    parser.add_argument("output", nargs="*", type=Path, metavar="FILE", help=OUTPUTS)
+    parser.add_argument("output", nargs="*", type=expand_home, metavar="FILE", help=OUTPUTS)
     parser.add_argument("--quiet", action="store_true", default=False, help="show no progress bar")
     parser.add_argument("--trust", action="store_true", help="read files that the run names and does not bring along")
     if again:
@@ -107,7 +107,7 @@ def replay(parser: argparse.ArgumentParser, words: list[str]) -> int:
 def export(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Write a run as files."""
     parser.add_argument("source", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("output", nargs="+", type=Path, metavar="FILE", help=OUTPUTS)
+    parser.add_argument("output", nargs="+", type=expand_home, metavar="FILE", help=OUTPUTS)
     parser.add_argument("--fps", type=float, help="frames a second (default: 15, or as the redrawn film has them)")
     parser.add_argument("--hold", type=float, help="seconds on the last frame (default: 2, of a redrawn film 0)")
     larger = "2 or 4 times as wide and high; or the file of a published upscaler's weights"
@@ -148,7 +148,7 @@ def dalle(parser: argparse.ArgumentParser, words: list[str]) -> int:
     parser.add_argument("--perceptor", help="the CLIP that ranks the pictures")
     parser.add_argument("--device", help="auto, cpu, cuda or mps")
     files = "contact sheet; .gif .webp .mp4 .html: as it is drawn (default: <prompt>.png)"
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=files)
+    parser.add_argument("-o", "--output", type=expand_home, metavar="FILE", help=files)
     parser.add_argument("--quiet", action="store_true", default=False, help="show no progress bar")
     options = vars(parser.parse_intermixed_args(words))
     prompt, quiet, output = options.pop("prompt"), options.pop("quiet"), options.pop("output", None)

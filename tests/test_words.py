@@ -32,6 +32,7 @@ UNFINISHED = [
     "drawn.py",
     "fast",
     "generators",
+    "images",
     "inits.py",
     "inspect",
     "losses",

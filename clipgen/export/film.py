@@ -74,7 +74,7 @@ def export(
         ClipgenError: An unknown suffix, no frames, numbers that cannot work, a limit that cannot be met, or a file
             that cannot be written.
     """
-    file, suffix = Path(file), check_suffix(file)
+    file, suffix = Path(file).expanduser(), check_suffix(file)
     writer: Writer = WRITERS[suffix]()
     durations = _read_durations(settings or {}) if fps is None else []
     if fps is None:

@@ -1,4 +1,4 @@
-"""Films: their frames as ``images.reading`` reads pictures, and their durations."""
+"""Films at the door: their frames as ``images.reading`` reads pictures, and for how long each is shown."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ _FORMATS = tuple(name for name in FORMATS if name != "TGA")  # which has no sign
 
 
 class FilmReader:
-    """An iterable of the frames of a film, which are read one at a time.
+    """The frames of a film, read one at a time as often as it is iterated over.
 
     Args:
         film: A video or an animated picture, as a file, its address or a PIL image; or a sequence of anything that
             ``to_picture`` takes, or an array (T, H, W, C) or tensor (T, C, H, W) of them.
 
     Attributes:
-        durations: The seconds of the frames; the last holds for all further ones. Empty if the film has none.
+        durations: The seconds for which frames are shown; the last of them holds for all further ones. Empty where
+            nothing says it.
 
     Raises:
         ClipgenError: For a film that cannot be read.
@@ -44,7 +45,7 @@ class FilmReader:
         self._label, self._video, self.durations = "film", False, list[float]()
         if isinstance(film, (str, Path)):
             self._label = f"film={str(film)!r}"
-            self._source = self._find(film)
+            self._source = self._located(film)
             self._video = self._is_video()
         if self._video:
             with refusing(self._label, "use a video, a GIF or a WebP"), closing(self._read()) as frames:
@@ -52,10 +53,10 @@ class FilmReader:
             self.durations = [1 / fps] if fps else []
         elif isinstance(self._source, (str, Image.Image)):
             times = [image.info.get("duration") for image in self._seek()]
-            # Browsers show frames of a hundredth of a second or less, or without a time, for a tenth.
-            seconds = [time / 1000 if time and time > 10 else 0.1 for time in times]
-            if any(time is not None for time in times):
-                self.durations = seconds[:1] if len({*seconds}) == 1 else seconds
+            # Browsers show what has a hundredth of a second or less, or no time at all, for a tenth.
+            shown = [time / 1000 if time and time > 10 else 0.1 for time in times]
+            known = any(time is not None for time in times)
+            self.durations = (shown[:1] if len({*shown}) == 1 else shown) if known else []
 
     def __iter__(self) -> Iterator[Image.Image]:
         if self._video:
@@ -70,7 +71,7 @@ class FilmReader:
         else:
             yield from map(to_picture, self._source)
 
-    def _find(self, film: str | Path) -> str:
+    def _located(self, film: str | Path) -> str:
         """Return the path of a film, which is fetched if it is an address."""
         if not is_address(str(film)):
             if (path := find_file(film)) is None:
@@ -98,7 +99,7 @@ class FilmReader:
     def _seek(self) -> Iterator[Image.Image]:
         """Yield an animated picture at each of its frames, decoded."""
         with self._open() as image:
-            for number in count(int(getattr(image, "default_image", False))):  # of a PNG, it is no frame of the film
+            for number in count(int(getattr(image, "default_image", False))):  # of a PNG, which is not of its film
                 try:
                     image.seek(number)
                 except EOFError:
@@ -110,17 +111,17 @@ class FilmReader:
                     return
 
     def _read(self) -> Generator[Any, None, None]:
-        """Yield a dict of facts about a video, and then the bytes of its frames at its own rate."""
+        """Yield what is known of a video, and then the bytes of its frames, as many each second as it says."""
         path = str(Path(self._source).resolve())
         local = ["-protocol_whitelist", "file"]  # a playlist could name addresses
         try:
             with closing(cast(Any, read_frames(path, input_params=local))) as frames:
-                facts = next(frames)
-        except OSError as error:  # the rest is ffmpeg's log
+                about = next(frames)
+        except OSError as error:  # with all that ffmpeg says behind it
             raise OSError(str(error).partition("\n")[0]) from error
-        check_pixels(facts["size"], self._label)
-        yield facts
-        steady = ["-vf", f"fps={facts['fps']}"] if facts["fps"] else []
+        check_pixels(about["size"], self._label)
+        yield about
+        steady = ["-vf", f"fps={about['fps']}"] if about["fps"] else []
         with closing(cast(Any, read_frames(path, input_params=local, output_params=steady))) as frames:
             next(frames)
             yield from frames

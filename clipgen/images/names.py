@@ -1,4 +1,4 @@
-"""Names of pictures: which texts are names of files or addresses, and what a new file is called."""
+"""Names of pictures: what means one (a file, in quotes or below ``~``, an address), and what a new file is called."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-# The last two are pictures, but cannot be read.
+# The last two are pictures, too, which cannot be read.
 _SUFFIX = re.compile(
     r"[^.]\.(a?png|jpe?g|jpe|jfif|webp|gif|bmp|dib|tiff?|avifs?|hei[cf]|jp2|j2k|jpx|jpc|p[bgnp]m|ico|pcx|psd|qoi|tga|svg|eps)$",
     re.IGNORECASE,
@@ -58,3 +58,13 @@ def find_unused(stem: str, endings: Sequence[str]) -> list[Path]:
         if not any(map(os.path.lexists, files)):
             break
     return files
+
+
+def expand_home(path: str | os.PathLike) -> Path:
+    """Return a path with ``~`` expanded."""
+    return Path(path).expanduser()
+
+
+def absolute_path(path: str | os.PathLike) -> Path:
+    """Return a path with ``~`` expanded, which a later change of the working directory does not affect."""
+    return Path(os.path.abspath(expand_home(path)))

@@ -1,4 +1,4 @@
-"""Pictures for people to look at: enlarged, side by side, repeated, with a heat map."""
+"""Pictures as people look at them: large enough, and side by side."""
 
 from __future__ import annotations
 
@@ -7,66 +7,48 @@ import math
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image
 
 from clipgen.errors import ClipgenError
 
-MIN_SIDE = 256  # pixels of the shorter side to which small pictures are enlarged
-MAX_SIDE = 4096  # pixels of the longer side that enlarging does not exceed
+SHOWN = 256  # the shorter side, in pixels, that small pictures are shown and exported at
+LONGEST = 4096  # a longer side that enlarging does not go beyond
 PIXELS = 200_000_000  # of a sheet, at most
-GAP = 8  # pixels between pictures
-COOL, WARM = (16, 20, 40), (255, 96, 32)
 
 
-def enlarge(image: Image.Image, shortest: int = MIN_SIDE) -> Image.Image:
+def enlarge(image: Image.Image, shortest: int = SHOWN) -> Image.Image:
     """Return the picture, by a whole factor (Lanczos), with its shorter side at ``shortest`` pixels or more.
 
-    A picture that is very long is not enlarged beyond ``MAX_SIDE``.
+    A picture that is very long is not enlarged beyond ``LONGEST``.
     """
-    factor = max(1, min(math.ceil(shortest / min(image.size)), MAX_SIDE // max(image.size)))
+    factor = max(1, min(math.ceil(shortest / min(image.size)), LONGEST // max(image.size)))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
 
 
-def repeat_picture(image: Image.Image, times: int = 3) -> Image.Image:
-    """Return the picture ``times`` times beside and below itself, which shows the edges of one that is not seamless."""
-    sheet = Image.new(image.mode, (times * image.width, times * image.height))
-    for i in range(times * times):
-        sheet.paste(image, (i % times * image.width, i // times * image.height))
-    return sheet
-
-
-def overlay_heat(picture: Image.Image, strength: np.ndarray) -> Image.Image:
-    """Return a picture in dim grey with a heat map over it.
-
-    Args:
-        picture: Of any mode.
-        strength: (H, W), 0 or more; the 99th percentile glows most.
-    """
-    amount = np.asarray(strength, np.float32)
-    amount = (amount / max(float(np.quantile(amount, 0.99)), 1e-30)).clip(0, 1)[..., None]
-    grey = np.asarray(picture.convert("L"), np.float32)[..., None] / 255
-    ground = np.array(COOL) + 0.4 * grey * (255 - np.array(COOL))
-    glowing = ground + amount * (np.array(WARM) * (0.6 + 0.4 * grey) - ground)
-    return Image.fromarray(glowing.clip(0, 255).astype(np.uint8))
+def repeated(image: Image.Image, times: int = 3) -> Image.Image:
+    """The picture beside and below itself, so many times each way: a seamless one shows no edge."""
+    wide = Image.new(image.mode, (times * image.width, times * image.height))
+    for place in range(times * times):
+        wide.paste(image, (place % times * image.width, place // times * image.height))
+    return wide
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """Return the picture as a PNG for a notebook, enlarged if it is small."""
+    """What a notebook shows: the picture as a PNG, enlarged if it is tiny."""
     out = io.BytesIO()
     enlarge(image).save(out, "PNG")
     return out.getvalue()
 
 
 def contact_sheet(
-    images: list[Image.Image], columns: int, labels: list[str] | None = None, shortest: int = MIN_SIDE
+    images: list[Image.Image], columns: int, labels: list[str] | None = None, shortest: int = SHOWN
 ) -> Image.Image:
     """Return pictures in rows, each with its label below, and its shorter side at ``shortest`` pixels or more.
 
     Raises:
-        ClipgenError: For no pictures, no columns, labels that are not one for each, or too large a sheet.
+        ClipgenError: For no pictures, no columns, labels that are not one for each, and a sheet beyond all bounds.
     """
-    _check_labels("contact_sheet", images, labels)
+    _check("contact_sheet", images, labels)
     if columns < 1:
         raise ClipgenError(f"columns={columns}: has to be a whole number of at least 1")
     images = [enlarge(image, shortest) for image in images]
@@ -74,58 +56,57 @@ def contact_sheet(
 
 
 def strip(pictures: Sequence[Image.Image], labels: Sequence[str] | None = None) -> Image.Image:
-    """Return pictures of any sizes side by side at one height, such as before and after, each with its label below.
+    """Pictures of any sizes side by side at one height, such as before and after, each with its label below.
 
-    Raises:
-        ClipgenError: For no pictures, labels that are not one for each, or too large a strip.
+    Raises ClipgenError for no pictures, for labels that are not one for each, and for a strip beyond all bounds.
     """
-    _check_labels("strip", pictures, labels)
+    _check("strip", pictures, labels)
     large = [enlarge(picture.convert("RGB")) for picture in pictures]
     height = max(picture.height for picture in large)
     widths = [max(1, round(picture.width * height / picture.height)) for picture in large]
     _check_size(sum(widths), height)
-    resized = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture, width in zip(large, widths)]
-    return _lay_out(resized, widths, labels)
+    same = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture, width in zip(large, widths)]
+    return _lay_out(same, widths, labels)
 
 
 def grid(cells: Sequence[Sequence[Image.Image | None]], across: Sequence[str], down: Sequence[str]) -> Image.Image:
-    """Return pictures in rows and columns, with a label above each column and beside each row; None is left empty.
+    """Pictures in rows and columns, with a label above each column and beside each row; None is an empty place.
 
-    Raises:
-        ClipgenError: For no picture at all, or too large a sheet.
+    Raises ClipgenError where there is no picture at all.
     """
     from PIL import ImageDraw, ImageFont
 
-    rows = [[cell and enlarge(cell.convert("RGB")) for cell in row] for row in cells]
-    pictures = [picture for row in rows for picture in row if picture]
-    if not pictures:
+    pictures = [[cell and enlarge(cell.convert("RGB")) for cell in row] for row in cells]
+    if not (made := [picture for row in pictures for picture in row if picture]):
         raise ClipgenError("grid needs at least one picture")
-    width, height = max(picture.width for picture in pictures), max(picture.height for picture in pictures)
-    font = ImageFont.load_default(16)
+    wide, high = max(picture.width for picture in made), max(picture.height for picture in made)
+    gap, font = 8, ImageFont.load_default(16)
     above, beside = ([textwrap.fill(label, 28, max_lines=5) for label in labels] for labels in (across, down))
     lengths = [font.getlength(line) for label in beside for line in label.splitlines()]
-    left = math.ceil(max(lengths, default=0)) + 2 * GAP
-    top = 20 * max(label.count("\n") + 1 for label in above) + GAP
-    size = left + len(across) * (width + GAP), top + len(down) * (height + GAP)
+    margin, crown = (
+        math.ceil(max(lengths, default=0)) + 2 * gap,
+        20 * max(label.count("\n") + 1 for label in above) + gap,
+    )
+    size = margin + len(across) * (wide + gap), crown + len(down) * (high + gap)
     _check_size(*size)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for column, label in enumerate(above):
-        x = left + column * (width + GAP) + width / 2
-        draw.text((x, top - GAP), label, "black", font, anchor="md", align="center")
+        middle = margin + column * (wide + gap) + wide / 2
+        draw.text((middle, crown - gap), label, "black", font, anchor="md", align="center")
     for row, label in enumerate(beside):
-        y = top + row * (height + GAP)
-        draw.text((left - GAP, y + height / 2), label, "black", font, anchor="rm", align="right")
-        for column, picture in enumerate(rows[row]):
-            x = left + column * (width + GAP)
+        y = crown + row * (high + gap)
+        draw.text((margin - gap, y + high / 2), label, "black", font, anchor="rm", align="right")
+        for column, picture in enumerate(pictures[row]):
+            x = margin + column * (wide + gap)
             if picture:
-                sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
+                sheet.paste(picture, (x + (wide - picture.width) // 2, y + (high - picture.height) // 2))
             else:
-                draw.rectangle((x, y, x + width - 1, y + height - 1), "#eeeeee")
+                draw.rectangle((x, y, x + wide - 1, y + high - 1), "#eeeeee")
     return sheet
 
 
-def _check_labels(name: str, pictures: Sequence[Image.Image], labels: Sequence[str] | None) -> None:
+def _check(name: str, pictures: Sequence[Image.Image], labels: Sequence[str] | None) -> None:
     if not pictures or (labels is not None and len(labels) != len(pictures)):
         raise ClipgenError(f"{name} needs at least one picture, and a label for each or none")
 
@@ -139,18 +120,19 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _lay_out(images: list[Image.Image], widths: list[int], labels: Sequence[str] | None) -> Image.Image:
-    """Return pictures in rows, in columns of these ``widths`` in pixels, each with its label below."""
+    """Pictures in rows of columns with these ``widths`` in pixels, each with its label below."""
     from PIL import ImageDraw, ImageFont
 
-    height, text = max(image.height for image in images), 26 if labels else 0
+    height = max(image.height for image in images)
+    gap, text = 8, 26 if labels else 0
     rows = math.ceil(len(images) / len(widths))
-    size = sum(widths) + GAP * (len(widths) + 1), rows * (height + GAP + text) + GAP
+    size = sum(widths) + gap * (len(widths) + 1), rows * (height + gap + text) + gap
     _check_size(*size)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for i, image in enumerate(images):
         row, column = divmod(i, len(widths))
-        x, y = GAP + sum(widths[:column]) + GAP * column, GAP + row * (height + GAP + text)
+        x, y = gap + sum(widths[:column]) + gap * column, gap + row * (height + gap + text)
         sheet.paste(image, (x + (widths[column] - image.width) // 2, y))
         if labels:
             draw.text((x + widths[column] / 2, y + height + 4), labels[i], "black", font, anchor="ma")

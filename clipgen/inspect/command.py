@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from clipgen.errors import ClipgenError
-from clipgen.images.names import find_unused, shorten_name
+from clipgen.images.names import expand_home, find_unused, shorten_name
 from clipgen.inspect.describe import describe
 from clipgen.inspect.explain import HOWS, explain
 from clipgen.registry import VOCABULARIES
@@ -28,7 +28,7 @@ def explain_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
     parser.add_argument("--how", help=f"{' or '.join(HOWS)} (slow, and true of any net; default: {HOWS[0]})")
     parser.add_argument("--figure", action="store_true", default=False, help="picture, map and both, with a scale")
     files = f"{' '.join(SUFFIXES)} (default: <image>-why.png, here)"
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=files)
+    parser.add_argument("-o", "--output", type=expand_home, metavar="FILE", help=files)
     options = vars(parser.parse_intermixed_args(words))
     quiet, figure = options.pop("quiet"), options.pop("figure")
     file = options.pop("output", None) or find_unused(shorten_name(Path(options["image"]).stem, 180), ["-why.png"])[0]

@@ -150,7 +150,7 @@ def _canvas(generator: Discrete, n: int, side: int, image: Pictorial | str | Non
     if image is not None:
         pixels = to_tensor(image, (side * generator.stride,) * 2).to(generator.device)
         tokens[:] = generator.tokens(generator.encode(pixels)).cpu()
-        kept = masks.load_mask(keep, (side, side), {})[0, 0] > 0.5
+        kept = masks.load(keep, (side, side), {})[0, 0] > 0.5
     return tokens, kept
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from numbers import Real
-from os.path import exists, isdir
+from os.path import exists, expanduser, isdir
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from clipgen import inits
 from clipgen.errors import ClipgenError
 from clipgen.images import masks
 from clipgen.images.names import find_file
-from clipgen.images.palette import parse_colour
+from clipgen.images.palette import colour
 from clipgen.images.reading import Pictorial, to_picture
 from clipgen.prompts import Prompt, format_prompt, parse_parts
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal
-from clipgen.runs.saved import named_files, read_array
+from clipgen.runs.saved import named_files, named_weights, read_array
 from clipgen.runs.settings import Settings, to_numbers
 
 Value = str | Path | int | float | tuple[int, int] | Pictorial | None  # of a setting
@@ -141,8 +142,14 @@ class Inputs:
 
     def check_contained(self, saved: Sequence[Mapping[str, Any]], source: str | Path) -> None:
         """Raise ClipgenError if settings or changes from a file name files or addresses that are not in here."""
-        names = [name for options in saved for name in (*named_files(options), _named_start(options))]
+        names = [
+            name
+            for options in saved
+            for name in (*named_files(options), _named_start(options), *named_weights(options))
+        ]
         missing = [name for name in dict.fromkeys(names) if name and name not in self.all]
+        if any(_CONTENT_NAME.fullmatch(name) for name in missing):
+            raise ClipgenError(f"{source}: the pictures of this run are only in its run folder; use that one")
         if missing:
             raise ClipgenError(
                 f"{source}: names {', '.join(map(repr, missing))}, which it does not bring along; pass trust=True, or "
@@ -155,10 +162,10 @@ class Inputs:
             if prompt.is_image:
                 self._load_picture(prompt.text)
         for where in {settings.mask, *(prompt.where for prompt in settings.prompts)} - {""}:
-            if file := masks.find_mask_file(where):
+            if file := masks.file_of(where):
                 self._load_picture(file)
             for width, height in settings.sizes:
-                masks.load_mask(where, (height, width), self.pictures)
+                masks.load(where, (height, width), self.pictures)
 
     def start(self, settings: Settings) -> inits.Start:
         """Return the start that ``init`` means: a latent, a picture, a word, a colour, a file or a run folder.
@@ -169,7 +176,7 @@ class Inputs:
         if name not in self.all:
             if name in STARTS:
                 return STARTS[name]()
-            if (rgb := parse_colour(name)) is not None:
+            if (rgb := colour(name)) is not None:
                 return inits.Colour(rgb)
             self._load_start(name, path)
         if name in self.latents:
@@ -178,7 +185,7 @@ class Inputs:
         return inits.Picture(self.pictures[name], settings.fit)
 
     def _load_start(self, name: str, path: Path) -> None:
-        if isdir(name):  # Path.is_dir fails for a name that is too long
+        if isdir(expanduser(name)):  # Path.is_dir fails for a name that is too long
             journal = Journal.open(path)
             if not journal.steps:
                 raise ClipgenError(f"init={name!r}: this run has no frames; choose another, or resume it")
@@ -203,9 +210,12 @@ class Inputs:
 def _named_start(options: Mapping[str, Any]) -> str:
     """Return ``init`` if it is a file or an address, otherwise an empty text."""
     init = options.get("init", "")
-    if init in ("auto", *STARTS) or parse_colour(init) is not None:
+    if init in ("auto", *STARTS) or colour(init) is not None:
         return ""
     return init if Path(init).suffix or "/" in init or exists(init) else ""
+
+
+_CONTENT_NAME = re.compile(r"(picture|tokens)-[0-9a-f]{12}\.(png|npy)")  # of what Python code handed over
 
 
 def _content_hash(data: np.ndarray) -> str:

@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
+from clipgen.images.names import absolute_path
 from clipgen.images.reading import to_picture
 from clipgen.runs.lock import Lock
 from clipgen.runs.saved import FORMAT, check_changes, check_saved, check_version, read_array, read_json
@@ -44,21 +45,26 @@ class Journal:
     """The files of a run. Its methods raise ClipgenError for a folder that is damaged or of no run."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder = absolute_path(folder)
         self.write_error = ""  # why files are missing on the disk; empty if none are
         self.flush: Callable[[], None] = lambda: None  # waits until all frames are written
         self._unsaved: dict[str, bytes] = {}  # files that had no room on the disk
+        self._settings = b""  # the content of settings.json once it was read or written, should the folder go away
 
     @classmethod
     def create(cls, parent: str | Path, slug: str, settings: dict) -> Journal:
         """Make a new folder, ``<parent>/<date>-<slug>-<id>``. Raises ClipgenError if it cannot be written."""
+        if "://" in str(parent):
+            raise ClipgenError(f"folder={str(parent)!r}: a run is kept on this machine; a study can have an address")
         journal = None
         try:
-            Path(parent).mkdir(parents=True, exist_ok=True)
-            journal = cls(_make_folder(Path(parent), slug))
+            parent = absolute_path(parent)
+            parent.mkdir(parents=True, exist_ok=True)
+            journal = cls(_make_folder(parent, slug))
             for name in FOLDERS:
                 (journal.folder / name).mkdir()
-            journal._replace("settings.json", (json.dumps({"format": FORMAT} | settings, indent=2) + "\n").encode())
+            journal._settings = (json.dumps({"format": FORMAT} | settings, indent=2) + "\n").encode()
+            journal._replace("settings.json", journal._settings)
         except OSError as error:
             if journal:
                 shutil.rmtree(journal.folder, ignore_errors=True)
@@ -84,9 +90,11 @@ class Journal:
     def _read_settings(self) -> Any:
         file = self._path("settings.json")
         try:
-            return read_json(file.read_bytes(), file)
+            self._settings = file.read_bytes()
         except OSError as error:
-            raise ClipgenError(f"{file}: cannot be read ({error.strerror}); this run cannot be read") from error
+            if not self._settings:
+                raise ClipgenError(f"{file}: cannot be read ({error.strerror}); this run cannot be read") from error
+        return read_json(self._settings, file)
 
     @property
     def history(self) -> dict:

@@ -38,7 +38,10 @@ class Lock:
 
     def __init__(self, folder: Path, work: str = "this run"):
         self._folder, self._thread, self._descriptor = folder, threading.current_thread(), -1
-        status = os.stat(folder)
+        try:
+            status = os.stat(folder)
+        except OSError as error:
+            raise ClipgenError(f"{folder}: this folder is gone ({error.strerror}); bring it back to go on") from error
         self._key = os.getpid(), status.st_dev, status.st_ino  # a fork holds nothing
         with _GUARD:
             holder = _LOCKS.get(self._key)

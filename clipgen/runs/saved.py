@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 
 from clipgen.errors import ClipgenError
-from clipgen.images.masks import find_mask_file
-from clipgen.prompts import parse
+from clipgen.images.masks import file_of
+from clipgen.prompts import parse, parse_weighted
 from clipgen.runs.settings import Settings, scheduled
 
 FORMAT = 2  # of run folders since version 0.4
 REMOVED = {"window": 1}  # settings of version 0.4 that are gone, with the value that changes nothing
+WEIGHTS = {".bin", ".ckpt", ".pkl", ".pt", ".pth", ".safetensors"}
+_ADDRESS = re.compile(
+    r"(\w+://)(?:[^/@\s|]*@)?([^\s|?]*)(?:\?[^\s|]*?)?(?=(?::[-+\d.]+){0,2}(?:@[\d-]+)?(?:[\s|\[]|$))"
+)
 MAX_DEPTH = 8  # of lists and mappings within one another
 MAX_NUMBER = 2**63
 
@@ -104,8 +108,16 @@ def read_array(source: Path | bytes) -> np.ndarray:
 def named_files(options: Mapping[str, Any]) -> list[str]:
     """Return the files and addresses that prompts and ``mask`` name in settings or a change of them."""
     prompts = parse(options.get("prompt", "x"), options.get("negative", ""))
-    masks = [find_mask_file(where) for where in (options.get("mask", ""), *(prompt.where for prompt in prompts))]
+    masks = [file_of(where) for where in (options.get("mask", ""), *(prompt.where for prompt in prompts))]
     return [prompt.text for prompt in prompts if prompt.is_image] + [file for file in masks if file]
+
+
+def named_weights(options: Mapping[str, Any]) -> list[str]:
+    """Return the files of weights that ``generator``, ``perceptor`` and ``judge`` name; published models are none."""
+    clips = "|".join(str(options.get(name, "")) for name in ("perceptor", "judge"))
+    tags = (name if name.startswith("local-dir:") else name.partition("/")[2] for name, _ in parse_weighted(clips))
+    names = [name for name in (options.get("generator", ""), *tags) if not name.startswith("hf-hub:")]
+    return [name for name in names if Path(name).suffix in WEIGHTS or re.search(r"[/\\]", name)]
 
 
 def base_names(saved: Mapping[str, Any], like: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -116,14 +128,13 @@ def base_names(saved: Mapping[str, Any], like: Sequence[Mapping[str, Any]] = ())
         like: The settings that name the files, by default ``saved`` and its ``changes``.
     """
     paths = {path for settings in like or (saved, *saved.get("changes", [])) for path in _named_paths(settings)}
-    if not paths:
-        return dict(saved)
     # In a prompt some characters of a path may have a backslash before them.
     patterns = ("".join(rf"\\?{re.escape(c)}" if c in "|:@[" else re.escape(c) for c in path) for path in paths)
-    pattern = re.compile("|".join(sorted(patterns, key=len, reverse=True)))
+    pattern = re.compile("|".join(sorted(patterns, key=len, reverse=True)) or "(?!)")
 
     def shorten(value: Any) -> Any:
         if isinstance(value, str):
+            value = _ADDRESS.sub(r"\1\2", value)  # without name, password and query, which may be secrets
             return pattern.sub(lambda match: re.split(r"[/\\](?![|:@\[])", match[0])[-1], value)
         if isinstance(value, Mapping):
             return {name: shorten(item) for name, item in value.items()}

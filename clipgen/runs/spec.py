@@ -132,10 +132,9 @@ class RunSpec:
                     f"{source}: this run followed {len(before)} losses of its own ({', '.join(map(str, before))}), "
                     f"and {len(given)} are given ({', '.join(given)}); pass the same as losses=[...]"
                 )
-            settings = build(values.pop("prompt"), values)
             if not trust:
-                inputs.check_contained([asdict(settings), *changes], source)
-            return cls(settings, inputs, losses, changes, journal)
+                inputs.check_contained([values, *changes], source)
+            return cls(build(values.pop("prompt"), values), inputs, losses, changes, journal)
         except ClipgenError as error:
             if str(source) in str(error):
                 raise

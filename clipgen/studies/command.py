@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import clipgen
 from clipgen.errors import ClipgenError
+from clipgen.images.names import expand_home
 from clipgen.registry import ENGINES
 from clipgen.studies.page import check_file
 from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
@@ -58,7 +59,7 @@ def study_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
     parser.add_argument("--engine", help=" or ".join(ENGINES))
     parser.add_argument("--folder", help="where the runs are kept (default: clipgen-runs/study-<prompt>)")
     files = ".html: a page; .png: the sheet; .csv: the table; repeatable (default: study.html, after study.yaml)"
-    parser.add_argument("-o", "--output", action="append", type=Path, metavar="FILE", help=files)
+    parser.add_argument("-o", "--output", action="append", type=expand_home, metavar="FILE", help=files)
     parser.add_argument("--quiet", action="store_true", default=False, help="show no progress bar")
     options = vars(parser.parse_intermixed_args(words))
     source, quiet = options.pop("source"), options.pop("quiet")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clipgen.errors import ClipgenError
+from clipgen.images.names import absolute_path
 from clipgen.prompts import slug
 from clipgen.runs.journal import FOLDERS
 from clipgen.runs.lock import Lock
@@ -30,7 +31,7 @@ class StudyStorage:
         self.address = str(location).rstrip("/") if "://" in str(location) else ""
         if self.address and "://" not in self.address:
             raise ClipgenError(f"folder={str(location)!r}: names no folder; write one, such as s3://bucket/study")
-        self.folder = Path(location)
+        self.folder = absolute_path(location)
         if not self.address:
             return
         # Addresses whose words are the same, a-b/c and a/b-c, are told apart by a hash.
