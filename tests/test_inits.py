@@ -122,6 +122,11 @@ def test_prompts_are_read_one_by_one_and_what_weighs_most_is_drafted():
     assert drawn(Prompt("a crown", where="top")) == ([("a crown", False)], None)
 
 
+def test_a_draft_is_named_as_run_folders_of_0_4_have_it():
+    key = drafts.Drafts()._draft_key([Prompt("a golden cat in the snow")])
+    assert key == "Layout(things=[Thing(text='a cat', coloured=True)], place='snow')"
+
+
 def test_a_drawing_is_cut_out_of_its_paper():
     """White within its lines stays, and so does what is at the edge of the picture."""
     drawing = torch.full((1, 3, 64, 64), 0.97)
@@ -148,7 +153,7 @@ def test_a_thing_is_called_as_the_transformer_was_taught():
     mini = clipgen.load_perceptor("mini")
     told = {"a car": "an automobile", "a bike": "a bicycle", "the sun": "a sun", "the moon": "a crescent moon"}
     told |= {same: same for same in ("a cat", "a squirrel", "the the")}
-    assert {text: drafts.taught(text, mini) for text in told} == told
+    assert {text: drafts.canonical_name(text, mini) for text in told} == told
 
 
 @pytest.mark.slow
@@ -164,7 +169,7 @@ def test_of_its_drafts_the_likeliest_comes_first(monkeypatch):
     monkeypatch.setattr(drafts, "dalle", counted)
     key, squirrel = (drafts.drawings_of(text, 6, "cpu").likelihoods for text in ("a key", "a squirrel"))
     assert key == sorted(key, reverse=True) and len(key) == drafts.DRAFTS
-    assert key[0] > -10 and squirrel[0] < drafts.SURE
+    assert key[0] > -10 and squirrel[0] < drafts.MIN_LOG_LIKELIHOOD
     assert seeds[:2] == [6, 6] and len(set(seeds[1:])) == drafts.TRIES
 
 

@@ -1,9 +1,8 @@
-"""A start for a run: the transformer draws each thing alone, grey where it is to be coloured, and CLIP does the rest.
+"""The default start: the transformer drafts each thing of the prompt alone, and CLIP's gradient does the rest.
 
-What the transformer knows by heart are plain things, by the names that it was taught. Of a coloured one it draws an
-outline without its parts, of two at once hardly either, and before a sea it draws half of a thing. So they are cut out
-and put side by side, or where the prompt has a place for them, before that. To colour a drawing, on the other hand, is
-what CLIP's gradient does well, if there is no colour in its way.
+The transformer draws single, plain things well, under the names of its training. It fails at coloured things, at two
+things, and at things before a background. So each thing is drafted alone, cut out, and put beside the other one or
+before the prompt's background. What has a colour in the prompt is drafted grey: CLIP's gradient colours grey well.
 """
 
 from __future__ import annotations
@@ -36,73 +35,75 @@ _PART = (
     "slice|piece|pair|bunch|bowl|painting|drawing|photo|photograph|picture|portrait|sketch|image|illustration|render"
 )
 _OF = re.compile(rf"^(?:.*\s)?(?:{_PART}) of ", re.DOTALL)  # "a slice of pizza", "an oil painting of a cat"
-_LIKE = {  # places that look like one that training had
+_SIMILAR = {  # to the places of the training
     "grass": ("garden", "park", "field", "hill"),
     "sea": ("lake", "river", "waves"),
     "sky": ("clouds", "air"),
     "beach": ("desert",),
     "forest": ("jungle",),
 }
-_PHRASES = {place: (place, *PLACES.get(place, ()), *_LIKE.get(place, ())) for place in (*PLACES, *_LIKE)}
-_FIELDS = {re.sub(f"^{_TO}", "", phrase): place for place, phrases in _PHRASES.items() for phrase in phrases}
+_PHRASES = {name: (name, *PLACES.get(name, ()), *_SIMILAR.get(name, ())) for name in (*PLACES, *_SIMILAR)}
+_BACKGROUNDS = {re.sub(f"^{_TO}", "", phrase): name for name, phrases in _PHRASES.items() for phrase in phrases}
 _ARTICLES = {"a", "an", "the"}
 _MORE = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"
 _TINTS = {*COLOURS, *_MORE}
-ALIKE = 0.88  # the cosine of two names of a thing: of a car and an automobile 0.91; a squirrel is no bison, 0.86
-CALM = 0.25  # the temperature at which a thing is drawn that it knows by heart, and without guidance
-DRAFTS = 4  # so many; as likely as the likeliest of 16 at twice the temperature, in a third of their time
-SURE, TRIES = -20.0, 3  # nats: what it knows by heart is likelier, what it mixes is not, and is tried again
-_DRAWN = (128, 128)  # the size at which a thing is cut out
-_PAPER = 60  # levels of 255, of all channels together, by which paper may differ from white
+MIN_COSINE = 0.88  # between two names of one thing: car and automobile have 0.91, squirrel and bison 0.86
+DRAFT_TEMPERATURE = 0.25
+DRAFTS = 4  # their best is as likely as the best of 16 at temperature 0.5, in a third of the time
+MIN_LOG_LIKELIHOOD, TRIES = -20.0, 3  # nats; below, a draft mixes several things, and other seeds are tried
+_DRAFT_SIZE = (128, 128)
+_PAPER_TOLERANCE = 60  # how far paper may be from white, as a sum over the channels, of 255 each
 
 
 class Thing(NamedTuple):
-    """What is drawn, and whether the prompt has a colour for it."""
+    """What is drafted, and whether the prompt has a colour for it."""
 
     text: str
     coloured: bool
 
 
 class Layout(NamedTuple):
-    """One thing in the middle or two side by side, before a place of ``background`` if there is one; or that alone."""
+    """Up to two things, and what is behind them if the prompt says so: a name that ``scenes.background`` knows."""
 
     things: list[Thing]
-    place: str | None = None
+    background: str | None = None
 
 
 def layout(*prompts: str) -> Layout:
-    """Each thing is drawn alone: "a red car and a cat" is "a car" and "a cat", "a cat on a table" is a cat.
+    """Return the first two things of prompts, and the first background.
 
-    The first two things are taken, and the first place. What is beside a thing, or after a comma, is one if it has a
-    name; if not, it is left to CLIP.
+    "A red car and a cat" is "a car" and "a cat". "A cat on a table" is "a cat": what stands beside a thing or after a
+    comma is a thing only if there are drawings with its name. Otherwise it is left to CLIP.
     """
-    things, place = list[Thing](), None
+    things, behind = list[Thing](), None
     for text in prompts:
-        found, where = _read(text.lower().strip(" .,!"))
-        things, place = things + [_thing(part) for part in found], place or where
-    return Layout(things[:2], place)
+        parts, background = _parse(text.lower().strip(" .,!"))
+        things += [_thing(part) for part in parts]
+        behind = behind or background
+    return Layout(things[:2], behind)
 
 
-def _read(text: str) -> tuple[list[str], str | None]:
-    """The things of a prompt, those that stand beside others last, and its first place; all of it if it has neither."""
-    heads, others, where = list[str](), list[str](), None
+def _parse(text: str) -> tuple[list[str], str | None]:
+    """Return the things of a prompt, companions last, and its background. Without either, all of it is a thing."""
+    subjects, companions, background = list[str](), list[str](), None
     first, *later = re.split(r",\s*", text)
-    if later and not _known(first) and len(_bare(first).split()) == 1 and _described(later[0]):
+    if later and not _is_name(first) and len(_bare(first).split()) == 1 and _is_described_name(later[0]):
         first, *later = later  # "a huge, green dragon"
     for phrase in (first, *later):
         for joint, part in _parts(phrase):
             bare, beside = _bare(part), phrase is not first or joint not in ("", "and")
-            if bare in _FIELDS and joint != "with" and (beside or bare not in names()):
-                where = where or _FIELDS[bare]
+            if bare in _BACKGROUNDS and joint != "with" and (beside or bare not in names()):
+                background = background or _BACKGROUNDS[bare]
             elif not beside and set(bare.split()) - _TINTS:
-                heads.append(part)
-            elif beside and _known(part) and (joint or part != bare):  # after a comma with its article
-                others.append(part)
-    return heads + others or ([text] if text and where is None else []), where
+                subjects.append(part)
+            elif beside and _is_name(part) and (joint or part != bare):  # after a comma with its article
+                companions.append(part)
+    things = subjects + companions
+    return things or ([text] if text and background is None else []), background
 
 
 def _parts(phrase: str) -> list[tuple[str, str]]:
-    """What joins each part of a phrase to what is before it, and the part, without its style and its portion."""
+    """Return (what joins it to the part before, part) of each part of a phrase, without "a painting of"."""
     if _bare(phrase) in names():  # "a bow and arrow"
         return [("", phrase)]
     first, *rest = _JOINT.split(f" {phrase}")
@@ -110,24 +111,24 @@ def _parts(phrase: str) -> list[tuple[str, str]]:
     return [(joint, _OF.sub("", part.strip())) for joint, part in parts if part.strip()]
 
 
-def _described(text: str) -> bool:
-    """Whether that goes on with an adjective and a name, as "green dragon" does; "oil painting" does not."""
+def _is_described_name(text: str) -> bool:
+    """Return whether a text is an adjective and a name, as "green dragon" is and "oil painting" is not."""
     words = text.split()
-    return len(words) > 1 and words[0] not in _ARTICLES and _known(f"a {words[-1]}")
+    return len(words) > 1 and words[0] not in _ARTICLES and _is_name(f"a {words[-1]}")
 
 
-def _known(text: str) -> bool:
-    """Whether that is what a drawing is called; "a red hat" is a kind of it, of a "top hat"."""
+def _is_name(text: str) -> bool:
+    """Return whether drawings have this name, or for "a red hat" one that ends so: "top hat"."""
     bare = " ".join(word for word in _bare(text).split() if word not in _TINTS)
-    kind = text.startswith(("a ", "an "))
-    return bare in names() or (bool(bare) and kind and any(name.endswith(f" {bare}") for name in names()))
+    has_article = text.startswith(("a ", "an "))
+    return bare in names() or (bool(bare) and has_article and any(name.endswith(f" {bare}") for name in names()))
 
 
 def _thing(text: str) -> Thing:
     words = [word for word in text.split() if word not in _TINTS]
-    known = _bare(text) in names()  # "a red apple"
+    is_name = _bare(text) in names()  # "a red apple"
     # "An orange" is a thing, and "a heart of gold" has no colour.
-    if known or len(words) == len(text.split()) or text.split()[-1] in _TINTS:
+    if is_name or len(words) == len(text.split()) or text.split()[-1] in _TINTS:
         return Thing(text, False)
     for i, word in enumerate(words[:-1]):
         if word in ("a", "an"):
@@ -137,35 +138,35 @@ def _thing(text: str) -> Thing:
 
 @cache
 def names() -> list[str]:
-    """What drawings are called. The transformer was taught 841 of these names."""
+    """Return the names of drawings, everyday and in small letters. The transformer was trained on 841 of them."""
     return [everyday_name(name).lower() for name in drawing_names().names]
 
 
-def taught(text: str, perceptor: Perceptor) -> str:
-    """A thing by the name that the transformer was taught: "the sun" is "a sun", "a car" is "an automobile".
+def canonical_name(text: str, perceptor: Perceptor) -> str:
+    """Return a thing by its name in the training: "a sun" for "the sun", "an automobile" for "a car".
 
-    Mini CLIP knows which are alike: ``perceptor``, if it is that. "A moon" is at least a kind of it, "a crescent moon".
+    It is the nearest name by mini CLIP, which ``perceptor`` may be, or else one that ends so: "a crescent moon".
     """
     bare = _bare(text)
     text = with_article(bare) if bare and text.startswith("the ") else text
     if bare in (*names(), ""):
         return text
     mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")
-    alike = drawing_names().embeddings.to(mini.device) @ embed(mini, [text])[0]
+    cosines = drawing_names().embeddings.to(mini.device) @ embed(mini, [text])[0]
     kinds = [i for i, name in enumerate(names()) if name.endswith(f" {bare}")]
-    if alike.max() >= ALIKE:
-        return with_article(names()[int(alike.argmax())])
-    return with_article(names()[max(kinds, key=lambda i: float(alike[i]))]) if kinds else text
+    if cosines.max() >= MIN_COSINE:
+        return with_article(names()[int(cosines.argmax())])
+    return with_article(names()[max(kinds, key=lambda i: float(cosines[i]))]) if kinds else text
 
 
 def _bare(text: str) -> str:
     return " ".join(word for word in text.split() if word not in _ARTICLES)
 
 
-def places(count: int, height: int, width: int) -> list[tuple[int, int, int]]:
-    """Top, left and side of squares: none, one in the middle, or two end to end along the longer side, a little askew.
+def squares(count: int, height: int, width: int) -> list[tuple[int, int, int]]:
+    """Return (top, left, side) of up to two squares: one in the middle, or two along the longer side, a little askew.
 
-    Where two would be small, their margins overlap. Mini CLIP knows pairs so, and not from corner to corner.
+    Where two would be small, their margins overlap: mini CLIP recognises pairs side by side better than in corners.
     """
     long, short = max(height, width), min(height, width)
     if count < 2:
@@ -180,9 +181,9 @@ def places(count: int, height: int, width: int) -> list[tuple[int, int, int]]:
 
 
 def cut_out(drawing: Tensor) -> Tensor:
-    """How opaque a drawing (1, 3, H, W) on white paper is, (1, 1, H, W): not where paper reaches it from the edge."""
+    """Return the opacity (1, 1, H, W) of a drawing (1, 3, H, W): 0 where white paper is connected to the edge."""
     paper = to_image(F.pad(drawing[0], (1, 1, 1, 1), value=1))
-    ImageDraw.floodfill(paper, (0, 0), (255, 0, 255), thresh=_PAPER)
+    ImageDraw.floodfill(paper, (0, 0), (255, 0, 255), thresh=_PAPER_TOLERANCE)
     filled = to_tensor(paper)[..., 1:-1, 1:-1].to(drawing.device)
     outside = (filled - filled.new_tensor([1, 0, 1])[:, None, None]).abs().amax(1, keepdim=True) == 0
     # The rim is half paper.
@@ -191,23 +192,23 @@ def cut_out(drawing: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def drawings_of(thing: str, seed: int, device: str) -> Drawings:
-    """A few drawings of a thing, the likeliest first, kept for the next run that wants them.
-
-    Of what the transformer knows by heart it is sure, of what it mixes from several it is not, and tries other seeds.
-    """
+    """Return DRAFTS drawings of a thing, the likeliest first, after up to TRIES seeds. Later runs find them cached."""
     tried = list[Drawings]()
-    while len(tried) < TRIES and (not tried or tried[-1].likelihoods[0] < SURE):
+    while len(tried) < TRIES and (not tried or tried[-1].likelihoods[0] < MIN_LOG_LIKELIHOOD):
         other = (seed + len(tried) * 10**6) % 2**63
-        tried.append(dalle(thing, DRAFTS, temperature=CALM, guidance=1, seed=other, perceptor=None, device=device))
+        drawings = dalle(
+            thing, DRAFTS, temperature=DRAFT_TEMPERATURE, guidance=1, seed=other, perceptor=None, device=device
+        )
+        tried.append(drawings)
     return max(tried, key=lambda drawings: drawings.likelihoods[0])
 
 
 class Drafts(Dalle):
-    """The things of the prompt side by side; grey, and to be coloured in, where the prompt has a colour for one."""
+    """The things of the prompt side by side, grey where the prompt has a colour for them."""
 
     def latent(self, context: InitContext) -> Tensor:
         drawn = self._layout(self.first_prompts(context))
-        if drawn.place is None and len(drawn.things) == 1 and not drawn.things[0].coloured:
+        if drawn.background is None and len(drawn.things) == 1 and not drawn.things[0].coloured:
             return self.drawn_latent(context, [Prompt(drawn.things[0].text)])
         return context.generator.encode(self.draw_image(context, self.first_prompts(context), context.size))
 
@@ -215,38 +216,40 @@ class Drafts(Dalle):
         def draw(prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
             return self.draw_image(context, prompts, size)
 
-        def draft_key(prompts: Sequence[Prompt]) -> str:
-            return str(self._layout(prompts))
+        return context.draft_targets(draw, space="colouring", draft_key=self._draft_key)
 
-        return context.draft_targets(draw, space="colouring", draft_key=draft_key)
+    def _draft_key(self, prompts: Sequence[Prompt]) -> str:
+        """Return the layout as text. Run folders keep it: another form would restart a resumed run from its draft."""
+        things, background = self._layout(prompts)
+        return f"Layout(things={things}, place={background!r})"
 
     def _layout(self, prompts: Sequence[Prompt]) -> Layout:
-        """Of what weighs most. What is asked for in a part of the picture, or counts less, is left to CLIP."""
-        wanted = positive_texts(prompts)
-        whole = [prompt for prompt in wanted if not prompt.where] or wanted
+        """Return the layout of the prompts of the largest weight that are about the whole picture, if any are."""
+        positive = positive_texts(prompts)
+        whole = [prompt for prompt in positive if not prompt.where] or positive
         most = max((prompt.weight for prompt in whole), default=0.0)
         return layout(*(prompt.text for prompt in whole if prompt.weight >= most))
 
     def draw_image(self, context: InitContext, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
         drawn = self._layout(prompts)
-        if drawn.place is None and len(drawn.things) == 1:
-            return _grey(self._alone(context, drawn.things[0], size), drawn.things[0])
+        if drawn.background is None and len(drawn.things) == 1:
+            return _grey(self._draw_thing(context, drawn.things[0], size), drawn.things[0])
         image = torch.ones(1, 3, *size, device=context.generator.device)
-        if drawn.place:
-            field = background(drawn.place, max(size), torch.Generator().manual_seed(context.seed))
+        if drawn.background:
+            field = background(drawn.background, max(size), torch.Generator().manual_seed(context.seed))
             image[:] = F.interpolate(field[None], size, mode="bilinear", antialias=True)
-        for thing, (top, left, side) in zip(drawn.things, places(len(drawn.things), *size), strict=True):
-            drawing = self._alone(context, thing, _DRAWN)
+        for thing, (top, left, side) in zip(drawn.things, squares(len(drawn.things), *size), strict=True):
+            drawing = self._draw_thing(context, thing, _DRAFT_SIZE)
             both = torch.cat([_grey(drawing, thing), cut_out(drawing)], 1)
             draft = F.interpolate(both, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
             image[..., top : top + side, left : left + side].lerp_(draft[:, :3], draft[:, 3:])
         return image
 
-    def _alone(self, context: InitContext, thing: Thing, size: tuple[int, int]) -> Tensor:
+    def _draw_thing(self, context: InitContext, thing: Thing, size: tuple[int, int]) -> Tensor:
         return super().draw_image(context, [Prompt(thing.text)], size)
 
     def sample(self, context: InitContext, text: str) -> Drawings:
-        return drawings_of(taught(text, context.perceptor), context.seed, str(context.generator.device))
+        return drawings_of(canonical_name(text, context.perceptor), context.seed, str(context.generator.device))
 
 
 def _grey(drawing: Tensor, thing: Thing) -> Tensor:

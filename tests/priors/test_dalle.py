@@ -8,7 +8,7 @@ import clipgen
 from clipgen.cli import main
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.mini import WEIGHTS
-from clipgen.mini.drafts import CALM, DRAFTS
+from clipgen.mini.drafts import DRAFT_TEMPERATURE, DRAFTS
 from clipgen.mini.held_out import held_out
 from clipgen.priors.catalogue import load_prior
 from clipgen.priors.sampling import UNDRAWN, Sampler, _models, dalle
@@ -231,7 +231,7 @@ def test_the_bridge(tmp_path):
     run = clipgen.Run("a red apple", init="dalle", steps=6, folder=tmp_path)
     frames = iter(run)
     first = next(frames).image
-    drawings = clipgen.dalle("a red apple", DRAFTS, temperature=CALM, guidance=1)
+    drawings = clipgen.dalle("a red apple", DRAFTS, temperature=DRAFT_TEMPERATURE, guidance=1)
     likeliest = drawings.ordered(drawings.likelihoods).images[0]
     assert (to_tensor(first) - to_tensor(likeliest)).abs().mean() < 0.08
     run.change(prompt="a tree")

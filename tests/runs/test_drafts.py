@@ -20,7 +20,7 @@ def plain(monkeypatch):
         image[..., size[0] // 4 : -size[0] // 4, size[1] // 4 : -size[1] // 4] = len(thing.text) / 20
         return image
 
-    monkeypatch.setattr(Drafts, "_alone", draft)
+    monkeypatch.setattr(Drafts, "_draw_thing", draft)
 
 
 def shade(image):
