@@ -152,7 +152,9 @@ def test_the_loop_built_up_from_nothing_is_the_packages():
     notebook = nbformat.read(NOTEBOOKS[4], as_version=4)
     printed = "\n".join(output.get("text", "") for output in outputs(notebook))
     loop = Optimization
-    parts = [inspect.getsource(part) for part in (loop.begin_step, loop.compute_gradient, loop.update_latent)]
+    parts = [
+        inspect.getsource(part) for part in (loop.begin_step, loop.decode, loop.compute_gradient, loop.update_latent)
+    ]
     assert all(part.strip() in printed for part in [inspect.getsource(loop.advance), *parts])
     made = next(node for tree in trees(notebook) for node in ast.walk(tree) if getattr(node, "name", "") == "make")
     assert step(ast.unparse(made)) == step("\n".join(parts))
@@ -160,5 +162,6 @@ def test_the_loop_built_up_from_nothing_is_the_packages():
 
 def step(source):
     """What makes a step, in the order in which it stands."""
-    found = re.findall(r"\.(zero_grad|image|requires_grad_|backward|project_|lerp_|(?<=optimizer\.)step)\b", source)
+    names = r"\.(zero_grad|image|requires_grad_|project_|lerp_|(?<=optimizer\.)step)\b|\b(backward)\("
+    found = [method or function for method, function in re.findall(names, source)]
     return found[found.index("zero_grad") : found.index("lerp_") + 1]

@@ -161,7 +161,7 @@ def test_frames_compete_while_the_same_is_asked_for(prompt, changes, best):
 def test_patience_and_ties():
     judged = ((1, 0.2), (3, 0.5), (6, 0.5), (9, 0.1))
     six, seven, never = (History(table(judged, "a cat", patience=patience)) for patience in (6, 7, 0))
-    assert six.best_step == 3 and six.over and not seven.over and not never.over
+    assert six.best_step == 3 and six.should_stop and not seven.should_stop and not never.should_stop
     journal = table(judged, "a cat", patience=6)
     assert not History(journal, until=6).should_stop and not History(journal, until=0)
 
