@@ -113,7 +113,7 @@ def _by_perceptor(batches: dict[int, ViewBatch]) -> list[dict[int, Rendered]]:
 def _encode(group: dict[int, Rendered]) -> dict[int, Tensor]:
     """Return the term of each batch of a group, encoded in one call."""
     batches, cutouts, patches = zip(*group.values(), strict=True)
-    together = None if patches[0] is None else torch.cat(patches)
-    embeddings = batches[0].perceptor.encode_image(torch.cat(cutouts), together)
+    indices = None if patches[0] is None else torch.cat(patches)
+    embeddings = batches[0].perceptor.encode_image(torch.cat(cutouts), indices)
     parts = embeddings.split([len(some) for some in cutouts])
     return {i: batch.evaluate(part) for i, batch, part in zip(group, batches, parts, strict=True)}

@@ -165,7 +165,7 @@ def view_bytes(spec: StepSpec) -> float:
     largest = 0
     for perceptor, _ in spec.perceptors:
         view = torch.zeros(1, 3, perceptor.size, perceptor.size, device=spec.generator.device, requires_grad=True)
-        views = spec.cutouts.draw(view.shape, 1, torch.Generator(), perceptor.patches)
+        views = spec.cutouts.sample(view.shape, 1, torch.Generator(), perceptor.patches)
         patches = views.patches(slice(1), view.device)
         largest = max(largest, saved_bytes(lambda: perceptor.encode_image(view, patches)))  # noqa: B023
     return spec.cutouts.cutouts * largest

@@ -144,10 +144,10 @@ class Optimization:
         camera, generator = self.spec.camera, self.spec.generator
         if not camera:
             return
-        if moved := getattr(generator, "moved", None):
+        if move_latents := getattr(generator, "moved", None):
             origin = camera.origin(self.step, (image.shape[-2], image.shape[-1]))
             latents = torch.cat([self.latent.detach(), self.ema_latent])
-            latent, self.ema_latent = moved(latents, origin, self.rng).split(1)
+            latent, self.ema_latent = move_latents(latents, origin, self.rng).split(1)
             self.latent.data.copy_(latent)
         else:
             # The residual is what the latent has gathered beyond its picture, which encoding alone would lose.

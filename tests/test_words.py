@@ -26,25 +26,16 @@ RETIRED = set(
 )
 # Rooms that still have some.
 UNFINISHED = [
-    "batched.py",
     "clip",
-    "cutouts",
-    "drawn.py",
     "fast",
     "generators",
     "images",
-    "inits.py",
     "inspect",
-    "losses",
-    "memory.py",
     "mini",
-    "optimize.py",
-    "optimizers.py",
     "precision.py",
     "priors",
     "registry.py",
     "runs",
-    "scaling.py",
 ]
 
 

@@ -1,4 +1,4 @@
-"""What may happen to views, by name: how strongly, and to which share of them."""
+"""Augmentations of cutouts: names, strengths, and the share of cutouts that have them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from clipgen.setting import UNSIGNED
 
 
 class Augmentation(NamedTuple):
-    """How strong one is, and the share of the views that have it."""
+    """The strength of an augmentation, and the share of cutouts that have it."""
 
     strength: float
     share: float
-    group: str = ""  # those of one group are on the same views
+    group: str = ""  # augmentations of one group are on the same cutouts
 
 
-# What one has if only its name is said. Sizes are shares of the view's side, areas of its area.
+# Defaults. Sizes are shares of the cutout's side, areas of its area.
 AUGMENTATIONS = {
     "flip": Augmentation(1, 0.5),  # left and right change places
     "affine": Augmentation(6.8755, 1),  # turned by up to so many degrees
@@ -38,13 +38,13 @@ AUGMENTATIONS = {
 _ITEM = re.compile(rf"([a-z_]+)\s*(?:=\s*({UNSIGNED})\s*)?(?::\s*({UNSIGNED}))?")
 
 
-def augmentations(text: str) -> dict[str, Augmentation]:
-    """``flip, affine=15 + shear=5:0.7``: names, each with its strength behind ``=``, its share of views behind ``:``.
+def parse_augmentations(text: str) -> dict[str, Augmentation]:
+    """Parse ``flip, affine=15 + shear=5:0.7``: names with ``=strength`` and ``:share of cutouts``.
 
-    Those that a ``+`` joins are on the same views; the last of them says the share. Raises ClipgenError for what is no
-    augmentation, and for a share above 1.
+    Those joined by ``+`` are on the same cutouts; the last of them has the share. Raises ClipgenError for an unknown
+    name, and for a share above 1.
     """
-    found: dict[str, Augmentation] = {}
+    result: dict[str, Augmentation] = {}
     for item in filter(None, map(str.strip, text.split(","))):
         matches = [_ITEM.fullmatch(part.strip()) for part in item.split("+")]
         names = [match[1] for match in matches if match and match[1] in AUGMENTATIONS]
@@ -61,7 +61,7 @@ def augmentations(text: str) -> dict[str, Augmentation]:
             raise ClipgenError(f"augment={item!r}: what follows the colon is a share of the views, at most 1")
         for name, strength in zip(names, strengths, strict=True):
             usual = AUGMENTATIONS[name].strength
-            found[name] = Augmentation(usual if strength is None else strength, share, group)
-    if {"erase", "erase_all"} <= found.keys():
+            result[name] = Augmentation(usual if strength is None else strength, share, group)
+    if {"erase", "erase_all"} <= result.keys():
         raise ClipgenError(f"augment={text!r}: erase and erase_all cut out the same box; choose one of them")
-    return found
+    return result

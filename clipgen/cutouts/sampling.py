@@ -1,9 +1,9 @@
-"""Random views of a picture: what CLIP is shown, so that it judges the picture and not its pixels."""
+"""Random cutouts of a picture for CLIP, so that it scores the picture and not its pixels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -12,17 +12,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.cutouts import warps
-from clipgen.cutouts.augmentations import AUGMENTATIONS, Augmentation, augmentations
+from clipgen.cutouts.augmentations import AUGMENTATIONS, Augmentation, parse_augmentations
 from clipgen.errors import ClipgenError
 from clipgen.setting import setting as declare
 
 setting = partial(declare, section="cutouts")
 PADDINGS = {"border": "border", "reflection": "reflection", "black": "zeros", "grey": "zeros", "wrap": "wrap"}
 
+Rand = Callable[..., Tensor]  # (low, high, *more) to uniform numbers (n, *more)
+Having = Callable[[str], tuple[float, Tensor]]  # name to the strength of an augmentation, and who has it (n,)
+
 
 @dataclass(frozen=True)
 class Cutouts:
-    """How a picture is shown. Raises ClipgenError for an augmentation that does not exist."""
+    """How cutouts are sampled. Raises ClipgenError for an unknown augmentation."""
 
     cutouts: int = setting(16, "views that CLIP is shown at every step", 1, 10**4)
     cut_min: float = setting(
@@ -60,17 +63,20 @@ class Cutouts:
 
     @cached_property
     def augmentations(self) -> dict[str, Augmentation]:
-        """The augmentations that are asked for."""
-        return augmentations(self.augment)
+        """The augmentations by name."""
+        return parse_augmentations(self.augment)
 
-    def draw(self, shape: Sequence[int], size: int, rng: torch.Generator, patches: int = 0) -> Views:
-        """Views of (size, size) of every picture of ``shape`` (B, 3, H, W).
+    def sample(self, shape: Sequence[int], size: int, rng: torch.Generator, patches: int = 0) -> Views:
+        """Sample the cutouts of a step.
 
-        ``patches``: how many a perceptor cuts a view into, where it can do without some. The random numbers are drawn
-        on the CPU, so that a seed gives the same views on every device.
+        Args:
+            shape: (B, 3, H, W) of the pictures.
+            size: Pixels of a cutout's side.
+            rng: On the CPU, so that a seed gives the same cutouts on every device.
+            patches: How many a CLIP cuts a cutout into, if some can be left out.
         """
         b, _, height, width = shape
-        n, short = b * self.cutouts, min(height, width)
+        n = b * self.cutouts
 
         def rand(low: float, high: float, *more: int) -> Tensor:
             return low + (high - low) * torch.rand(n, *more, generator=rng)
@@ -78,42 +84,19 @@ class Cutouts:
         groups: dict[str, Tensor] = {}
 
         def having(name: str) -> tuple[float, Tensor]:
-            """The strength of an augmentation, and which views have it, as 0 or 1 (n,)."""
+            """Return the strength of an augmentation, and which cutouts have it, as 0 or 1 (n,)."""
             strength, share, group = self.augmentations.get(name, (0.0, 0.0, ""))
             if group in groups:
                 return strength, groups[group]
-            chosen = torch.ones(n) if share == 1 else (rand(0, 1) < share).float() if share else torch.zeros(n)
+            chosen = torch.full((n,), float(share == 1))
+            if 0 < share < 1:
+                chosen = (rand(0, 1) < share).float()
             if group:
                 groups[group] = chosen
             return strength, chosen
 
-        def signed(name: str) -> Tensor:
-            """(n,) numbers from minus to plus its strength; 0 for views that do not have it."""
-            strength, chosen = having(name)
-            return chosen * rand(-strength, strength) if name in self.augmentations else chosen
-
-        scale = self._sizes(n, size / short, rng)
-        if wide := round(self.overview * self.cutouts):
-            scale.view(-1, self.cutouts)[:, -wide:] = self.overview_size * max(height, width) / short
-        turn, mirror = signed("affine"), 1 - 2 * having("flip")[1]
-        stretch = self.augmentations["stretch"].strength if "stretch" in self.augmentations else 1.0
-        wider = torch.exp(0.5 * math.log(stretch) * rand(-1, 1) * having("stretch")[1]) if stretch != 1 else 1.0
-        across, down = scale * wider * short / width, scale / wider * short / height
-        room = 1 + 2 * self.cut_pad
-        move = torch.stack([rand(-1, 1) * (room - across).abs(), rand(-1, 1) * (room - down).abs()], 1)
-        if self.padding == "wrap":  # no place is nearer to an edge than another
-            move = rand(-1, 1, 2)
-        if "shift" in self.augmentations:
-            strength, chosen = having("shift")
-            move = move + chosen[:, None] * rand(-2 * strength, 2 * strength, 2)
-        if "shift_y" in self.augmentations:
-            strength, chosen = having("shift_y")
-            move[:, 1] += chosen * rand(-2 * strength, 2 * strength)
-        warp = warps.affine(across, down, mirror, turn, signed("shear"), move)
-        if "perspective" in self.augmentations:
-            strength, chosen = having("perspective")
-            warp = warp @ warps.perspective(chosen[:, None, None] * rand(0, strength, 4, 2))
-        # Views of one reduction follow one another, so that none has to be put back in its place.
+        warp = self._warp(shape, size, rng, rand, having)
+        # Cutouts of one reduction are adjacent, so that none has to be moved back.
         reductions = warps.reductions(warp, size, (height, width))
         order = (reductions + len(reductions) * torch.arange(b).repeat_interleave(self.cutouts)).argsort(stable=True)
         groups = {name: chosen[order] for name, chosen in groups.items()}
@@ -129,12 +112,45 @@ class Cutouts:
             self._noise(n, size, having, rng),
             self._holes(rand, having),
             having("blur")[1] if "blur" in self.augmentations else None,
-            self._kept(n, patches, rng),
+            self._patch_indices(n, patches, rng),
             "levels" in self.augmentations and bool(having("levels")[1][0]),
         )
 
+    def _warp(self, shape: Sequence[int], size: int, rng: torch.Generator, rand: Rand, having: Having) -> Tensor:
+        """Sample matrices (n, 3, 3) from coordinates in cutouts to those in the picture."""
+        b, _, height, width = shape
+        short = min(height, width)
+
+        def signed(name: str) -> Tensor:
+            """Return (n,) numbers between minus and plus a strength; 0 for cutouts without the augmentation."""
+            strength, chosen = having(name)
+            return chosen * rand(-strength, strength) if name in self.augmentations else chosen
+
+        scale = self._sizes(b * self.cutouts, size / short, rng)
+        if overviews := round(self.overview * self.cutouts):
+            scale.view(-1, self.cutouts)[:, -overviews:] = self.overview_size * max(height, width) / short
+        angle, mirror = signed("affine"), 1 - 2 * having("flip")[1]
+        stretch = self.augmentations["stretch"].strength if "stretch" in self.augmentations else 1.0
+        ratio = torch.exp(0.5 * math.log(stretch) * rand(-1, 1) * having("stretch")[1]) if stretch != 1 else 1.0
+        across, down = scale * ratio * short / width, scale / ratio * short / height
+        room = 1 + 2 * self.cut_pad
+        offset = torch.stack([rand(-1, 1) * (room - across).abs(), rand(-1, 1) * (room - down).abs()], 1)
+        if self.padding == "wrap":  # there is no edge to stay away from
+            offset = rand(-1, 1, 2)
+        if "shift" in self.augmentations:
+            strength, chosen = having("shift")
+            offset = offset + chosen[:, None] * rand(-2 * strength, 2 * strength, 2)
+        if "shift_y" in self.augmentations:
+            strength, chosen = having("shift_y")
+            offset[:, 1] += chosen * rand(-2 * strength, 2 * strength)
+        warp = warps.affine(across, down, mirror, angle, signed("shear"), offset)
+        if "perspective" in self.augmentations:
+            strength, chosen = having("perspective")
+            warp = warp @ warps.perspective(chosen[:, None, None] * rand(0, strength, 4, 2))
+        return warp
+
     def _sizes(self, n: int, own: float, rng: torch.Generator) -> Tensor:
-        """(n,) sides as shares of the shorter side; ``own``: CLIP's."""
+        """Sample sides (n,) as shares of the shorter side; ``own``: CLIP's."""
         low, high = self.cut_min or min(own, self.cut_max), self.cut_max
         if self.cut_sizes == "normal":
             middle, deviation = (low + high) / 2, (high - low) / 5
@@ -145,8 +161,8 @@ class Cutouts:
             scale = low + (high - low) * torch.rand(n, generator=rng)
         return scale
 
-    def _tint(self, rand, having) -> Tensor | None:
-        """(n, 3, 4): what becomes of a colour."""
+    def _tint(self, rand: Rand, having: Having) -> Tensor | None:
+        """Sample colour matrices (n, 3, 4)."""
         if not self.augmentations.keys() & {"colour", "grey"}:
             return None
         strength, coloured = having("colour")
@@ -154,8 +170,8 @@ class Cutouts:
         lost, chosen = having("grey")
         return warps.tint(light, 1 + contrast, (1 + colour) * (1 - lost * chosen), hue)
 
-    def _noise(self, n: int, size: int, having, rng: torch.Generator) -> Tensor | None:
-        """(n, 3, size, size)"""
+    def _noise(self, n: int, size: int, having: Having, rng: torch.Generator) -> Tensor | None:
+        """Sample noise (n, 3, size, size)."""
         deviations = torch.zeros(n)
         for name in ("noise", "grain"):
             strength, chosen = having(name)
@@ -166,8 +182,8 @@ class Cutouts:
             return None
         return deviations[:, None, None, None] * torch.randn(n, 3, size, size, generator=rng)
 
-    def _holes(self, rand, having) -> Tensor | None:
-        """(n, 4): left, top, width and height of a box, as shares."""
+    def _holes(self, rand: Rand, having: Having) -> Tensor | None:
+        """Sample boxes (n, 4): left, top, width and height as shares."""
         name = next((name for name in ("erase", "erase_all") if name in self.augmentations), None)
         if name is None:
             return None
@@ -175,12 +191,12 @@ class Cutouts:
         area, aspect = chosen * rand(min(0.1, strength), strength), rand(-1.2, 1.2).exp()  # from 0.3 to 3.3
         sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)
         holes = torch.cat([rand(0, 1, 2) * (1 - sides), sides], 1)
-        if name == "erase_all":  # that of a picture's first view
+        if name == "erase_all":  # that of a picture's first cutout
             holes = holes[:: self.cutouts].repeat_interleave(self.cutouts, 0)
         return holes
 
-    def _kept(self, n: int, patches: int, rng: torch.Generator) -> Tensor | None:
-        """(n, k): the patches that are shown."""
+    def _patch_indices(self, n: int, patches: int, rng: torch.Generator) -> Tensor | None:
+        """Sample the indices (n, k) of the patches that are encoded."""
         if not (self.patch_dropout and patches):
             return None
         return torch.rand(n, patches, generator=rng).argsort(1)[:, : max(1, round((1 - self.patch_dropout) * patches))]
@@ -188,35 +204,35 @@ class Cutouts:
 
 @dataclass(frozen=True)
 class Views:
-    """The random numbers of ``count`` views of every picture, and how to see them.
+    """The random numbers of ``count`` cutouts of each picture.
 
-    Drawn apart from the rendering, so that views can be rendered in parts when memory is short, and are the same.
+    They are sampled before the rendering, so that cutouts rendered in several passes are the same.
     """
 
     count: int
     size: int
-    warp: Tensor  # (B·count, 3, 3) from places in the view to places in the picture
-    reductions: Tensor  # (B·count,) how the picture is made smaller for each: see ``warps.reductions``
+    warp: Tensor  # (B·count, 3, 3) from coordinates in the cutout to those in the picture
+    reductions: Tensor  # (B·count,) how the picture is reduced for each, as of ``warps.reductions``
     padding: str = "border"  # of grid_sample, or wrap
-    lift: float = 0.0  # black becomes this grey, and white stays; what lies beyond the picture is not lifted
+    lift: float = 0.0  # black becomes this grey, and white stays; the padding is not lifted
     level: float = 0.0  # of grey, where ``padding`` is zeros
     tint: Tensor | None = None  # (B·count, 3, 4) from colour to colour
     noise: Tensor | None = None  # (B·count, 3, size, size)
     hole: Tensor | None = None  # (B·count, 4) x, y, width, height as shares
     blur: Tensor | None = None  # (B·count,) 0 or 1
-    kept: Tensor | None = None  # (B·count, k): the numbers of the patches that a ViT is shown; None: all
-    levels: bool = False  # whether a picture's views are stretched together to the whole range
+    patch_indices: Tensor | None = None  # (B·count, k) of the patches that a ViT encodes; None: all
+    levels: bool = False  # whether a picture's cutouts are stretched together to the whole range
 
     def render(self, images: Tensor, part: slice = slice(None)) -> Tensor:
-        """Views ``part`` of each picture (B, 3, H, W) in [0, 1], in one differentiable resampling.
+        """Render cutouts ``part`` of images (B, 3, H, W) in [0, 1], in one differentiable resampling.
 
-        Returns (B·n, 3, size, size), all views of a picture together.
+        Returns (B·n, 3, size, size), the cutouts of an image adjacent.
         """
         if self.lift:
             images = self.lift + (1 - self.lift) * images
 
-        def some(numbers: Tensor) -> Tensor:
-            return self._sent(numbers, part, images.device)
+        def some(tensor: Tensor) -> Tensor:
+            return self._select(tensor, part, images.device)
 
         views = self._sampled(images, part)
         if self.tint is not None:
@@ -226,20 +242,20 @@ class Views:
             soft = F.avg_pool2d(views, 3, 1, 1, count_include_pad=False)
             views = views.lerp(soft, some(self.blur)[:, None, None, None])
         if self.hole is not None:
-            place = torch.linspace(0, 1, self.size, device=images.device)
+            axis = torch.linspace(0, 1, self.size, device=images.device)
             x, y, w, h = (some(self.hole)[:, i, None] for i in range(4))
-            inside = ((place >= y) & (place < y + h))[:, :, None] & ((place >= x) & (place < x + w))[:, None]
+            inside = ((axis >= y) & (axis < y + h))[:, :, None] & ((axis >= x) & (axis < x + w))[:, None]
             views = views.masked_fill(inside[:, None], 0.0)
         if self.noise is not None:
             views = views + some(self.noise)
-        if self.levels:  # of the views that are rendered together: in several passes each has a range of its own
+        if self.levels:  # of the cutouts that are rendered together: each pass has its own range
             batch = views.unflatten(0, (len(images), -1))
             least, most = batch.amin((1, 2, 3, 4), keepdim=True), batch.amax((1, 2, 3, 4), keepdim=True)
             views = ((batch - least) / (most - least).clamp(min=1e-6)).flatten(0, 1)
         return views
 
     def _sampled(self, images: Tensor, part: slice) -> Tensor:
-        """Return views ``part`` of images (B, 3, H, W) as (B·n, 3, size, size), before anything is done to them."""
+        """Sample cutouts ``part`` of images (B, 3, H, W) as (B·n, 3, size, size), without other augmentations."""
         views = []
         for image, warp, reductions in zip(images.split(1), *map(self._per_image, (self.warp, self.reductions))):
             warp, reductions = warp[part], reductions[part]
@@ -248,41 +264,41 @@ class Views:
         return views[0] if len(views) == 1 else torch.cat(views)
 
     def _sampled_from(self, image: Tensor, warp: Tensor, reduction: int) -> Tensor:
-        """Return the views of ``warp`` (n, 3, 3) of an image (1, 3, H, W) that is made smaller as ``reduction`` says.
+        """Sample the cutouts of ``warp`` (n, 3, 3) from an image (1, 3, H, W) after its ``reduction``.
 
-        Bilinear sampling leaves out pixels where a view shrinks the picture, so a view is sampled from averages of as
-        many pixels as its own are apart.
+        Bilinear sampling skips pixels where a cutout shrinks the picture, so it is sampled from averages of as many
+        pixels as its own are apart.
         """
         halvings, averaged = divmod(reduction, 2)
         for _ in range(halvings):
             image = F.avg_pool2d(image, 2)
-        grid = warps.grid(self._moved(warp, image.device), self.size)
+        grid = warps.grid(_to(warp, image.device), self.size)
         if self.padding == "wrap":
-            image, grid = warps.wrapped(image, grid)
-        if averaged:  # the mean of four pixels lies where they meet
+            image, grid = warps.wrap(image, grid)
+        if averaged:  # the mean of four pixels lies between them
             height, width = image.shape[-2:]
             grid = grid * torch.tensor([width / (width - 1), height / (height - 1)]).to(grid.device)
             image = F.avg_pool2d(image, 2, 1)
         padding = "border" if self.padding == "wrap" else self.padding
-        return warps.seen(image - self.level, grid, padding) + self.level
+        return warps.sample_grid(image - self.level, grid, padding) + self.level
 
     def patches(self, part: slice, device: torch.device) -> Tensor | None:
-        """What is shown of views ``part``, as ``Perceptor.encode_image`` takes it."""
-        return None if self.kept is None else self._sent(self.kept, part, device)
+        """Return the patch indices of cutouts ``part``, as ``Perceptor.encode_image`` takes them."""
+        return None if self.patch_indices is None else self._select(self.patch_indices, part, device)
 
-    def _sent(self, numbers: Tensor, part: slice, device: torch.device) -> Tensor:
-        return self._moved(self._per_image(numbers)[:, part].flatten(0, 1), device)
+    def _select(self, tensor: Tensor, part: slice, device: torch.device) -> Tensor:
+        return _to(self._per_image(tensor)[:, part].flatten(0, 1), device)
 
-    def _per_image(self, numbers: Tensor) -> Tensor:
-        return numbers.unflatten(0, (-1, self.count))
+    def _per_image(self, tensor: Tensor) -> Tensor:
+        return tensor.unflatten(0, (-1, self.count))
 
-    @staticmethod
-    def _moved(numbers: Tensor, device: torch.device) -> Tensor:
-        if device.type == "cuda":
-            numbers = numbers.pin_memory()  # sent without waiting for what the device does
-        return numbers.to(device, non_blocking=True)
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # copied without waiting for the device
+    return tensor.to(device, non_blocking=True)
 
 
 def cutouts(images: Tensor, count: int, size: int, rng: torch.Generator, **settings) -> Tensor:
-    """``count`` views of every picture (B, 3, H, W) in [0, 1] as (B·count, 3, size, size); settings as of Cutouts."""
-    return Cutouts(cutouts=count, **settings).draw(images.shape, size, rng).render(images)
+    """Return ``count`` cutouts of each image (B, 3, H, W) in [0, 1] as (B·count, 3, size, size)."""
+    return Cutouts(cutouts=count, **settings).sample(images.shape, size, rng).render(images)

@@ -1,4 +1,4 @@
-"""What moves places and colours, as matrices, one for each view."""
+"""Matrices that move coordinates and colours, one for each cutout."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ from torch.nn import functional as F
 CORNERS = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
-def affine(across: Tensor, down: Tensor, mirror: Tensor, turn: Tensor, shear: Tensor, move: Tensor) -> Tensor:
-    """(n, 3, 3): from places in a view to places in the picture, both from -1 to 1.
+def affine(across: Tensor, down: Tensor, mirror: Tensor, angle: Tensor, shear: Tensor, offset: Tensor) -> Tensor:
+    """Return matrices (n, 3, 3) from coordinates in a cutout to those in the picture, both in [-1, 1].
 
-    ``across``, ``down``: (n,) the view's sides as shares of the picture's; ``mirror``: 1, or -1 for left and right
-    changed; ``turn``, ``shear``: degrees; ``move``: (n, 2) where its middle lies.
+    Args:
+        across: (n,) the cutout's width as a share of the picture's.
+        down: (n,) the cutout's height as a share of the picture's.
+        mirror: (n,) 1, or -1 to flip left and right.
+        angle: (n,) degrees.
+        shear: (n,) degrees.
+        offset: (n, 2) the cutout's centre.
     """
-    angle, slant = turn.deg2rad(), shear.deg2rad().tan()
-    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(turn), torch.ones_like(turn)
+    radians, slant = angle.deg2rad(), shear.deg2rad().tan()
+    cos, sin, zero, one = radians.cos(), radians.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     rows = [
-        [across * cos * mirror, across * (cos * mirror * slant - sin), move[:, 0]],
-        [down * sin * mirror, down * (sin * mirror * slant + cos), move[:, 1]],
+        [across * cos * mirror, across * (cos * mirror * slant - sin), offset[:, 0]],
+        [down * sin * mirror, down * (sin * mirror * slant + cos), offset[:, 1]],
         [zero, zero, one],
     ]
     return torch.stack([torch.stack(row, 1) for row in rows], 1)
 
 
 def perspective(inwards: Tensor) -> Tensor:
-    """(n, 3, 3): the picture's corners are drawn towards the middle by ``inwards`` (n, 4, 2), shares of half the side.
+    """Return matrices (n, 3, 3) that draw the corners inwards by (n, 4, 2), shares of half the side.
 
-    Corners go round from the one at the top left. Solves the eight equations of the plane that leans so.
+    Corners go clockwise from the top left. The eight equations of the projection are solved.
     """
-    x, y = (CORNERS * (1 - inwards)).unbind(-1)  # in the view, where the corner (u, v) of the picture shows
+    x, y = (CORNERS * (1 - inwards)).unbind(-1)  # in the cutout, of the picture's corner (u, v)
     u, v = CORNERS.expand_as(inwards).unbind(-1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     left = torch.cat(
@@ -48,17 +53,17 @@ def perspective(inwards: Tensor) -> Tensor:
 
 
 def reductions(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
-    """Return how a picture is made smaller before a view is sampled from it, by how far the view's pixels are apart.
+    """Return how the picture is reduced before each cutout is sampled, by the distance of the cutout's pixels.
 
     Args:
         warp: (n, 3, 3), as ``grid`` takes it.
-        size: Pixels of a view's side.
+        size: Pixels of a cutout's side.
         shape: The picture's (H, W).
 
     Returns:
-        (n,) int64: twice the number of halvings, which bring the pixels of a view to less than 3 of the picture's
-        apart, and 1 more where they are then more than 1.5 apart: for means of 2 x 2 pixels. The distance is that in
-        the middle of the view, the larger of those to the right and down.
+        (n,) int64: twice the number of halvings, plus 1 for a mean of 2 x 2 pixels. Halvings bring the cutout's pixels
+        to less than 3 of the picture's apart; the mean follows where they are then more than 1.5 apart. The distance is
+        the larger of those to the right and down, in the centre of the cutout.
     """
     slope = warp[:, :2, :2] - warp[:, :2, 2:] * warp[:, 2:, :2]  # of the projection, where its divisor is 1
     steps = (slope * torch.tensor([[shape[1]], [shape[0]]]) / size).norm(dim=1).amax(1)
@@ -67,44 +72,43 @@ def reductions(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
 
 
 def grid(warp: Tensor, size: int) -> Tensor:
-    """(n, size, size, 2): where in the picture each pixel of the views lies, for ``grid_sample``."""
-    place = (torch.arange(size, dtype=warp.dtype, device=warp.device) * 2 + 1) / size - 1
-    x, y = place.expand(size, size), place[:, None].expand(size, size)
-    places = torch.stack([x, y, torch.ones_like(x)], -1)
-    found = torch.einsum("nij,hwj->nhwi", warp, places)
-    return found[..., :2] / found[..., 2:].clamp(min=1e-3)  # what lies behind the eye is far away
+    """Return the coordinates (n, size, size, 2) of the cutouts' pixels in the picture, for ``grid_sample``."""
+    axis = (torch.arange(size, dtype=warp.dtype, device=warp.device) * 2 + 1) / size - 1
+    x, y = axis.expand(size, size), axis[:, None].expand(size, size)
+    coords = torch.einsum("nij,hwj->nhwi", warp, torch.stack([x, y, torch.ones_like(x)], -1))
+    return coords[..., :2] / coords[..., 2:].clamp(min=1e-3)  # points behind the camera are far away
 
 
-def seen(images: Tensor, grid: Tensor, padding: str) -> Tensor:
-    """What stands in images (B, 3, H, W) at the places of ``grid`` (B·n, size, size, 2): (B·n, 3, size, size).
+def sample_grid(images: Tensor, grid: Tensor, padding: str) -> Tensor:
+    """Sample images (B, 3, H, W) at a grid (B·n, size, size, 2); return (B·n, 3, size, size).
 
-    ``grid_sample`` asks for as many images as there are grids, and its backward pass makes a gradient for each. So all
-    views of an image are one tall grid here; on a CPU cut into pieces, since its threads share out images.
+    ``grid_sample`` needs an image for each grid, and its backward pass a gradient for each. So all cutouts of an image
+    are one tall grid; on a CPU it is cut into pieces, because threads share out images.
     """
     size, height = grid.shape[1], len(grid) // len(images) * grid.shape[1]
     threads = torch.get_num_threads() if images.device.type == "cpu" else 1
     pieces = next(count for count in range(threads, 0, -1) if height % count == 0)
     tall = grid.reshape(len(images) * pieces, height // pieces, size, 2)
-    found = F.grid_sample(images.repeat_interleave(pieces, 0), tall, padding_mode=padding, align_corners=False)
-    channels = found.unflatten(0, (len(images), pieces)).transpose(1, 2).flatten(2, 3)  # (B, 3, n·size, size)
+    sampled = F.grid_sample(images.repeat_interleave(pieces, 0), tall, padding_mode=padding, align_corners=False)
+    channels = sampled.unflatten(0, (len(images), pieces)).transpose(1, 2).flatten(2, 3)  # (B, 3, n·size, size)
     return channels.unflatten(2, (-1, size)).transpose(1, 2).flatten(0, 1)
 
 
-def wrapped(images: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """Images with a pixel of their other side around them, and where in these the places of a grid lie, wrapped."""
+def wrap(images: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images with a circular border of one pixel, and the grid wrapped into their coordinates."""
     sides = torch.tensor([images.shape[-1], images.shape[-2]], device=grid.device)
     return F.pad(images, (1, 1, 1, 1), "circular"), ((grid + 1).remainder(2) - 1) * (sides / (sides + 2))
 
 
 def tint(light: Tensor, contrast: Tensor, colour: Tensor, hue: Tensor) -> Tensor:
-    """(n, 3, 4): from red, green, blue and one to what they become.
+    """Return matrices (n, 3, 4) from (red, green, blue, 1) to new colours.
 
-    ``light`` is added; ``contrast`` and ``colour`` (saturation) are factors; ``hue`` turns about the axis of greys, as
-    a share of a full turn.
+    ``light`` is added; ``contrast`` and ``colour`` (saturation) are factors; ``hue`` rotates about the grey axis, as a
+    share of a full turn.
     """
     angle = 2 * math.pi * hue[:, None, None]
     grey, unit = torch.full((3, 3), 1 / 3), torch.eye(3)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
-    turned = angle.cos() * (unit - grey) + angle.sin() * cross  # what differs from grey, turned (Rodrigues)
-    matrix = contrast[:, None, None] * (grey + colour[:, None, None] * turned)
+    rotation = angle.cos() * (unit - grey) + angle.sin() * cross  # of the difference from grey (Rodrigues)
+    matrix = contrast[:, None, None] * (grey + colour[:, None, None] * rotation)
     return torch.cat([matrix, (0.5 * (1 - contrast) + light)[:, None, None].expand(-1, 3, 1)], -1)

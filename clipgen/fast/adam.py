@@ -1,7 +1,6 @@
 """Adam and AdamW for one latent: what torch.optim computes, without what importing it costs.
 
-Making an optimiser of torch's own imports its compiler, 1.5 s of a core, which is a third of the time to the first
-preview. These two move nearly every run; the others are torch's.
+Creating one of torch's own optimisers imports its compiler: 1.5 s, a third of the time to the first preview.
 """
 
 from __future__ import annotations
@@ -12,16 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SLICE = 2**18  # numbers that a CPU moves at a time: what is made on the way stays in its cache
+CHUNK = 2**18  # numbers that a CPU updates at a time, so that temporaries stay in its cache
 
 
 class Adam:
-    """Kingma and Ba 2015, ``weight_decay`` added to the gradient.
+    """Kingma and Ba 2015, ``weight_decay`` added to the gradient. Its state has the keys of torch's."""
 
-    Of torch's optimisers it has what a render asks of one, and it keeps its state under their names.
-    """
-
-    apart = False
+    decoupled = False  # whether the latent itself decays, instead of the gradient
 
     def __init__(
         self,
@@ -42,19 +38,19 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the latent by its gradient."""
+        """Update the latent by its gradient."""
         gradient, group = self.latent.grad, self.param_groups[0]
         lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
         assert gradient is not None
         if not self.state:
             self.state = {"step": torch.zeros(()), **{name: torch.zeros_like(self.latent) for name in _MOMENTS}}
         step = self.state["step"].item() + 1
-        whole = self.latent, gradient, *(self.state[name] for name in _MOMENTS)
-        pieces = math.ceil(self.latent.numel() / SLICE) if self.latent.device.type == "cpu" else 1
+        tensors = self.latent, gradient, *(self.state[name] for name in _MOMENTS)
+        chunks = math.ceil(self.latent.numel() / CHUNK) if self.latent.device.type == "cpu" else 1
         rows = -min(2, self.latent.dim())
-        for latent, gradient, mean, square in zip(*(each.chunk(pieces, rows) for each in whole), strict=True):
-            spread = torch.empty_like(square)  # taken before anything moves: memory may be short
-            if self.apart:
+        for latent, gradient, mean, square in zip(*(each.chunk(chunks, rows) for each in tensors), strict=True):
+            spread = torch.empty_like(square)  # allocated before anything changes: memory may run out
+            if self.decoupled:
                 latent.mul_(1 - lr * decay)
             elif decay:
                 gradient = gradient.add(latent, alpha=decay)
@@ -67,18 +63,18 @@ class Adam:
     def state_dict(self) -> dict[str, Any]:
         return {"state": {0: self.state} if self.state else {}, "param_groups": self.param_groups}
 
-    def load_state_dict(self, told: dict[str, Any]) -> None:
-        """Become what ``state_dict`` told, on the latent's device."""
-        kept = dict(told["state"].get(0, {}))
-        self.state = {name: kept[name].to(self.latent, copy=True).view_as(self.latent) for name in _MOMENTS if kept}
-        self.state |= {"step": kept["step"].clone()} if kept else {}
-        self.param_groups = [{key: group[key] for key in self.param_groups[0]} for group in told["param_groups"]]
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Load what ``state_dict`` returned, onto the latent's device."""
+        state = dict(saved["state"].get(0, {}))
+        self.state = {name: state[name].to(self.latent, copy=True).view_as(self.latent) for name in _MOMENTS if state}
+        self.state |= {"step": state["step"].clone()} if state else {}
+        self.param_groups = [{key: group[key] for key in self.param_groups[0]} for group in saved["param_groups"]]
 
 
 class AdamW(Adam):
-    """Loshchilov and Hutter 2019: the latent itself decays, by ``lr * weight_decay`` of it a step."""
+    """Loshchilov and Hutter 2019: the latent itself decays, by ``lr * weight_decay`` a step."""
 
-    apart = True
+    decoupled = True
 
 
 _MOMENTS = "exp_avg", "exp_avg_sq"

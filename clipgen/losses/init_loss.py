@@ -50,11 +50,11 @@ class InitLoss(Loss):
         if space == "colouring":
             return colouring_distance(context.image, target.image)
         perceptor = context.spec.perceptors[0][0]
-        embedding, goal = (
+        embedding, other = (
             perceptor.encode_image(F.interpolate(x, (perceptor.size,) * 2, mode="bilinear", antialias=True))
             for x in (context.image, target.image)
         )
-        return spherical_distance(embedding, goal.detach()).mean()
+        return spherical_distance(embedding, other.detach()).mean()
 
 
 def colouring_distance(image: Tensor, drawing: Tensor) -> Tensor:

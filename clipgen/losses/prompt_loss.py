@@ -177,7 +177,7 @@ class PromptLoss(Loss):
         score_weight: float,
     ) -> Iterator[ViewBatch]:
         size = region.crop(context.image).shape
-        views = self.cutouts.draw(size, perceptor.size, context.rng, perceptor.patches)
+        views = self.cutouts.sample(size, perceptor.size, context.rng, perceptor.patches)
         parts = split_views(views.count, context.passes)
         total: Tensor | None = None  # of all embeddings
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, or a notebook's stop button, as a wish that a run should end."""
+"""Ending a run by Ctrl-C, or by a notebook's stop button."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipgen.runs.journal import Journal
 
 
 class Interrupted(KeyboardInterrupt):
-    """An interrupt that says where what was made until then is kept: in the folder of ``journal``."""
+    """An interrupt of a run that can be resumed from its ``journal``."""
 
     def __init__(self, journal: Journal):
         super().__init__(f"interrupted; go on with: clipgen resume {journal.folder}")
@@ -21,7 +21,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def resumable(journal: Journal) -> Iterator[None]:
-    """Let an interrupt say that what was made is kept, and where."""
+    """Raise interrupts as ``Interrupted``, which names the run folder."""
     try:
         yield
     except Interrupted:
@@ -32,21 +32,21 @@ def resumable(journal: Journal) -> Iterator[None]:
 
 @contextmanager
 def interrupts(stop: Callable[[], None]) -> Iterator[None]:
-    """The first interrupt calls ``stop``, a second one is an ordinary KeyboardInterrupt.
+    """Call ``stop`` at the first interrupt; a second one is an ordinary KeyboardInterrupt.
 
-    Interrupts stay with whoever has them: another thread, a process that ignores them, as a shell has its background
-    jobs do, and a program around Python, whose handler Python could not put back.
+    The handler is left alone in other threads than the main one, in processes that ignore interrupts, such as a shell's
+    background jobs, and where it is not Python's, because Python could not restore it.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
         yield
         return
 
-    def asked(number: int, frame: Any) -> None:
+    def on_interrupt(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, before)
         stop()
 
-    signal.signal(signal.SIGINT, asked)
+    signal.signal(signal.SIGINT, on_interrupt)
     try:
         yield
     except KeyboardInterrupt:

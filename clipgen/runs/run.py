@@ -95,12 +95,11 @@ class Run:
         """A new run that starts from the frame of ``step``, with these settings instead of those that this one has."""
         if step not in self.journal.steps:
             raise ClipgenError(f"step={step}: there is no such frame; there are {self.journal.steps}")
-        asked = asdict(self.settings) | {"near": 0.0, "size": self.settings.at(step - 1).size} | settings
-        same = all(asked[name] == getattr(self.settings, name) for name in ("generator", "relax"))
-        asked["init"] = (
-            self.journal.latent(step) if same else self.journal.frame(step)
-        )  # another's latent means nothing
-        spec = RunSpec.create(asked.pop("prompt"), asked, self.spec.losses, Inputs(self.spec.inputs.all))
+        values = asdict(self.settings) | {"near": 0.0, "size": self.settings.at(step - 1).size} | settings
+        same = all(values[name] == getattr(self.settings, name) for name in ("generator", "relax"))
+        # Another generator cannot read the latent.
+        values["init"] = self.journal.latent(step) if same else self.journal.frame(step)
+        spec = RunSpec.create(values.pop("prompt"), values, self.spec.losses, Inputs(self.spec.inputs.all))
         return Run(spec, folder=folder, like=self)
 
     # --- control, from any thread ---------------------------------------------------------------------

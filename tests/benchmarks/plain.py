@@ -46,7 +46,7 @@ def bare(run: clipgen.Run) -> Iterator[torch.Tensor]:
         optimizer.zero_grad()
         image = generator.image(latent, step / run.settings.steps, rng)
         image_copy = image.detach().requires_grad_()
-        cutouts = loss.cutouts.draw(image.shape, perceptor.size, rng, perceptor.patches).render(image_copy)
+        cutouts = loss.cutouts.sample(image.shape, perceptor.size, rng, perceptor.patches).render(image_copy)
         prompt_distance(perceptor.encode_image(cutouts), targets).backward()
         image.backward(image_copy.grad)
         optimizer.step()

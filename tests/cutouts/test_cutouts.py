@@ -58,22 +58,22 @@ ALL = ", ".join(PER_VIEW)
 def test_views_in_parts_are_the_same_views(augment, padding):
     images = torch.cat([smooth(), 1 - smooth()]).requires_grad_()
     how = Cutouts(cutouts=7, augment=augment, padding=padding)
-    views = how.draw(images.shape, 24, rng(3))
+    views = how.sample(images.shape, 24, rng(3))
     whole = views.render(images)
     parts = [views.render(images, part).unflatten(0, (2, -1)) for part in (slice(0, 3), slice(3, 4), slice(4, 7))]
     assert torch.cat(parts, 1).flatten(0, 1).allclose(whole, atol=1e-5), "threads may round otherwise"
     assert whole.shape == (14, 3, 24, 24)
     whole.square().sum().backward()
     assert (images.grad != 0).float().mean() > 0.5
-    assert not torch.equal(how.draw(images.shape, 24, rng(4)).render(images), whole)
+    assert not torch.equal(how.sample(images.shape, 24, rng(4)).render(images), whole)
 
 
 @pytest.mark.parametrize("views", [1, 5, 8])
 @pytest.mark.parametrize("padding", ["border", "reflection", "zeros"])
 def test_views_of_one_tall_grid_are_those_of_a_grid_each(views, padding):
     images = torch.cat([smooth(40, 30), 1 - smooth(40, 30)]).requires_grad_()
-    grid = warps.grid(Cutouts(cutouts=views, augment=ALL).draw(images.shape, 9, rng(2)).warp, 9)
-    tall = warps.seen(images, grid, padding)
+    grid = warps.grid(Cutouts(cutouts=views, augment=ALL).sample(images.shape, 9, rng(2)).warp, 9)
+    tall = warps.sample_grid(images, grid, padding)
     each = F.grid_sample(images.repeat_interleave(views, 0), grid, padding_mode=padding, align_corners=False)
     pull = torch.randn(tall.shape, generator=rng())
     ours, theirs = (torch.autograd.grad((seen * pull).sum(), images)[0] for seen in (tall, each))
@@ -83,7 +83,7 @@ def test_views_of_one_tall_grid_are_those_of_a_grid_each(views, padding):
 @pytest.mark.parametrize("padding", ["border", "reflection", "grey", "wrap"])
 def test_the_gradient_of_views_is_that_of_finite_differences(padding):
     image = smooth(12, 14).double().requires_grad_()
-    views = Cutouts(cutouts=3, augment=ALL, padding=padding).draw(image.shape, 4, rng(6))
+    views = Cutouts(cutouts=3, augment=ALL, padding=padding).sample(image.shape, 4, rng(6))
     numbers = {
         key: value for key, value in vars(views).items() if isinstance(value, Tensor) and value.is_floating_point()
     }
@@ -187,7 +187,7 @@ def test_sizes_and_overviews():
     image = smooth(64, 128)
 
     def sides(**settings):
-        views = Cutouts(cutouts=4000, augment="", **settings).draw(image.shape, 16, rng())
+        views = Cutouts(cutouts=4000, augment="", **settings).sample(image.shape, 16, rng())
         return views.warp[:, 1, 1]  # shares of the height, the shorter side
 
     own = sides(cut_min=0, cut_max=1)

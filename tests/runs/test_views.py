@@ -141,7 +141,7 @@ def test_scores_and_pulls_by_hand(tmp_path):
         rng = torch.Generator()
         rng.set_state(optimization.rng.get_state())
         image = optimization.spec.generator.image(optimization.latent, 4 / 5, rng).detach().requires_grad_()
-        view = loss.cutouts.draw(image.shape, 64, rng).render(image, slice(i, i + 1))
+        view = loss.cutouts.sample(image.shape, 64, rng).render(image, slice(i, i + 1))
         away = loss.distance(perceptor.encode_image(view), loss.embeddings[0])[0]
         ((2 * away[0] - away[1]) / 3 / 5).backward()
         pulls.append(float(image.grad.norm()))

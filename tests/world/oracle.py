@@ -155,7 +155,7 @@ class Loop:
     def step(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Make a step; returns what CLIP was shown, and the loss."""
         picture = self.decode(rng)
-        views = self.cut(picture, self.settings.select(Cutouts).draw(picture.shape, SIDE, rng))
+        views = self.cut(picture, self.settings.select(Cutouts).sample(picture.shape, SIDE, rng))
         loss = self.loss(self.clip.encode_image((views - MEAN) / DEVIATION))
         self.optimiser.zero_grad()
         loss.backward()

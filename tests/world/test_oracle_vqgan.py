@@ -132,7 +132,7 @@ class Nerdyrodent(Quantised):
         """The warps that these augmentations would have, were they alone."""
         rng = torch.Generator()
         rng.set_state(self.numbers)
-        return dataclasses.replace(self.settings.select(Cutouts), augment=augment).draw(picture.shape, SIDE, rng).warp
+        return dataclasses.replace(self.settings.select(Cutouts), augment=augment).sample(picture.shape, SIDE, rng).warp
 
 
 class NerdyrodentsViews(Nerdyrodent):
@@ -196,7 +196,7 @@ def run(recipe, kind, nets, side=SIDE, **asked):
 def view_difference(apart):
     """The mean difference of what CLIP is shown of a picture."""
     picture, cutouts = apart.source.decode(torch.Generator().manual_seed(0)).detach(), apart.optimization.spec.cutouts
-    views = cutouts.draw(picture.shape, SIDE, torch.Generator().manual_seed(0))
+    views = cutouts.sample(picture.shape, SIDE, torch.Generator().manual_seed(0))
     return float((views.render(picture) - apart.source.cut(picture, views)).abs().mean())
 
 

@@ -25,7 +25,7 @@ def draws(name, augment=None):
     plain = [item for item in cutouts.augment.split(", ") if not item.startswith(("grain", "colour", "levels"))]
     cutouts = dataclasses.replace(cutouts, augment=", ".join(plain) if augment is None else augment, lift=0.0)
     for step in range(STEPS):
-        yield cutouts.draw((1, 3, SIDE, SIDE), SIDE, torch.Generator().manual_seed(step))
+        yield cutouts.sample((1, 3, SIDE, SIDE), SIDE, torch.Generator().manual_seed(step))
 
 
 def black(views):
@@ -126,11 +126,11 @@ def test_pixrays_views_are_stretched_together():
     """Its CLIP was shown each batch from its least, as black, to its most, as white."""
     cutouts = build("a city", {"recipe": "pixray"}).select(Cutouts)
     picture = 0.3 + 0.4 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    draw = cutouts.draw(picture.shape, 32, torch.Generator().manual_seed(0))
+    draw = cutouts.sample(picture.shape, 32, torch.Generator().manual_seed(0))
     plain = dataclasses.replace(draw, levels=False).render(picture)
     stretched = (plain - plain.min()) / (plain.max() - plain.min())
     assert (draw.render(picture) - stretched).abs().max() < 1e-6
-    two = cutouts.draw((2, 3, 64, 64), 32, torch.Generator().manual_seed(0)).render(torch.cat([picture, picture / 2]))
+    two = cutouts.sample((2, 3, 64, 64), 32, torch.Generator().manual_seed(0)).render(torch.cat([picture, picture / 2]))
     assert [(views.min(), views.max()) for views in two.split(30)] == [(0, 1), (0, 1)], "each picture by itself"
 
 
@@ -150,7 +150,7 @@ def lanczos(image, size):
 def test_every_pixel_has_a_gradient_where_a_view_shrinks_the_picture(side, size):
     """Bilinear sampling alone left 25% of the pixels of Crowson's full view without one, and a cosine of 0.68."""
     picture = F.interpolate(torch.rand(1, 3, 16, 16), (side, side), mode="bicubic").requires_grad_()
-    views = Cutouts(cutouts=1, cut_min=1, cut_max=1, augment="").draw(picture.shape, size, torch.Generator())
+    views = Cutouts(cutouts=1, cut_min=1, cut_max=1, augment="").sample(picture.shape, size, torch.Generator())
     pull = F.interpolate(torch.randn(1, 3, size // 4, size // 4), (size, size), mode="bicubic")
     shown = views.render(picture)
     (ours,) = torch.autograd.grad((shown * pull).sum(), picture)
@@ -166,7 +166,7 @@ def test_views_keep_their_order_and_parts_are_the_same():
     pictures = torch.rand(2, 3, 96, 80, generator=torch.Generator().manual_seed(0))
     for padding in ("border", "wrap", "black"):
         cutouts = Cutouts(cutouts=12, cut_min=0.2, cut_max=1.2, padding=padding, augment="flip, affine=20")
-        views = cutouts.draw(pictures.shape, 24, torch.Generator().manual_seed(3))
+        views = cutouts.sample(pictures.shape, 24, torch.Generator().manual_seed(3))
         whole = views.render(pictures).unflatten(0, (2, 12))
         parts = [views.render(pictures, slice(i, i + 1)).unflatten(0, (2, 1)) for i in range(12)]
         assert (whole - torch.cat(parts, 1)).abs().max() < 1e-5

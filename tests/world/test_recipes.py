@@ -91,7 +91,7 @@ MOVES = {
 def drawn(cutouts, side, image=None):
     """``STEPS`` draws of the views, as warps, or as pictures of 32 pixels."""
     for step in range(STEPS):
-        views = cutouts.draw((1, 3, side, side), CLIP if image is None else 32, rng(step))
+        views = cutouts.sample((1, 3, side, side), CLIP if image is None else 32, rng(step))
         yield views.warp if image is None else views.render(image)
 
 
@@ -139,7 +139,7 @@ def test_how_strong_they_are():
     moved = torch.cat([*drawn(Cutouts(cutouts=16, cut_min=1, cut_max=1, augment="shift=0.1"), 64)])[:, :2, 2] / 2
     assert moved.std() == pytest.approx(0.1 / math.sqrt(3), rel=0.05)
     noise = torch.cat(
-        [Cutouts(cutouts=16, augment="grain=0.11").draw((1, 3, 64, 64), 32, rng(i)).noise for i in range(50)]
+        [Cutouts(cutouts=16, augment="grain=0.11").sample((1, 3, 64, 64), 32, rng(i)).noise for i in range(50)]
     )
     deviations = noise.std((1, 2, 3))
     assert deviations.mean() == pytest.approx(0.055, rel=0.05)

@@ -53,7 +53,7 @@ class Attempts:
             texts = model.embed_text(self.captions[:share])
         latent = self.latent[rows].requires_grad_()
         picture = self.stack.image(latent)
-        seen = VIEWS.draw(picture.shape, picture.shape[-1], self.rng).render(picture)
+        seen = VIEWS.sample(picture.shape, picture.shape[-1], self.rng).render(picture)
         with self.job.autocast():
             likeness = (
                 model.encode_image(self.job.place(seen)).unflatten(0, (share, VIEWS.cutouts)) * texts[:, None]
