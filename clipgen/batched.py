@@ -87,7 +87,10 @@ def backward_all(contexts: Sequence[StepContext], scales: Sequence[float]) -> li
         for loss in context.spec.losses:
             if not isinstance(loss, PromptLoss):
                 for term in loss.terms(context):
-                    backward({i: term})
+                    if term.requires_grad:
+                        backward({i: term})
+                    else:
+                        losses[i] = losses[i] + term
     return losses
 
 

@@ -220,7 +220,8 @@ def backward(losses: Sequence[Loss], context: StepContext, scale: float) -> Tens
     total = torch.zeros((), device=context.image.device)
     for loss in losses:
         for term in loss.terms(context):
-            (term * scale).backward()
+            if term.requires_grad:  # else it is a constant
+                (term * scale).backward()
             total = total + term.detach().reshape(())
     return total
 

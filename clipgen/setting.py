@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import Field, field
+from pathlib import Path
 from typing import Any, Literal
 
 from clipgen.errors import ClipgenError
@@ -61,12 +63,31 @@ def to_python(value: Any, whole: bool = False) -> Any:
     return int(value) if whole and isinstance(value, float) and value.is_integer() else value
 
 
-def check_count(name: str, value: Any, remedy: str = "") -> int:
-    """Return a count as an int. Raises ClipgenError unless it is a whole number of at least 1."""
+def check_count(name: str, value: Any, remedy: str = "", low: int = 1, high: float = math.inf) -> int:
+    """Return a count as an int. Raises ClipgenError unless it is a whole number from ``low`` to ``high``."""
     number = to_python(value, whole=not isinstance(value, Iterable))
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ClipgenError(f"{name}={value!r}: has to be a whole number of at least 1{remedy}")
+    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+        bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high:,}"
+        raise ClipgenError(f"{name}={value!r}: has to be a whole number {bounds}{remedy}")
     return number
+
+
+def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, remedy: str = "") -> float:
+    """Return a number within its bounds, included, as Python has it. Raises ClipgenError for anything else."""
+    number = to_python(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+        raise ClipgenError(f"{name}={value!r}: has to be a number{remedy}")
+    if not low <= number <= high:
+        bounds = f"of at least {low:,}" if high == math.inf else f"from {low:,} to {high:,}"
+        raise ClipgenError(f"{name}={value!r}: has to be a number {bounds}{remedy}")
+    return number
+
+
+def check_path(name: str, value: Any) -> Path:
+    """Return the path of a file or a folder. Raises ClipgenError for what is none."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ClipgenError(f"{name}={value!r}: has to be a path")
+    return Path(value)
 
 
 def check(field: Field, value: Any) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_left
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from clipgen import device as devices
 from clipgen.clip.base import Perceptor
 from clipgen.errors import ClipgenError
-from clipgen.images.reading import to_picture
+from clipgen.images.reading import to_list, to_picture
 from clipgen.registry import PERCEPTORS
 
 
@@ -68,7 +67,7 @@ def embed(perceptor: Perceptor, texts: list[str]) -> Tensor:
 
 
 def rank(
-    images: Sequence[Image.Image | str | Path] | Image.Image | str | Path,
+    images: Any,
     texts: Sequence[str] | str,
     perceptor: Perceptor | str = "mini",
     device: str = "auto",
@@ -76,15 +75,17 @@ def rank(
     """Return how well each picture matches each text, as (images, texts) probabilities: CLIP in one call.
 
     They are a softmax over the texts with the model's own temperature (Radford et al. 2021), or for SigLIP a sigmoid,
-    whose rows need not sum to one (Zhai et al. 2023).
+    whose rows need not sum to one (Zhai et al. 2023). ``images`` are in any form that ``to_picture`` takes.
 
     Raises:
         ClipgenError: For a picture that cannot be read, and for no pictures or texts.
     """
-    images = [images] if isinstance(images, (Image.Image, str, Path)) else list(images)
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not images or not texts:
+    several, words = to_list(images), to_list(texts)
+    if not several or not words:
         raise ClipgenError("rank needs at least one picture and one text")
+    if not all(isinstance(word, str) for word in words):
+        raise ClipgenError(f"texts={texts!r}: has to be texts, such as ['a cat', 'a dog']")
+    pictures = [to_picture(image) for image in several]  # before the perceptor is loaded
     model = load_perceptor(perceptor, devices.pick(device)) if isinstance(perceptor, str) else perceptor
-    logits = model.scale * model.embed_image([to_picture(image) for image in images]) @ embed(model, texts).T
+    logits = model.scale * model.embed_image(pictures) @ embed(model, words).T
     return (logits.softmax(1) if model.bias is None else (logits + model.bias).sigmoid()).cpu()

@@ -19,6 +19,7 @@ from clipgen.export.protocol import MAX_SETTINGS, Film, Shot, Writer
 from clipgen.images.drawing import Drawing
 from clipgen.images.sheets import enlarge
 from clipgen.registry import WRITERS
+from clipgen.setting import check_number
 from clipgen.storage.files import atomic_write
 
 _INPUTS = {False: "pictures: of a run, run.export does", True: "drawings: generate with strokes, and use run.export"}
@@ -81,6 +82,9 @@ def export(
         fps = _find_rate(durations) if durations else 15
     if hold is None:
         hold = 0 if durations else 2
+    fps, hold = check_number("fps", fps), check_number("hold", hold)
+    if megabytes is not None:
+        megabytes = check_number("megabytes", megabytes)
     if not (0 < fps <= (MAX_FPS if durations else 60) and 0 <= hold <= 60):
         raise ClipgenError(f"fps={fps}, hold={hold}: fps from above 0 to 60, hold from 0 to 60 seconds")
     _check_options(writer, suffix, animate, upscale, megabytes)

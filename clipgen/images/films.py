@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +31,7 @@ class FilmReader:
     """The frames of a film, read one at a time as often as it is iterated over.
 
     Args:
-        film: A video or an animated picture, as a file, its address or a PIL image; or a sequence of anything that
+        film: A video or an animated picture, as a file, its bytes, its address or a PIL image; or a sequence of what
             ``to_picture`` takes, or an array (T, H, W, C) or tensor (T, C, H, W) of them.
 
     Attributes:
@@ -40,12 +42,17 @@ class FilmReader:
         ClipgenError: For a film that cannot be read.
     """
 
-    def __init__(self, film: str | Path | Pictorial | Sequence[Any]):
+    def __init__(self, film: str | os.PathLike[str] | Pictorial | Sequence[Any]):
         self._source: Any = film
         self._label, self._video, self.durations = "film", False, list[float]()
-        if isinstance(film, (str, Path)):
+        if isinstance(film, (bytes, io.BytesIO)):
+            self._source = self._save(film if isinstance(film, bytes) else film.getvalue())
+        elif isinstance(film, (str, os.PathLike)):
             self._label = f"film={str(film)!r}"
             self._source = self._located(film)
+        elif not isinstance(film, Iterable | Image.Image):
+            raise ClipgenError(f"film={film!r}: is no film; give a video, a GIF, a WebP, or a list of pictures")
+        if isinstance(self._source, str):
             self._video = self._is_video()
         if self._video:
             with refusing(self._label, "use a video, a GIF or a WebP"), closing(self._read()) as frames:
@@ -71,14 +78,21 @@ class FilmReader:
         else:
             yield from map(to_picture, self._source)
 
-    def _located(self, film: str | Path) -> str:
+    def _located(self, film: str | os.PathLike[str]) -> str:
         """Return the path of a film, which is fetched if it is an address."""
         if not is_address(str(film)):
             if (path := find_file(film)) is None:
+                if os.path.isdir(film):
+                    raise ClipgenError(
+                        f'{self._label}: is a folder; list its pictures: sorted(Path(...).glob("*.png"))'
+                    )
                 raise ClipgenError(f"{self._label}: there is no such file; check the path")
             return path
-        content, self._fetched = download(str(film), "film", BYTES), tempfile.TemporaryDirectory()
-        file = Path(self._fetched.name) / f"film{Path(urlsplit(str(film)).path).suffix[:8]}"
+        return self._save(download(str(film), "film", BYTES), Path(urlsplit(str(film)).path).suffix[:8])
+
+    def _save(self, content: bytes, suffix: str = "") -> str:
+        self._folder = tempfile.TemporaryDirectory()
+        file = Path(self._folder.name) / f"film{suffix}"
         file.write_bytes(content)
         return str(file)
 
@@ -91,10 +105,14 @@ class FilmReader:
                 return True
             raise
 
-    def _open(self) -> AbstractContextManager[Image.Image]:
+    @contextmanager
+    def _open(self) -> Iterator[Image.Image]:
         if isinstance(self._source, Image.Image):
-            return nullcontext(self._source)
-        return open_picture(self._source, self._label, _FORMATS)
+            with refusing(self._label):
+                yield self._source
+        else:
+            with open_picture(self._source, self._label, _FORMATS) as picture:
+                yield picture
 
     def _seek(self) -> Iterator[Image.Image]:
         """Yield an animated picture at each of its frames, decoded."""

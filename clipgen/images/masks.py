@@ -29,19 +29,21 @@ def file_of(spec: str) -> str | None:
     return spec if spec and spec not in _WORDS and _box(spec) is None and _is_path(spec) else None
 
 
-def load(spec: str, size: tuple[int, int], pictures: Mapping[str, Image.Image]) -> Tensor:
+def load(spec: str, size: tuple[int, int], pictures: Mapping[str, Image.Image], label: str = "mask") -> Tensor:
     """(1, 1, H, W) in [0, 1], 1 where it may be painted; ``size`` is (H, W).
 
     ``spec``: all, top, bottom, left, right, centre, a box ``x,y,width,height`` in shares of the picture (or in %),
-    the name of one of ``pictures`` (white: paint), or ``not`` and any of these. Raises ClipgenError for anything
-    else, for a picture of other proportions and for a mask that leaves nothing to paint.
+    the name of one of ``pictures`` (white: paint), or ``not`` and any of these. ``label``: the argument that it is.
+    Raises ClipgenError for anything else, for a picture of other proportions and for a mask that leaves nothing.
     """
+    if not isinstance(spec, str):
+        raise ClipgenError(f"{label}={spec!r}: has to be a text, such as 'top'")
     (text, negated), (height, width) = _negated(spec), size
     if text in pictures:
         picture = pictures[text]
         if abs(picture.width * height / (picture.height * width) - 1) > 0.02:
             raise ClipgenError(
-                f"mask={text!r}: is {picture.width}x{picture.height}, and the picture is {width}x{height}; "
+                f"{label}={text!r}: is {picture.width}x{picture.height}, and the picture is {width}x{height}; "
                 "bring it to the same proportions"
             )
         grey = picture.convert("L").resize((width, height), Image.Resampling.BOX)
@@ -52,12 +54,13 @@ def load(spec: str, size: tuple[int, int], pictures: Mapping[str, Image.Image]) 
         mask[..., round(y * height) : round((y + h) * height), round(x * width) : round((x + w) * width)] = 1
     else:
         raise ClipgenError(
-            f"mask={spec!r}: use {', '.join(_WORDS)}, a box x,y,width,height in shares from 0 to 1, an image file, "
-            "or not before any of these"
+            f"{label}={spec!r}: use {', '.join(_WORDS)}, a box x,y,width,height in shares from 0 to 1, "
+            f"{'an image file, ' if label == 'mask' else ''}or not before any of these"
         )
     mask = 1 - mask if negated else mask
     if not (mask > 0.5).any():
-        raise ClipgenError(f"mask={spec!r}: leaves nothing to paint; white is where it is painted")
+        remedy = "; white is where it is painted" if label == "mask" else ""
+        raise ClipgenError(f"{label}={spec!r}: leaves nothing{' to paint' if label == 'mask' else ''}{remedy}")
     return mask
 
 

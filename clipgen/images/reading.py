@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO", "PCX"),
     *("PSD", "QOI", "TGA"),
 )
-Pictorial = Image.Image | np.ndarray | Tensor  # a picture that has no name yet
+Pictorial = Image.Image | np.ndarray | Tensor | bytes | io.BytesIO  # a picture that has no name yet
+SAMPLE_FORMAT = 339  # the TIFF tag that says whether numbers have a sign
 FITS = ("crop", "letterbox", "stretch")
 
 
@@ -33,13 +34,13 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
-def to_picture(image: Pictorial | str | Path | bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
+def to_picture(image: Pictorial | str | os.PathLike[str], formats: Sequence[str] = FORMATS) -> Image.Image:
     """Return anything pictorial as RGB: upright, in sRGB, transparency on white, the first frame of an animation.
 
     Args:
-        image: A PIL image of any mode, a file or its bytes, an http(s) address, an array (H, W) or (H, W, C), or a
-            tensor (H, W), (C, H, W) or (1, C, H, W), with 1, 3 or 4 channels. The type says the range of the numbers:
-            unsigned integers use all of theirs, anything else is in [0, 1].
+        image: A PIL image of any mode, a file, its bytes or BytesIO, an http(s) address, an array (H, W) or
+            (H, W, C), or a tensor (H, W), (C, H, W) or (1, C, H, W), with 1, 3 or 4 channels. The type says the range
+            of the numbers: unsigned integers use all of theirs, anything else is in [0, 1].
         formats: Those that a file may have, as Pillow names them.
 
     Raises:
@@ -50,26 +51,38 @@ def to_picture(image: Pictorial | str | Path | bytes, formats: Sequence[str] = F
     if isinstance(image, Image.Image):
         with refusing("image"):
             return to_rgb(image)
+    if not isinstance(image, (str, os.PathLike, bytes, io.BytesIO)):
+        raise ClipgenError(
+            f"image={image!r}: is no picture; give a file, its bytes, an address, a PIL image or an array"
+        )
     with open_picture(image, formats=formats) as picture:
         return to_rgb(picture)
 
 
+def to_list(pictures: Any) -> list[Any]:
+    """Return one picture, or several, as a list of what ``to_picture`` takes; a batch of arrays is several."""
+    if isinstance(pictures, (np.ndarray, Tensor)):
+        return [pictures] if pictures.ndim < 4 else list(pictures)
+    is_one = isinstance(pictures, (str, os.PathLike, Pictorial)) or not isinstance(pictures, Iterable)
+    return [pictures] if is_one else list(pictures)
+
+
 @contextmanager
 def open_picture(
-    source: str | Path | bytes, label: str = "", formats: Sequence[str] = FORMATS
+    source: str | os.PathLike[str] | bytes | io.BytesIO, label: str = "", formats: Sequence[str] = FORMATS
 ) -> Iterator[Image.Image]:
     """Open a file, its bytes or an address as a PIL image that is not decoded yet.
 
     Whatever goes wrong here, and while it is decoded inside the ``with``, is a ClipgenError. It begins with ``label``,
     an argument with its value.
     """
-    label = label or ("image" if isinstance(source, bytes) else f"image={str(source)!r}")
+    data: Any = source.getvalue() if isinstance(source, io.BytesIO) else source
+    label = label or ("image" if isinstance(data, bytes) else f"image={str(data)!r}")
     with refusing(label):
-        data: Any = source
-        if isinstance(source, str) and is_address(source):
-            data = download(source)
-        elif not isinstance(source, bytes) and (data := find_file(source)) is None:
-            raise ClipgenError(f"{label}: there is no such file; check the path")
+        if isinstance(data, str) and is_address(data):
+            data = download(data)
+        elif not isinstance(data, bytes):
+            data = _locate(data, label)
         Image.preinit()
         if not Image.OPEN.keys() >= set(formats):
             Image.init()
@@ -84,6 +97,14 @@ def open_picture(
                 # Pillow reads no transparency if no frame has it, though frames may leave a part of the canvas clear.
                 picture.rawmode, picture._mode = "RGBA", "RGBA"  # type: ignore[attr-defined]
             yield picture
+
+
+def _locate(file: str | os.PathLike[str], label: str) -> str:
+    if (path := find_file(file)) is not None:
+        return path
+    if os.path.isdir(file):
+        raise ClipgenError(f"{label}: is a folder; name a file in it")
+    raise ClipgenError(f"{label}: there is no such file; check the path")
 
 
 def check_pixels(size: tuple[int, int], label: str) -> None:
@@ -114,9 +135,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if not (picture.width and picture.height):
         raise ClipgenError("image: this picture has no pixels; choose another")
     profile = picture.info.get("icc_profile")
+    # Pillow reads 32 bits without a sign as if they had one.
+    is_unsigned = picture.mode == "I" and getattr(picture, "tag_v2", {}).get(SAMPLE_FORMAT) == (1,)
     picture = _upright(picture)
     if picture.mode.startswith(("I", "F")):
-        picture = _to_8_bits(picture)
+        picture = _to_8_bits(picture, is_unsigned)
     if picture.mode == "LAB":
         from PIL import ImageCms
 
@@ -150,12 +173,15 @@ def _upright(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _to_8_bits(picture: Image.Image) -> Image.Image:
-    """Return a grey picture of 16 bits, or of floats in [0, 1], in 8 bits: Pillow would cut them off at 255."""
-    grey = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+def _to_8_bits(picture: Image.Image, is_unsigned: bool = False) -> Image.Image:
+    """Return a grey picture of 16 or 32 bits, or of floats in [0, 1], in 8 bits: Pillow would cut them off at 255."""
+    pixels = np.asarray(picture)
+    grey = np.nan_to_num((pixels.view(np.uint32) if is_unsigned else pixels).astype(np.float64))
     if picture.mode == "F" and (grey > 1.001).mean() > 0.5:
         raise ClipgenError("image: floats of a picture are from 0 to 1, and most of these are above; divide them")
     top = 1 if picture.mode == "F" else 65535
+    if picture.mode == "I" and grey.max() > top:
+        top = np.iinfo(np.uint32 if is_unsigned else np.int32).max
     return Image.fromarray((grey / top * 255).clip(0, 255).round().astype(np.uint8))
 
 
@@ -184,10 +210,20 @@ def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     return converted
 
 
+def to_array(tensor: Tensor, label: str = "image") -> np.ndarray:
+    """Return a tensor as an array, floats in 32 bits unless NumPy has their kind. Raises ClipgenError for a sparse one,
+    a quantised one, and one without values."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise ClipgenError(f"{label}: needs a dense tensor with values; use .to_dense() or .dequantize()")
+    has_kind = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    return (tensor if has_kind else tensor.float()).detach().cpu().resolve_conj().resolve_neg().numpy()
+
+
 def _from_numbers(image: np.ndarray | Tensor) -> Image.Image:
-    data = image
-    if isinstance(data, Tensor):
-        data = (data.detach().float() if data.is_floating_point() else data.detach()).cpu().numpy()
+    data = to_array(image) if isinstance(image, Tensor) else np.asarray(image)
+    if data.dtype.kind not in "buif":
+        raise ClipgenError(f"image: an array of {data.dtype} is no picture; use real numbers, uint8 or from 0 to 1")
+    if isinstance(image, Tensor):
         data = data[0] if data.ndim == 4 and len(data) == 1 else data
         data = data.transpose(1, 2, 0) if data.ndim == 3 else data
     data = data[..., 0] if data.ndim == 3 and data.shape[2] == 1 else data

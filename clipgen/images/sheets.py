@@ -6,10 +6,13 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 
 from clipgen.errors import ClipgenError
+from clipgen.images.reading import to_list, to_picture
+from clipgen.setting import check_count
 
 SHOWN = 256  # the shorter side, in pixels, that small pictures are shown and exported at
 LONGEST = 4096  # a longer side that enlarging does not go beyond
@@ -41,27 +44,28 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def contact_sheet(
-    images: list[Image.Image], columns: int, labels: list[str] | None = None, shortest: int = SHOWN
+    images: Sequence[Any], columns: int, labels: Sequence[str] | None = None, shortest: int = SHOWN
 ) -> Image.Image:
     """Return pictures in rows, each with its label below, and its shorter side at ``shortest`` pixels or more.
+
+    ``images``: anything that ``to_picture`` takes.
 
     Raises:
         ClipgenError: For no pictures, no columns, labels that are not one for each, and a sheet beyond all bounds.
     """
-    _check("contact_sheet", images, labels)
-    if columns < 1:
-        raise ClipgenError(f"columns={columns}: has to be a whole number of at least 1")
-    images = [enlarge(image, shortest) for image in images]
-    return _lay_out(images, [max(image.width for image in images)] * columns, labels)
+    columns, shortest = check_count("columns", columns), check_count("shortest", shortest)
+    pictures = [enlarge(picture, shortest) for picture in _read("contact_sheet", images, labels)]
+    widest = max(picture.width for picture in pictures)
+    _check_size(widest * columns, max(picture.height for picture in pictures))
+    return _lay_out(pictures, [widest] * columns, labels)
 
 
-def strip(pictures: Sequence[Image.Image], labels: Sequence[str] | None = None) -> Image.Image:
-    """Pictures of any sizes side by side at one height, such as before and after, each with its label below.
+def strip(pictures: Sequence[Any], labels: Sequence[str] | None = None) -> Image.Image:
+    """Pictures of any kinds and sizes side by side at one height, such as before and after, each with its label below.
 
     Raises ClipgenError for no pictures, for labels that are not one for each, and for a strip beyond all bounds.
     """
-    _check("strip", pictures, labels)
-    large = [enlarge(picture.convert("RGB")) for picture in pictures]
+    large = [enlarge(picture) for picture in _read("strip", pictures, labels)]
     height = max(picture.height for picture in large)
     widths = [max(1, round(picture.width * height / picture.height)) for picture in large]
     _check_size(sum(widths), height)
@@ -106,9 +110,14 @@ def grid(cells: Sequence[Sequence[Image.Image | None]], across: Sequence[str], d
     return sheet
 
 
-def _check(name: str, pictures: Sequence[Image.Image], labels: Sequence[str] | None) -> None:
-    if not pictures or (labels is not None and len(labels) != len(pictures)):
+def _read(name: str, pictures: Any, labels: Sequence[str] | None) -> list[Image.Image]:
+    """Return pictures as ``to_picture`` does. Raises ClipgenError for none, and for labels that are not a text each."""
+    several = to_list(pictures)
+    if labels is not None and (isinstance(labels, str) or not all(isinstance(label, str) for label in labels)):
+        raise ClipgenError(f"labels={labels!r}: has to be a list of texts, one for each picture")
+    if not several or (labels is not None and len(labels) != len(several)):
         raise ClipgenError(f"{name} needs at least one picture, and a label for each or none")
+    return [to_picture(picture) for picture in several]
 
 
 def _check_size(width: int, height: int) -> None:

@@ -17,6 +17,7 @@ from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
 from clipgen.inspect.inputs import embed_words, picture_and_perceptor
 from clipgen.registry import PICTURES, VOCABULARIES
+from clipgen.setting import check_number
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def describe(
     Raises:
         ClipgenError: For a picture that cannot be read, and for fewer than two words.
     """
+    penalty = check_number("penalty", penalty)
     if not 0 < penalty < 1:
         raise ClipgenError(f"penalty={penalty}: has to be above 0 and below 1; lower gives more words, such as 0.3")
     words = _unique_words(vocabulary)

@@ -91,7 +91,7 @@ def explain(
     Raises:
         ClipgenError: For a picture that cannot be read, an empty text, and another ``how``.
     """
-    if not text.strip():
+    if not (isinstance(text, str) and text.strip()):
         raise ClipgenError(f"text={text!r}: write what is looked for, such as 'a cat'")
     if how not in HOWS:
         raise ClipgenError(f"how={how!r}: choose one of: {', '.join(HOWS)}")

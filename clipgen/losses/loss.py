@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from clipgen.clip.base import Perceptor
 from clipgen.cutouts.sampling import Cutouts
+from clipgen.errors import ClipgenError
 from clipgen.generators.protocol import Parameterisation
 from clipgen.images.camera import Camera
 from clipgen.optimizers import OptimizerConfig
 from clipgen.prompts import Prompt, fade, weights_at
 
-LossFunction = Callable[[Tensor, Tensor, int], Tensor]  # (image (1, 3, H, W), latent, step) to a scalar
+LossFunction = Callable[[Tensor, Tensor, int], Tensor | float]  # (image (1, 3, H, W), latent, step) to a scalar
 
 
 class InitTarget(NamedTuple):
@@ -114,7 +116,7 @@ class SumLoss(Loss):
         self.name = " + ".join(map(repr, self.losses))
 
     def terms(self, context: StepContext) -> Iterator[Tensor]:
-        terms = [term.reshape(()) for loss in self.losses for term in loss.terms(context)]
+        terms = [_to_scalar(term, loss, context) for loss in self.losses for term in loss.terms(context)]
         if terms:
             yield torch.stack(terms).sum()
 
@@ -128,7 +130,7 @@ class ScaledLoss(Loss):
 
     def terms(self, context: StepContext) -> Iterator[Tensor]:
         for term in self.unscaled.terms(context):
-            yield self.factor * term
+            yield self.factor * _to_scalar(term, self.unscaled, context)
 
 
 class FunctionLoss(Loss):
@@ -138,8 +140,19 @@ class FunctionLoss(Loss):
         self.function = function
         self.name = name or getattr(function, "__name__", type(function).__name__)
 
-    def loss(self, context: StepContext) -> Tensor:
+    def loss(self, context: StepContext) -> Any:
         return self.function(context.image, context.latent, context.step)
+
+
+def _to_scalar(value: Any, loss: Loss, context: StepContext) -> Tensor:
+    """Return the value of a loss, which may be a number, as a scalar tensor."""
+    if isinstance(value, Real):
+        return torch.tensor(float(value), device=context.image.device)
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        value = value if value.is_floating_point() else value.float()
+        return value.reshape(()).to(context.image.device)
+    kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    raise ClipgenError(f"losses: {loss.name} returned {kind} in step {context.step + 1}; return a number for each step")
 
 
 def _summands(loss: Loss) -> list[Loss]:

@@ -6,23 +6,25 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, TypedDict, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, overload
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from clipgen.clip.base import Perceptor
-from clipgen.clip.catalogue import embed, load_perceptor
+from clipgen.clip.catalogue import embed, family, load_perceptor
 from clipgen.device import pick
 from clipgen.errors import ClipgenError
 from clipgen.generators.catalogue import load_generator
 from clipgen.generators.protocol import Discrete
 from clipgen.images import masks
-from clipgen.images.reading import Pictorial, to_image, to_tensor
+from clipgen.images.reading import Pictorial, to_image, to_picture, to_tensor
 from clipgen.images.sheets import contact_sheet, png_bytes
 from clipgen.priors.catalogue import load_prior
 from clipgen.priors.protocol import Prior, Stream
+from clipgen.registry import PRIORS
+from clipgen.setting import check_count, check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -113,17 +115,16 @@ def dalle(
     model and OpenAI's ViT-B/32 for the published; None: the likeliest come first. device: auto, cpu, cuda or mps.
     Raises ClipgenError for what cannot work. After Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation".
     """
-    if not prompt.strip():
-        raise ClipgenError("prompt='': say what to draw, such as 'a red car in the snow'")
-    for name, value, low, high in (
-        ("n", n, 1, 1024),
-        ("temperature", temperature, 0.01, 100),
-        ("top_k", top_k, 1, 10**6),
-        ("guidance", guidance, 1, 100),
-        ("seed", seed, 0, 2**63 - 1),
-    ):
-        if value is not None and not low <= value <= high:
-            raise ClipgenError(f"{name}={value}: has to be a number from {low} to {high:,}")
+    if not (isinstance(prompt, str) and prompt.strip()):
+        raise ClipgenError(f"prompt={prompt!r}: say what to draw, such as 'a red car in the snow'")
+    n, seed = check_count("n", n, high=1024), check_count("seed", seed, low=0, high=2**63 - 1)
+    top_k = None if top_k is None else check_count("top_k", top_k, high=10**6)
+    temperature = None if temperature is None else check_number("temperature", temperature, 0.01, 100)
+    guidance = None if guidance is None else check_number("guidance", guidance, 1, 100)
+    picture = None if image is None else to_picture(image)
+    masks.load(keep, (64, 64), {}, "keep")
+    PRIORS.check(model)
+    _check_judge(perceptor)
     where = pick(device)
     prior, generator = _models(model, where)
     judge = prior.perceptor if perceptor == "auto" else perceptor
@@ -132,9 +133,17 @@ def dalle(
     top_k = prior.top_k if top_k is None else top_k
     reader = prior.start(prompt, n, prior.guidance if guidance is None else guidance)
     sampler = Sampler(temperature, top_k, torch.Generator().manual_seed(seed))
-    tokens, kept = _canvas(generator, n, prior.side, image, keep)
+    tokens, kept = _canvas(generator, n, prior.side, picture, keep)
     made = _written(prompt, generator, reader, sampler, tokens, kept, stream)
     return _ranked(made, judge) if stream else next(_ranked(made, judge))
+
+
+def _check_judge(perceptor: Any) -> None:
+    if isinstance(perceptor, str):
+        if perceptor != "auto":
+            family(perceptor)
+    elif perceptor is not None and not hasattr(perceptor, "embed_text"):
+        raise ClipgenError(f"perceptor={perceptor!r}: has to be a name, a loaded perceptor or None")
 
 
 @lru_cache(maxsize=2)
@@ -144,13 +153,13 @@ def _models(model: str, device: torch.device) -> tuple[Prior, Discrete]:
 
 
 @torch.no_grad()
-def _canvas(generator: Discrete, n: int, side: int, image: Pictorial | str | None, keep: str) -> tuple[Tensor, Tensor]:
+def _canvas(generator: Discrete, n: int, side: int, image: Image.Image | None, keep: str) -> tuple[Tensor, Tensor]:
     """The tokens (n, side, side) to begin with, and which places (side, side) of them are kept."""
     tokens, kept = torch.zeros(n, side, side, dtype=torch.int64), torch.zeros(side, side, dtype=torch.bool)
     if image is not None:
         pixels = to_tensor(image, (side * generator.stride,) * 2).to(generator.device)
         tokens[:] = generator.tokens(generator.encode(pixels)).cpu()
-        kept = masks.load(keep, (side, side), {})[0, 0] > 0.5
+        kept = masks.load(keep, (side, side), {}, "keep")[0, 0] > 0.5
     return tokens, kept
 
 

@@ -22,7 +22,7 @@ from clipgen.errors import ClipgenError
 from clipgen.images import masks
 from clipgen.images.names import find_file
 from clipgen.images.palette import colour
-from clipgen.images.reading import Pictorial, to_picture
+from clipgen.images.reading import Pictorial, to_array, to_picture
 from clipgen.prompts import Prompt, format_prompt, parse_parts
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal
@@ -112,7 +112,7 @@ class Inputs:
     def _name_latent(self, value: Any) -> str:
         """Return the name of a latent, empty for anything else."""
         if isinstance(value, Tensor):
-            value = (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()
+            value = to_array(value, "init")
         if not (isinstance(value, np.ndarray) and _is_latent(value)):
             return ""
         name = f"tokens-{_content_hash(value)}.npy"

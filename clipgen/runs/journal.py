@@ -31,6 +31,7 @@ from clipgen.images.reading import to_picture
 from clipgen.runs.lock import Lock
 from clipgen.runs.saved import FORMAT, check_changes, check_saved, check_version, read_array, read_json
 from clipgen.runs.scores import append_row, format_rows, parse_rows
+from clipgen.setting import check_path
 
 FOLDERS = "frames", "latents", "inputs"
 TABLE, CHANGES, STATE = "scores.csv", "changes.jsonl", "state.safetensors"
@@ -56,7 +57,7 @@ class Journal:
         """Make a new folder, ``<parent>/<date>-<slug>-<id>``. Raises ClipgenError if it cannot be written."""
         if "://" in str(parent):
             raise ClipgenError(f"folder={str(parent)!r}: a run is kept on this machine; a study can have an address")
-        journal = None
+        parent, journal = check_path("folder", parent), None
         try:
             parent = absolute_path(parent)
             parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ class Journal:
     @classmethod
     def open(cls, folder: str | Path) -> Journal:
         """Open a run folder. Raises ClipgenError if it is none, damaged, or of another format."""
-        journal = cls(folder)
+        journal = cls(check_path("folder", folder))
         if not journal._path("settings.json").is_file():
             raise ClipgenError(f"{folder}: this is no run folder (it has no settings.json); choose one of clipgen-runs")
         check_version(journal._read_settings(), folder)

@@ -30,6 +30,7 @@ from clipgen.runs.replayer import Replayer
 from clipgen.runs.settings import Settings, list_settings
 from clipgen.runs.spec import Losses, Models, RunSpec
 from clipgen.runs.step_specs import StepSpecBuilder
+from clipgen.setting import check_count
 
 
 @list_settings
@@ -170,13 +171,14 @@ class Run:
         The steps before are made again, from the seed and what was changed: nothing is kept for it while the run goes
         on. Raises ClipgenError for a step that is not made yet.
         """
-        if not 1 <= step <= self.step:
+        step = check_count("step", step)
+        if step > self.step:
             raise ClipgenError(f"step={step}: there are views of the steps that are made, 1 to {self.step}")
         return self._replayer.inspect(step, progress)
 
     def words(self, step: int | None = None, **options: Any) -> Words:
         """What a frame shows, the newest or that of ``step``, as the run's own perceptor sees it: see ``describe``."""
-        picture = self.image if step is None else self.journal.frame(step)
+        picture = self.image if step is None else self.journal.frame(check_count("step", step))
         return describe(picture, **{"perceptor": self.models.perceptors[0][0]} | options)
 
     def export(self, file: str | Path, *, keep: str = "", what: str = "picture", **options: Any) -> Path:

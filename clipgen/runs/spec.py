@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,8 +26,9 @@ from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import check_saved, drop_removed
 from clipgen.runs.settings import Settings, build, check_names, default_start, immutable, to_numbers
+from clipgen.setting import check_path
 
-Losses = Sequence[LossFunction | Loss] | Mapping[str, LossFunction]
+Losses = Sequence[LossFunction | Loss] | Mapping[str, LossFunction] | LossFunction | Loss | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class RunSpec:
     @classmethod
     def replay(cls, source: str | Path, losses: Losses = (), trust: bool = False) -> RunSpec:
         """Return the spec of a run that is made again, changes included, from its folder or an exported file."""
-        if not Path(source).is_dir():
+        if not check_path("source", source).is_dir():
             return cls._from_saved(check_saved(settings_of(source), source), source, losses, trust, Inputs())
         journal = Journal.open(source)
         return cls._from_saved(journal.history, source, losses, trust, Inputs(journal.inputs()))
@@ -202,11 +204,11 @@ class RunSpec:
 def parse_ensemble(names: str) -> list[tuple[str, float]]:
     """Return the perceptors of an ensemble, ``mini | ViT-B-32/openai:0.5``, with shares that sum to one."""
     parts = parse_weighted(names)
-    if not parts or min(weight for _, weight in parts) <= 0:
+    total = sum(weight for _, weight in parts)
+    if not (total < math.inf and all(weight > 0 for _, weight in parts)) or not parts:
         raise ClipgenError(f"perceptor={names!r}: name at least one, each with a weight above 0, such as mini:0.5")
     for name, _ in parts:
         family(name)
-    total = sum(weight for _, weight in parts)
     return [(name, weight / total) for name, weight in parts]
 
 
@@ -224,7 +226,10 @@ def _check_judge(judge: str, guides: Sequence[tuple[str, float]]) -> None:
 def to_losses(losses: Losses) -> list[Loss]:
     """Return functions and losses, with or without names, as losses. Raises ClipgenError for anything else."""
     result: list[Loss] = []
-    for name, loss in losses.items() if isinstance(losses, Mapping) else (("", loss) for loss in losses):
+    several: Any = () if losses is None else losses
+    if isinstance(several, str) or not isinstance(several, Iterable):
+        several = [several]
+    for name, loss in several.items() if isinstance(several, Mapping) else (("", loss) for loss in several):
         if not (isinstance(loss, Loss) or callable(loss)):
             raise ClipgenError(f"losses: {loss!r} is neither a function (image, latent, step) -> loss nor a Loss")
         result.append(loss if isinstance(loss, Loss) else FunctionLoss(loss, name))

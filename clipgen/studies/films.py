@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from clipgen.runs.lock import Lock
 from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings
 from clipgen.runs.spec import Losses, RunSpec
-from clipgen.setting import check_count
+from clipgen.setting import check_count, check_number
 from clipgen.studies.study import study
 
 FILM = "film"  # the start of a redrawn film, and the folder with its frames until all are redrawn
@@ -64,9 +64,9 @@ def batch(
         The runs that were begun; ``best`` sorts them.
 
     Raises:
-        ClipgenError: For a batch below 1, for ``losses`` with an engine, and for what went wrong in a worker.
+        ClipgenError: For numbers that cannot work, ``losses`` with an engine, and what went wrong in a worker.
     """
-    batch = check_count("batch", batch)
+    batch, count, seed = check_count("batch", batch), check_count("count", count), check_count("seed", seed, low=0)
     if engine or workers is not None:
         if losses:
             raise ClipgenError("losses=...: functions of your own stay in this process; leave engine and workers out")
@@ -102,7 +102,8 @@ def best(runs: Sequence[Run]) -> list[Run]:
     Raises:
         ClipgenError: For no runs.
     """
-    if not runs:
+    runs = [] if isinstance(runs, (Run, str)) or not isinstance(runs, Iterable) else list(runs)
+    if not (runs and all(isinstance(run, Run) for run in runs)):
         raise ClipgenError("best needs at least one run; give it those of clipgen.batch")
     perceptor = runs[0].models.judge or runs[0].models.perceptors[0][0]
     prompts, pictures = runs[0].prompts, runs[0].spec.inputs.pictures
@@ -151,8 +152,11 @@ def restyle(
         ClipgenError: For a film that cannot be read.
         Interrupted: At an interrupt. Its ``journal`` has the frames made so far; ``clipgen resume`` makes the others.
     """
-    if not 0 <= carry <= 1:
-        raise ClipgenError(f"carry={carry}: has to be from 0 (every frame alone) to 1")
+    carry = check_number("carry", carry, 0, 1, "; 0 draws every frame alone")
+    if "init" in settings:
+        raise ClipgenError(
+            "init=...: each frame of a film starts from that of its source; leave init out, or use carry"
+        )
     reader = FilmReader(film)
     frames = [frame.convert("RGB") for frame in reader]
     if not frames:

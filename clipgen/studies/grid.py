@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import itertools
 import math
 import re
@@ -10,7 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from clipgen.errors import ClipgenError
+from clipgen.images.reading import Pictorial, to_array, to_picture
 from clipgen.studies.tables import MAX_ROWS, Table, format_value, is_text, parse_value, read_table, unwrap_cell
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -72,10 +78,14 @@ def expand_grid(
         points.append(constants | {name: parse_value(name, value) for name, value in values.items()})
     axis_rows = [axis[0] for axis in axes] + [row for axis in axes for row in axis]
     names = dict.fromkeys(name for row in axis_rows for name in row)
-    varied = [name for name in names if any(_text(point, name) != _text(points[0], name) for point in points)]
+    labels = _label_values(points)
+    varied = [name for name in names if any(_text(label, name) != _text(labels[0], name) for label in labels)]
     placeholders = {name for point in points for name in _find_placeholders(point)}
-    filled = (_fill(point, [name for name in varied if name in point], placeholders) for point in points)
-    return list({_identity(point): point for point in filled}.values())
+    unique = {}
+    for point, label in zip(points, labels, strict=True):
+        filled = _fill(point, {name: label[name] for name in varied if name in label}, placeholders)
+        unique[_identity(filled, label)] = filled
+    return list(unique.values())
 
 
 def _split_axes(arguments: Mapping[str, Any], max_rows: int) -> tuple[dict[str, Any], list[list[dict[str, Any]]]]:
@@ -96,7 +106,7 @@ def _split_axes(arguments: Mapping[str, Any], max_rows: int) -> tuple[dict[str, 
 
 def _axis_values(name: str, value: Any, max_rows: int) -> list[Any] | None:
     """Return the values of an axis, at most one too many; None for a single value, such as a picture or a latent."""
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+    if isinstance(value, (str, bytes, io.BytesIO, Mapping)) or not isinstance(value, Iterable):
         return None
     if getattr(value, "ndim", 1) not in ((1, 2) if name == "size" else (1,)):
         return None
@@ -112,16 +122,54 @@ def _text(point: Mapping[str, Any], name: str) -> str:
     return format_value(point.get(name))
 
 
-def _identity(point: GridPoint) -> str:
-    """Return what equal runs have in common: texts and numbers compare by value, pictures by identity."""
-    settings = sorted(({"prompt": point.prompt} | point.settings).items())
-    return repr([(name, value if is_text(value) or value is None else id(value)) for name, value in settings])
+def _label_values(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the points with labels for values that are no texts, numbered by content: ``image 1``, ``image 2``."""
+    contents: dict[int, str] = {}  # by id, so that each picture is read once
+    numbered: dict[tuple[str, str], dict[str, str]] = {}
+    labels = []
+    for point in points:
+        label = dict(point)
+        for name, value in point.items():
+            if value is None or is_text(value):
+                continue
+            if id(value) not in contents:
+                contents[id(value)] = _content(value)
+            kind = "image" if isinstance(value, Pictorial) else type(value).__name__
+            numbers = numbered.setdefault((name, kind), {})
+            label[name] = numbers.setdefault(contents[id(value)], f"{kind} {len(numbers) + 1}")
+        labels.append(label)
+    return labels
+
+
+def _content(value: Any) -> str:
+    """Return what equal values have in common: of pictures their pixels."""
+    if isinstance(value, Mapping):
+        return repr([(_content(key), _content(weight)) for key, weight in value.items()])
+    if isinstance(value, (list, tuple)):
+        return repr([_content(one) for one in value])
+    if not isinstance(value, Pictorial):
+        return repr(value)
+    if isinstance(value, Tensor):
+        pixels = to_array(value)
+    else:
+        pixels = value if isinstance(value, np.ndarray) else np.asarray(to_picture(value))
+    return f"{pixels.dtype} {pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
+
+
+def _identity(point: GridPoint, label: Mapping[str, Any]) -> str:
+    """Return what equal runs have in common: their prompt and settings, pictures as labels by content."""
+    prompt = point.prompt if isinstance(point.prompt, str) else label["prompt"]
+    return repr([("prompt", prompt), *((name, label[name]) for name in sorted(point.settings))])
 
 
 def _find_placeholders(point: Mapping[str, Any]) -> Iterator[str]:
     """Yield the names in the braces of a template. Raises ClipgenError for one without a value, and for no template."""
     if "prompt" not in point:
-        raise ClipgenError('study: there is no prompt; write a template such as "a {thing}", or a column "prompt"')
+        near = [name for name in point if name.strip().lower() in ("prompt", "prompts")]
+        hint = f'; the column {near[0]!r} has to be called "prompt"' if near else ""
+        raise ClipgenError(
+            f'study: there is no prompt; write a template such as "a {{thing}}", or a column "prompt"{hint}'
+        )
     prompt = point["prompt"]
     for brace in _BRACES.finditer(prompt) if isinstance(prompt, str) else ():
         name = brace[1] or ""
@@ -141,11 +189,11 @@ def _find_placeholders(point: Mapping[str, Any]) -> Iterator[str]:
         yield name
 
 
-def _fill(point: Mapping[str, Any], varied: Sequence[str], placeholders: Set[str]) -> GridPoint:
+def _fill(point: Mapping[str, Any], varied: dict[str, Any], placeholders: Set[str]) -> GridPoint:
     """Return a point with the placeholders filled in; what is left are settings."""
     prompt = point["prompt"]
     if isinstance(prompt, str):
         texts = {"{{": "{", "}}": "}"} | {f"{{{name}}}": format_value(value) for name, value in point.items()}
         prompt = _BRACES.sub(lambda brace: texts[brace[0]], prompt)
     settings = {name: value for name, value in point.items() if name not in placeholders and name != "prompt"}
-    return GridPoint(prompt, settings, {name: point[name] for name in varied})
+    return GridPoint(prompt, settings, varied)

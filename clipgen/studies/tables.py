@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -112,15 +113,36 @@ def _is_empty(value: Any) -> bool:
 
 def _read_csv(file: Path) -> list[dict[str, Any]]:
     """Return the lines of a CSV file; cells of settings that are numbers become numbers, where they can."""
+    label = f"table={str(file)!r}"
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = list(csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ClipgenError(f"table={str(file)!r}: cannot be read ({error}); save it as CSV in UTF-8") from error
+        text = file.read_bytes().decode("utf-8-sig")
+        delimiter = _find_delimiter(text)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClipgenError(f"{label}: cannot be read ({error}); save it as CSV in UTF-8") from error
+    try:
+        names = [_unquote(name) for name in reader.fieldnames or ()]
+        rows = list(reader)
+    except csv.Error as error:
+        line = reader.reader.line_num
+        raise ClipgenError(
+            f"{label}: cannot be read at line {line} ({error}); close each quote that is opened"
+        ) from error
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise ClipgenError(f"{label}: its first line has {twice[0]!r} twice; rename one of these columns, or delete it")
+    if any(row.get("") for row in rows):
+        raise ClipgenError(f"{label}: a line has a cell in a column without a name; name it in the first line")
     if any(None in row for row in rows):
-        raise ClipgenError(f"table={str(file)!r}: a line has more cells than there are names; put commas in quotes")
+        mark = {",": "commas", ";": "semicolons"}.get(delimiter, "tabs")
+        raise ClipgenError(f"{label}: a line has more cells than there are names; put {mark} in quotes")
     texts = [{_unquote(name): _unquote(text or "") for name, text in row.items()} for row in rows]
     return [{name: _parse_number(name, text) for name, text in row.items()} for row in texts]
+
+
+def _find_delimiter(text: str) -> str:
+    """Return what stands between the names in the first line: a comma, or if there is none a semicolon or a tab."""
+    first = text.partition("\n")[0]
+    return next((mark for mark in ",;\t" if mark in first), ",")
 
 
 def write_csv(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -168,6 +190,15 @@ def load_yaml(file: str | Path) -> Any:
             first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
             for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node, names = super().compose_mapping_node(anchor), set()
+            for key, _ in node.value:
+                name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+                if name in names:
+                    raise ValueError(f"line {key.start_mark.line + 1} has {key.value!r} a second time; delete one")
+                names |= {name} - {None}
+            return node
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
