@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from clipgen.clip.base import Perceptor
 from clipgen.errors import ClipgenError
-from clipgen.generators.protocol import Discrete, Parameterisation
+from clipgen.generators.base import Generator
+from clipgen.generators.codebook import Codebook
 from clipgen.images import masks
 from clipgen.images.reading import to_tensor
 from clipgen.losses.loss import InitTarget
@@ -25,7 +26,7 @@ from clipgen.prompts import Prompt, positive_texts
 class InitContext:
     """What a start can use."""
 
-    generator: Parameterisation
+    generator: Generator
     perceptor: Perceptor  # the first of an ensemble
     size: tuple[int, int]  # (H, W)
     seed: int
@@ -210,7 +211,7 @@ class Dalle(Start):
         drawings, generator = self.drawings(context, prompts), context.generator
         side = drawings.tokens.shape[1] * generator.stride
         if drawings.generator == generator.name and context.size == (side, side):
-            return cast(Discrete, generator).place(drawings.tokens[:1].to(generator.device))
+            return cast(Codebook, generator).from_tokens(drawings.tokens[:1].to(generator.device))
         return generator.encode(self.draw_image(context, prompts, context.size))
 
     def first_prompts(self, context: InitContext) -> list[Prompt]:

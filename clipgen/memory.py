@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
-from clipgen.fast import heap
+from clipgen.fast import allocator
 from clipgen.losses.loss import StepSpec
 
 T = TypeVar("T")
@@ -38,10 +38,9 @@ class MemoryPlan:
         """Choose passes and checkpointing so that a step fits into the free memory; warn where it does not.
 
         What decoder and CLIP save for the backward pass is measured on a small latent and one cutout. Nothing is
-        planned where free memory is unknown, nor for a generator without checkpointing.
+        planned where free memory is unknown, nor for a generator without a net.
         """
-        enable_checkpointing = getattr(spec.generator, "spare", None)
-        if enable_checkpointing is None or (available := free_bytes(latent.device)) is None:
+        if spec.generator.net is None or (available := free_bytes(latent.device)) is None:
             return
         try:
             decoder, views = decoder_bytes(spec, latent), view_bytes(spec)
@@ -55,10 +54,10 @@ class MemoryPlan:
 
         full = needed()
         if latent.device.type == "cpu":
-            heap.suit(self, AMPLE * full < available)
+            allocator.keep_freed_memory(self, AMPLE * full < available)
         while needed() > available and self.passes < spec.cutouts.cutouts and views / self.passes > decoder / 4:
             self.passes = min(2 * self.passes, spec.cutouts.cutouts)
-        if needed() > available and enable_checkpointing():
+        if needed() > available and spec.generator.enable_checkpointing():
             decoder = decoder_bytes(spec, latent)
         if full > available:
             self._warn(spec, latent, full, available, fits=needed() <= available)
@@ -95,7 +94,7 @@ class MemoryPlan:
             if self.passes == self.requested_passes:
                 warnings.warn("memory is short: the cutouts go through CLIP in several passes now", stacklevel=4)
             self.passes = min(2 * self.passes, spec.cutouts.cutouts)
-        elif not getattr(spec.generator, "spare", bool)():
+        elif not spec.generator.enable_checkpointing():
             first_line = str(error).partition("\n")[0]
             raise ClipgenError(
                 f"out of memory with one cutout at a time ({first_line}); lower size, or choose a smaller perceptor"
@@ -103,7 +102,7 @@ class MemoryPlan:
 
     def close(self) -> None:
         """Stop keeping freed memory for further steps."""
-        heap.leave(self)
+        allocator.release(self)
 
 
 def is_oom(error: BaseException) -> bool:
@@ -116,7 +115,7 @@ def release(device: torch.device) -> None:
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).empty_cache()
     elif device.type == "cpu":
-        heap.give_back()
+        allocator.trim()
 
 
 def retry_after_oom(function: Callable[[], T], device: torch.device) -> T:
@@ -135,8 +134,8 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    heap.give_back()  # of an earlier run
-    return heap.free() if device.type == "cpu" else None
+    allocator.trim()  # of an earlier run
+    return allocator.available_memory() if device.type == "cpu" else None
 
 
 def saved_bytes(compute: Callable[[], Tensor]) -> int:

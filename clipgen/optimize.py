@@ -63,7 +63,7 @@ class Optimization:
         context = self.context(image_copy, self.rng)
         loss = backward(self.spec.losses, context, self.loss_scaler.scale)
         if image.requires_grad and image_copy.grad is not None:
-            (image * image_copy.grad).sum().backward()  # passing the gradient itself would import sympy
+            (image * image_copy.grad).sum().backward()  # image.backward(...) would import sympy
         return context.scores | {"loss": loss}
 
     def begin_step(self) -> None:
@@ -144,10 +144,10 @@ class Optimization:
         camera, generator = self.spec.camera, self.spec.generator
         if not camera:
             return
-        if move_latents := getattr(generator, "moved", None):
+        if generator.is_vector:
             origin = camera.origin(self.step, (image.shape[-2], image.shape[-1]))
             latents = torch.cat([self.latent.detach(), self.ema_latent])
-            latent, self.ema_latent = move_latents(latents, origin, self.rng).split(1)
+            latent, self.ema_latent = generator.transform(latents, origin, self.rng).split(1)
             self.latent.data.copy_(latent)
         else:
             # The residual is what the latent has gathered beyond its picture, which encoding alone would lose.

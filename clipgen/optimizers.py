@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipgen import fast
 from clipgen.errors import ClipgenError
-from clipgen.fast.adam import Adam, AdamW
+from clipgen.fast.adam import Adam
 from clipgen.setting import setting as declare
 
 setting = partial(declare, section="optimizer")
@@ -54,11 +55,13 @@ class OptimizerConfig:
 
     def create(self, latent: Tensor) -> torch.optim.Optimizer | Adam:
         """Return a new optimiser for a latent."""
-        if kind := {"Adam": Adam, "AdamW": AdamW}.get(self.optimizer):
-            return kind([latent], self.lr, (0.9, self.beta2), self.weight_decay, self.eps)
-        kind = getattr(torch.optim, self.optimizer)
-        has_decay = "weight_decay" in inspect.signature(kind).parameters
-        return kind([latent], lr=self.lr, **({"weight_decay": self.weight_decay} if has_decay else {}))
+        kind = fast.optimizer(self.optimizer)
+        options: dict[str, Any] = {"lr": self.lr}
+        if "weight_decay" in inspect.signature(kind).parameters:
+            options["weight_decay"] = self.weight_decay
+        if self.optimizer in ("Adam", "AdamW"):
+            options |= {"betas": (0.9, self.beta2), "eps": self.eps}
+        return kind([latent], **options)
 
     def lr_at(self, progress: float, unit: float, has_camera: bool) -> float:
         """Return the learning rate at ``progress`` in [0, 1]; ``unit``: the generator's own unit of it."""

@@ -1,4 +1,4 @@
-"""Parts by name: where each is, loaded when it is first asked for. Adding one is a line here, or in a catalogue."""
+"""Parts by name: where each one is, imported when it is first used. Adding a part is a line here, or in a catalogue."""
 
 from __future__ import annotations
 
@@ -10,43 +10,42 @@ from typing import Any
 from clipgen.errors import ClipgenError
 
 
-def attribute(place: str) -> Any:
-    """What stands at ``module:attribute``."""
-    module, _, name = place.partition(":")
+def load_attribute(path: str) -> Any:
+    """Return the object at ``module:attribute``."""
+    module, _, name = path.partition(":")
     return getattr(import_module(module), name)
 
 
 class Registry(Mapping[str, Any]):
-    """The parts of one kind: a name to ``module:attribute``. ``argument`` is what a person calls the kind."""
+    """The parts of one kind, each at ``module:attribute``; ``argument`` is the setting that names them."""
 
-    def __init__(self, argument: str, places: Mapping[str, str]):
-        self.argument, self._places = argument, dict(places)
+    def __init__(self, argument: str, paths: Mapping[str, str]):
+        self.argument, self._paths = argument, dict(paths)
 
     def __getitem__(self, name: str) -> Any:
-        """The part itself. Raises ClipgenError, with the nearest known name, for an unknown one."""
         self.check(name)
-        return attribute(self._places[name])
+        return load_attribute(self._paths[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._paths)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._paths)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return name in self._paths
 
     def check(self, name: str) -> None:
-        """Raise ClipgenError for a name that is not known, before anything is loaded."""
-        if name not in self._places:
-            raise unknown(self.argument, name, self._places)
+        """Raise ClipgenError for an unknown name; nothing is imported."""
+        if name not in self._paths:
+            raise unknown_name(self.argument, name, self._paths)
 
 
-def unknown(argument: str, name: str, known: Mapping[str, Any], more: str = "") -> ClipgenError:
-    """The error for a name that is not among the ``known``; ``more``: what else could have been meant."""
-    near = difflib.get_close_matches(name, known, 1)
+def unknown_name(argument: str, name: str, names: Mapping[str, Any], others: str = "") -> ClipgenError:
+    """Return the error for a name that is not among ``names``, with the nearest of them."""
+    near = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return ClipgenError(f"{argument}={name!r} is unknown; {hint}choose one of: {', '.join(known)}{more}")
+    return ClipgenError(f"{argument}={name!r} is unknown; {hint}choose one of: {', '.join(names)}{others}")
 
 
 WRITERS = Registry(
@@ -67,7 +66,7 @@ RELAXATIONS = Registry(
         "straight-through": "clipgen.generators.codebook:Codebook",
         "gumbel": "clipgen.generators.codebook:Gumbel",
         "sample": "clipgen.generators.codebook:Sampled",
-        "none": "clipgen.generators.codebook:Unsnapped",
+        "none": "clipgen.generators.codebook:Unquantized",
     },
 )
 

@@ -7,8 +7,8 @@ import torch
 import clipgen
 from clipgen import memory
 from clipgen.errors import ClipgenError
-from clipgen.generators.seamless import Seamless
-from clipgen.precision import Block
+from clipgen.generators.base import wrap_edges
+from clipgen.precision import CheckpointedBlock
 
 FEW = {"generator": "mini-vqgan", "init": "random", "device": "cpu"}
 FEW |= {"steps": 2, "every": 1, "cutouts": 4, "size": (64, 64)}
@@ -54,8 +54,10 @@ def test_a_step_is_parted_as_the_free_memory_asks(share, sparing, fits, ample, f
     monkeypatch.setattr(memory, "free_bytes", lambda device: room if share else 0)
     with pytest.warns(UserWarning, match="64x64 with 4 views needs about .* free: " + ("passes" if fits else "it may")):
         list(fresh)
-    blocks = [block for block in fresh.optimization.spec.generator.net.modules() if isinstance(block, Block)]
-    assert fresh.optimization.memory.passes > 1 and all(block.sparing is sparing for block in blocks)
+    blocks = [
+        block for block in fresh.optimization.spec.generator.net.modules() if isinstance(block, CheckpointedBlock)
+    ]
+    assert fresh.optimization.memory.passes > 1 and all(block.checkpointed is sparing for block in blocks)
     # In parts the sums are rounded otherwise.
     assert np.abs(np.asarray(fresh.image, int) - np.asarray(ample.image, int)).mean() < 2
 
@@ -65,7 +67,7 @@ def test_a_sparing_decoder_has_the_same_gradient():
     latent = param.start((64, 64), torch.Generator().manual_seed(0)).requires_grad_()
     full = memory.saved_bytes(lambda: param.image(latent))
     (before,) = torch.autograd.grad(param.image(latent).square().sum(), latent)
-    assert param.spare() and not param.spare(), "once is all"
+    assert param.enable_checkpointing() and not param.enable_checkpointing(), "once is all"
     assert memory.saved_bytes(lambda: param.image(latent)) < full / 2
     (after,) = torch.autograd.grad(param.image(latent).square().sum(), latent)
     assert torch.equal(before, after)
@@ -74,9 +76,11 @@ def test_a_sparing_decoder_has_the_same_gradient():
 def test_a_seamless_picture_computed_again_is_seamless_too():
     """What it forgets has the other side around it on the way back, and not the zeros of the net that it shares."""
     param = clipgen.load_generator()
-    tile, latent = Seamless(param), param.start((64, 64), torch.Generator().manual_seed(0)).requires_grad_()
+    tile, latent = wrap_edges(param), param.start((64, 64), torch.Generator().manual_seed(0)).requires_grad_()
     (before,) = torch.autograd.grad(tile.image(latent).square().sum(), latent)
-    assert tile.spare() and not tile.spare() and param.spare(), "each has a state of its own"
+    assert tile.enable_checkpointing() and not tile.enable_checkpointing() and param.enable_checkpointing(), (
+        "each has a state of its own"
+    )
     (after,) = torch.autograd.grad(tile.image(latent).square().sum(), latent)
     assert torch.equal(before, after)
 
@@ -87,7 +91,7 @@ def test_running_out_of_memory_in_the_decoder_is_survived(fresh, ample, monkeypa
 
     def scarce(latent):
         net = fresh.optimization.spec.generator.net if latent.requires_grad else None
-        if net and not any(getattr(block, "sparing", False) for block in net.modules()):
+        if net and not any(getattr(block, "checkpointed", False) for block in net.modules()):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return decode(latent)
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipgen.precision import Computing
+from clipgen.precision import MixedPrecision
 
 
-class Perceptor(Computing):
+class Perceptor(MixedPrecision):
     """A CLIP-like model. A subclass is called with (name, device), and loads its weights then."""
 
     name: str

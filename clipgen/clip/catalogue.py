@@ -51,7 +51,7 @@ def load_perceptor(name: str = "mini", device: torch.device | str = "cpu", preci
     kind, device = family(name), torch.device(device)
     precision = devices.precision(device, precision)
     model = kind(name, device)  # type: ignore[call-arg]
-    model.settle(precision)
+    model.set_precision(precision)
     return model
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipgen.clip import vit
+from clipgen import fast
 from clipgen.clip.base import Perceptor
 from clipgen.clip.offloading import OffloadedTextTower
 from clipgen.clip.patches import add_patch_dropout, has_patches, only_patches
@@ -104,7 +104,7 @@ class OpenCLIP(Perceptor):
         self.net = self.net.eval().requires_grad_(False)
         self.text_tower = OffloadedTextTower(self.net, file)
         self.net.to(self.device)
-        vit.fuse(self.net.visual)
+        fast.optimize_for(self.net.visual, self.device, save_memory=False, channels_last=False)
         self.patches = add_patch_dropout(self.net.visual)
         self.context = self.tokenizer.context_length
         self.scale = float(self.net.logit_scale.exp())
@@ -116,9 +116,9 @@ class OpenCLIP(Perceptor):
         self.preprocess: Any = image_transform_v2(PreprocessCfg(**config), is_train=False)
         self.mean, self.std = (torch.tensor(config[k], device=self.device)[:, None, None] for k in ("mean", "std"))
 
-    def settle(self, precision: str) -> None:
-        super().settle(precision)
-        self.narrow(self.net.visual)
+    def set_precision(self, precision: str) -> None:
+        super().set_precision(precision)
+        self.cast_weights(self.net.visual)
 
     @property
     def feature_layers(self) -> list[nn.Module]:

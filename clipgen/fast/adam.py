@@ -1,7 +1,4 @@
-"""Adam and AdamW for one latent: what torch.optim computes, without what importing it costs.
-
-Creating one of torch's own optimisers imports its compiler: 1.5 s, a third of the time to the first preview.
-"""
+"""Adam and AdamW for one latent: the numbers of ``torch.optim``, without importing torch's compiler."""
 
 from __future__ import annotations
 
@@ -11,26 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 2**18  # numbers that a CPU updates at a time, so that temporaries stay in its cache
+SLICE = 2**18  # numbers that a CPU moves at a time, so that temporaries stay in its cache
+MOMENTS = "exp_avg", "exp_avg_sq"
 
 
 class Adam:
-    """Kingma and Ba 2015, ``weight_decay`` added to the gradient. Its state has the keys of torch's."""
+    """Kingma and Ba 2015, ``weight_decay`` added to the gradient. State and arguments are named as torch's."""
 
-    decoupled = False  # whether the latent itself decays, instead of the gradient
+    decoupled = False  # whether weight decay is separate from the gradient
 
     def __init__(
         self,
-        latents: list[Tensor],
-        lr: float,
-        betas: tuple[float, float],
-        weight_decay: float = 0.0,
+        params: list[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
     ):
-        (self.latent,) = latents
-        self.param_groups: list[dict[str, Any]] = [
-            {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps},
-        ]
+        (self.latent,) = params
+        group = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps}
+        self.param_groups: list[dict[str, Any]] = [group]
         self.state: dict[str, Tensor] = {}
 
     def zero_grad(self) -> None:
@@ -38,18 +35,18 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the latent by its gradient."""
+        """Move the latent by its gradient."""
         gradient, group = self.latent.grad, self.param_groups[0]
         lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
         assert gradient is not None
         if not self.state:
-            self.state = {"step": torch.zeros(()), **{name: torch.zeros_like(self.latent) for name in _MOMENTS}}
+            self.state = {"step": torch.zeros(()), **{name: torch.zeros_like(self.latent) for name in MOMENTS}}
         step = self.state["step"].item() + 1
-        tensors = self.latent, gradient, *(self.state[name] for name in _MOMENTS)
-        chunks = math.ceil(self.latent.numel() / CHUNK) if self.latent.device.type == "cpu" else 1
-        rows = -min(2, self.latent.dim())
-        for latent, gradient, mean, square in zip(*(each.chunk(chunks, rows) for each in tensors), strict=True):
-            spread = torch.empty_like(square)  # allocated before anything changes: memory may run out
+        tensors = self.latent, gradient, *(self.state[name] for name in MOMENTS)
+        slices = math.ceil(self.latent.numel() / SLICE) if self.latent.device.type == "cpu" else 1
+        dim = -min(2, self.latent.dim())
+        for latent, gradient, mean, square in zip(*(each.chunk(slices, dim) for each in tensors), strict=True):
+            spread = torch.empty_like(square)  # allocated before anything moves: memory may be short
             if self.decoupled:
                 latent.mul_(1 - lr * decay)
             elif decay:
@@ -63,18 +60,17 @@ class Adam:
     def state_dict(self) -> dict[str, Any]:
         return {"state": {0: self.state} if self.state else {}, "param_groups": self.param_groups}
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Load what ``state_dict`` returned, onto the latent's device."""
-        state = dict(saved["state"].get(0, {}))
-        self.state = {name: state[name].to(self.latent, copy=True).view_as(self.latent) for name in _MOMENTS if state}
-        self.state |= {"step": state["step"].clone()} if state else {}
-        self.param_groups = [{key: group[key] for key in self.param_groups[0]} for group in saved["param_groups"]]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state = state_dict["state"].get(0)
+        if state:
+            moments = {name: state[name].to(self.latent, copy=True).view_as(self.latent) for name in MOMENTS}
+            self.state = {"step": state["step"].clone(), **moments}
+        else:
+            self.state = {}
+        self.param_groups = [{key: group[key] for key in self.param_groups[0]} for group in state_dict["param_groups"]]
 
 
 class AdamW(Adam):
-    """Loshchilov and Hutter 2019: the latent itself decays, by ``lr * weight_decay`` a step."""
+    """Loshchilov and Hutter 2019: the latent itself decays, by ``lr * weight_decay`` of it a step."""
 
     decoupled = True
-
-
-_MOMENTS = "exp_avg", "exp_avg_sq"

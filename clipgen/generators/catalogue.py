@@ -17,109 +17,84 @@ import torch
 
 from clipgen import device as devices
 from clipgen.errors import ClipgenError
-from clipgen.generators import defaults
-from clipgen.generators.entry import Entry, relaxation
-from clipgen.generators.protocol import Parameterisation
-from clipgen.registry import RELAXATIONS, attribute, unknown
+from clipgen.generators.base import Generator
+from clipgen.generators.entry import Entry, parse_relaxation
+from clipgen.registry import RELAXATIONS, load_attribute, unknown_name
 from clipgen.storage.remote import Remote
 
-_HERE = "clipgen.generators"
-MOST = 4096  # marks of a drawing
+MAX_MARKS = 4096  # of a drawing
 
+# --- settings that suit each family; what a person sets takes precedence ------------------------------
 
-_F16: dict[str, Any] = {
-    "embed_dim": 256,
-    "z_channels": 256,
-    "ch": 128,
-    "ch_mult": (1, 1, 2, 2, 4),
-    "num_res_blocks": 2,
-    "attn_resolutions": (16,),
+# Without a decoder that has seen images: noise of every strength keeps a CLIP from reading grain as form.
+_PIXELS: dict[str, Any] = {"augment": "flip, affine, grain=0.2", "ema": 0.9, "lr": 0.3}
+_DRAWING: dict[str, Any] = {"augment": "flip, affine, grain=0.2", "near_space": "pixels", "lr": 0.2}
+# What the notebooks of 2021 used for decoders of photographs, with OpenAI's CLIP: see ``clipgen.runs.presets``.
+_PHOTOGRAPHS: dict[str, Any] = {
+    "steps": 300,
+    "cutouts": 32,
+    "cut_min": 0.0,
+    "cut_max": 1.0,
+    "augment": "flip, affine=15:0.7, shift=0.1:0.7, perspective=0.5:0.7, colour:0.7, erase:0.7, grain",
+    "beta2": 0.999,
 }
-_F8 = _F16 | {"ch_mult": (1, 1, 2, 4), "attn_resolutions": (32,)}
-_VQ16 = _F16 | {"embed_dim": 8, "n_embed": 16384}
-_VQ8 = _VQ16 | {"ch_mult": (1, 2, 2, 4), "attn_resolutions": (32,)}
+_CONTINUOUS = _PHOTOGRAPHS | {"lr": 0.05}
+_VQGAN = _PHOTOGRAPHS | {"lr_unit": "absolute", "lr": 0.1, "init": "perlin"}
+# Codes of length 1 in 8 numbers: an absolute 0.1 would be 0.28 of their standard deviation.
+_LLAMAGEN = _VQGAN | {"lr_unit": "own"}
+# Crowson's notebook also adds noise to the logits and never draws the codes that DALL-E does not use; neither is here.
+# Gradients of logits, thousands for each place, are some 1e-9 at 512x512: with Adam's usual eps few move at the rate.
+_DVAE = _PHOTOGRAPHS | {
+    "lr_unit": "absolute",
+    "lr": 0.05,
+    "optimizer": "AdamW",
+    "relax": "sample",
+    "init": "random",
+    "eps": 1e-10,
+}
+
+# --- generators without published weights --------------------------------------------------------------
 
 
-def _heibox(share: str, path: str) -> str:
-    return f"https://heibox.uni-heidelberg.de/d/{share}/files/?p={path.replace('/', '%2F')}&dl=1"
+def _builtin(loader: str, **facts: Any) -> Entry:
+    return Entry(loader, **{"licence": "-", "native_size": 128, "stride": 1} | facts)
 
 
-def _taming(
-    name: str,
-    codes: int,
-    megabytes: float,
-    *sources: str,
-    sha256: str | None = None,
-    base=_F16,
-    licence: str = "MIT",
-    bulky: bool = False,
-    **config,
-) -> Entry:
-    """``sha256``: of all the sources but those that say something of their own behind a ``#``."""
-    marked = tuple(f"{source}#sha256={sha256}" if sha256 and "#" not in source else source for source in sources)
-    file = Remote(f"{name}/last.ckpt", marked, megabytes, bulky=bulky)
-    stride = 2 ** (len(base["ch_mult"]) - 1)
-    return Entry(
-        f"{_HERE}.taming:load",
-        (file,),
-        base | {"n_embed": codes} | config,
-        licence,
-        stride=stride,
-        codes=codes,
-        logits=config.get("gumbel", False),
-        defaults=defaults.VQGAN,
-        notebook_size=True,
-    )
+def _drawing(loader: str, marks: int) -> Entry:
+    return _builtin(loader, config={"marks": marks}, defaults=_DRAWING, tileable=False)
 
 
-def _llamagen(file: str, repo: str, config: dict[str, Any]) -> Entry:
-    remote = Remote(f"llamagen/{file}", (f"hf:{repo}/{file}",), 300)
-    stride = 2 ** (len(config["ch_mult"]) - 1)
-    return Entry(
-        f"{_HERE}.taming:load_llamagen", (remote,), config, stride=stride, codes=16384, defaults=defaults.LLAMAGEN
-    )
+_MINI: dict[str, Any] = {"licence": "see model card", "stride": 8, "codes": 1024}
 
+GENERATORS: dict[str, Entry] = {
+    "mini-vqgan": _builtin("clipgen.mini.autoencoders:load_vqgan", overflows_fp16=True, settled=1.0, **_MINI),
+    "mini-dvae": _builtin("clipgen.mini.autoencoders:load_dvae", has_logits=True, **_MINI),
+    "pixels": _builtin("clipgen.generators.pixels:Pixels", defaults=_PIXELS),
+    "fft": _builtin("clipgen.generators.fft:FFT", defaults=_PIXELS | {"augment": "flip, affine, grain=0.3"}),
+    "stack": _builtin("clipgen.generators.stack:Stack", defaults=_PIXELS | {"lr": 0.08}, settled=2.0, tileable=False),
+    "strokes": _drawing("clipgen.generators.strokes:Strokes", 128),
+    "shapes": _drawing("clipgen.generators.shapes:Shapes", 96),
+    "pen": _drawing("clipgen.generators.strokes:Pen", 192),
+}
 
-_OPENAI, _PYTTI = "https://cdn.openai.com/dall-e", "hf:pxlpshr/pytti-models/vqgan"
-_SOMNAI = "hf:Somnai/pytti-vqgan-checkpoints@debc22c8f285c7734980c464ff992d335dde6e9a"
-_PIXRAY = "https://github.com/pixray/pixray/releases/download/v1.7.1"
-
-_IMAGENET_16384 = _taming(
-    "vqgan_imagenet_f16_16384",
-    16384,
-    980,
-    _heibox("a7530b09fed84f80a887", "/ckpts/last.ckpt"),
-    f"{_PYTTI}/imagenet.ckpt",
-    f"{_SOMNAI}/imagenet/imagenet.ckpt",
-    sha256="845a68805098cb666420d5db93df53f3a3b6dd443e6dd85c05759c5b998cd663",
-)
+# --- published autoencoders ----------------------------------------------------------------------------
 
 
 def _taesd(name: str, channels: int, megabytes: float) -> Entry:
     file = "diffusion_pytorch_model.safetensors"
     remote = Remote(f"{name}/{file}", (f"hf:madebyollin/{name}/{file}",), megabytes)
-    return Entry(
-        f"{_HERE}.vae:load", (remote,), {"channels": channels}, side=512, stride=8, defaults=defaults.CONTINUOUS
-    )
+    config = {"channels": channels}
+    return Entry("clipgen.generators.vae:load", (remote,), config, native_size=512, stride=8, defaults=_CONTINUOUS)
 
 
-_DRAWN = {"licence": "-", "side": 128, "stride": 1}
-_MINI = {"licence": "see model card", "side": 128, "stride": 8, "codes": 1024}
+_OPENAI = "https://cdn.openai.com/dall-e"
 
-GENERATORS: dict[str, Entry] = {
-    "mini-vqgan": Entry("clipgen.mini.autoencoders:load_vqgan", wide=True, settled=1.0, **_MINI),  # type: ignore[arg-type]
-    "mini-dvae": Entry("clipgen.mini.autoencoders:load_dvae", logits=True, **_MINI),  # type: ignore[arg-type]
-    "pixels": Entry(f"{_HERE}.pixels:load", licence="-", side=128, stride=1, defaults=defaults.BARE | {"lr": 0.3}),
-    "fft": Entry(f"{_HERE}.fft:load", licence="-", side=128, stride=1, defaults=defaults.FFT),
-    "stack": Entry(f"{_HERE}.stack:load", defaults=defaults.BARE | {"lr": 0.08}, settled=2.0, **_DRAWN),  # type: ignore[arg-type]
-    "strokes": Entry(f"{_HERE}.strokes:load", config={"marks": 128}, defaults=defaults.STROKES, **_DRAWN),  # type: ignore[arg-type]
-    "shapes": Entry(f"{_HERE}.shapes:load", config={"marks": 96}, defaults=defaults.STROKES, **_DRAWN),  # type: ignore[arg-type]
-    "pen": Entry(f"{_HERE}.strokes:load_pen", config={"marks": 192}, defaults=defaults.STROKES, **_DRAWN),  # type: ignore[arg-type]
+GENERATORS |= {
     "taesd": _taesd("taesd", 4, 9.8),
     "taesdxl": _taesd("taesdxl", 4, 9.8),
     "taef1": _taesd("taef1", 16, 9.9),
     "dvae": Entry(
-        f"{_HERE}.dvae:load",
+        "clipgen.generators.dvae:load",
         (
             Remote("dvae/encoder.pkl", (f"{_OPENAI}/encoder.pkl",), 216),
             Remote("dvae/decoder.pkl", (f"{_OPENAI}/decoder.pkl",), 176),
@@ -127,13 +102,77 @@ GENERATORS: dict[str, Entry] = {
         licence="modified MIT",
         stride=8,
         codes=8192,
-        logits=True,
-        defaults=defaults.DVAE,
+        has_logits=True,
+        defaults=_DVAE,
         notebook_size=True,
     ),
+}
+
+# --- published VQGANs ----------------------------------------------------------------------------------
+
+_F16: dict[str, Any] = {
+    "n_embed": 16384,
+    "embed_dim": 256,
+    "z_channels": 256,
+    "ch": 128,
+    "ch_mult": (1, 1, 2, 2, 4),
+    "num_res_blocks": 2,
+    "attn_resolutions": (16,),
+}
+_F16_1024 = _F16 | {"n_embed": 1024}
+_F8_8192 = _F16 | {"n_embed": 8192, "ch_mult": (1, 1, 2, 4), "attn_resolutions": (32,)}
+_VQ16 = _F16 | {"embed_dim": 8}
+_VQ8 = _VQ16 | {"ch_mult": (1, 2, 2, 4), "attn_resolutions": (32,)}
+
+
+def _vqgan(config: dict[str, Any], loader: str = "load", **facts: Any) -> Entry:
+    return Entry(
+        f"clipgen.generators.taming:{loader}",
+        config=config,
+        stride=2 ** (len(config["ch_mult"]) - 1),
+        codes=config["n_embed"],
+        has_logits=config.get("gumbel", False),
+        **{"defaults": _VQGAN} | facts,
+    )
+
+
+def _taming(
+    name: str, config: dict[str, Any], megabytes: float, *sources: str, sha256: str = "", bulky: bool = False, **facts
+) -> Entry:
+    """Return a checkpoint of taming's; ``sha256`` is that of all sources without a ``#`` of their own."""
+    marked = tuple(f"{source}#sha256={sha256}" if sha256 and "#" not in source else source for source in sources)
+    return _vqgan(
+        config, files=(Remote(f"{name}/last.ckpt", marked, megabytes, bulky=bulky),), notebook_size=True, **facts
+    )
+
+
+def _heibox(share: str, path: str) -> str:
+    return f"https://heibox.uni-heidelberg.de/d/{share}/files/?p={path.replace('/', '%2F')}&dl=1"
+
+
+def _llamagen(file: str, repo: str, config: dict[str, Any]) -> Entry:
+    remote = Remote(f"llamagen/{file}", (f"hf:{repo}/{file}",), 300)
+    return _vqgan(config, "load_llamagen", files=(remote,), defaults=_LLAMAGEN)
+
+
+_PYTTI = "hf:pxlpshr/pytti-models/vqgan"
+_SOMNAI = "hf:Somnai/pytti-vqgan-checkpoints@debc22c8f285c7734980c464ff992d335dde6e9a"
+_PIXRAY = "https://github.com/pixray/pixray/releases/download/v1.7.1"
+
+_IMAGENET_16384 = _taming(
+    "vqgan_imagenet_f16_16384",
+    _F16,
+    980,
+    _heibox("a7530b09fed84f80a887", "/ckpts/last.ckpt"),
+    f"{_PYTTI}/imagenet.ckpt",
+    f"{_SOMNAI}/imagenet/imagenet.ckpt",
+    sha256="845a68805098cb666420d5db93df53f3a3b6dd443e6dd85c05759c5b998cd663",
+)
+
+GENERATORS |= {
     "vqgan_imagenet_f16_1024": _taming(
         "vqgan_imagenet_f16_1024",
-        1024,
+        _F16_1024,
         958,
         _heibox("8088892a516d4e3baf92", "/ckpts/last.ckpt"),
         "hf:thomwolf/vqgan_imagenet_f16_1024/pytorch_model.bin#megabytes=359",  # without the optimisers' state
@@ -141,36 +180,34 @@ GENERATORS: dict[str, Entry] = {
     "vqgan_imagenet_f16_16384": _IMAGENET_16384,
     # What DALL-E mini's and mega's tokens are of: the same file, says the card of dalle-mini/vqgan_imagenet_f16_16384.
     # Dayma's notebooks (encode_dataset, inference_pipeline), and min-dalle, show it pixels in [0, 1] and take them so.
-    "dalle_mini_f16_16384": replace(_IMAGENET_16384, config={**_IMAGENET_16384.config, "low": 0.0}),
+    "dalle_mini_f16_16384": replace(_IMAGENET_16384, config=_F16 | {"low": 0.0}),
     # The same model, fine-tuned on photographs of people: the tokens of the first DALL-E mini, of July 2021.
     "vqgan_yfcc_f16_16384": _taming(
         "vqgan_yfcc_f16_16384",
-        16384,
+        _F16,
         980,
         "hf:boris/vqgan_f16_16384/model.ckpt",
         licence="see hub page",
     ),
     "vqgan_openimages_f8_8192": _taming(
         "vqgan_openimages_f8_8192",
-        8192,
+        _F8_8192 | {"gumbel": True},
         377,
         _heibox("2e5662443a6b4307b470", "/ckpts/last.ckpt"),
         f"{_PYTTI}/openimages.ckpt",
         f"{_SOMNAI}/openimages/openimages.ckpt",
         sha256="5cd6c74810ab97e00e942c25403f73afc081e8b19987b31ec0d9ff5b68e7ab14",
-        base=_F8,
-        gumbel=True,
     ),
     "wikiart_f16_1024": _taming(
         "wikiart_f16_1024",
-        1024,
+        _F16_1024,
         957,
         f"{_PIXRAY}/vqgan_wikiart_1024.ckpt",
         licence="not stated",
     ),
     "wikiart_f16_16384": _taming(
         "wikiart_f16_16384",
-        16384,
+        _F16,
         1005,
         f"{_PYTTI}/wikiart.ckpt",
         f"{_SOMNAI}/wikiart/wikiart.ckpt",
@@ -180,7 +217,7 @@ GENERATORS: dict[str, Entry] = {
     ),
     "coco": _taming(
         "coco",
-        8192,
+        _F16 | {"n_embed": 8192},
         296,
         f"{_PYTTI}/coco_first_stage.ckpt",
         f"{_SOMNAI}/coco/coco.ckpt",
@@ -188,7 +225,7 @@ GENERATORS: dict[str, Entry] = {
     ),
     "faceshq": _taming(
         "faceshq",
-        1024,
+        _F16_1024,
         3860,
         f"{_SOMNAI}/faceshq/faceshq.ckpt",  # the publisher's own link gives a web page
         sha256="3274bba51bd565c90990bbcf7bb5dad0b9b95a6a77011980afc4c3cfc4d1cad1",
@@ -196,7 +233,7 @@ GENERATORS: dict[str, Entry] = {
     ),
     "sflckr": _taming(
         "sflckr",
-        1024,
+        _F16_1024,
         4264,
         _heibox("73487ab6e5314cb5adba", "/checkpoints/last.ckpt"),
         f"{_PYTTI}/sflckr.ckpt",
@@ -210,6 +247,7 @@ GENERATORS: dict[str, Entry] = {
 }
 
 
+# Short names, each for the generator that the notebooks of 2021 meant by it.
 ALIASES = {
     "vqgan": "vqgan_imagenet_f16_16384",
     "imagenet": "vqgan_imagenet_f16_16384",
@@ -221,7 +259,6 @@ ALIASES = {
     "wikiart-1024": "wikiart_f16_1024",
     "dalle": "dvae",
 }
-"""The short names that people use, each for the generator that the notebooks of 2021 meant by it."""
 
 
 def canonical_name(name: str) -> str:
@@ -230,29 +267,32 @@ def canonical_name(name: str) -> str:
 
 
 def entry_of(name: str) -> Entry:
-    """What is known of a generator: by its name or alias, or by a checkpoint's path and the yaml beside it.
+    """Return the entry of a generator, by its name or alias, or by the path of a checkpoint with its yaml beside it.
 
-    Raises ClipgenError for an unknown name and for a checkpoint without its yaml.
+    Raises:
+        ClipgenError: An unknown name, or a checkpoint without its yaml.
     """
     name = canonical_name(name)
     if name in GENERATORS:
         return GENERATORS[name]
     kind, _, number = name.partition(":")
-    if kind in GENERATORS and GENERATORS[kind].vectors:
-        if not (number.isdecimal() and len(number) < 10 and 1 <= int(number) <= MOST):
-            raise ClipgenError(f"generator={name!r}: behind {kind}: stands how many there are, from 1 to {MOST}")
+    if kind in GENERATORS and GENERATORS[kind].is_vector:
+        if not (number.isdecimal() and len(number) < 10 and 1 <= int(number) <= MAX_MARKS):
+            raise ClipgenError(f"generator={name!r}: behind {kind}: stands how many there are, from 1 to {MAX_MARKS}")
         return replace(GENERATORS[kind], config={"marks": int(number)})
-    if isfile(name):  # of a name that is too long for a path, too
-        config = attribute(f"{_HERE}.taming:config_beside")(Path(name))
-        stride = 2 ** (len(config["ch_mult"]) - 1)
-        place = f"{_HERE}.taming:load_file"
-        codes, logits = config["n_embed"], config["gumbel"]
-        return Entry(place, (), config, "yours", stride=stride, codes=codes, logits=logits, defaults=defaults.VQGAN)
+    if isfile(name):  # not Path.is_file: a name may be too long for a path
+        return _vqgan(load_attribute("clipgen.generators.taming:config_beside")(Path(name)), licence="yours")
     if name.startswith("hf-hub:"):
-        config = attribute(f"{_HERE}.vae:hub_config")(name)
-        place = f"{_HERE}.vae:load_hub"
-        return Entry(place, (), config, "see hub page", side=512, stride=config["stride"], defaults=defaults.CONTINUOUS)
-    raise unknown("generator", name, GENERATORS, ", hf-hub:org/name (an autoencoder), or the path of a checkpoint")
+        config = load_attribute("clipgen.generators.vae:hub_config")(name)
+        return replace(
+            GENERATORS["taesd"],
+            loader="clipgen.generators.vae:load_hub",
+            files=(),
+            config=config,
+            licence="see hub page",
+            stride=config["stride"],
+        )
+    raise unknown_name("generator", name, GENERATORS, ", hf-hub:org/name (an autoencoder), or the path of a checkpoint")
 
 
 def load_generator(
@@ -260,20 +300,27 @@ def load_generator(
     device: torch.device | str = "cpu",
     relax: str = "straight-through",
     precision: str = "auto",
-) -> Parameterisation:
-    """A generator by its name in the catalogue or by its checkpoint's path, ready on ``device``.
+) -> Generator:
+    """Load a generator. Published weights are downloaded at the first use.
 
-    A path: a VQGAN's checkpoint with its yaml beside it (``model.ckpt`` and ``model.yaml``). ``relax``, of one with a
-    codebook: straight-through, none, and where the encoder gives token logits gumbel or sample. ``precision``: what its
-    net computes in, bf16, fp16 or fp32; auto: what suits the device. Published weights are downloaded at the first
-    use. Raises ClipgenError for an unknown name, and for weights that cannot be had, read or fitted.
+    Args:
+        name: A name of the catalogue; the path of a VQGAN's checkpoint with its yaml beside it (``model.ckpt`` and
+            ``model.yaml``); or ``hf-hub:org/name``, an autoencoder of diffusers.
+        device: A name of torch's.
+        relax: Of a generator with a codebook: straight-through, none, and if its encoder gives token logits gumbel or
+            sample.
+        precision: What its net computes in: bf16, fp16, fp32, or auto, what suits the device.
+
+    Raises:
+        ClipgenError: An unknown name, or weights that cannot be downloaded, read or fitted.
     """
     name = canonical_name(name)
     entry = entry_of(name)
-    entry.check(name, relax, (entry.side, entry.side))
-    device, (kind, number) = torch.device(device), relaxation(relax)
+    entry.check(name, relax, (entry.native_size, entry.native_size))
+    device, (kind, numbers) = torch.device(device), parse_relaxation(relax)
     precision = devices.precision(device, precision)
-    made = attribute(entry.place)(name, entry, device)
-    model = RELAXATIONS[kind](name, made.net, made.side, **number) if entry.codes else made
-    model.settle("fp32" if entry.wide and precision == "fp16" else precision)
-    return model
+    generator = load_attribute(entry.loader)(name, entry, device)
+    if entry.codes:
+        generator = RELAXATIONS[kind](name, generator.net, generator.native_size, **numbers)
+    generator.set_precision("fp32" if entry.overflows_fp16 and precision == "fp16" else precision)
+    return generator

@@ -1,255 +1,307 @@
-"""Latents on a codebook: what VQGAN and the dVAE share, and the ways in which a gradient reaches them."""
+"""Latents on a codebook: what VQGAN and the dVAE share, and the relaxations by which a gradient reaches them."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipgen import fast
 from clipgen.device import autocast
 from clipgen.errors import ClipgenError
-from clipgen.generators.codes import Codes, clamp, live, straight_through
-from clipgen.generators.protocol import Randomness, check_size, check_tokens, unpacked
-from clipgen.precision import Computing
-
-__all__ = ["Codebook", "Codes", "Gumbel", "Sampled", "Unsnapped", "clamp", "live"]
+from clipgen.generators.base import Generator, Randomness, check_size, check_tokens
+from clipgen.precision import MixedPrecision
 
 
-class Codebook(Computing):
-    """A frozen autoencoder whose latent (B, dim, H/stride, W/stride) is snapped to the codebook straight through.
+class VQBase(nn.Module):
+    """An autoencoder with a ``codebook`` (K, dim), and with ``logits`` over it if ``has_logits``."""
 
-    The families share it, because their nets are all ``Codes``; what differs stays in their files.
-    """
-
-    def __init__(self, name: str, net: Codes, side: int):
-        self.name, self.side, self.stride = name, side, net.stride
-        self.net = net.eval().requires_grad_(False)
-        for part in net.children():
-            if part is not net.encoder:  # which stays on the disk until it is needed
-                part.to(memory_format=torch.channels_last)
-        self.low, self.high = self.codebook.amin(0)[:, None, None], self.codebook.amax(0)[:, None, None]
-        self.deviation = float(live(self.codebook).std())
-        self.lr = self.deviation
-
-    def settle(self, precision: str) -> None:
-        super().settle(precision)
-        self.narrow(self.net.decoding)  # the encoder stays on the disk until it is needed
+    stride: int
+    encoder: nn.Module
+    decoder: nn.Module
+    has_logits = True
 
     @property
-    def device(self) -> torch.device:
+    def codebook(self) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def decoder_layers(self) -> nn.Module:
+        """The decoder without the codebook."""
+        return self.decoder
+
+    def logits(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def encode(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def decode(self, latent: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def tokens(self, latent: Tensor) -> Tensor:
+        """Return the nearest codes (B, h, w) int64 of (B, dim, h, w)."""
+        points = latent.permute(0, 2, 3, 1).flatten(0, 2).float()
+        codes = self.codebook.float()
+        # |p - c|² without |p|², which is the same for every code
+        distance = codes.square().sum(1) - 2 * points @ codes.T
+        return distance.argmin(1).view(latent.shape[0], *latent.shape[2:])
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Return the codes (B, dim, h, w) of tokens (B, h, w)."""
+        return F.embedding(tokens, self.codebook).permute(0, 3, 1, 2)
+
+
+def used_codes(codebook: Tensor) -> Tensor:
+    """Return the codes (k, dim) of a codebook (K, dim) that its decoder was trained with.
+
+    Most codes of published VQGANs were never chosen in training and lie near zero, where they were initialised: all but
+    a few percent of f16-16384's (CompVis/taming-transformers issue 67). A code is unused if it is shorter than a tenth
+    of the 99th percentile.
+    """
+    lengths = codebook.float().norm(dim=1)
+    return codebook[lengths >= 0.1 * lengths.quantile(0.99)]
+
+
+def straight_through(value: Tensor, gradient_to: Tensor) -> Tensor:
+    """Return ``value``; its gradient goes to ``gradient_to`` unchanged (Bengio et al. 2013)."""
+    return gradient_to + (value - gradient_to).detach()
+
+
+class Codebook(MixedPrecision, Generator):
+    """A frozen autoencoder whose latent (B, dim, H/stride, W/stride) is quantised straight through."""
+
+    net: VQBase
+
+    def __init__(self, name: str, net: VQBase, native_size: int):
+        self.name, self.native_size, self.stride = name, native_size, net.stride
+        self.net = net.eval().requires_grad_(False)
+        for part in net.children():
+            if part is not net.encoder:  # whose weights are read from the file when an image is encoded
+                fast.optimize_for(part, self.device)
+        self.low, self.high = self.codebook.amin(0)[:, None, None], self.codebook.amax(0)[:, None, None]
+        self.deviation = float(used_codes(self.codebook).std())
+        self.lr = self.deviation
+
+    def set_precision(self, precision: str) -> None:
+        super().set_precision(precision)
+        self.cast_weights(self.net.decoder_layers)
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
         return self.codebook.device
 
     @property
     def codebook(self) -> Tensor:
-        """(K, dim)"""
+        """The vectors (K, dim) of the tokens."""
         return self.net.codebook
 
     @property
-    def encoding(self) -> Codes:
-        """The net, about to encode a picture."""
-        self.net.encoder.to(memory_format=torch.channels_last)
+    def encoder(self) -> VQBase:
+        """The net, ready to encode."""
+        fast.optimize_for(self.net.encoder, self.device)
         return self.net
 
-    def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """Codes drawn at random."""
-        shape = 1, size[0] // self.stride, size[1] // self.stride
-        return self.place(torch.randint(len(self.codebook), shape, generator=rng).to(self.device))
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the height and width of the latent of (H, W)."""
+        return size[0] // self.stride, size[1] // self.stride
 
-    def place(self, tokens: Tensor) -> Tensor:
-        """(B, h, w) int64 to the latent that stands for them."""
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        return 1, self.codebook.shape[1], *self.grid(size)
+
+    def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+        """Return random codes."""
+        tokens = torch.randint(len(self.codebook), (1, *self.grid(size)), generator=rng)
+        return self.from_tokens(tokens.to(self.device))
+
+    def from_tokens(self, tokens: Tensor) -> Tensor:
+        """Return the latent of tokens (B, h, w) int64."""
         return self.net.lookup(tokens).clone()
 
     @torch.no_grad()
+    def tokens(self, latent: Tensor) -> Tensor:
+        """Return the tokens (B, h, w) int64 of a latent."""
+        return self.net.tokens(latent)
+
+    @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1], H and W multiples of ``stride``, to a latent, snapped to the codebook."""
+        """Return the quantised latent of (B, 3, H, W); H and W are multiples of ``stride``."""
         check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        points = self.compute(self.encoding.encode, image)
+        points = self.compute(self.encoder.encode, image)
         with autocast(image.device, self.precision):
             return self.net.lookup(self.net.tokens(points))
 
-    @torch.no_grad()
-    def tokens(self, latent: Tensor) -> Tensor:
-        """(B, h, w) int64: the code of every place."""
-        return self.net.tokens(latent)
-
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        """A latent to (B, 3, H, W) in [0, 1]; the gradient passes the snapping unchanged."""
         return self._decode(straight_through(self.net.lookup(self.tokens(latent)), latent))
 
     def _decode(self, latent: Tensor) -> Tensor:
         return self.compute(self.net.decode, latent)
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        """Mean squared difference, in variances of the codebook."""
+        """Return the mean squared difference, in variances of the codebook."""
         return (latent - other).square().mean() / self.deviation**2
 
     @torch.no_grad()
     def residual(self, latent: Tensor) -> Tensor:
-        """How far a latent has gone from its codes."""
+        """Return the quantisation error."""
         return latent - self.net.lookup(self.net.tokens(latent))
 
     def project_(self, latent: Tensor) -> None:
-        """Clamp to the range of the codebook's channels."""
+        """Clamp each channel to the range that it has in the codebook, in place."""
         latent.data.clamp_(self.low, self.high)
 
     def pack(self, latent: Tensor) -> Tensor:
-        """The tokens (h, w)."""
         return self.tokens(latent)[0]
 
     def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
-        """Tokens (h, w) to a latent."""
         check_tokens(self.name, saved, size, self.stride, len(self.codebook))
-        return self.place(saved[None].long().to(self.device))
+        return self.from_tokens(saved[None].long().to(self.device))
 
 
-class Unsnapped(Codebook):
-    """The same without the snapping: more freedom, and pictures that no tokens stand for (Murdoch 2021).
+class Unquantized(Codebook):
+    """A latent that is decoded as it is: more freedom, and images that no tokens stand for (Murdoch 2021).
 
-    ``limit``: how far its numbers go, instead of the codebook's range, as in Murdoch's notebook: it then starts with
-    normal numbers of deviation 0.5 whose extremes are drawn out, and where latent or picture is clipped there is no
-    gradient.
+    With a ``limit``, Murdoch's notebook: latents go up to that instead of the codebook's range and start with normal
+    numbers of deviation 0.5 whose extremes are stretched; nothing that is clipped, latent or image, has a gradient.
     """
 
-    def __init__(self, name: str, net: Codes, side: int, limit: float | None = None):
-        super().__init__(name, net, side)
-        self.limit = limit
+    def __init__(self, name: str, net: VQBase, native_size: int, limit: float | None = None):
+        super().__init__(name, net, native_size)
+        self.clip = limit
         if limit is not None:
             self.low, self.high = torch.full_like(self.low, -limit), torch.full_like(self.high, limit)
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        if self.limit is None:
+        if self.clip is None:
             return super().start(size, rng)
-        shape = 1, self.codebook.shape[1], size[0] // self.stride, size[1] // self.stride
-        return (1.9 * (0.5 * torch.randn(shape, generator=rng)).arcsinh()).sinh().to(self.device)
+        return (1.9 * (0.5 * torch.randn(self.shape(size), generator=rng)).arcsinh()).sinh().to(self.device)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        if self.limit is None:
+        if self.clip is None:
             return self._decode(latent)
-        image = self._decode(latent.clamp(-self.limit, self.limit))
+        image = self._decode(latent.clamp(-self.clip, self.clip))
         return torch.where((image > 0) & (image < 1), image, image.detach())
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        return self.compute(self.encoding.encode, image)
+        return self.compute(self.encoder.encode, image)
 
     def residual(self, latent: Tensor) -> Tensor:
         return torch.zeros_like(latent)
 
     def pack(self, latent: Tensor) -> Tensor:
-        """The latent in 16 bits: tokens would not bring the picture back."""
         return latent.half()
 
     def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
-        if not saved.is_floating_point():
-            return super().unpack(saved, size)
-        shape = 1, self.codebook.shape[1], size[0] // self.stride, size[1] // self.stride
-        return unpacked(self.name, saved, shape).to(self.device)
+        unpack = Generator.unpack if saved.is_floating_point() else Codebook.unpack
+        return unpack(self, saved, size)
 
 
 class Gumbel(Codebook):
-    """Token logits (B, codes, h, w) for a latent, relaxed as DALL-E's dVAE was trained.
+    """Token logits (B, codes, h, w), relaxed as DALL-E's dVAE was trained.
 
-    The decoder sees a softmax over the whole codebook, with Gumbel noise and a temperature that falls from 1 to
-    1/16 (Ramesh et al. 2021; Jang et al. 2017), so that tokens are what is left. It takes codes/dim times the memory
-    of a latent on the codebook.
+    The decoder sees a softmax over the codebook with Gumbel noise, whose temperature falls from 1 to 1/16 so that
+    tokens remain (Ramesh et al. 2021; Jang et al. 2017). It takes codes/dim times the memory of a quantised latent.
 
-    With a fixed ``temperature`` it never hardens, and the mixture itself is what is shown and kept, as in Murdoch's
-    notebook. So is ``groups``: a softmax for each so many-th token, 2 for the even and the odd ones, whose weights sum
-    to that number; a start of one logit of 1 a place; and no gradient to what is clipped for being brighter than white.
+    With a fixed ``temperature``, Murdoch's notebook: the mixture itself is shown and stored, and the start has a logit
+    of 1 for one token a place. ``groups`` gives every n-th token a softmax of its own (2: even and odd tokens), whose
+    results are added; nothing brighter than white has a gradient.
     """
 
-    def __init__(self, name: str, net: Codes, side: int, temperature: float | None = None, groups: float = 1):
-        super().__init__(name, net, side)
+    def __init__(self, name: str, net: VQBase, native_size: int, temperature: float | None = None, groups: float = 1):
+        super().__init__(name, net, native_size)
         if not net.has_logits:
             raise ClipgenError(f"relax='gumbel': {name} has no token logits; use relax='straight-through'")
         self.lr, self.temperature, self.groups = 1.0, temperature, int(groups)
 
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        return 1, len(self.codebook), *self.grid(size)
+
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """Normal logits; with a fixed temperature, a token drawn at each place."""
-        codes, height, width = len(self.codebook), size[0] // self.stride, size[1] // self.stride
+        """Return normal logits; with a fixed temperature, a random token at each place."""
         if self.temperature is None:
-            logits = torch.randn(1, codes, height, width, generator=rng)
+            logits = torch.randn(self.shape(size), generator=rng)
         else:
-            drawn = torch.randint(codes, (1, height, width), generator=rng)
-            logits = F.one_hot(drawn, codes).permute(0, 3, 1, 2).float()
-        # The logits of a place side by side: a softmax over them takes a CPU a sixth of the time.
-        return logits.to(self.device, memory_format=torch.channels_last)
+            tokens = torch.randint(len(self.codebook), (1, *self.grid(size)), generator=rng)
+            logits = self._one_hot(tokens)
+        return fast.channels_last(logits.to(self.device))
 
-    def place(self, tokens: Tensor) -> Tensor:
-        # A token e^8 times as likely as any other: nearly sure, and still within a gradient's reach.
-        sure = 8 if self.temperature is None else self.temperature * (3 + math.log(len(self.codebook)))
-        return sure * F.one_hot(tokens, len(self.codebook)).permute(0, 3, 1, 2).float()
+    def _one_hot(self, tokens: Tensor) -> Tensor:
+        return F.one_hot(tokens, len(self.codebook)).permute(0, 3, 1, 2).float()
 
-    @torch.no_grad()
-    def encode(self, image: Tensor) -> Tensor:
-        check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        return self.compute(self.encoding.logits, image)
+    def from_tokens(self, tokens: Tensor) -> Tensor:
+        # A token e^8 times as likely as any other: nearly certain, and still within a gradient's reach.
+        logit = 8 if self.temperature is None else self.temperature * (3 + math.log(len(self.codebook)))
+        return logit * self._one_hot(tokens)
 
     @torch.no_grad()
     def tokens(self, latent: Tensor) -> Tensor:
         return latent.argmax(1)
 
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
+        return self.compute(self.encoder.logits, image)
+
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        """With ``rng``, the relaxation for gradients; without, the likeliest tokens, or the mixture if it stays one."""
+        """Return the relaxed image; without ``rng`` that of the likeliest tokens, or of the mixture if it is fixed."""
         if rng is None and self.temperature is None:
             return self._decode(self.net.lookup(self.tokens(latent)))
         temperature = self.temperature or 16**-progress
         if rng is None:
             logits = _rows(latent) / temperature
         else:
-            logits = _gumbel(latent, rng).add_(_rows(latent)).div_(temperature)
+            logits = _gumbel_noise(latent, rng).add_(_rows(latent)).div_(temperature)
         image = self._decode(self._mix(logits))
         return image if self.temperature is None else torch.where(image < 1, image, image.detach())
 
     def _mix(self, logits: Tensor) -> Tensor:
-        """(B, dim, h, w): where on the codebook logits (B, h, w, codes) stand."""
-        parts = [slice(first, None, self.groups) for first in range(self.groups)]
-        mixed = [logits[..., part].softmax(-1) @ self.codebook[part] for part in parts]
-        return torch.stack(mixed).sum(0).permute(0, 3, 1, 2)
+        """Return the mean codes (B, dim, h, w) under logits (B, h, w, codes)."""
+        groups = [slice(first, None, self.groups) for first in range(self.groups)]
+        means = [logits[..., group].softmax(-1) @ self.codebook[group] for group in groups]
+        return torch.stack(means).sum(0).permute(0, 3, 1, 2)
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
         one, two = (self._mix(_rows(logits) / (self.temperature or 1)) for logits in (latent, other))
         return super().distance(one, two)
 
     def residual(self, latent: Tensor) -> Tensor:
-        return torch.zeros_like(latent)  # no measure of it: the encoder's logits have a scale of their own
+        return torch.zeros_like(latent)  # not measured: the encoder's logits have a scale of their own
 
     def project_(self, latent: Tensor) -> None:
-        """Logits may be anything."""
+        """Logits have no bounds."""
 
     def pack(self, latent: Tensor) -> Tensor:
-        """The tokens (h, w); with a fixed temperature the logits in 16 bits."""
         return super().pack(latent) if self.temperature is None else latent.half()
 
     def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
         if self.temperature is None or not saved.is_floating_point():
             return super().unpack(saved, size)
-        shape = 1, len(self.codebook), size[0] // self.stride, size[1] // self.stride
-        return unpacked(self.name, saved, shape).to(self.device, memory_format=torch.channels_last)
+        return fast.channels_last(Generator.unpack(self, saved, size))
 
 
 class Sampled(Gumbel):
-    """Token logits of which one token a place is drawn; the gradient is the softmax's (Crowson 2021, dVAE+CLIP)."""
+    """Token logits; each step draws one token a place, and the gradient is the softmax's (Crowson 2021, dVAE+CLIP)."""
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        """With ``rng``, the picture of tokens that are drawn; without, of the likeliest."""
+        """Return the image of tokens that are drawn with ``rng``; without it, of the likeliest."""
         if rng is None:
             return super().image(latent)
-        noisy = _gumbel(latent, rng).add_(_rows(latent.detach()))
-        drawn = self.tokens(noisy.permute(0, 3, 1, 2))  # the largest with Gumbel noise is such a draw
-        return self._decode(straight_through(self.net.lookup(drawn), self._mix(_rows(latent))))
+        noisy = _gumbel_noise(latent, rng).add_(_rows(latent.detach()))
+        tokens = self.tokens(noisy.permute(0, 3, 1, 2))  # the argmax with Gumbel noise is a draw from the softmax
+        return self._decode(straight_through(self.net.lookup(tokens), self._mix(_rows(latent))))
 
 
 def _rows(latent: Tensor) -> Tensor:
-    """(B, codes, h, w) as (B, h, w, codes)."""
+    """Return (B, codes, h, w) as (B, h, w, codes)."""
     return latent.permute(0, 2, 3, 1)
 
 
-def _gumbel(latent: Tensor, rng: Randomness) -> Tensor:
-    """Gumbel noise for a latent (B, codes, h, w), as (B, h, w, codes)."""
+def _gumbel_noise(latent: Tensor, rng: Randomness) -> Tensor:
+    """Return noise (B, h, w, codes) for a latent (B, codes, h, w)."""
     shape = _rows(latent).shape
     if isinstance(rng, torch.Generator):
         uniform = torch.rand(shape, generator=rng)

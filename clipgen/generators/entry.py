@@ -11,40 +11,36 @@ import torch
 
 from clipgen.device import card_memory, pick
 from clipgen.errors import ClipgenError
-from clipgen.generators import protocol
-from clipgen.generators.defaults import NOTEBOOK_STEPS
+from clipgen.generators import base
 from clipgen.registry import RELAXATIONS
 from clipgen.storage.remote import Remote
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+NOTEBOOK_STEPS = 500  # of the notebooks of 2021 on a card; a CPU makes fewer by default
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A generator by name: where its loader is, and all that must be known before anything is loaded."""
+    """A row of the catalogue: a generator's loader, and what must be known before that is called."""
 
-    place: str  # "module:function", called with (name, entry, device)
-    files: tuple[Remote, ...] = ()  # none for what ships with clipgen, or needs no weights
-    config: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # of its net
+    loader: str  # "module:class or function", called with (name, entry, device)
+    files: tuple[Remote, ...] = ()  # its weights, if they are published ones
+    config: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)  # arguments of its net
     licence: str = "MIT"
-    side: int = 256  # pixels of a side that it draws best
-    stride: int = 16
-    codes: int = 0  # 0: its latent is continuous
-    logits: bool = False  # whether its encoder gives every token a logit
-    wide: bool = False  # whether its activations leave fp16's range, so that it is computed in fp32 instead
-    defaults: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # settings that suit it
-    notebook_size: bool = False  # whether a card draws it as large and as long as the notebooks of 2021 did
-    settled: float = 0.0  # that setting, where nobody says how many steps are wanted; 0: all are made
+    native_size: int = 256  # width and height in pixels that suit it best
+    stride: int = 16  # height and width of an image are multiples of it
+    codes: int = 0  # size of the codebook; 0: its latent is continuous
+    has_logits: bool = False  # whether its encoder gives a logit for each code
+    overflows_fp16: bool = False  # whether it computes in fp32 where fp16 is asked for
+    tileable: bool = True  # whether its images can repeat without a seam
+    defaults: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)  # settings that suit it
+    notebook_size: bool = False  # whether size and steps on a card are those of the notebooks of 2021
+    settled: float = 0.0  # the setting ``settled`` if no number of steps is given
 
     @property
-    def vectors(self) -> bool:
-        """Whether it draws with marks, which can be written as vectors."""
+    def is_vector(self) -> bool:
+        """Whether it draws marks, which can be exported as vectors."""
         return "marks" in self.config
-
-    @property
-    def tiles(self) -> bool:
-        """Whether its pictures can repeat without a seam: not what is interpolated or drawn up to an edge."""
-        return not (self.vectors or self.place.endswith(".stack:load"))
 
     @property
     def megabytes(self) -> float:
@@ -55,29 +51,29 @@ class Entry:
         on_card = self.notebook_size and pick(device).type != "cpu"
         return {**self.defaults, "steps": NOTEBOOK_STEPS} if on_card else self.defaults
 
-    def side_on(self, device: torch.device) -> int:
-        """Return the side in pixels that it draws on a device by default: of a card as much as fits into its memory."""
+    def native_size_on(self, device: torch.device) -> int:
+        """Return the default width and height on a device: on a card what its memory has room for."""
         if not self.notebook_size or device.type == "cpu":
-            return self.side
+            return self.native_size
         return 512 if card_memory(device) >= 12e9 else 384
 
     def check(self, name: str, relax: str, size: tuple[int, int]) -> None:
         """Raise ClipgenError for a (width, height) or a relaxation that it cannot have."""
-        protocol.check_size(name, self.stride, size)
-        kind, numbers = relaxation(relax)
-        if kind in ("gumbel", "sample") and not self.logits:
+        base.check_size(name, self.stride, size)
+        kind, numbers = parse_relaxation(relax)
+        if kind in ("gumbel", "sample") and not self.has_logits:
             raise ClipgenError(f"relax={kind!r}: {name} has no token logits; use relax='straight-through'")
         if self.codes % numbers.get("groups", 1):
             raise ClipgenError(f"relax={relax!r}: {name} has {self.codes} tokens, which do not share out so; use 2")
 
     def check_tokens(self, name: str, tokens: Any, size: tuple[int, int]) -> None:
-        """Raise ClipgenError unless whole numbers (h, w) are its tokens of a picture of (H, W) pixels."""
+        """Raise ClipgenError unless whole numbers (h, w) are its tokens of an image of (H, W) pixels."""
         if not self.codes:
             raise ClipgenError(f"init: tokens were given, and {name} has none; start from a picture")
-        protocol.check_tokens(name, tokens, size, self.stride, self.codes)
+        base.check_tokens(name, tokens, size, self.stride, self.codes)
 
 
-def relaxation(relax: str) -> tuple[str, dict[str, float]]:
+def parse_relaxation(relax: str) -> tuple[str, dict[str, float]]:
     """Return a relaxation's name and its numbers, as in ``none:6``.
 
     Args:

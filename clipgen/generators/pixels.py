@@ -1,69 +1,54 @@
-"""The picture itself as the latent, and what every family shares that needs no net: a linear map, then a sigmoid.
+"""The pixels as the latent, and the base of all generators that are a linear map and a sigmoid.
 
-A sigmoid rather than a clamp, because Adam's even steps become smaller as a colour gets pure.
+A sigmoid rather than a clamp, because Adam's even steps then become smaller as a colour gets pure.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from clipgen.generators.continuous import Continuous
-from clipgen.generators.protocol import Randomness
+from clipgen.generators.base import Generator, Randomness
+from clipgen.generators.entry import Entry
 
-if TYPE_CHECKING:
-    from clipgen.generators.catalogue import Entry
-
-GROUND = 0.83  # the grey that pictures begin on: as light as paper, and still easy to darken
+GROUND = 0.83  # the grey that images start on: as light as paper, and still easy to darken
 EDGE = 1 / 512  # pure black and white lie at infinity: half an 8-bit level before them is near enough
 
 
-class Pixels(Continuous):
-    """A latent (B, 3, H, W) whose sigmoid is the picture. Subclasses say what stands before the sigmoid.
+class Pixels(Generator):
+    """A latent (B, 3, H, W) whose sigmoid is the image. Subclasses put a linear map before the sigmoid."""
 
-    ``spread``: the deviation of the noise on the ground that a picture begins with.
-    """
-
-    stride = 1
     limit = 16.0
     lr = 0.5
-    spread = 0.01
+    spread = 0.01  # standard deviation of the noise in ``start``
 
-    def __init__(self, name: str, side: int, device: torch.device):
-        self.name, self.side, self.device = name, side, device
+    def __init__(self, name: str, entry: Entry, device: torch.device):
+        self.name, self.native_size, self.device = name, entry.native_size, device
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         return 1, 3, *size
 
-    def synthesis(self, latent: Tensor) -> Tensor:
-        """A latent to logits (B, 3, H, W): linear."""
+    def to_logits(self, latent: Tensor) -> Tensor:
+        """Return the logits (B, 3, H, W) of a latent, by a linear map."""
         return latent
 
-    def analysis(self, logits: Tensor) -> Tensor:
-        """The inverse of ``synthesis``."""
+    def from_logits(self, logits: Tensor) -> Tensor:
+        """Return a latent whose logits these are."""
         return logits
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """A plain light ground with a little noise."""
+        """Return a plain light image with a little noise."""
         noise = self.spread * torch.randn(self.shape(size), generator=rng)
         return noise.to(self.device) + self.encode(torch.full((1, 3, *size), GROUND, device=self.device))
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] of any size, exactly but for what is purer than ``EDGE``."""
-        return self.analysis(image.clamp(EDGE, 1 - EDGE).logit())
+        """Return the latent of (B, 3, H, W) of any size, exact but for colours purer than ``EDGE``."""
+        return self.from_logits(image.clamp(EDGE, 1 - EDGE).logit())
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        """A latent to (B, 3, H, W) in (0, 1)."""
-        return self.synthesis(latent).sigmoid()
+        return self.to_logits(latent).sigmoid()
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        """Mean squared difference of the pictures, in that of two whose pixels deviate by a quarter."""
+        """Return the mean squared difference of the images, in that of two of standard deviation 1/4."""
         return (self.image(latent) - self.image(other)).square().mean() / (2 * 0.25**2)
-
-
-def load(name: str, entry: Entry, device: torch.device) -> Pixels:
-    """Needs no files."""
-    return Pixels(name, entry.side, device)

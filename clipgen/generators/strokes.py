@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from clipgen.generators.rasteriser import Marks
 from clipgen.generators.vectors import Vectors, to_bytes
-from clipgen.images.drawing import Mark
+from clipgen.images.drawing import Mark, Point
 
-if TYPE_CHECKING:
-    from clipgen.generators.catalogue import Entry
-
-SEGMENTS = 16  # of the polyline that stands for a curve
-OUT = 1.2  # how far beyond the sheet points may lie
-WIDTH = 0.1  # the width that a 1 in a latent stands for, as a share of the shorter side
+SEGMENTS = 16  # of the polyline of a curve
+OUT = 1.2  # how far from the middle points may lie; the sheet ends at 1
+WIDTH = 0.1  # share of the sheet's shorter side that a width of 1 in a latent is
 
 
 def bezier(segments: int) -> Tensor:
-    """(segments + 1, 4): how much each of four control points counts, along the curve."""
+    """Return the weights (segments + 1, 4) of the four control points along the curve."""
     t = torch.linspace(0, 1, segments + 1)
     return torch.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], 1)
 
@@ -34,21 +29,22 @@ class Strokes(Vectors):
     high = (*8 * (OUT,), 1.0, 1.0, 1.0, 1.0, 2.0)
 
     def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
-        lines = bezier(SEGMENTS).to(rows) @ self.places(rows, size)
+        lines = bezier(SEGMENTS).to(rows) @ self.points(rows, size)
         return Marks(lines, rows[:, 12] * (WIDTH / 2 * min(size)), rows[:, 8:12])
 
-    def mark(self, number: int, row: list[float], places: tuple[tuple[float, float], ...], short: float) -> Mark:
-        return Mark("stroke", places, to_bytes(row[8:11]), row[11], row[12] * WIDTH * short)
+    def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:
+        return Mark("stroke", points, to_bytes(row[8:11]), row[11], row[12] * WIDTH * short)
 
-    def scattered(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        colour = torch.rand(self.count, 4, generator=rng)
-        colour[:, 3] = 0.5 + 0.5 * colour[:, 3]
+    def random_rows(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+        paint = torch.rand(self.count, 4, generator=rng)
+        paint[:, 3] = 0.5 + 0.5 * paint[:, 3]
         width = 0.2 + 0.6 * torch.rand(self.count, 1, generator=rng)
-        return torch.cat([_wandering(self.count, 0.25, rng), colour, width], 1)
+        return torch.cat([_random_walks(self.count, 0.25, rng), paint, width], 1)
 
-    def laid(self, places: Tensor, sides: Tensor, colours: Tensor, size: tuple[int, int]) -> Tensor:
+    def mosaic_rows(self, centres: Tensor, sides: Tensor, colours: Tensor, size: tuple[int, int]) -> Tensor:
         width = sides[:, 1:] / 2 * size[0] / (WIDTH * min(size))
-        return torch.cat([_level(places, sides), colours, torch.ones_like(width), width.clamp(max=self.high[12])], 1)
+        lines = _horizontal_lines(centres, sides)
+        return torch.cat([lines, colours, torch.ones_like(width), width.clamp(max=self.high[12])], 1)
 
 
 class Pen(Vectors):
@@ -56,42 +52,32 @@ class Pen(Vectors):
 
     corners = 4
     low, high = 8 * (-OUT,), 8 * (OUT,)
-    width = 0.013  # of the shorter side
+    width = 0.013  # share of the sheet's shorter side
 
     def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
-        lines = bezier(SEGMENTS).to(rows) @ self.places(rows, size)
+        lines = bezier(SEGMENTS).to(rows) @ self.points(rows, size)
         black = torch.tensor([0.0, 0.0, 0.0, 1.0]).to(rows).expand(len(rows), 4)
         return Marks(lines, rows.new_full((len(rows),), self.width / 2 * min(size)), black)
 
-    def mark(self, number: int, row: list[float], places: tuple[tuple[float, float], ...], short: float) -> Mark:
-        return Mark("stroke", places, width=self.width * short)
+    def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:
+        return Mark("stroke", points, width=self.width * short)
 
-    def scattered(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        return _wandering(self.count, 0.25, rng)
+    def random_rows(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+        return _random_walks(self.count, 0.25, rng)
 
-    def laid(self, places: Tensor, sides: Tensor, colours: Tensor, size: tuple[int, int]) -> Tensor:
-        """A dash in each cell, the darker the longer."""
-        return _level(places, sides * (1 - colours.mean(1, keepdim=True)))
+    def mosaic_rows(self, centres: Tensor, sides: Tensor, colours: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return a dash in each cell, the darker the longer."""
+        return _horizontal_lines(centres, sides * (1 - colours.mean(1, keepdim=True)))
 
 
-def _wandering(count: int, pace: float, rng: torch.Generator) -> Tensor:
-    """(count, 8): lines from anywhere on the sheet, whose next points are up to so far away in x and y."""
+def _random_walks(count: int, stride: float, rng: torch.Generator) -> Tensor:
+    """Return lines (count, 8) from anywhere on the sheet, each point up to ``stride`` from the last in x and y."""
     first = 1.8 * torch.rand(count, 1, 2, generator=rng) - 0.9
-    paces = pace * (2 * torch.rand(count, 3, 2, generator=rng) - 1)
-    return torch.cat([first, first + paces.cumsum(1)], 1).flatten(1)
+    strides = stride * (2 * torch.rand(count, 3, 2, generator=rng) - 1)
+    return torch.cat([first, first + strides.cumsum(1)], 1).flatten(1)
 
 
-def _level(places: Tensor, sides: Tensor) -> Tensor:
-    """(N, 8): straight lines from left to right through cells."""
+def _horizontal_lines(centres: Tensor, sides: Tensor) -> Tensor:
+    """Return lines (N, 8) through cells."""
     along = torch.tensor([-0.5, -0.17, 0.17, 0.5])[:, None] * torch.tensor([1.0, 0.0])
-    return (places[:, None] + along * sides[:, None]).flatten(1)
-
-
-def load(name: str, entry: Entry, device: torch.device) -> Strokes:
-    """Needs no files. ``entry.config``: how many ``marks``."""
-    return Strokes(name, entry.side, device, entry.config["marks"])
-
-
-def load_pen(name: str, entry: Entry, device: torch.device) -> Pen:
-    """Needs no files. ``entry.config``: how many ``marks``."""
-    return Pen(name, entry.side, device, entry.config["marks"])
+    return (centres[:, None] + along * sides[:, None]).flatten(1)

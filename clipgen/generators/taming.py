@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +12,42 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
-from clipgen.generators.catalogue import Entry
 from clipgen.generators.codebook import Codebook
+from clipgen.generators.entry import Entry
 from clipgen.generators.vqgan import VQModel
 from clipgen.storage import remote, weights
 
+_FIRST_STAGE = "first_stage_model."  # prefix of the VQGAN in a transformer's checkpoint
+
 
 def load(name: str, entry: Entry, device: torch.device) -> Codebook:
-    """A published VQGAN in taming's format."""
-    return _from_taming(name, entry, device, lambda wanted: remote.fetch_weights(entry.files[0], wanted))
+    """Load a VQGAN in taming's format: a published one, or the checkpoint whose path ``name`` is.
 
-
-def load_llamagen(name: str, entry: Entry, device: torch.device) -> Codebook:
-    """LlamaGen's tokenizer."""
-    net = weights.build_net(VQModel, entry.config, from_llamagen(remote.fetch_weights(entry.files[0])), name)
-    return Codebook(name, net.to(device), entry.side)
-
-
-def load_file(name: str, entry: Entry, device: torch.device) -> Codebook:
-    """A checkpoint of one's own; ``name`` is its path."""
-    convert = weights.as_safetensors
-    return _from_taming(name, entry, device, lambda wanted: weights.load_weights(convert(name, wanted))[0])
-
-
-_FIRST_STAGE = "first_stage_model."  # what a transformer's checkpoint calls the VQGAN that it brings along
-
-
-def _from_taming(
-    name: str, entry: Entry, device: torch.device, read: Callable[[list[str]], dict[str, Tensor]]
-) -> Codebook:
-    """A net with what ``read`` gives of the names that are asked for.
-
-    Checkpoints bring more than the net: a transformer, a discriminator under any name, matrices of other versions.
+    Checkpoints hold more than the net, such as a transformer or a discriminator: only its tensors are read.
     """
     net = weights.build_empty(VQModel, entry.config)
     names = list(net.state_dict())
-    tensors = read(names + [_FIRST_STAGE + key for key in names])
+    tensor_names = names + [_FIRST_STAGE + key for key in names]
+    if entry.files:
+        tensors = remote.fetch_weights(entry.files[0], tensor_names)
+    else:
+        tensors, _ = weights.load_weights(weights.as_safetensors(name, tensor_names))
     prefix = _FIRST_STAGE if any(key.startswith(_FIRST_STAGE) for key in tensors) else ""
     weights.assign_weights(net, {key: tensors[prefix + key] for key in names if prefix + key in tensors}, name)
-    return Codebook(name, net.to(device), entry.side)
+    return Codebook(name, net.to(device), entry.native_size)
+
+
+def load_llamagen(name: str, entry: Entry, device: torch.device) -> Codebook:
+    net = weights.build_net(VQModel, entry.config, from_llamagen(remote.fetch_weights(entry.files[0])), name)
+    return Codebook(name, net.to(device), entry.native_size)
 
 
 def config_beside(file: Path) -> dict[str, Any]:
-    """The arguments of VQModel from the yaml next to a checkpoint. Raises ClipgenError where there is none."""
+    """Return the arguments of VQModel from the yaml next to a checkpoint.
+
+    Raises:
+        ClipgenError: There is none.
+    """
     for yaml in (file.with_suffix(".yaml"), file.with_name("model.yaml"), file.with_name("config.yaml")):
         if yaml.is_file():
             return from_yaml(yaml)
@@ -63,9 +55,10 @@ def config_beside(file: Path) -> dict[str, Any]:
 
 
 def from_yaml(file: str | Path) -> dict[str, Any]:
-    """The arguments of VQModel from the yaml that taming publishes beside a checkpoint.
+    """Return the arguments of VQModel from taming's yaml of a VQModel, GumbelVQ or Net2NetTransformer.
 
-    Takes VQModel and GumbelVQ, and the first stage of a Net2NetTransformer. Raises ClipgenError for any other.
+    Raises:
+        ClipgenError: Any other model.
     """
     from omegaconf import OmegaConf
 
@@ -75,8 +68,8 @@ def from_yaml(file: str | Path) -> dict[str, Any]:
         kind, params = model["target"].rsplit(".", 1)[-1], model["params"]
         if kind not in ("VQModel", "GumbelVQ") or params["ddconfig"].get("double_z"):
             raise ClipgenError(f"{file}: a {kind} is not a model that clipgen knows; it takes VQModel and GumbelVQ")
-        known = inspect.signature(VQModel).parameters
-        config = {key: value for key, value in params["ddconfig"].items() if key in known}
+        arguments = inspect.signature(VQModel).parameters
+        config = {key: value for key, value in params["ddconfig"].items() if key in arguments}
         return config | {k: params[k] for k in ("n_embed", "embed_dim")} | {"gumbel": kind == "GumbelVQ"}
     except ClipgenError:
         raise
@@ -94,7 +87,7 @@ _LLAMAGEN = [
 
 
 def from_llamagen(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """LlamaGen's tokenizer (Sun et al. 2024) is a VQGAN under other names, with codes of length one."""
+    """Rename the weights of LlamaGen's tokenizer (Sun et al. 2024), a VQGAN with codes of length one."""
     last = max(int(key.split(".")[2]) for key in tensors if key.startswith("decoder.conv_blocks."))
     renamed = {}
     for key, value in tensors.items():

@@ -1,6 +1,6 @@
-"""Latents that say what to draw: what strokes and shapes share.
+"""Latents that are drawings: what strokes and shapes share.
 
-Places are shares of the sheet, so that a drawing that was found small can be drawn large.
+Coordinates are shares of the sheet, so that a drawing can be rendered at any size.
 """
 
 from __future__ import annotations
@@ -11,160 +11,157 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.generators.continuous import Continuous
-from clipgen.generators.protocol import Randomness, unpacked
+from clipgen.generators.base import Generator, Randomness
+from clipgen.generators.entry import Entry
 from clipgen.generators.rasteriser import Marks, rasterise
-from clipgen.images.drawing import Drawing, Mark
+from clipgen.images.drawing import Drawing, Mark, Point
 
 BITS = 12  # of a side less one
 
 
-class Vectors(Continuous):
-    """A latent (B, K + N, C): K rows that say how large the sheet is, then one for each mark, the lowest first.
+class Vectors(Generator):
+    """A latent (B, K + N, C): K rows with the size of the sheet, then one for each mark, the lowest first.
 
-    A sheet's sides are in the signs of numbers, for no picture depends on these: whatever an optimiser decays, they
-    stay, and are exact in 16 bits. The first numbers of a mark are the x and y of its ``corners`` points, from -1 to 1
-    across the sheet; ``low`` and ``high`` are the bounds of all C numbers. All are scaled so that one learning rate
-    suits them.
+    The sheet's size is in the signs of numbers, because no image depends on these: an optimiser may shrink them but
+    does not change them, and they are exact in float16. The first numbers of a mark are the x and y of its ``corners``,
+    from -1 to 1 across the sheet; ``low`` and ``high`` bound all C numbers, which are scaled to suit one learning rate.
     """
 
-    stride = 1
+    is_vector = True
     lr = 0.1
     corners: int
     lengths = slice(0)  # which numbers of a mark are lengths
     low: tuple[float, ...]
     high: tuple[float, ...]
 
-    def __init__(self, name: str, side: int, device: torch.device, count: int):
-        self.name, self.side, self.device, self.count = name, side, device, count
-        self.before = _sheet_rows(len(self.low))  # the first mark
+    def __init__(self, name: str, entry: Entry, device: torch.device):
+        self.name, self.native_size, self.device = name, entry.native_size, device
+        self.count = entry.config["marks"]
+        self.header = _header_rows(len(self.low))
 
     def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
-        """What rows (N, C) draw on a sheet of (H, W)."""
+        """Return what rows (N, C) draw on a sheet of (H, W), for the rasteriser."""
         raise NotImplementedError
 
-    def mark(self, number: int, row: list[float], places: tuple[tuple[float, float], ...], short: float) -> Mark:
-        """The same of one row; ``places``: its points in pixels, ``short``: the shorter side."""
+    def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:
+        """Return what one row draws, for a file; ``points`` and the sheet's shorter side are in pixels."""
         raise NotImplementedError
 
-    def scattered(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """(N, C): marks to begin with."""
+    def random_rows(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+        """Return random marks (N, C)."""
         raise NotImplementedError
 
-    def laid(self, places: Tensor, sides: Tensor, colours: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, C): marks that cover cells of the sheet, from their middles (N, 2), sides (N, 2) and colours (N, 3)."""
+    def mosaic_rows(self, centres: Tensor, sides: Tensor, colours: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return marks (N, C) that fill cells of the sheet, from centres (N, 2), sides (N, 2) and colours (N, 3)."""
         raise NotImplementedError
 
-    # --- the contract ---------------------------------------------------------------------------------
+    # --- the interface of a generator -----------------------------------------------------------------
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        return 1, self.before + self.count, len(self.low)
+        return 1, self.header + self.count, len(self.low)
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """A few short marks anywhere, each in a colour of its own (Frans et al. 2021)."""
-        return self._on(size, self.scattered(size, rng))
+        """Return short marks anywhere, each in a colour of its own (Frans et al. 2021)."""
+        return self._to_latent(size, self.random_rows(size, rng))
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """A mosaic of an image (1, 3, H, W): a mark for each cell of a grid, in the cell's mean colour."""
+        """Return a mosaic of (1, 3, H, W): a mark for each cell of a grid, in the cell's mean colour."""
         size = image.shape[-2], image.shape[-1]
         rows = max(1, min(self.count, round(math.sqrt(self.count * size[0] / size[1]))))
-        each = [len(part) for part in torch.arange(self.count).tensor_split(rows)]
-        colours = torch.cat([F.adaptive_avg_pool2d(image[0], (rows, n))[:, i].T for i, n in enumerate(each)])
-        many = torch.tensor(each).repeat_interleave(torch.tensor(each))
-        x = torch.cat([(torch.arange(n) + 0.5) / n for n in each])
-        y = (torch.arange(rows) + 0.5).repeat_interleave(torch.tensor(each)) / rows
-        sides = torch.stack([1 / many, torch.full_like(y, 1 / rows)], 1)
-        return self._on(size, self.laid(torch.stack([x, y], 1) * 2 - 1, sides * 2, colours.cpu(), size))
+        columns = [len(part) for part in torch.arange(self.count).tensor_split(rows)]
+        colours = [F.adaptive_avg_pool2d(image[0], (rows, n))[:, i].T for i, n in enumerate(columns)]
+        counts = torch.tensor(columns)
+        x = torch.cat([(torch.arange(n) + 0.5) / n for n in columns])
+        y = (torch.arange(rows) + 0.5).repeat_interleave(counts) / rows
+        sides = torch.stack([1 / counts.repeat_interleave(counts), torch.full_like(y, 1 / rows)], 1)
+        centres = torch.stack([x, y], 1) * 2 - 1
+        return self._to_latent(size, self.mosaic_rows(centres, sides * 2, torch.cat(colours).cpu(), size))
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        """A latent to (B, 3, H, W) in [0, 1]."""
-        size = sheet(latent)
-        return torch.stack([rasterise(self.marks(rows, size), size) for rows in latent[:, self.before :]])
+        size = sheet_size(latent)
+        return torch.stack([rasterise(self.marks(rows, size), size) for rows in latent[:, self.header :]])
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        """Mean squared difference of the pictures, in that of two whose pixels deviate by a quarter."""
+        """Return the mean squared difference of the images, in that of two of standard deviation 1/4."""
         return (self.image(latent) - self.image(other)).square().mean() / (2 * 0.25**2)
 
     def project_(self, latent: Tensor) -> None:
-        """Clamp every number to its bounds; the sheet stays as large as it is."""
+        """Clamp every number to its bounds, in place, and restore the size of the sheet."""
         low, high = (torch.tensor(bound, device=latent.device) for bound in (self.low, self.high))
-        latent.data[:, self.before :].clamp_(low, high)
-        latent.data[:, : self.before] = _written(sheet(latent), len(self.low)).to(latent)
+        latent.data[:, self.header :].clamp_(low, high)
+        latent.data[:, : self.header] = _size_rows(sheet_size(latent), len(self.low)).to(latent)
 
     def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
-        """What ``pack`` kept, as float32, on a sheet of this size: vectors fit any.
+        """Return the latent on a sheet of any (H, W)."""
+        return self._to_latent(size, super().unpack(saved, size)[0, self.header :])
 
-        Raises ClipgenError for another number of marks, and for what is not finite.
+    # --- of drawings alone ----------------------------------------------------------------------------
+
+    def transform(self, latents: Tensor, origin: Tensor, rng: torch.Generator) -> Tensor:
+        """Return latents as a camera sees them after its move; ``origin`` is that of ``Camera.origin``.
+
+        A mark that leaves the sheet in all of them restarts at random, as faint as can be.
         """
-        return self._on(size, unpacked(self.name, saved, self.shape(size))[0, self.before :])
-
-    def moved(self, latents: Tensor, origin: Tensor, rng: torch.Generator) -> Tensor:
-        """Latents as a camera sees them after its move; ``origin``: see ``Camera.origin``.
-
-        A mark that all of them lose from sight comes back anywhere, as faint as can be.
-        """
-        size, coordinates = sheet(latents), 2 * self.corners
-        rows, turn = latents[:, self.before :].clone(), origin[:, :2].to(latents)
+        size, coordinates = sheet_size(latents), 2 * self.corners
+        rows, rotation = latents[:, self.header :].clone(), origin[:, :2].to(latents)
         points = rows[..., :coordinates].unflatten(-1, (-1, 2)) - origin[:, 2].to(latents)
-        rows[..., :coordinates] = (points @ turn.inverse().T).flatten(-2)
-        rows[..., self.lengths] /= turn.det().sqrt()
-        new = self.scattered(size, rng).to(rows)
-        new[:, coordinates + 3 : coordinates + 4] = 0.0
+        rows[..., :coordinates] = (points @ rotation.inverse().T).flatten(-2)
+        rows[..., self.lengths] /= rotation.det().sqrt()
+        fresh = self.random_rows(size, rng).to(rows)
+        fresh[:, coordinates + 3 : coordinates + 4] = 0.0
         gone = torch.stack([self._out_of_sight(each, size) for each in rows]).all(0)
-        latents = torch.cat([latents[:, : self.before], torch.where(gone[:, None], new, rows)], 1)
+        latents = torch.cat([latents[:, : self.header], torch.where(gone[:, None], fresh, rows)], 1)
         self.project_(latents)
         return latents
 
     def _out_of_sight(self, rows: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N,): which of some rows (N, C) lie on one side of the sheet."""
+        """Return which of rows (N, C) lie on one side of the sheet, (N,)."""
         lines, radius, *_ = self.marks(rows, size)
-        around, sides = radius[:, None, None], torch.tensor([size[1], size[0]]).to(lines)
-        return ((lines + around < 0).all(1) | (lines - around > sides).all(1)).any(1)
+        margin, sides = radius[:, None, None], torch.tensor([size[1], size[0]]).to(lines)
+        return ((lines + margin < 0).all(1) | (lines - margin > sides).all(1)).any(1)
 
     def drawing(self, latent: Tensor) -> Drawing:
-        """What a latent of one picture draws."""
-        height, width = sheet(latent)
-        rows = latent[0, self.before :].detach().double().cpu()
-        places = self.places(rows, (height, width)).tolist()
-        marks = (
-            self.mark(i, row, tuple(map(tuple, points)), min(height, width))
-            for i, (row, points) in enumerate(zip(rows.tolist(), places, strict=True))
-        )
+        """Return the marks of a latent of one image."""
+        height, width = sheet_size(latent)
+        rows = latent[0, self.header :].detach().double().cpu()
+        marks = []
+        for number, (row, points) in enumerate(zip(rows.tolist(), self.points(rows, (height, width)).tolist())):
+            marks.append(self.mark(number, row, tuple(map(tuple, points)), min(height, width)))
         return Drawing((width, height), tuple(marks))
 
-    def places(self, rows: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, corners, 2): where the points of rows (N, C) lie, in pixels."""
+    def points(self, rows: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the corners (N, corners, 2) of rows (N, C) in pixels."""
         sides = torch.tensor([size[1], size[0]], device=rows.device, dtype=rows.dtype)
         return (rows[:, : 2 * self.corners].unflatten(1, (-1, 2)) + 1) / 2 * sides
 
-    def _on(self, size: tuple[int, int], rows: Tensor) -> Tensor:
-        """The latent of marks (N, C) on a sheet of (H, W), within bounds."""
-        latent = torch.cat([_written(size, len(self.low)), rows.float().cpu()])[None].to(self.device)
+    def _to_latent(self, size: tuple[int, int], rows: Tensor) -> Tensor:
+        """Return the latent of marks (N, C) on a sheet of (H, W), within bounds."""
+        latent = torch.cat([_size_rows(size, len(self.low)), rows.float().cpu()])[None].to(self.device)
         self.project_(latent)
         return latent
 
 
-def sheet(latent: Tensor) -> tuple[int, int]:
-    """The (H, W) that a latent's picture has."""
+def sheet_size(latent: Tensor) -> tuple[int, int]:
+    """Return the (H, W) of a latent's image."""
     bits = (latent[0].flatten()[: 2 * BITS] > 0).long().tolist()
     height, width = (1 + int("".join(map(str, side)), 2) for side in (bits[:BITS], bits[BITS:]))
     return height, width
 
 
-def _sheet_rows(columns: int) -> int:
-    """How many rows of a latent say how large the sheet is."""
+def _header_rows(columns: int) -> int:
+    """Return how many rows of a latent hold the size of the sheet."""
     return -(-2 * BITS // columns)
 
 
-def _written(size: tuple[int, int], columns: int) -> Tensor:
-    """(rows, C): a sheet's (H, W), a number for each bit."""
+def _size_rows(size: tuple[int, int], columns: int) -> Tensor:
+    """Return the rows (K, C) that hold an (H, W), a number for each bit."""
     bits = "".join(f"{side - 1:0{BITS}b}" for side in size)
-    padded = bits.ljust(_sheet_rows(columns) * columns, "0")
+    padded = bits.ljust(_header_rows(columns) * columns, "0")
     return torch.tensor([2.0 * int(bit) - 1 for bit in padded]).view(-1, columns)
 
 
 def to_bytes(colour: list[float]) -> tuple[int, int, int]:
-    """A colour in [0, 1] as whole numbers up to 255."""
+    """Return a colour in [0, 1] as whole numbers up to 255."""
     red, green, blue = (round(255 * min(1.0, max(0.0, part))) for part in colour)
     return red, green, blue

@@ -16,7 +16,7 @@ from torch import Tensor
 from clipgen.clip.base import Perceptor
 from clipgen.cutouts.sampling import Cutouts
 from clipgen.errors import ClipgenError
-from clipgen.generators.protocol import Parameterisation
+from clipgen.generators.base import Generator
 from clipgen.images.camera import Camera
 from clipgen.optimizers import OptimizerConfig
 from clipgen.prompts import Prompt, fade, weights_at
@@ -39,7 +39,7 @@ class InitTarget(NamedTuple):
 class StepSpec:
     """Everything that a step computes with. Steering replaces it as a whole."""
 
-    generator: Parameterisation
+    generator: Generator
     perceptors: Sequence[tuple[Perceptor, float]]  # with their shares, which sum to one
     prompts: Sequence[Prompt]
     losses: Sequence[Loss]

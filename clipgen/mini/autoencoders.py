@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from clipgen.generators.catalogue import Entry
-from clipgen.generators.codebook import Codebook
-from clipgen.generators.codes import Codes
-from clipgen.generators.dvae import DVAE
+from clipgen.generators.codebook import Codebook, VQBase
+from clipgen.generators.dvae import DVAE, from_openai
+from clipgen.generators.entry import Entry
 from clipgen.generators.vqgan import VQModel
 from clipgen.mini import WEIGHTS
 from clipgen.storage import weights
@@ -23,6 +22,6 @@ def load_dvae(name: str, entry: Entry, device: torch.device) -> Codebook:
     return _load(DVAE, "dvae", name, entry, device)
 
 
-def _load(kind: type[Codes], stem: str, name: str, entry: Entry, device: torch.device) -> Codebook:
+def _load(kind: type[VQBase], stem: str, name: str, entry: Entry, device: torch.device) -> Codebook:
     tensors, config = weights.load_weights(WEIGHTS / f"{stem}.safetensors")
-    return Codebook(name, weights.build_net(kind, config, tensors, name).to(device), entry.side)
+    return Codebook(name, weights.build_net(kind, config, from_openai(tensors), name).to(device), entry.native_size)

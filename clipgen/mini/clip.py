@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from clipgen import fast
 from clipgen.clip.tokenizer import VOCABULARY, encode
 from clipgen.mini.embedded import Embedded
 
@@ -122,15 +122,6 @@ class ImageTower(nn.Module):
                 nn.init.zeros_(start)  # as the mean alone
             self.layout = nn.Sequential(*narrow, nn.Linear(4 * inner, layout), nn.SiLU(), last)
 
-    def fuse(self) -> None:
-        """Fold the norms into the convolutions, for use: training is over."""
-        for block in self.eval().modules():
-            if isinstance(block, ResBlock):
-                for i in ("1", "2"):
-                    conv, norm = getattr(block, f"conv{i}"), getattr(block, f"norm{i}")
-                    setattr(block, f"conv{i}", fuse_conv_bn_eval(conv, norm))
-                    setattr(block, f"norm{i}", nn.Identity())
-
     def features(self, images: Tensor, stages: int | None = None) -> list[Tensor]:
         """The map after each of the first ``stages`` stages (all of them by default), finest first."""
         x, maps = self.stem(images * 2 - 1), []
@@ -170,8 +161,7 @@ class EmbeddedCLIP(Embedded):
 
     def __init__(self, name: str | None = None, device: torch.device | str = "cpu"):
         super().__init__(name, device)
-        self.net.image.fuse()
-        self.net.image.to(memory_format=torch.channels_last)
+        fast.optimize_for(self.net.image, self.device, save_memory=False)
 
     @property
     def feature_layers(self) -> list[nn.Module]:
@@ -181,4 +171,4 @@ class EmbeddedCLIP(Embedded):
         return self.net.text.fits(text)
 
     def encode_image(self, images: Tensor, patch_indices: Tensor | None = None) -> Tensor:
-        return super().encode_image(images.contiguous(memory_format=torch.channels_last))
+        return super().encode_image(fast.channels_last(images))

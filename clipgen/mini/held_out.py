@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipgen.generators.protocol import Discrete
+from clipgen.generators.codebook import Codebook
 from clipgen.mini import WEIGHTS
 from clipgen.mini.judge import Evaluator, Judge
 
@@ -48,7 +48,7 @@ def psnr(images: Tensor, originals: Tensor) -> float:
 
 
 @torch.no_grad()
-def reconstruction(generator: Discrete, images: Tensor) -> tuple[float, int]:
+def reconstruction(generator: Codebook, images: Tensor) -> tuple[float, int]:
     """Encode and decode (N, 3, H, W) images; return the mean PSNR in dB and the number of different codes used."""
     latents = [generator.encode(batch) for batch in images.split(32)]
     decoded = torch.cat([generator.image(latent) for latent in latents])

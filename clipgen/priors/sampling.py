@@ -17,7 +17,7 @@ from clipgen.clip.catalogue import embed, family, load_perceptor
 from clipgen.device import pick
 from clipgen.errors import ClipgenError
 from clipgen.generators.catalogue import load_generator
-from clipgen.generators.protocol import Discrete
+from clipgen.generators.codebook import Codebook
 from clipgen.images import masks
 from clipgen.images.reading import Pictorial, to_image, to_picture, to_tensor
 from clipgen.images.sheets import contact_sheet, png_bytes
@@ -147,13 +147,13 @@ def _check_judge(perceptor: Any) -> None:
 
 
 @lru_cache(maxsize=2)
-def _models(model: str, device: torch.device) -> tuple[Prior, Discrete]:
+def _models(model: str, device: torch.device) -> tuple[Prior, Codebook]:
     prior = load_prior(model, device)
-    return prior, cast(Discrete, load_generator(prior.generator, device))
+    return prior, cast(Codebook, load_generator(prior.generator, device))
 
 
 @torch.no_grad()
-def _canvas(generator: Discrete, n: int, side: int, image: Image.Image | None, keep: str) -> tuple[Tensor, Tensor]:
+def _canvas(generator: Codebook, n: int, side: int, image: Image.Image | None, keep: str) -> tuple[Tensor, Tensor]:
     """The tokens (n, side, side) to begin with, and which places (side, side) of them are kept."""
     tokens, kept = torch.zeros(n, side, side, dtype=torch.int64), torch.zeros(side, side, dtype=torch.bool)
     if image is not None:
@@ -166,7 +166,7 @@ def _canvas(generator: Discrete, n: int, side: int, image: Image.Image | None, k
 @torch.no_grad()
 def _written(
     prompt: str,
-    generator: Discrete,
+    generator: Codebook,
     reader: Stream,
     sampler: Sampler,
     tokens: Tensor,
@@ -236,10 +236,10 @@ class Sampler:
         return -torch.empty(like.shape).exponential_(generator=self.rng).log()
 
 
-def _paint(generator: Discrete, tokens: Tensor, drawn: Tensor) -> list[Image.Image]:
+def _paint(generator: Codebook, tokens: Tensor, drawn: Tensor) -> list[Image.Image]:
     """The pictures (n, side, side) of what is ``drawn`` (side, side); the rest is grey."""
     seen = drawn.repeat_interleave(generator.stride, 0).repeat_interleave(generator.stride, 1)
-    pictures = generator.image(generator.place(tokens.to(generator.device))).cpu()
+    pictures = generator.image(generator.from_tokens(tokens.to(generator.device))).cpu()
     return [to_image(picture) for picture in torch.where(seen, pictures, UNDRAWN)]
 
 

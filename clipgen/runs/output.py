@@ -13,7 +13,7 @@ from PIL import Image
 from clipgen.errors import ClipgenError
 from clipgen.export.film import check_suffix, export
 from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
-from clipgen.generators.protocol import Vector
+from clipgen.generators.vectors import Vectors
 from clipgen.images.drawing import Drawing
 from clipgen.registry import WRITERS
 from clipgen.runs.history import History
@@ -59,9 +59,9 @@ def check_output(file: str | Path, generator: str | None) -> None:
 
     ``generator``: empty for the default, None if it is not known yet.
     """
-    if not WRITERS[check_suffix(file)].vectors or generator is None or (generator and entry_of(generator).vectors):
+    if not WRITERS[check_suffix(file)].vectors or generator is None or (generator and entry_of(generator).is_vector):
         return
-    names = " or ".join(repr(name) for name, entry in GENERATORS.items() if entry.vectors)
+    names = " or ".join(repr(name) for name, entry in GENERATORS.items() if entry.is_vector)
     what = f"generator={generator!r} makes" if generator else "this is made of"
     raise ClipgenError(f"output={str(file)!r}: {what} pixels, no vectors; choose .png, or generator={names}")
 
@@ -84,6 +84,6 @@ def export_frames(
 
 
 def _drawings(journal: Journal, steps: Sequence[int], size: tuple[int, int]) -> Iterator[Drawing]:
-    generator = cast(Vector, load_generator(journal.settings["generator"]))
+    generator = cast(Vectors, load_generator(journal.settings["generator"]))
     for step in steps:
         yield generator.drawing(generator.unpack(torch.from_numpy(journal.latent(step)), size[::-1]))

@@ -18,8 +18,8 @@ from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import family, load_perceptor
 from clipgen.errors import ClipgenError
 from clipgen.export.film import settings_of
+from clipgen.generators.base import Generator
 from clipgen.generators.catalogue import entry_of, load_generator
-from clipgen.generators.protocol import Parameterisation
 from clipgen.losses.loss import FunctionLoss, Loss, LossFunction
 from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
 from clipgen.runs.inputs import Inputs
@@ -37,7 +37,7 @@ class Models:
 
     names: tuple[str, ...]
     precision: str
-    generator: Parameterisation
+    generator: Generator
     perceptors: list[tuple[Perceptor, float]]  # with their shares, which sum to one
     judge: Perceptor | None = None  # scores frames, and does not guide
 
@@ -60,13 +60,13 @@ class RunSpec:
         self.perceptors = parse_ensemble(settings.perceptor)
         _check_judge(settings.judge, self.perceptors)
         entry, init = entry_of(settings.generator), settings.init
-        size = settings.size or _default_size(entry.side_on(self.device), settings.quality, self.device)
+        size = settings.size or _default_size(entry.native_size_on(self.device), settings.quality, self.device)
         if init == "auto":  # no start draws what no text says
             init = default_start(settings.perceptor) if positive_texts(settings.prompts) else "random"
         self.settings = settings = settings.updated(size=size, init=init)
         for width, height in settings.sizes:
             entry.check(settings.generator, settings.relax, (width, height))
-        if settings.tile and not entry.tiles:
+        if settings.tile and not entry.tileable:
             raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
         self._check_patch_dropout(settings)
         self.inputs.load(settings)

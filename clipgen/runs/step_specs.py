@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.cutouts.sampling import Cutouts
+from clipgen.generators.base import wrap_edges
 from clipgen.generators.catalogue import entry_of
-from clipgen.generators.protocol import Parameterisation
-from clipgen.generators.seamless import Seamless
 from clipgen.images import masks
 from clipgen.images.camera import Camera
 from clipgen.inits import InitContext
@@ -34,7 +33,7 @@ class StepSpecBuilder:
     def __init__(self, spec: RunSpec, models: Models):
         s, generator = spec.settings, share_weights(models.generator)  # its state is this run's own
         if s.tile:
-            generator = cast(Parameterisation, Seamless(generator))
+            generator = wrap_edges(generator)
         self._run, self._models, self._settings = spec, models, s
         self._results: dict[str, tuple[Any, Any]] = {}  # for each name the last key and the result for it
         size, rng = _first_size(s), torch.Generator().manual_seed(s.seed)
@@ -80,7 +79,7 @@ class StepSpecBuilder:
     def _grow(self, optimization: Optimization, settings: Settings, size: tuple[int, int]) -> None:
         """Continue at a new size: vectors fit any size, other pictures are enlarged and encoded again."""
         generator = self._context.generator
-        if entry_of(settings.generator).vectors:
+        if entry_of(settings.generator).is_vector:
             latent = generator.unpack(generator.pack(optimization.output_latent), size)
         else:
             latent = generator.encode(_enlarge(optimization.image(), size))

@@ -1,11 +1,12 @@
-"""What all codebooks share: the clamp, the codes that live, the relaxations."""
+"""What all codebooks share: the clamp, the used codes, the relaxations."""
 
 import pytest
 import torch
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.generators.codebook import clamp, live
+from clipgen.generators.base import clamp
+from clipgen.generators.codebook import used_codes
 
 
 def rng(seed=0):
@@ -26,13 +27,13 @@ def test_the_unit_is_that_of_the_codes_that_live(share):
     codes = torch.randn(16384, 256, generator=rng())
     dead = torch.rand(16384, generator=rng(1)) >= share
     codes[dead] = (2 * torch.rand(int(dead.sum()), 256, generator=rng(2)) - 1) / 16384  # where taming's begin
-    assert len(live(codes)) == 16384 - int(dead.sum())
-    assert live(codes).std() == pytest.approx(1, abs=0.01)
+    assert len(used_codes(codes)) == 16384 - int(dead.sum())
+    assert used_codes(codes).std() == pytest.approx(1, abs=0.01)
 
 
 def test_codes_on_a_sphere_all_live():
     codes = torch.nn.functional.normalize(torch.randn(1024, 8, generator=rng()), dim=1)
-    assert len(live(codes)) == 1024
+    assert len(used_codes(codes)) == 1024
 
 
 def test_sampled_tokens_are_drawn_as_often_as_their_logits_say():
@@ -53,7 +54,7 @@ def test_sampled_tokens_are_drawn_as_often_as_their_logits_say():
     assert (drawn == 9).float().mean() == pytest.approx(0.731, abs=0.05), "e to one"
     assert latent.grad[:, [7, 9]].abs().sum() > 0, "the softmax's gradient"
     shown = generator.image(logits.detach())
-    assert torch.allclose(shown, generator.image(generator.place(torch.full((1, 32, 32), 9))), atol=1e-5)
+    assert torch.allclose(shown, generator.image(generator.from_tokens(torch.full((1, 32, 32), 9))), atol=1e-5)
 
 
 def test_a_temperature_that_stays():

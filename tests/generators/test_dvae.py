@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clipgen.generators.codebook import Codebook, Gumbel
-from clipgen.generators.dvae import DVAE
+from clipgen.generators.dvae import DVAE, from_openai
 from clipgen.storage import weights
 
 SMALL = {"n_hid": 64, "n_blk_per_group": 2, "vocab_size": 512}
@@ -34,7 +34,7 @@ def ours(folder):
         for key, value in weights.load_weights(weights.as_safetensors(folder / f"{half}.pkl"))[0].items()
     }
     net = DVAE(n_hid=64, n_blk_per_group=2, n_init=16, vocab_size=512)
-    weights.assign_weights(net, tensors, "dvae")
+    weights.assign_weights(net, from_openai(tensors), "dvae")
     return net
 
 
@@ -53,10 +53,10 @@ def test_equal_to_the_reference(release):
     picture = dall_e.utils.unmap_pixels(torch.sigmoid(statistics[:, :3]))
 
     straight, gumbel = Codebook("dvae", net, 256), Gumbel("dvae", net, 256)
-    assert not net.encoder.blocks.input.w.is_contiguous(memory_format=torch.channels_last), "until it is needed"
+    assert not net.encoder.blocks.input.weight.is_contiguous(memory_format=torch.channels_last), "until it is needed"
     for generator in (straight, gumbel):
         assert torch.equal(generator.tokens(generator.encode(images)), tokens)
-        assert (generator.image(generator.place(tokens)) - picture).abs().max() <= 1e-5
+        assert (generator.image(generator.from_tokens(tokens)) - picture).abs().max() <= 1e-5
         assert (generator.image(generator.encode(images)) - picture).abs().max() <= 1e-5
     # The relaxed picture becomes the hard one when the logits leave no doubt.
     sure = gumbel.image(one_hot * 1000, 1.0, torch.Generator().manual_seed(0))

@@ -22,7 +22,9 @@ def test_generators(name, decibel):
     tokens = generator.tokens(latent)
     assert latent.shape[2:] == tokens.shape[1:] == (16, 16) and tokens.dtype == torch.int64
     made = generator.image(latent)
-    assert torch.allclose(made, generator.image(generator.place(tokens)), atol=0.02), "the latent is on the codebook"
+    assert torch.allclose(made, generator.image(generator.from_tokens(tokens)), atol=0.02), (
+        "the latent is on the codebook"
+    )
     error = (made - images).square().mean((1, 2, 3))
     assert (-10 * error.log10()).mean() > decibel
 
@@ -73,4 +75,4 @@ def test_published_sizes_are_the_same_classes():
     assert vqgan.stride == 16 and vqgan.codebook.shape == (1024, 256)
     assert dvae.stride == 8 and dvae.codebook.shape == (8192, 128)
     assert {"decoder.up.4.attn.2.proj_out.weight", "encoder.mid.attn_1.q.bias"} <= vqgan.state_dict().keys()
-    assert "decoder.blocks.group_2.block_1.id_path.w" in dvae.state_dict()
+    assert "decoder.blocks.group_2.block_1.id_path.weight" in dvae.state_dict()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from clipgen.generators.catalogue import Entry
-from clipgen.generators.fft import COLOURS, hartley, load
+from clipgen.generators.entry import Entry
+from clipgen.generators.fft import COLOURS, FFT, hartley
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 8), (8, 5), (9, 7)])
@@ -19,21 +19,21 @@ def test_hartley_holds_the_fourier_spectrum(size):
 
 def test_low_frequencies_count_more():
     """The same number makes a wave that is the weaker the shorter it is."""
-    fft = load("fft", Entry("", side=64, stride=1), torch.device("cpu"))
+    fft = FFT("fft", Entry("", native_size=64, stride=1), torch.device("cpu"))
     heights = []
     for cycles in (1, 2, 4, 8, 16):
         latent = torch.zeros(1, 3, 64, 64)
         latent[0, 0, 0, cycles] = 1
-        heights.append(float(fft.synthesis(latent).norm()))
+        heights.append(float(fft.to_logits(latent).norm()))
     assert torch.allclose(torch.tensor(heights), heights[0] / torch.tensor([1.0, 2, 4, 8, 16]))
 
 
 def test_the_first_colour_is_lightness():
-    fft = load("fft", Entry("", side=64, stride=1), torch.device("cpu"))
+    fft = FFT("fft", Entry("", native_size=64, stride=1), torch.device("cpu"))
     latent = torch.zeros(3, 3, 16, 16)
     for colour in range(3):
         latent[colour, colour, 0, 0] = 1
-    light, red_blue, green = fft.synthesis(latent)[:, :, 0, 0]
+    light, red_blue, green = fft.to_logits(latent)[:, :, 0, 0]
     assert (light > 0).all() and light.std() < 0.03 * light.mean()
     assert red_blue[0] > 0 > red_blue[2] and green[1] < 0 < green[0] and green[2] > 0
     assert light.norm() > 2 * red_blue.norm() > 2 * green.norm() > 0
@@ -42,7 +42,7 @@ def test_the_first_colour_is_lightness():
 
 def test_nothing_is_left_behind_as_specks():
     """Where all numbers' first steps add up beyond white, pixels come back: a sharp picture is found everywhere."""
-    fft = load("fft", Entry("", side=64, stride=1), torch.device("cpu"))
+    fft = FFT("fft", Entry("", native_size=64, stride=1), torch.device("cpu"))
     wanted = torch.full((1, 3, 64, 64), 0.98)
     wanted[..., 12:52, 20:44] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
     latent = fft.start((64, 64), torch.Generator().manual_seed(0)).requires_grad_()

@@ -49,7 +49,7 @@ def test_equal_to_the_reference(tmp_path):
     reference.quantize.embedding.weight.data = torch.nn.functional.normalize(reference.quantize.embedding.weight.data)
     assert torch.equal(tokens.flatten(), reference.encode(images * 2 - 1).image_tokens)
     picture = (reference.decode(tokens.flatten(1)) + 1) / 2
-    assert (generator.image(generator.place(tokens)) - picture.clamp(0, 1)).abs().max() <= 1e-5
+    assert (generator.image(generator.from_tokens(tokens)) - picture.clamp(0, 1)).abs().max() <= 1e-5
 
 
 def test_the_average_of_its_weights_is_taken_first(tmp_path):

@@ -4,17 +4,19 @@ import pytest
 import torch
 
 from clipgen.errors import ClipgenError
-from clipgen.generators import fft, pixels, stack
-from clipgen.generators.catalogue import Entry
+from clipgen.generators.entry import Entry
+from clipgen.generators.fft import FFT
+from clipgen.generators.pixels import Pixels
+from clipgen.generators.stack import Stack
 
 CPU = torch.device("cpu")
 SIZES = [(32, 32), (33, 64), (64, 21), (4, 37), (5, 4)]
 each_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 
 
-@pytest.fixture(params=[pixels, fft, stack], ids=["pixels", "fft", "stack"])
+@pytest.fixture(params=[Pixels, FFT, Stack], ids=["pixels", "fft", "stack"])
 def family(request):
-    return request.param.load("a family", Entry("", side=64, stride=1), CPU)
+    return request.param("a family", Entry("", native_size=64, stride=1), CPU)
 
 
 def rng(seed=0):

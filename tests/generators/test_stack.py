@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from clipgen.generators.catalogue import Entry
-from clipgen.generators.stack import load
+from clipgen.generators.entry import Entry
+from clipgen.generators.stack import Stack
 
 
 @pytest.fixture
 def stack():
-    return load("stack", Entry("", side=128, stride=1), torch.device("cpu"))
+    return Stack("stack", Entry("", native_size=128, stride=1), torch.device("cpu"))
 
 
 def sizes(stack, size):
@@ -51,9 +51,9 @@ def test_encoding_gives_the_coarse_levels_what_they_can_show(stack):
 
 def test_one_step_of_adam_moves_a_colour_by_every_level(stack):
     latent = stack.start((32, 32), torch.Generator().manual_seed(0)).requires_grad_()
-    before = stack.synthesis(latent).mean()
+    before = stack.to_logits(latent).mean()
     optimiser = torch.optim.Adam([latent], lr=0.01)
     stack.image(latent).mean().backward()
     optimiser.step()
-    after = stack.synthesis(latent).mean()
+    after = stack.to_logits(latent).mean()
     assert float((before - after).detach()) == pytest.approx(6 * 0.01, rel=0.05)

@@ -147,8 +147,8 @@ def test_a_camera_moves_the_marks_themselves(family, text):
     """As it moves their picture, but for what comes in at the edges; lines of a pen stay as wide as they are."""
     camera, latent = Camera.parse(text), family.start((48, 64), rng())
     origin = camera.origin(0, (48, 64))
-    moved = family.moved(torch.cat([latent, latent]), origin, rng(1))
-    assert torch.equal(moved[0], moved[1]) and torch.equal(moved[0], family.moved(latent, origin, rng(1))[0])
+    moved = family.transform(torch.cat([latent, latent]), origin, rng(1))
+    assert torch.equal(moved[0], moved[1]) and torch.equal(moved[0], family.transform(latent, origin, rng(1))[0])
     wanted, found = (x[..., 12:-12, 16:-16] for x in (camera.move(family.image(latent), 0), family.image(moved[:1])))
     assert (found - wanted).abs().mean() < (0.1 if family.name.startswith("pen") else 0.03)
 
@@ -157,8 +157,8 @@ def test_what_leaves_the_sheet_comes_back(family):
     """Out of sight in one direction and faint, so that endless zooms have something to go on with."""
     latent, camera = family.start((48, 64), rng()), Camera.parse("x=0.5")
     for seed in range(3):
-        latent = family.moved(latent, camera.origin(0, (48, 64)), rng(seed))
-    assert not family._out_of_sight(latent[0, family.before :], (48, 64)).all()
+        latent = family.transform(latent, camera.origin(0, (48, 64)), rng(seed))
+    assert not family._out_of_sight(latent[0, family.header :], (48, 64)).all()
     assert (family.image(latent) < 0.99).float().mean() > 0.001
 
 
@@ -182,7 +182,7 @@ def test_adam_finds_a_picture(family):
 
 def test_numbers_have_bounds(family):
     latent = family.start((16, 24), rng())
-    marks = latent[:, family.before :]
+    marks = latent[:, family.header :]
     marks[..., ::2], marks[..., 1::2] = float("inf"), -1e30
     family.project_(latent)
     assert family.pack(latent).isfinite().all() and family.image(latent).isfinite().all()
@@ -205,7 +205,7 @@ import torch
 from clipgen.generators.catalogue import load_generator
 family = load_generator("strokes:500")
 latent = family.start((512, 512), torch.Generator().manual_seed(0))
-latent[:, family.before:, 2:8] += torch.randn(1, 500, 6, generator=torch.Generator().manual_seed(1)) * 0.2
+latent[:, family.header:, 2:8] += torch.randn(1, 500, 6, generator=torch.Generator().manual_seed(1)) * 0.2
 latent.requires_grad_()
 family.image(latent).square().sum().backward()
 assert latent.grad.abs().sum() > 0

@@ -48,7 +48,7 @@ def tiny(tmp_path, channels=4):
     reference = livelier(AutoencoderTiny(latent_channels=channels))
     reference.save_pretrained(tmp_path / "cache" / "taesd")
     remote = Remote("taesd/diffusion_pytorch_model.safetensors", ("hf:nobody/taesd/nothing.safetensors",), 10)
-    entry = Entry("", (remote,), {"channels": channels}, side=64, stride=8)
+    entry = Entry("", (remote,), {"channels": channels}, native_size=64, stride=8)
     return reference, entry
 
 
@@ -63,7 +63,7 @@ def on_hub(net, tmp_path, folder=""):
 
 def from_hub(name):
     config = vae.hub_config(name)
-    return vae.load_hub(name, Entry("", config=config, side=64, stride=config["stride"]), CPU)
+    return vae.load_hub(name, Entry("", config=config, native_size=64, stride=config["stride"]), CPU)
 
 
 def assert_equal(ours, encode, decode):
@@ -90,7 +90,7 @@ def test_taesd_equal_to_diffusers(channels, tmp_path):
 def test_weights_that_do_not_fit_are_named(tmp_path):
     _, entry = tiny(tmp_path, 16)
     with pytest.raises(ClipgenError, match=r"encoder\.layers\.14\.weight is \(16, 64, 3, 3\) instead of \(4,"):
-        vae.load("taesd", Entry("", entry.files, side=64, stride=8), CPU)
+        vae.load("taesd", Entry("", entry.files, native_size=64, stride=8), CPU)
     save_file({"nothing": torch.zeros(1)}, tmp_path / "cache" / entry.files[0].name)
     with pytest.raises(ClipgenError, match=r"encoder\.layers\.0\.weight is missing"):
         vae.load("taesd", entry, CPU)

@@ -99,7 +99,9 @@ def test_equal_to_the_reference(prefix, tmp_path):
     codes = reference.quantize.get_codebook_entry(tokens, (2, 16, 24, 32))  # without its straight-through's rounding
     picture = (reference.decoder(reference.post_quant_conv(codes)) + 1) / 2
     assert (generator.image(generator.encode(images)) - picture.clamp(0, 1)).abs().max() <= 1e-5
-    assert generator.stride == 4 and generator.image(generator.place(tokens.view(2, 16, 24))).shape == images.shape
+    assert (
+        generator.stride == 4 and generator.image(generator.from_tokens(tokens.view(2, 16, 24))).shape == images.shape
+    )
 
 
 @torch.no_grad()
@@ -114,7 +116,7 @@ def test_gumbel_equal_to_the_reference(tmp_path):
     assert torch.equal(tokens, logits.argmax(1)), "the reference draws them with noise; these are the likeliest"
     codes = reference.quantize.get_codebook_entry(tokens.flatten(), (1, 16, 16, 32))
     picture = (reference.decoder(reference.post_quant_conv(codes)) + 1) / 2
-    assert (generator.image(generator.place(tokens)) - picture.clamp(0, 1)).abs().max() <= 1e-5
+    assert (generator.image(generator.from_tokens(tokens)) - picture.clamp(0, 1)).abs().max() <= 1e-5
     relaxed = clipgen.load_generator(file, relax="gumbel")
     assert isinstance(relaxed, Gumbel) and torch.equal(relaxed.tokens(relaxed.encode(images)), tokens)
 
@@ -187,7 +189,7 @@ def test_the_first_stage_outlives_a_transformers_checkpoint(tmp_path, monkeypatc
     assert torch.equal(after.image(after.encode(images)), before.image(before.encode(images)))
 
 
-@pytest.mark.parametrize("name", [name for name, entry in GENERATORS.items() if ".taming:" in entry.place])
+@pytest.mark.parametrize("name", [name for name, entry in GENERATORS.items() if ".taming:" in entry.loader])
 def test_every_source_is_large_enough_for_the_net(name):
     """A copy of 289 MB under the name of 16,384 codes, which take 304, was once among the sources."""
     with torch.device("meta"):

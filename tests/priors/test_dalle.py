@@ -152,7 +152,7 @@ def test_best_first_and_the_same_again():
     assert torch.equal(again.tokens, drawings.tokens) and again.scores == drawings.scores
     assert not torch.equal(clipgen.dalle("a red apple", 2, seed=4).tokens, drawings.tokens)
     dvae = clipgen.load_generator("mini-dvae")
-    painted = dvae.image(dvae.place(drawings.tokens))
+    painted = dvae.image(dvae.from_tokens(drawings.tokens))
     assert torch.allclose(painted[0], to_tensor(drawings.images[0]), atol=0.02)
     assert drawings._repr_png_().startswith(b"\x89PNG")
 

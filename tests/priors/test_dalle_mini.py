@@ -206,7 +206,7 @@ def test_the_generator_shows_what_min_dalle_shows():
     assert not rest.unexpected_keys and all(key.startswith(("encoder", "quant_conv")) for key in rest.missing_keys)
     tokens = torch.randint(CODES, (1, 16, 16))
     generator = Codebook("dalle_mini", net, 256)
-    picture = generator.image(generator.place(tokens))[0]
+    picture = generator.image(generator.from_tokens(tokens))[0]
     wanted = reference(False, tokens.flatten(1)).permute(2, 0, 1) / 255
     # With random weights float32 itself is 3e-5 off in so deep a net; in float64 the two agree to 1e-13.
     assert (picture - wanted).abs().max() <= 1e-4 and wanted.std() > 0.1

@@ -195,9 +195,9 @@ def test_a_span_is_waited_for(settings, tmp_path):
 
 
 def test_what_a_run_is_shown_again_for_gives_its_memory_back(tmp_path):
-    from clipgen.fast import heap
+    from clipgen.fast import allocator
 
     run = clipgen.generate("a cat", progress=False, folder=tmp_path, **SMALL | {"generator": "mini-vqgan"})
-    before = len(heap._owners)
+    before = len(allocator._owners)
     run.views(2, progress=False)
-    assert len(heap._owners) == before and torch.isfinite(torch.tensor(run.views(2, progress=False).score))
+    assert len(allocator._owners) == before and torch.isfinite(torch.tensor(run.views(2, progress=False).score))

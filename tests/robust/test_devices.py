@@ -9,7 +9,7 @@ from torch._subclasses import FakeTensorMode
 from clipgen import device as devices
 from clipgen import memory
 from clipgen.errors import ClipgenError
-from clipgen.fast import heap
+from clipgen.fast import allocator
 from clipgen.studies.executor import visible_gpus
 from clipgen.studies.local import ProcessExecutor
 
@@ -114,19 +114,19 @@ def machine(root, groups, **limits):
 )
 def test_limits_of_containers_and_batch_systems_count(groups, limits, free, tmp_path, monkeypatch):
     machine(tmp_path, groups, **limits)
-    monkeypatch.setattr(heap, "ROOT", tmp_path, raising=False)
+    monkeypatch.setattr(allocator, "ROOT", tmp_path, raising=False)
     assert memory.free_bytes(CPU) == pytest.approx(free * GB, abs=2048)
 
 
 def test_a_limit_without_statistics_is_one(tmp_path, monkeypatch):
     machine(tmp_path, "0::/job\n", job=(2, 1))
     (tmp_path / "sys/fs/cgroup/job/memory.stat").unlink()
-    monkeypatch.setattr(heap, "ROOT", tmp_path, raising=False)
+    monkeypatch.setattr(allocator, "ROOT", tmp_path, raising=False)
     assert memory.free_bytes(CPU) == GB
 
 
 def test_where_nobody_says_what_is_free_nothing_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(heap, "ROOT", tmp_path, raising=False)
+    monkeypatch.setattr(allocator, "ROOT", tmp_path, raising=False)
     assert memory.free_bytes(CPU) is None
 
 

@@ -21,7 +21,7 @@ from clipgen.runs.run import Run
 
 SMALL = {"init": "random", "size": (32, 32), "cutouts": 2, "steps": 2, "every": 1, "device": "cpu"}
 # Those that are not downloaded; a few marks take as much from run to run as many.
-HERE = [f"{name}:4" if entry.vectors else name for name, entry in GENERATORS.items() if not entry.files]
+HERE = [f"{name}:4" if entry.is_vector else name for name, entry in GENERATORS.items() if not entry.files]
 
 
 def tensors():
@@ -102,7 +102,7 @@ def test_a_seamless_picture_and_another_are_decoded_at_the_same_time(outer, inne
         thread.start()
         thread.join()
 
-    layers = [each for each in run.models.generator.net.decoding.modules() if hasattr(each, "padding_mode")]
+    layers = [each for each in run.models.generator.net.decoder_layers.modules() if hasattr(each, "padding_mode")]
     handle = layers[1].register_forward_hook(meanwhile)
     assert [pictures(run), made] == whole
 

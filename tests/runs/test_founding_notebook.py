@@ -63,7 +63,7 @@ def test_one_that_hardens_ends_in_tokens():
     assert tokens.shape == (8, 8) and tokens.dtype.kind == "i"
     model = load_generator("mini-dvae")
     with torch.no_grad():
-        wanted = to_image(model.image(model.place(torch.from_numpy(tokens)[None].long()))[0])
+        wanted = to_image(model.image(model.from_tokens(torch.from_numpy(tokens)[None].long()))[0])
     assert np.abs(pixels(run.image) - pixels(wanted)).mean() < 0.01
 
 

@@ -60,7 +60,7 @@ def test_built_in_models_draw_the_same_everywhere(monkeypatch):
     monkeypatch.setattr(entry, "pick", lambda name="auto": torch.device("cuda"))
     for name in ("stack", "mini-vqgan", "mini-dvae"):
         assert build("a cat", {"generator": name}).steps == 120
-        assert entry_of(name).side_on(torch.device("cuda")) == GENERATORS[name].side
+        assert entry_of(name).native_size_on(torch.device("cuda")) == GENERATORS[name].native_size
 
 
 @pytest.mark.parametrize("name", ["taesd", "taesdxl", "taef1"])
@@ -68,4 +68,4 @@ def test_continuous_ones_have_the_views_and_steps_of_the_published_vqgans(name):
     asked = {"perceptor": "ViT-B-32/openai", "device": "cpu"}
     ours, vqgan = (build("a city", asked | {"generator": one}) for one in (name, "vqgan"))
     assert ours.select(Cutouts) == vqgan.select(Cutouts) and ours.steps == vqgan.steps == 300
-    assert catalogue.GENERATORS[name].side == 512 and ours.lr_unit == "own"
+    assert catalogue.GENERATORS[name].native_size == 512 and ours.lr_unit == "own"

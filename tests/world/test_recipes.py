@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from clipgen.cutouts.sampling import Cutouts
-from clipgen.generators.catalogue import GENERATORS, relaxation
+from clipgen.generators.catalogue import GENERATORS
+from clipgen.generators.entry import parse_relaxation
 from clipgen.optimizers import OptimizerConfig
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.settings import build
@@ -166,8 +167,8 @@ def test_optimiser_and_rate(name):
 
 def test_what_is_particular():
     dalle, vqgan = settings("murdoch-dalle"), settings("murdoch-vqgan")
-    assert relaxation(dalle.relax) == ("gumbel", {"temperature": 1.873, "groups": 2})
-    assert relaxation(vqgan.relax) == ("none", {"limit": 6})
+    assert parse_relaxation(dalle.relax) == ("gumbel", {"temperature": 1.873, "groups": 2})
+    assert parse_relaxation(vqgan.relax) == ("none", {"limit": 6})
     assert (dalle.distance, dalle.combine, dalle.padding, dalle.cut_pad) == ("cosine", "embeddings", "black", 0.5)
     assert settings("pixray").init == "noise" and settings("crowson").init == "random"
     assert settings("das").generator == "stack"

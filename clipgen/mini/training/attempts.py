@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.cutouts.sampling import Cutouts
+from clipgen.generators.catalogue import load_generator
 from clipgen.generators.pixels import GROUND
-from clipgen.generators.stack import Stack
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.training.training import Job
 
@@ -31,7 +31,7 @@ class Attempts:
 
     def __init__(self, job: Job, size: int, count: int, kept: int, steps: int, seed: int):
         self.job, self.steps = job, steps
-        self.stack = Stack("stack", size, job.device)
+        self.stack = load_generator("stack", job.device)
         self.rng = torch.Generator().manual_seed(seed)
         self.latent, self.mean, self.square = (
             torch.zeros(count, *self.stack.shape((size, size))[1:], device=job.device) for _ in range(3)

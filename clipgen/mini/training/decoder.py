@@ -100,6 +100,6 @@ def train(job: Job, batch: int = 16) -> None:
         if training.due:
             with torch.no_grad(), job.autocast():
                 average = training.average.model
-                latent = known + average.blocks.input.b[:, None, None]
+                latent = known + average.blocks.input.bias[:, None, None]
                 again = unmap_pixels(average.blocks[1:](latent)[:, :3].float().sigmoid()).clamp(0, 1)
             training.log(**parts, hinge=hinge, psnr=psnr(again, test), energy=edge_energy(again) / sharp)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import clipgen
 from clipgen.cli import CommandParser, add_settings
-from clipgen.generators.protocol import Discrete
+from clipgen.generators.codebook import Codebook
 from clipgen.images.reading import to_tensor
 from clipgen.mini.held_out import PROMPTS, held_out, load_judge, reconstruction
 from clipgen.mini.judge import Judge
@@ -155,7 +155,7 @@ def main() -> None:
         top1, top5 = retrieval(model, images, names)
         print(f"retrieval, {title}: top-1 {top1:.3f}, top-5 {top5:.3f} of {len(names)} held-out drawings")
     for name in ("mini-vqgan", "mini-dvae"):
-        generator = cast(Discrete, clipgen.load_generator(name))
+        generator = cast(Codebook, clipgen.load_generator(name))
         quality, used = reconstruction(generator, images)
         print(f"{name}: {quality:.2f} dB PSNR, {used} of {len(generator.codebook)} codes used")
 

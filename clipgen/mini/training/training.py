@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from clipgen import device as devices
+from clipgen.generators.dvae import from_openai
 from clipgen.mini import WEIGHTS
 from clipgen.storage import weights
 
@@ -68,7 +69,7 @@ class Job:
 def load_embedded(stem: str, kind: Callable[..., Net]) -> Net:
     """An embedded model as the package has it."""
     tensors, config = weights.load_weights(WEIGHTS / f"{stem}.safetensors")
-    return weights.build_net(kind, config, tensors, stem)
+    return weights.build_net(kind, config, from_openai(tensors) if stem == "dvae" else tensors, stem)
 
 
 class Average(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipgen.generators.codes import straight_through
+from clipgen.generators.codebook import straight_through
 from clipgen.generators.vqgan import VQModel
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.held_out import psnr

@@ -10,7 +10,7 @@ import pytest
 
 import clipgen
 from clipgen import memory
-from clipgen.fast import heap
+from clipgen.fast import allocator
 
 glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 pytestmark = pytest.mark.skipif(not glibc, reason="the allocator is glibc's")
@@ -22,7 +22,7 @@ import re
 from pathlib import Path
 
 import torch
-from clipgen.fast import heap
+from clipgen.fast import allocator
 
 class Owner:
     pass
@@ -43,16 +43,16 @@ def gaps():
     return (before - held()) / 2**26
 
 lean = Owner()
-heap.suit(lean, False)
+allocator.keep_freed_memory(lean, False)
 print("spared", gaps())
-heap.leave(lean)
+allocator.release(lean)
 print("alone", gone())
 one, other = Owner(), Owner()
-heap.suit(one, True)
-heap.suit(one, True)
-heap.suit(other, True)
+allocator.keep_freed_memory(one, True)
+allocator.keep_freed_memory(one, True)
+allocator.keep_freed_memory(other, True)
 print("kept", gone())
-heap.leave(one)
+allocator.release(one)
 print("still", gone())
 before = held()
 del other
@@ -74,12 +74,12 @@ def test_what_is_freed_stays_as_long_as_anybody_wants_it():
 @pytest.fixture
 def nobody_elses():
     """Runs of other tests may still be in the making."""
-    before = dict(heap._owners)
+    before = dict(allocator._owners)
     for owner in before:
-        heap.leave(owner)
+        allocator.release(owner)
     yield
     for owner, ample in before.items():
-        heap.suit(owner, ample)
+        allocator.keep_freed_memory(owner, ample)
 
 
 @pytest.mark.parametrize("ample", [True, False])
@@ -88,9 +88,9 @@ def test_a_run_keeps_it_to_its_end_where_memory_is_ample(ample, tmp_path, monkey
     monkeypatch.setattr(memory, "_views", lambda recipe: 10**9)
     run = clipgen.Run("a cat", folder=tmp_path, generator="mini-vqgan", init="grey", size=(64, 64), steps=2, cutouts=2)
     next(frames := iter(run))
-    assert heap._owners[run.optimization.memory] is ample
+    assert allocator._owners[run.optimization.memory] is ample
     list(frames)
-    assert run.finished and not heap._owners
+    assert run.finished and not allocator._owners
 
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="this system has no large pages")

@@ -20,7 +20,7 @@ from clipgen.losses.loss import StepSpec
 from clipgen.losses.prompt_loss import PromptLoss, Region
 from clipgen.optimize import LossScaler, Optimization
 from clipgen.optimizers import OptimizerConfig
-from clipgen.precision import Computing
+from clipgen.precision import MixedPrecision
 from clipgen.prompts import Prompt
 
 LARGEST = torch.finfo(torch.float16).max  # 65,504
@@ -44,12 +44,12 @@ class Peak(TorchDispatchMode):
 def generator(name):
     """A catalogued generator of its real size, with the weights that a training would start with."""
     entry = GENERATORS[name]
-    if entry.place.endswith("vae:load") and not entry.codes:
-        return VAE(name, TAESD(**entry.config), entry.side, torch.device("cpu"))
+    if entry.loader.endswith("vae:load") and not entry.codes:
+        return VAE(name, TAESD(**entry.config), entry.native_size, torch.device("cpu"))
     net = DVAE(**entry.config) if name == "dvae" else VQModel(**entry.config)
     if name != "dvae":
         net.codebook.data.normal_()
-    return Codebook(name, net, entry.side)
+    return Codebook(name, net, entry.native_size)
 
 
 def perceptor(architecture, folder):
@@ -91,9 +91,9 @@ def test_a_published_perceptor_stays_within_the_range(architecture, tmp_path, mo
 def test_embedded_generators_say_whether_they_do(name):
     made, rng = clipgen.load_generator(name), torch.Generator().manual_seed(0)
     highest = max(peak(made.image, made.start(SIZE, rng)), peak(made.encode, torch.rand(1, 3, *SIZE)))
-    assert GENERATORS[name].wide == (highest >= LARGEST)
+    assert GENERATORS[name].overflows_fp16 == (highest >= LARGEST)
     asked = clipgen.load_generator(name, precision="fp16")
-    assert asked.precision == ("fp32" if GENERATORS[name].wide else "fp16")
+    assert asked.precision == ("fp32" if GENERATORS[name].overflows_fp16 else "fp16")
     assert asked.image(asked.start(SIZE, rng)).isfinite().all()
 
 
@@ -132,7 +132,7 @@ def test_a_perceptor_that_leaves_the_range_is_computed_in_fp32(tmp_path):
 
 @pytest.mark.parametrize(("precision", "x"), [("fp16", float("nan")), ("bf16", 1.0), ("fp32", 1.0)])
 def test_the_range_is_blamed_for_nothing_else(precision, x, recwarn):
-    model = Computing()
+    model = MixedPrecision()
     model.name, model.precision = "any", precision
     assert not model.compute(lambda x: x / 0 * 0, torch.tensor([x])).isfinite().any()
     assert model.precision == precision and not recwarn.list
