@@ -27,14 +27,10 @@ RETIRED = set(
 # Rooms that still have some.
 UNFINISHED = [
     "clip",
-    "fast",
-    "generators",
     "images",
     "inspect",
     "mini",
-    "precision.py",
     "priors",
-    "registry.py",
     "runs",
 ]
 
