@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.images.terminal import with_inert_streams
-from clipgen.registry import attribute
+from clipgen.registry import load_attribute
 
 
 class Command(NamedTuple):
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.parse_args(words)
     name, *words = words if words[0] in COMMANDS else ["generate", *words]
     try:
-        return attribute(COMMANDS[name].run)(subparsers.choices[name], words)
+        return load_attribute(COMMANDS[name].run)(subparsers.choices[name], words)
     except ClipgenError as error:
         print(f"clipgen: {error}", file=sys.stderr)
         return 2
