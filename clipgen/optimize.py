@@ -63,7 +63,7 @@ class Optimization:
         context = self.context(image_copy, self.rng)
         loss = backward(self.spec.losses, context, self.loss_scaler.scale)
         if image.requires_grad and image_copy.grad is not None:
-            (image * image_copy.grad).sum().backward()  # image.backward(...) would import sympy
+            (image * image_copy.grad).sum().backward()  # passing the gradient itself would import sympy
         return context.scores | {"loss": loss}
 
     def begin_step(self) -> None:
