@@ -109,7 +109,7 @@ for generator, more in (("mini-vqgan", {}), ("mini-dvae", {"relax": "gumbel"}), 
     run = clipgen.Run("a cat", folder=sys.argv[1], generator=generator, steps=2, cutouts=2, size=(32, 32), **more)
     frames = list(run)
     assert len(frames) and type(run.optimization.optimizer).__module__.startswith("torch.optim")
-assert clipgen.Run.resume(run.folder).finished and not calls
+assert clipgen.Run.resume(run.journal.folder).finished and not calls
 """
     environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
     environment |= {"CLIPGEN_FAST": "0"}
