@@ -70,7 +70,7 @@ class InitContext:
     def _draw_in_mask(self, prompts: list[Prompt], draw: Callable[[list[Prompt], tuple[int, int]], Tensor]) -> Tensor:
         if self.mask is None or self.base is None:
             return draw(prompts, self.size)
-        rows, columns = masks.box(self.mask)
+        rows, columns = masks.bounding_box(self.mask)
         image = self.base.clone()
         image[..., rows, columns] = draw(prompts, (rows.stop - rows.start, columns.stop - columns.start))
         return masks.blend(image, self.base, self.mask)

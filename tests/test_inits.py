@@ -8,7 +8,7 @@ from PIL import Image
 
 import clipgen
 from clipgen import inits as starts
-from clipgen.images.palette import colour
+from clipgen.images.palette import parse_colour
 from clipgen.inits import Dalle
 from clipgen.mini import drafts
 from clipgen.prompts import Prompt
@@ -20,7 +20,7 @@ def rng(seed=0):
 
 
 MADE = {name: STARTS[name]() for name in ("noise", "perlin", "gradient")} | {
-    name: starts.Colour(colour(name)) for name in ("navy", "#ff8000")
+    name: starts.Colour(parse_colour(name)) for name in ("navy", "#ff8000")
 }
 
 
@@ -35,7 +35,7 @@ def test_made_starts_are_as_rough_as_they_say():
     noise, perlin, gradient = (
         MADE[name].draw((64, 64), rng()).diff(dim=-1).abs().mean() for name in ("noise", "perlin", "gradient")
     )
-    assert noise > 4 * perlin > 4 * gradient and colour("a fox") is None
+    assert noise > 4 * perlin > 4 * gradient and parse_colour("a fox") is None
 
 
 @pytest.mark.parametrize(

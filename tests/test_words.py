@@ -27,7 +27,6 @@ RETIRED = set(
 # Rooms that still have some.
 UNFINISHED = [
     "clip",
-    "images",
     "inspect",
     "mini",
     "priors",

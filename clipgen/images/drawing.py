@@ -1,4 +1,4 @@
-"""A picture as what it is drawn of: what a file of vectors holds."""
+"""A picture as vectors."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ Point = tuple[float, float]
 
 
 class Mark(NamedTuple):
-    """One stroke, ellipse or polygon. Places are in pixels, from the upper left corner.
+    """A stroke, ellipse or polygon, in pixels from the upper left corner.
 
-    ``points``: of a stroke, the four of a cubic Bezier curve; of an ellipse, its centre and the ends of two half axes
-    (conjugate ones, which need not be at right angles); of a polygon, its corners.
+    ``points`` are the four of a cubic Bezier curve; the centre of an ellipse and the ends of two conjugate half axes,
+    which need not be at right angles; or the corners of a polygon.
     """
 
     kind: Literal["stroke", "ellipse", "polygon"]
     points: tuple[Point, ...]
     colour: tuple[int, int, int] = (0, 0, 0)  # red, green, blue, from 0 to 255
     opacity: float = 1.0
-    width: float = 0.0  # of a stroke, whose ends are round
+    width: float = 0.0  # of a stroke; its ends are round
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ BYTES = 32_000_000  # of a download
 SECONDS = 120.0  # for all of it, however its bytes drip
 
 _UNICAST = ipaddress.IPv6Network("2000::/3")  # all IPv6 addresses of the internet at large
-_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))  # Python knows some
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))  # not all known to Python
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 _ISATAP = 0x5EFE  # RFC 5214: stands before an IPv4 address in the last 64 bits, but for the global bit
 
@@ -45,10 +45,10 @@ def _connect(
     deadline: Deadline, address: tuple[str, int], timeout: float | None = None, source: Any = None
 ) -> socket.socket:
     """Return a connection to the very addresses that were checked: a name may answer differently the next time."""
-    found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
-    if not all(_is_public(str(place[4][0])) for place in found):
+    results = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    if not all(_is_public(str(result[4][0])) for result in results):
         raise PermissionError(f"{address[0]} is this machine or a private network, which is not read from")
-    connection = socket.create_connection((str(found[0][4][0]), address[1]), timeout, source)
+    connection = socket.create_connection((str(results[0][4][0]), address[1]), timeout, source)
     deadline.watch(connection)
     return connection
 
@@ -77,8 +77,8 @@ class _Guarded(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         return self.do_open(_HTTPS, request, deadline=self._deadline)  # type: ignore[arg-type]
 
 
-def _encoded(address: str) -> str:
-    """Return an address in ASCII: its host as IDNA writes it, anything else percent-encoded that is not yet."""
+def _encode(address: str) -> str:
+    """Return an address in ASCII: its host in IDNA, everything else percent-encoded."""
     parts = urlsplit(address.strip())
     host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
     whole = urlunsplit(parts._replace(netloc=host, fragment=""))
@@ -86,7 +86,7 @@ def _encoded(address: str) -> str:
 
 
 def download(address: str, name: str = "image", limit: int | None = None) -> bytes:
-    """Return the bytes behind a public http(s) address; redirects are followed, each checked alike.
+    """Return the bytes at a public http(s) address. Redirects are followed, and checked in the same way.
 
     Args:
         address: What is downloaded.
@@ -103,14 +103,14 @@ def download(address: str, name: str = "image", limit: int | None = None) -> byt
         opener.add_handler(handler)
     headers = {"User-Agent": "clipgen", "Accept": "image/*, video/*, */*;q=0.5"}
     try:
-        request = urllib.request.Request(_encoded(address), headers=headers)
+        request = urllib.request.Request(_encode(address), headers=headers)
         with deadline:
             answer = opener.open(request, timeout=20)
             if answer is None:
                 raise OSError("only http and https addresses are read")
             with answer:
                 content, kind = answer.read(limit + 1), answer.headers.get_content_type()
-                if kind.startswith("text/") and content.lstrip().startswith(b"<"):  # else its decoder decides
+                if kind.startswith("text/") and content.lstrip().startswith(b"<"):  # any other is up to its decoder
                     raise OSError(f"it is {kind}, not an image")
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = " ".join(str(getattr(error, "reason", "") or error).split())

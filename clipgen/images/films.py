@@ -1,4 +1,4 @@
-"""Films at the door: their frames as ``images.reading`` reads pictures, and for how long each is shown."""
+"""Films: their frames as ``images.reading`` reads pictures, and their durations."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ _FORMATS = tuple(name for name in FORMATS if name != "TGA")  # which has no sign
 
 
 class FilmReader:
-    """The frames of a film, read one at a time as often as it is iterated over.
+    """An iterable of the frames of a film, which are read one at a time.
 
     Args:
         film: A video or an animated picture, as a file, its bytes, its address or a PIL image; or a sequence of what
             ``to_picture`` takes, or an array (T, H, W, C) or tensor (T, C, H, W) of them.
 
     Attributes:
-        durations: The seconds for which frames are shown; the last of them holds for all further ones. Empty where
-            nothing says it.
+        durations: The seconds of the frames; the last holds for all further ones. Empty if the film has none.
 
     Raises:
         ClipgenError: For a film that cannot be read.
@@ -49,7 +48,7 @@ class FilmReader:
             self._source = self._save(film if isinstance(film, bytes) else film.getvalue())
         elif isinstance(film, (str, os.PathLike)):
             self._label = f"film={str(film)!r}"
-            self._source = self._located(film)
+            self._source = self._find(film)
         elif not isinstance(film, Iterable | Image.Image):
             raise ClipgenError(f"film={film!r}: is no film; give a video, a GIF, a WebP, or a list of pictures")
         if isinstance(self._source, str):
@@ -60,10 +59,10 @@ class FilmReader:
             self.durations = [1 / fps] if fps else []
         elif isinstance(self._source, (str, Image.Image)):
             times = [image.info.get("duration") for image in self._seek()]
-            # Browsers show what has a hundredth of a second or less, or no time at all, for a tenth.
-            shown = [time / 1000 if time and time > 10 else 0.1 for time in times]
-            known = any(time is not None for time in times)
-            self.durations = (shown[:1] if len({*shown}) == 1 else shown) if known else []
+            # Browsers show frames of a hundredth of a second or less, or without a time, for a tenth.
+            seconds = [time / 1000 if time and time > 10 else 0.1 for time in times]
+            if any(time is not None for time in times):
+                self.durations = seconds[:1] if len({*seconds}) == 1 else seconds
 
     def __iter__(self) -> Iterator[Image.Image]:
         if self._video:
@@ -78,7 +77,7 @@ class FilmReader:
         else:
             yield from map(to_picture, self._source)
 
-    def _located(self, film: str | os.PathLike[str]) -> str:
+    def _find(self, film: str | os.PathLike[str]) -> str:
         """Return the path of a film, which is fetched if it is an address."""
         if not is_address(str(film)):
             if (path := find_file(film)) is None:
@@ -117,7 +116,7 @@ class FilmReader:
     def _seek(self) -> Iterator[Image.Image]:
         """Yield an animated picture at each of its frames, decoded."""
         with self._open() as image:
-            for number in count(int(getattr(image, "default_image", False))):  # of a PNG, which is not of its film
+            for number in count(int(getattr(image, "default_image", False))):  # of a PNG, it is no frame of the film
                 try:
                     image.seek(number)
                 except EOFError:
@@ -129,17 +128,17 @@ class FilmReader:
                     return
 
     def _read(self) -> Generator[Any, None, None]:
-        """Yield what is known of a video, and then the bytes of its frames, as many each second as it says."""
+        """Yield a dict of facts about a video, and then the bytes of its frames at its own rate."""
         path = str(Path(self._source).resolve())
         local = ["-protocol_whitelist", "file"]  # a playlist could name addresses
         try:
             with closing(cast(Any, read_frames(path, input_params=local))) as frames:
-                about = next(frames)
-        except OSError as error:  # with all that ffmpeg says behind it
+                facts = next(frames)
+        except OSError as error:  # the rest is ffmpeg's log
             raise OSError(str(error).partition("\n")[0]) from error
-        check_pixels(about["size"], self._label)
-        yield about
-        steady = ["-vf", f"fps={about['fps']}"] if about["fps"] else []
+        check_pixels(facts["size"], self._label)
+        yield facts
+        steady = ["-vf", f"fps={facts['fps']}"] if facts["fps"] else []
         with closing(cast(Any, read_frames(path, input_params=local, output_params=steady))) as frames:
             next(frames)
             yield from frames

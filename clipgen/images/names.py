@@ -1,14 +1,17 @@
-"""Names of pictures: what means one (a file, in quotes or below ``~``, an address), and what a new file is called."""
+"""Names of pictures: which texts are names of files or addresses, and what a new file is called."""
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-# The last two are pictures, too, which cannot be read.
+# The last two are pictures, but cannot be read.
 _SUFFIX = re.compile(
     r"[^.]\.(a?png|jpe?g|jpe|jfif|webp|gif|bmp|dib|tiff?|avifs?|hei[cf]|jp2|j2k|jpx|jpc|p[bgnp]m|ico|pcx|psd|qoi|tga|svg|eps)$",
     re.IGNORECASE,
@@ -68,3 +71,12 @@ def expand_home(path: str | os.PathLike) -> Path:
 def absolute_path(path: str | os.PathLike) -> Path:
     """Return a path with ``~`` expanded, which a later change of the working directory does not affect."""
     return Path(os.path.abspath(expand_home(path)))
+
+
+def make_dated_folder(parent: Path, name: str) -> Path:
+    """Make ``<parent>/<date>-<name>-<id>``, a new folder: runs of one prompt may begin in the same second."""
+    while True:
+        folder = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{secrets.token_hex(2)}"
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder

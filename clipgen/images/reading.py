@@ -1,4 +1,4 @@
-"""Pictures at the door: anything a person has outside, RGB PIL images and float tensors in [0, 1] inside."""
+"""Pictures from anything that people have: RGB PIL images, and float tensors in [0, 1]."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FITS = ("crop", "letterbox", "stretch")
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] to a PIL image."""
+    """Return (3, H, W) in [0, 1] as a PIL image."""
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
@@ -73,8 +73,8 @@ def open_picture(
 ) -> Iterator[Image.Image]:
     """Open a file, its bytes or an address as a PIL image that is not decoded yet.
 
-    Whatever goes wrong here, and while it is decoded inside the ``with``, is a ClipgenError. It begins with ``label``,
-    an argument with its value.
+    Any error here, and while it is decoded inside the ``with``, is a ClipgenError that begins with ``label``, an
+    argument with its value.
     """
     data: Any = source.getvalue() if isinstance(source, io.BytesIO) else source
     label = label or ("image" if isinstance(data, bytes) else f"image={str(data)!r}")
@@ -87,7 +87,7 @@ def open_picture(
         if not Image.OPEN.keys() >= set(formats):
             Image.init()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own doubts about the size: ours come first
+            warnings.simplefilter("ignore")  # of Pillow, about the size; check_pixels is stricter
             picture = Image.open(
                 io.BytesIO(data) if isinstance(data, bytes) else data, formats=[f for f in formats if f in Image.OPEN]
             )
@@ -117,7 +117,7 @@ def check_pixels(size: tuple[int, int], label: str) -> None:
 
 @contextmanager
 def refusing(label: str, remedy: str = "save it again as PNG") -> Iterator[None]:
-    """Turn any error into a ClipgenError: a broken file can fail in every way that its decoder knows."""
+    """Turn any error into a ClipgenError: decoders of broken files raise anything."""
     try:
         yield
     except ClipgenError:
@@ -131,7 +131,7 @@ def refusing(label: str, remedy: str = "save it again as PNG") -> Iterator[None]
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Return a PIL image of any mode, or the frame of an animation that it stands at, as ``to_picture`` does."""
+    """Return a PIL image of any mode, or the current frame of an animation, as ``to_picture`` does."""
     if not (picture.width and picture.height):
         raise ClipgenError("image: this picture has no pixels; choose another")
     profile = picture.info.get("icc_profile")
@@ -154,12 +154,12 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Return a decoded copy as its Exif says it is held; a PNG's transparent colour is as deep as the pixels then."""
+    """Return a decoded copy, rotated as its Exif says; a PNG's transparent colour gets the depth of the pixels."""
     stored = {str(tile[3]) for tile in getattr(picture, "tile", ())}
     picture.load()
     try:
         picture = ImageOps.exif_transpose(picture)
-    except Exception:  # damaged Exif says nothing of the pixels
+    except Exception:  # damaged Exif does not mean damaged pixels
         picture = picture.copy()
     clear = picture.info.get("transparency")
     if isinstance(clear, int) and picture.mode.startswith("I"):
@@ -246,7 +246,7 @@ def _from_numbers(image: np.ndarray | Tensor) -> Image.Image:
 
 
 def fit(picture: Image.Image, size: tuple[int, int], how: str = "crop") -> Image.Image:
-    """A picture brought to (width, height): cropped, whole with white bars (letterbox), or stretched.
+    """Return a picture of (width, height): cropped, with white bars (letterbox), or stretched.
 
     Raises ClipgenError for another ``how``.
     """
@@ -261,7 +261,7 @@ def fit(picture: Image.Image, size: tuple[int, int], how: str = "crop") -> Image
 
 
 def to_tensor(image: Any, size: tuple[int, int] | None = None, how: str = "crop") -> Tensor:
-    """``to_picture`` as (1, 3, H, W) in [0, 1], brought to (width, height) by ``fit``."""
+    """Return ``to_picture(image)`` as (1, 3, H, W) in [0, 1], fitted to (width, height)."""
     picture = to_picture(image)
     if size:
         picture = fit(picture, size, how)

@@ -1,4 +1,4 @@
-"""What reaches a terminal: text without control characters, and pictures."""
+"""Output to a terminal: text without control characters, and pictures."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CLOSED = 128 + 13  # the exit status of a command that a closed pipe ends (SIGPI
 
 
 class InertStream:
-    """A text stream that shows control characters as escapes, and what its encoding lacks as well.
+    """A text stream that escapes control characters, and characters that its encoding lacks.
 
-    What cannot be written is dropped, and ``error`` says why: a pipe that nobody reads any more ends no run.
+    Text that cannot be written is dropped, and ``error`` says why: a closed pipe ends no run.
 
     Args:
         stream: Where the text goes; None for a stream that is closed.
@@ -36,17 +36,17 @@ class InertStream:
         self._bars = bars
 
     def write(self, text: str) -> int:
-        """Write a text, inert."""
+        """Write a text with escapes for control characters."""
         begin = 0
         if self._bars:
             begin = len(text) if _MOVES.fullmatch(text) else int(text.startswith("\r"))
-        inert = text[:begin] + _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text[begin:])
+        inert = text[:begin] + _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text[begin:])
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         self._try("write", inert.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write buffered text."""
         self._try("flush")
 
     def isatty(self) -> bool:
@@ -70,15 +70,15 @@ class InertStream:
 
 
 def with_inert_streams(command: Callable[P, int]) -> Callable[P, int]:
-    """Decorate a command, so that all that it writes to stdout and stderr, itself or by others, is inert.
+    """Decorate a command so that everything written to stdout and stderr meanwhile is inert.
 
-    The exit status of one that succeeds is ``CLOSED`` if nobody read its output to the end, and 2 if it could not be
-    written for another reason.
+    A command that succeeds returns ``CLOSED`` if its output was not read to the end, and 2 if it could not be written
+    for another reason.
     """
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
-        for number in range(3):  # or the next file that is opened would be taken for a closed stream
+        for number in range(3):  # else the next opened file would get the number of a closed stream
             try:
                 os.fstat(number)
             except OSError:
@@ -101,8 +101,8 @@ def with_inert_streams(command: Callable[P, int]) -> Callable[P, int]:
 
 
 def show(file: Path) -> None:
-    """Draw a picture into the terminal where its protocol is known (iTerm2, WezTerm, kitty, Ghostty)."""
-    terminal = getattr(sys.stdout, "stream", sys.stdout)  # whose control characters are meant
+    """Show a picture in a terminal with a known protocol (iTerm2, WezTerm, kitty, Ghostty)."""
+    terminal = getattr(sys.stdout, "stream", sys.stdout)  # which lets control characters through
     if not sys.stdout.isatty() or file.suffix not in (".png", ".gif"):
         return
     data = base64.b64encode(file.read_bytes()).decode()

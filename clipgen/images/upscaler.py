@@ -1,4 +1,4 @@
-"""Published upscalers, read by spandrel: larger pictures with detail that Lanczos cannot know."""
+"""Published upscalers, read by spandrel: larger pictures with more detail than Lanczos."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.storage.weights import as_safetensors, load_weights
 
-_WRAPPED = ("params_ema.", "params.")  # where the files of Real-ESRGAN and its kin keep the weights; the better first
+_PREFIXES = ("params_ema.", "params.")  # of weights in files of Real-ESRGAN and similar ones; the averaged ones first
 
 
 def load_upscaler(file: str | Path) -> Callable[[Image.Image], Image.Image]:
-    """What makes a picture larger by as much as the weights in ``file`` were trained for, such as 4 times.
+    """Return a function that makes a picture larger by the factor that the weights were trained for, such as 4.
 
-    ``file``: a .safetensors or .pth of an architecture that spandrel knows (ESRGAN and many others), for RGB pictures.
-    Weights are read as data, whatever the file: nothing in it is run. Raises ClipgenError where spandrel is missing,
-    and for a file that is not there, holds no weights, or those of something that makes no picture larger.
+    Args:
+        file: A .safetensors or .pth of an architecture that spandrel knows (ESRGAN and many others), for RGB pictures.
+            It is read as data: nothing in it is run.
+
+    Raises:
+        ClipgenError: spandrel is missing, or the file is missing or has no weights of an upscaler.
     """
     if not find_spec("spandrel"):
         raise ClipgenError(f'upscale={str(file)!r} is read by spandrel, which is missing; pip install ".[upscale]"')
     from spandrel import ImageModelDescriptor, ModelLoader
 
     tensors, _ = load_weights(as_safetensors(file))
-    for prefix in _WRAPPED:
+    for prefix in _PREFIXES:
         if inner := {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}:
             tensors = inner
             break
@@ -45,7 +48,7 @@ def load_upscaler(file: str | Path) -> Callable[[Image.Image], Image.Image]:
     model.eval()
 
     @torch.inference_mode()
-    def upscaled(picture: Image.Image) -> Image.Image:
+    def upscale(picture: Image.Image) -> Image.Image:
         return to_image(model(to_tensor(picture).to(model.device))[0].float().clamp(0, 1).cpu())
 
-    return upscaled
+    return upscale

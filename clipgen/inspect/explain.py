@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed
 from clipgen.errors import ClipgenError
-from clipgen.images.heat import heated
 from clipgen.images.reading import to_tensor
-from clipgen.images.sheets import enlarge, png_bytes
+from clipgen.images.sheets import enlarge, overlay_heat, png_bytes
 from clipgen.inspect.inputs import embed_words, picture_and_perceptor
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class Explanation:
     @property
     def overlay(self) -> Image.Image:
         """The picture, dark where nothing matches the text and glowing where most does."""
-        return heated(self.picture, self.map.numpy())
+        return overlay_heat(self.picture, self.map.numpy())
 
     def figure(self) -> Figure:
         """Return the picture, the map with its scale, and the overlay, side by side."""

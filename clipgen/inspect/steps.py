@@ -10,9 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from clipgen.images.heat import WARM, heated
 from clipgen.images.reading import to_image
-from clipgen.images.sheets import contact_sheet, enlarge, png_bytes
+from clipgen.images.sheets import WARM, contact_sheet, enlarge, overlay_heat, png_bytes
 from clipgen.losses.prompt_loss import PromptLoss, Targets, clip_score
 from clipgen.optimize import Optimization
 
@@ -48,7 +47,7 @@ class StepReport:
     @property
     def overlay(self) -> Image.Image:
         """The picture with the norm of the gradient as a heat map."""
-        return heated(self.picture, self.gradient.norm(dim=0).numpy())
+        return overlay_heat(self.picture, self.gradient.norm(dim=0).numpy())
 
     def sheet(self) -> Image.Image:
         """Return the picture and its overlay, and every cutout with its score and its share of the pull."""

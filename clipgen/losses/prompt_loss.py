@@ -90,7 +90,7 @@ class Region:
     @cached_property
     def box(self) -> tuple[slice, slice]:
         """The rows and columns that contain the mask."""
-        return (slice(None), slice(None)) if self.mask is None else masks.box(self.mask)
+        return (slice(None), slice(None)) if self.mask is None else masks.bounding_box(self.mask)
 
     def crop(self, image: Tensor) -> Tensor:
         """Return the box of an image (B, 3, H, W), with a gradient inside the mask only."""

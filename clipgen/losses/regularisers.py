@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.images.palette import colours
+from clipgen.images.palette import parse_colours
 from clipgen.losses.loss import Loss, StepContext
 from clipgen.setting import setting
 
@@ -87,14 +87,14 @@ class Palette(Regulariser):
     palette_weight: float = setting(1.0, "how strongly the palette is kept to", 0)
 
     def __post_init__(self) -> None:
-        colours(self.palette)  # raises for a word that is no colour
+        parse_colours(self.palette)  # raises for a word that is no colour
 
     @property
     def weight(self) -> float:
         return self.palette_weight if self.palette else 0.0
 
     def of(self, images: Tensor) -> Tensor:
-        palette = colours(self.palette)
+        palette = parse_colours(self.palette)
         assert palette is not None
         pixels = images.permute(0, 2, 3, 1).unsqueeze(-2)
         return (pixels - palette.to(images.device)).square().sum(-1).amin(-1).mean()

@@ -122,7 +122,7 @@ def dalle(
     temperature = None if temperature is None else check_number("temperature", temperature, 0.01, 100)
     guidance = None if guidance is None else check_number("guidance", guidance, 1, 100)
     picture = None if image is None else to_picture(image)
-    masks.load(keep, (64, 64), {}, "keep")
+    masks.load_mask(keep, (64, 64), {}, "keep")
     PRIORS.check(model)
     _check_judge(perceptor)
     where = pick(device)
@@ -159,7 +159,7 @@ def _canvas(generator: Codebook, n: int, side: int, image: Image.Image | None, k
     if image is not None:
         pixels = to_tensor(image, (side * generator.stride,) * 2).to(generator.device)
         tokens[:] = generator.tokens(generator.encode(pixels)).cpu()
-        kept = masks.load(keep, (side, side), {}, "keep")[0, 0] > 0.5
+        kept = masks.load_mask(keep, (side, side), {}, "keep")[0, 0] > 0.5
     return tokens, kept
 
 

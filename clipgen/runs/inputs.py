@@ -21,7 +21,7 @@ from clipgen import inits
 from clipgen.errors import ClipgenError
 from clipgen.images import masks
 from clipgen.images.names import find_file
-from clipgen.images.palette import colour
+from clipgen.images.palette import parse_colour
 from clipgen.images.reading import Pictorial, to_array, to_picture
 from clipgen.prompts import Prompt, format_prompt, parse_parts
 from clipgen.registry import STARTS
@@ -162,10 +162,10 @@ class Inputs:
             if prompt.is_image:
                 self._load_picture(prompt.text)
         for where in {settings.mask, *(prompt.where for prompt in settings.prompts)} - {""}:
-            if file := masks.file_of(where):
+            if file := masks.find_mask_file(where):
                 self._load_picture(file)
             for width, height in settings.sizes:
-                masks.load(where, (height, width), self.pictures)
+                masks.load_mask(where, (height, width), self.pictures)
 
     def start(self, settings: Settings) -> inits.Start:
         """Return the start that ``init`` means: a latent, a picture, a word, a colour, a file or a run folder.
@@ -176,7 +176,7 @@ class Inputs:
         if name not in self.all:
             if name in STARTS:
                 return STARTS[name]()
-            if (rgb := colour(name)) is not None:
+            if (rgb := parse_colour(name)) is not None:
                 return inits.Colour(rgb)
             self._load_start(name, path)
         if name in self.latents:
@@ -210,7 +210,7 @@ class Inputs:
 def _named_start(options: Mapping[str, Any]) -> str:
     """Return ``init`` if it is a file or an address, otherwise an empty text."""
     init = options.get("init", "")
-    if init in ("auto", *STARTS) or colour(init) is not None:
+    if init in ("auto", *STARTS) or parse_colour(init) is not None:
         return ""
     return init if Path(init).suffix or "/" in init or exists(init) else ""
 

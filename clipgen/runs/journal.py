@@ -12,9 +12,7 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
-from clipgen.images.names import absolute_path
+from clipgen.images.names import absolute_path, make_dated_folder
 from clipgen.images.reading import to_picture
 from clipgen.runs.lock import Lock
 from clipgen.runs.saved import FORMAT, check_changes, check_saved, check_version, read_array, read_json
@@ -61,7 +59,7 @@ class Journal:
         try:
             parent = absolute_path(parent)
             parent.mkdir(parents=True, exist_ok=True)
-            journal = cls(_make_folder(parent, slug))
+            journal = cls(make_dated_folder(parent, slug))
             for name in FOLDERS:
                 (journal.folder / name).mkdir()
             journal._settings = (json.dumps({"format": FORMAT} | settings, indent=2) + "\n").encode()
@@ -326,12 +324,3 @@ class Journal:
             return ""
         except OSError as error:
             raise ClipgenError(f"{source!s}: cannot be read ({error.strerror}); delete it") from error
-
-
-def _make_folder(parent: Path, slug: str) -> Path:
-    """Make a folder with a new name: runs of one prompt may begin in the same second."""
-    while True:
-        folder = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            return folder

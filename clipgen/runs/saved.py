@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clipgen.errors import ClipgenError
-from clipgen.images.masks import file_of
+from clipgen.images.masks import find_mask_file
 from clipgen.prompts import parse, parse_weighted
 from clipgen.runs.settings import Settings, scheduled
 
@@ -108,7 +108,7 @@ def read_array(source: Path | bytes) -> np.ndarray:
 def named_files(options: Mapping[str, Any]) -> list[str]:
     """Return the files and addresses that prompts and ``mask`` name in settings or a change of them."""
     prompts = parse(options.get("prompt", "x"), options.get("negative", ""))
-    masks = [file_of(where) for where in (options.get("mask", ""), *(prompt.where for prompt in prompts))]
+    masks = [find_mask_file(where) for where in (options.get("mask", ""), *(prompt.where for prompt in prompts))]
     return [prompt.text for prompt in prompts if prompt.is_image] + [file for file in masks if file]
 
 

@@ -137,7 +137,7 @@ class StepSpecBuilder:
         return self._once("regions", (prompts, self._context.size), lambda: find_regions(prompts, self._load_mask))
 
     def _load_mask(self, text: str) -> Tensor:
-        mask = masks.load(text, self._context.size, self._run.inputs.pictures)
+        mask = masks.load_mask(text, self._context.size, self._run.inputs.pictures)
         return mask.to(self._models.generator.device)
 
     def _once(self, name: str, key: Any, compute: Callable[[], Any]) -> Any:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from clipgen.errors import ClipgenError
 from clipgen.export.disagreement import find_disagreements
-from clipgen.images.sheets import repeated
+from clipgen.images.sheets import repeat_picture
 from clipgen.progress import Download
 from clipgen.runs.history import frame_score
 from clipgen.runs.journal import Journal
@@ -145,7 +145,7 @@ class Preview(widgets.VBox):
                 self._drawn = (*drawing, self._more)
                 self.screen.add_class("clipgen-filled")
                 try:
-                    picture = repeated(self.picture) if is_tiled else self.picture
+                    picture = repeat_picture(self.picture) if is_tiled else self.picture
                     max_bytes = BYTES_PER_SECOND / 5 if self._more else math.inf
                     self.send_image(self.image, to_jpeg(picture, MAX_SIDE, max_bytes))
                 except ClipgenError as error:

@@ -26,16 +26,16 @@ from clipgen.images import masks
 def test_masks(spec, share, inside):
     picture = Image.new("L", (120, 80))
     picture.paste(255, (40, 20, 80, 60))
-    mask = masks.load(spec, (40, 60), {"disc.png": picture})
+    mask = masks.load_mask(spec, (40, 60), {"disc.png": picture})
     assert mask.shape == (1, 1, 40, 60) and mask[0, 0, inside[0], inside[1]] == 1
     assert float(mask.mean()) == pytest.approx(share or 1 / 6, abs=0.01)
-    assert masks.file_of(spec) is None or spec == "disc.png"
+    assert masks.find_mask_file(spec) is None or spec == "disc.png"
 
 
 def test_masks_name_their_file():
     for spec in ("disc.png", "not disc.png", " not  not disc.png "):
-        assert masks.file_of(spec) == "disc.png"
-    assert masks.file_of("not top") is masks.file_of("0.5,0,.5,1") is masks.file_of("") is None
+        assert masks.find_mask_file(spec) == "disc.png"
+    assert masks.find_mask_file("not top") is masks.find_mask_file("0.5,0,.5,1") is masks.find_mask_file("") is None
 
 
 def test_masks_that_cannot_be():
@@ -50,9 +50,9 @@ def test_masks_that_cannot_be():
         ("", "use all"),
     ):
         with pytest.raises(ClipgenError, match=says):
-            masks.load(spec, (40, 60), {"square.png": picture})
+            masks.load_mask(spec, (40, 60), {"square.png": picture})
 
 
 def test_blend():
-    new, old, mask = torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), masks.load("left", (4, 4), {})
+    new, old, mask = torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), masks.load_mask("left", (4, 4), {})
     assert masks.blend(new, old, mask)[0, 0, 0].tolist() == [1, 1, 0, 0]

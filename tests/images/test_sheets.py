@@ -2,11 +2,12 @@
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import clipgen
-from clipgen.images.sheets import contact_sheet, enlarge, png_bytes, strip
+from clipgen.images.sheets import contact_sheet, enlarge, overlay_heat, png_bytes, strip
 
 
 def colours(count=5, size=(64, 48)):
@@ -53,3 +54,23 @@ def test_a_strip_of_any_sizes_has_one_height():
     red, grey, lime = (255, 0, 0), (90, 90, 90), (0, 255, 0)
     for x, colour in ((8, red), (263, red), (272, grey), (783, grey), (1815, lime)):
         assert made.getpixel((x, 8)) == made.getpixel((x, 519)) == colour
+
+
+def test_it_glows_where_it_is_strong():
+    strength = np.zeros((8, 12))
+    strength[2:4, 5:9] = 3.0
+    strength[6, 1] = 1.5
+    shown = np.asarray(overlay_heat(Image.new("RGB", (12, 8), (90, 160, 30)), strength), float)
+    warmth = shown[..., 0] - shown[..., 2]
+    assert shown.shape == (8, 12, 3) and (warmth[strength == 0] < 0).all(), "cool and grey where nothing is"
+    assert warmth[2, 5] > warmth[6, 1] > warmth[0, 0]
+
+
+@pytest.mark.parametrize("strength", [np.zeros((4, 4)), np.full((4, 4), 1e-20)])
+def test_next_to_nothing_is_no_trouble(strength):
+    assert overlay_heat(Image.new("L", (4, 4), 99), strength).size == (4, 4)
+
+
+@pytest.mark.parametrize(("shortest", "width"), [(64, 4 * 64 + 5 * 8), (256, 4 * 256 + 5 * 8)])
+def test_a_sheet_of_small_pictures(shortest, width):
+    assert contact_sheet([Image.new("RGB", (32, 32))] * 7, 4, ["a"] * 7, shortest).width == width
