@@ -1,6 +1,7 @@
 """The README and the guide: short, and every link leads somewhere."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,9 @@ def test_links_lead_somewhere(page):
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_the_list_of_settings_is_the_declared_one():
+    guide = runpy.run_path(str(ROOT / "notebooks" / "guide" / "settings.py"))
+    _, heading, written = guide["PAGE"].read_text().partition(guide["HEADING"])
+    assert heading + written == guide["list_settings"](), "run python notebooks/guide/settings.py"
