@@ -5,14 +5,21 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipgen import device as devices
 
-M = TypeVar("M")
+
+class HasNet(Protocol):
+    """A model with its network, or None."""
+
+    net: Any
+
+
+M = TypeVar("M", bound=HasNet)
 
 
 class CheckpointedBlock(nn.Module):

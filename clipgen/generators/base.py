@@ -70,6 +70,10 @@ class Generator:
         """Return the part of a latent that its image does not show, and that ``encode`` would lose."""
         return torch.zeros_like(latent)
 
+    def transform(self, latents: Tensor, origin: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the latents of drawings as a camera sees them after its move, see ``clipgen.generators.vectors``."""
+        raise NotImplementedError
+
     def project_(self, latent: Tensor) -> None:
         """Clamp a latent to its range, in place."""
         latent.data.clamp_(-self.limit, self.limit)

@@ -57,7 +57,8 @@ _DVAE = _PHOTOGRAPHS | {
 
 
 def _builtin(loader: str, **facts: Any) -> Entry:
-    return Entry(loader, **{"licence": "-", "native_size": 128, "stride": 1} | facts)
+    values: dict[str, Any] = {"licence": "-", "native_size": 128, "stride": 1} | facts
+    return Entry(loader, **values)
 
 
 def _drawing(loader: str, marks: int) -> Entry:

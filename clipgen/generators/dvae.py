@@ -115,6 +115,8 @@ class DVAE(VQBase):
 
     stride = 8
 
+    decoder: Decoder
+
     def __init__(self, n_hid: int = 256, n_blk_per_group: int = 2, n_init: int = 128, vocab_size: int = 8192):
         super().__init__()
         self.encoder = Encoder(n_hid, n_blk_per_group, vocab_size)

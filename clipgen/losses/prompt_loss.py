@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -197,7 +197,7 @@ class PromptLoss(Loss):
         batches = [ViewBatch(perceptor, region, targets, views, part, context.image, evaluate) for part in parts]
         if self.averaged and len(batches) > 1:  # each part's gradient needs the mean of all
             with torch.no_grad():
-                total = sum(perceptor.encode_image(*batch.render()).sum(0) for batch in batches)
+                total = reduce(torch.add, (perceptor.encode_image(*batch.render()).sum(0) for batch in batches))
         yield from batches
 
 

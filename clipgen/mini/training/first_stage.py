@@ -175,7 +175,7 @@ def plain(net: nn.Module) -> None:
     """Let a compiler see through a net: its blocks without checkpointing."""
     for layer in net.modules():
         if type(layer) is dvae.ResBlock:
-            layer.__class__ = _Residual
+            layer.__class__ = _Residual  # type: ignore[assignment]
 
 
 def livelier(model: Snapped, factor: float = 16.0) -> list[dict[str, Any]]:
