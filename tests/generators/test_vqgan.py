@@ -178,7 +178,7 @@ def test_the_first_stage_outlives_a_transformers_checkpoint(tmp_path, monkeypatc
     entry = dataclasses.replace(GENERATORS["sflckr"], config=config | {"n_embed": 64, "embed_dim": 32}, stride=4)
     monkeypatch.setitem(GENERATORS, "sflckr", entry)
     reference, remote = Reference(gumbel=False), entry.files[0]
-    file = cache.cache() / remote.name
+    file = cache.cache_folder() / remote.name
     file.parent.mkdir(parents=True)
     made = save(reference, tmp_path, "first_stage_model.", more=[f"transformer.blocks.{i}.weight" for i in range(9)])
     file.write_bytes(Path(made).read_bytes())
