@@ -11,12 +11,15 @@ from typing import Any, ClassVar
 
 import ipywidgets as widgets
 
+from clipgen.images.names import absolute_path
+from clipgen.runs.inputs import Ask, Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.settings import build
+from clipgen.setting import check_path
 from clipgen.studio.controls import Controls
 from clipgen.studio.frame import CutoutsSection, ExportSection, MaskPainter, WordsSection
-from clipgen.studio.gallery import Gallery, settings_of
+from clipgen.studio.gallery import Gallery, save_inputs, settings_of
 from clipgen.studio.parts import Access, button, close_all
 from clipgen.studio.preview import Preview, describe_progress
 from clipgen.studio.study import StudySection
@@ -41,8 +44,11 @@ class Studio(widgets.VBox):
     _open: ClassVar[Studio | None] = None
     is_closed = True  # until it is complete
 
-    def __init__(self, prompt: str = "a red apple", *, folder: str | Path = "clipgen-runs", **settings: Any):
-        initial = build(prompt, {"settled": 0.0} | settings)  # runs to the last step, so that one can steer
+    def __init__(self, prompt: Ask = "a red apple", *, folder: str | Path = "clipgen-runs", **settings: Any):
+        self.folder, inputs = absolute_path(check_path("folder", folder)), Inputs()
+        values = inputs.name_values(settings | {"prompt": prompt})
+        values |= save_inputs(values, inputs.all, self.folder)
+        initial = build(values.pop("prompt"), {"settled": 0.0} | values)  # runs to the last step, so that one can steer
         if Studio._newest_job:
             Studio._newest_job.stop()
         if Studio._open:
@@ -51,7 +57,6 @@ class Studio(widgets.VBox):
             from google.colab import output
 
             output.enable_custom_widget_manager()
-        self.folder = Path(folder)
         self.job: Job | None = None
         self._lock = threading.RLock()  # the job's thread and the kernel's both change what is shown
         self.preview = Preview()

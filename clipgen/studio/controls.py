@@ -258,7 +258,9 @@ def make_input(field: Field) -> widgets.Widget:
 
 
 def to_input(field: Field, value: Any) -> Any:
-    """Return the value of a setting as its widget shows it."""
+    """Return the value of a setting as its widget shows it. Raises ClipgenError for a number that none can show."""
+    if isinstance(value, int) and value > MAX_NUMBER:
+        raise ClipgenError(f"{field.name}={value}: the Studio shows whole numbers to {MAX_NUMBER:.0f}; use clipgen.Run")
     if field.name == "size":
         return value if isinstance(value, str) else "x".join(map(str, value or ()))
     if not scheduled(field):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
-from clipgen.prompts import Prompt, format_prompt
+from clipgen.images.masks import find_mask_file
+from clipgen.images.names import is_address
+from clipgen.prompts import format_prompt, parse_parts
 from clipgen.runs.history import History
 from clipgen.runs.journal import Journal
 from clipgen.studio.controls import DEFAULTS
@@ -96,9 +99,30 @@ def settings_of(journal: Journal, folder: Path, changed: bool = True) -> dict[st
     settings: dict[str, Any] = DEFAULTS | journal.settings  # an old run has fewer
     for change in journal.changes if changed else []:
         settings |= change
-    for name, value in journal.inputs().items():
-        if not name.startswith(("http://", "https://")) and not Path(name).exists():
-            path = save_input(folder, name, value)
-            settings |= {key: settings[key].replace(name, path) for key in ("init", "mask")}
-            settings["prompt"] = settings["prompt"].replace(format_prompt(Prompt(name)), format_prompt(Prompt(path)))
-    return settings
+    inputs = journal.inputs().items()
+    missing = {name: value for name, value in inputs if not (is_address(name) or Path(name).exists())}
+    return settings | save_inputs(settings, missing, folder)
+
+
+def save_inputs(settings: Mapping[str, Any], inputs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Write pictures and latents below ``folder``; return the settings that name them, with their paths."""
+    paths = {name: save_input(folder, name, value) for name, value in inputs.items()}
+
+    def rename_mask(spec: str) -> str:
+        file = find_mask_file(spec) or ""
+        return spec.removesuffix(file) + paths[file] if file in paths else spec
+
+    def rename_prompts(line: str) -> str:
+        prompts = parse_parts(line)
+        renamed = [replace(one, text=paths.get(one.text, one.text) if one.is_image else one.text) for one in prompts]
+        renamed = [replace(one, where=rename_mask(one.where)) for one in renamed]
+        return " | ".join(map(format_prompt, renamed)) if renamed != prompts else line
+
+    values: dict[str, Any] = {
+        name: rename_prompts(settings[name]) for name in ("prompt", "negative") if name in settings
+    }
+    if settings.get("init") in paths:
+        values["init"] = paths[settings["init"]]
+    if "mask" in settings:
+        values["mask"] = rename_mask(settings["mask"])
+    return values

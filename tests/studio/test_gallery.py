@@ -10,6 +10,7 @@ from studio_hands import SMALL, blue, click, named, put
 
 import clipgen
 from clipgen.prompts import Prompt, parse
+from clipgen.studio.gallery import settings_of
 
 
 def test_earlier_runs_are_opened_and_replayed(tmp_path):
@@ -58,3 +59,35 @@ def test_runs_with_fewer_settings_are_read(older, tmp_path):
     click(studio.gallery.children[1].children[-1], "Resume")
     resumed = studio.wait()
     assert resumed.finished and resumed.journal.folder == older.folder
+
+
+def test_pictures_of_a_run_are_found_whatever_their_names(tmp_path, monkeypatch):
+    """One name is the end of another, or stands in a text; they are in every setting that can name a picture."""
+    monkeypatch.chdir(tmp_path)
+    names = "a.png", "aa.png", "n.png", "m.png", "w.png"
+    for name in names:
+        Image.new("RGB", (32, 32), "black" if name == "m.png" else "white").save(name)
+    prompt = "a.png:2 | aa.png | a drawing of a.png things | fire [w.png]"
+    run = clipgen.generate(
+        prompt, negative="n.png:0.3", mask="not m.png", folder="runs", progress=False, **(SMALL | {"steps": 1})
+    )
+    for name in names:
+        Path(name).unlink()
+    settings = settings_of(run.journal, run.journal.folder.parent)
+    prompts = parse(settings["prompt"], settings["negative"])
+    files = [prompts[0].text, prompts[1].text, prompts[3].where, prompts[4].text, settings["mask"].removeprefix("not ")]
+    assert all(Path(file).exists() for file in files) and len(set(files)) == 5
+    assert prompts[2].text == "a drawing of a.png things" and [one.weight for one in prompts] == [2, 1, 1, 1, -0.3]
+
+
+def test_a_studio_takes_what_a_run_takes(tmp_path):
+    picture = Image.new("RGB", (32, 32), "red")
+    studio = clipgen.Studio([picture, "a cat"], init=picture, mask=picture, folder=tmp_path, **(SMALL | {"steps": 1}))
+    values = studio.controls.values
+    image, text = parse(values["prompt"])
+    assert image.is_image and Path(image.text).exists() and text.text == "a cat"
+    assert Path(values["init"]).exists() and Path(values["mask"]).exists()
+    with pytest.raises(clipgen.ClipgenError, match=r"folder=None"):
+        clipgen.Studio(folder=None)
+    with pytest.raises(clipgen.ClipgenError, match=r"seed=1152921504606846976: .*use clipgen.Run"):
+        clipgen.Studio("a cat", seed=2**60, folder=tmp_path)
