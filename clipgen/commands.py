@@ -12,7 +12,7 @@ from tempfile import TemporaryFile
 import clipgen
 from clipgen.cli import add_settings
 from clipgen.errors import ClipgenError
-from clipgen.images.names import expand_home, find_unused
+from clipgen.images.names import display_path, expand_home, find_unused
 from clipgen.images.terminal import show
 from clipgen.registry import WRITERS
 from clipgen.setting import check_count
@@ -258,10 +258,10 @@ def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:
         for file in files:
             run.export(file, fps=fps)
         show(files[0])
-    written = " and ".join(map(str, files))
+    written, folder = " and ".join(map(str, files)), display_path(run.journal.folder)
     if not run.finished:
-        print(f"{written} (interrupted at step {run.step}); go on with: clipgen resume {run.journal.folder}")
+        print(f"{written} (interrupted at step {run.step}); go on with: clipgen resume {folder}")
         return 130
-    folder, unsaved = run.journal.folder, run.journal.write_error
+    unsaved = run.journal.write_error
     print(f"{written} (done); " + (f"{folder} lacks frames: {unsaved}" if unsaved else f"the run is kept in {folder}"))
     return 0

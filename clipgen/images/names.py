@@ -80,3 +80,11 @@ def make_dated_folder(parent: Path, name: str) -> Path:
         with suppress(FileExistsError):
             folder.mkdir()
             return folder
+
+
+def display_path(path: Path) -> str:
+    """Return a path as people see it: relative to the current folder if it is below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # elsewhere; no current folder
+        return str(path)

@@ -26,7 +26,7 @@ from clipgen.images.reading import Pictorial, to_array, to_picture
 from clipgen.prompts import Prompt, format_prompt, parse_parts
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal
-from clipgen.runs.saved import named_files, named_weights, read_array
+from clipgen.runs.saved import identify_weights, named_files, named_weights, read_array
 from clipgen.runs.settings import Settings, to_numbers
 
 Value = str | Path | int | float | tuple[int, int] | Pictorial | None  # of a setting
@@ -140,13 +140,21 @@ class Inputs:
             raise ClipgenError(f"prompt={prompt!r}: write what you want to see, or give a picture or a list of these")
         return " | ".join(map(self._to_line, prompt))
 
-    def check_contained(self, saved: Sequence[Mapping[str, Any]], source: str | Path) -> None:
-        """Raise ClipgenError if settings or changes from a file name files or addresses that are not in here."""
-        names = [
-            name
-            for options in saved
-            for name in (*named_files(options), _named_start(options), *named_weights(options))
-        ]
+    def check_contained(
+        self, saved: Sequence[Mapping[str, Any]], source: str | Path, weights: Mapping[str, str] | None = None
+    ) -> None:
+        """Raise ClipgenError if settings or changes from a file name files or addresses that are not in here.
+
+        Args:
+            saved: The settings, and their changes.
+            source: The file, for errors.
+            weights: Files of weights that may be read if they are still the same, see ``identify_weights``.
+        """
+        names: list[str] = []
+        for options in saved:
+            unchanged = identify_weights(options).items() & (weights or {}).items()
+            names += [*named_files(options), _named_start(options)]
+            names += [name for name in named_weights(options) if name not in dict(unchanged)]
         missing = [name for name in dict.fromkeys(names) if name and name not in self.all]
         if any(_CONTENT_NAME.fullmatch(name) for name in missing):
             raise ClipgenError(f"{source}: the pictures of this run are only in its run folder; use that one")

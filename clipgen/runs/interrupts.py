@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from clipgen.images.names import display_path
 from clipgen.runs.journal import Journal
 
 
@@ -15,7 +16,7 @@ class Interrupted(KeyboardInterrupt):
     """An interrupt of a run that can be resumed from its ``journal``."""
 
     def __init__(self, journal: Journal):
-        super().__init__(f"interrupted; go on with: clipgen resume {journal.folder}")
+        super().__init__(f"interrupted; go on with: clipgen resume {display_path(journal.folder)}")
         self.journal = journal
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,16 @@ def named_weights(options: Mapping[str, Any]) -> list[str]:
     tags = (name if name.startswith("local-dir:") else name.partition("/")[2] for name, _ in parse_weighted(clips))
     names = [name for name in (options.get("generator", ""), *tags) if not name.startswith("hf-hub:")]
     return [name for name in names if Path(name).suffix in WEIGHTS or re.search(r"[/\\]", name)]
+
+
+def identify_weights(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the size and time of each file of weights that settings name: what only its owner can have recorded."""
+    files: dict[str, str] = {}
+    for name in named_weights(options):
+        with suppress(OSError):
+            status = os.stat(name)
+            files[name] = f"{status.st_size} bytes, {status.st_mtime_ns}"
+    return files
 
 
 def base_names(saved: Mapping[str, Any], like: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

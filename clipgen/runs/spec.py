@@ -24,7 +24,7 @@ from clipgen.losses.loss import FunctionLoss, Loss, LossFunction
 from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
-from clipgen.runs.saved import check_saved, drop_removed
+from clipgen.runs.saved import check_saved, drop_removed, identify_weights
 from clipgen.runs.settings import Settings, build, check_names, default_start, immutable, to_numbers
 from clipgen.setting import check_path
 
@@ -135,7 +135,7 @@ class RunSpec:
                     f"and {len(given)} are given ({', '.join(given)}); pass the same as losses=[...]"
                 )
             if not trust:
-                inputs.check_contained([values, *changes], source)
+                inputs.check_contained([values, *changes], source, _recorded_weights(saved))
             return cls(build(values.pop("prompt"), values), inputs, losses, changes, journal)
         except ClipgenError as error:
             if str(source) in str(error):
@@ -177,7 +177,13 @@ class RunSpec:
         versions = {"clipgen": clipgen.__version__, "torch": torch.__version__, "python": platform.python_version()}
         machine = {"device": str(self.device), "precision": self.precision, "platform": platform.platform()}
         names = [loss.name for loss in self.losses]
-        notes = {"losses": names, "versions": versions, "machine": machine | {"threads": torch.get_num_threads()}}
+        notes: dict[str, Any] = {
+            "losses": names,
+            "versions": versions,
+            "machine": machine | {"threads": torch.get_num_threads()},
+        }
+        if weights := identify_weights(asdict(self.settings)):
+            notes["weights"] = weights
         return asdict(self.settings) | notes
 
     def create_journal(self, folder: str | Path) -> Journal:
@@ -243,3 +249,9 @@ def _default_size(side: int, quality: str, where: torch.device) -> tuple[int, in
     if quality == "best" and where.type != "cpu":
         side = 3 * side // 2
     return side, side
+
+
+def _recorded_weights(saved: Mapping[str, Any]) -> dict[str, str]:
+    weights = saved.get("weights")
+    texts = weights.items() if isinstance(weights, dict) else ()
+    return {name: text for name, text in texts if isinstance(text, str)}

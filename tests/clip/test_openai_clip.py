@@ -139,7 +139,7 @@ def test_what_is_too_long_is_quoted(openai_clip, tmp_path):
 
 def test_paper_names_and_ensembles(openai_clip, tmp_path, monkeypatch):
     monkeypatch.setattr(OpenCLIP, "__init__", lambda self, name, device: setattr(self, "name", name))
-    monkeypatch.setattr(OpenCLIP, "settle", lambda self, precision: None)
+    monkeypatch.setattr(OpenCLIP, "set_precision", lambda self, precision: None)
     for name in ("ViT-B/32", "RN50x4", "ViT-L/14@336px", "hf-hub:org/model"):
         assert clipgen.load_perceptor(name).name == name
     monkeypatch.undo()

@@ -9,6 +9,8 @@ from PIL import Image
 import clipgen
 from clipgen.cli import main
 from clipgen.export.film import settings_of
+from clipgen.runs.inputs import Inputs
+from clipgen.runs.saved import identify_weights
 
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "steps": 3, "cutouts": 2, "every": 1}
 
@@ -87,6 +89,19 @@ def test_weights_that_a_file_names_are_not_read(name, value, home):
     for open_run in (clipgen.Run.replay, clipgen.Run.resume):
         with pytest.raises(clipgen.ClipgenError, match="pass trust=True"):
             open_run(run.journal.folder)
+
+
+def test_weights_of_ones_own_are_read_again(home):
+    """The run folder notes which file it was: another one in its place is not read."""
+    weights = home / "mine.safetensors"
+    weights.write_bytes(b"mine")
+    run = clipgen.generate("a cat", progress=False, **SMALL)
+    inputs, settings = Inputs(), {"prompt": "a cat", "perceptor": f"ViT-B-32/{weights}"}
+    known = identify_weights(settings)
+    inputs.check_contained([settings], run.journal.folder, known)
+    weights.write_bytes(b"another")
+    with pytest.raises(clipgen.ClipgenError, match="pass trust=True"):
+        inputs.check_contained([settings], run.journal.folder, known)
 
 
 def test_a_picture_that_is_only_in_the_run_folder(home):

@@ -19,6 +19,7 @@ from clipgen.runs.frame_writer import FrameWriter
 from clipgen.runs.journal import Journal
 
 SMALL = ["--generator", "pixels", "--init", "random", "--size", "32", "--cutouts", "2", "--every", "1"]
+FILM = ["--generator", "pixels", "--size", "32", "--cutouts", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +109,7 @@ def in_film(journal):
 
 @pytest.mark.parametrize("frames", [1, 3])
 def test_a_film_that_is_interrupted_goes_on_to_the_same_frames(frames, film, interrupted, press, tmp_path):
-    settings = ["--film", film, *SMALL[:-2], "--steps", "2"]
+    settings = ["--film", film, *FILM, "--steps", "2"]
     assert main(["a cat", *settings, "--quiet", "--folder", str(tmp_path / "whole"), "-o", "whole.gif"]) == 0
     once = [frames + 1]
     press(Journal, "add", 1, lambda journal, step, *_: in_film(journal) and step in once and once.pop())
@@ -126,7 +127,7 @@ def test_a_film_that_is_interrupted_goes_on_to_the_same_frames(frames, film, int
 def test_a_film_before_its_first_frame(film, interrupted, press, tmp_path):
     press(Random, "latent", 1)
     press(Journal, "add", 1, lambda journal, *_: in_film(journal))
-    run = interrupted("a cat", "--film", film, *SMALL[:-2], "--steps", "2", "-o", "part.gif")
+    run = interrupted("a cat", "--film", film, *FILM, "--steps", "2", "-o", "part.gif")
     assert not (tmp_path / "part.gif").exists() and Journal.open(run).steps == []
 
 

@@ -171,7 +171,10 @@ def test_a_sheet_glows_where_the_prompts_pull(tmp_path):
 def test_there_are_views_of_steps_that_are_made(step, tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path, **SMALL)
     list(run)
-    with pytest.raises(clipgen.ClipgenError, match=f"step={step}: there are views of the steps that are made, 1 to 5"):
+    with pytest.raises(
+        clipgen.ClipgenError,
+        match=f"step={step}: (there are views of the steps that are made, 1 to 5|has to be .* at least 1)",
+    ):
         run.views(step)
 
 
