@@ -35,12 +35,12 @@ WORLD = (  # what is marked ``world``: how published models, their weights and C
     "browser/test_colab_page.py",
     "generators/test_codebook.py",
     "clip/test_families.py",
-    "generators/test_computing.py",
+    "generators/test_mixed_precision.py",
     "test_loss_scaler.py",
     "runs/test_precision.py",
     "runs/test_schedules.py",
     "storage/",
-    "studio/test_line.py",
+    "studio/test_connection.py",
     "studio/test_loading.py",
     "test_device.py",
 )
@@ -50,3 +50,5 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.relative_to(HERE).as_posix().startswith(WORLD):
             item.add_marker("world")
+        if "robust" in item.path.parts:  # run by themselves: pytest tests/robust
+            item.add_marker("slow")

@@ -15,6 +15,7 @@ def clipgen(*arguments, cwd):
     return subprocess.run([sys.executable, "-m", "clipgen", *arguments], cwd=cwd, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_prompt_becomes_files_here(tmp_path):
     done = clipgen("a red apple", "--steps", "9", "--size", "64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -27,6 +28,7 @@ def test_a_prompt_becomes_files_here(tmp_path):
         assert png.size == (256, 256)
 
 
+@pytest.mark.slow
 def test_output_by_suffix(tmp_path):
     asked = "--steps 6 --size 64x96 --init perlin --quiet -o x.webp -o y.mp4"
     done = clipgen("a cat", *asked.split(), cwd=tmp_path)
@@ -69,6 +71,7 @@ def test_bad_input(arguments, remedy, tmp_path, monkeypatch, capsys):
     assert {p.name for p in tmp_path.iterdir()} == {"taken", "folder.gif"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "remedy"), [("--stepz 3", "did you mean --steps?"), ("--steps many", "invalid int value")]
 )
@@ -85,6 +88,7 @@ def test_an_unwritable_folder(tmp_path):
     assert done.returncode == 2 and "choose a folder" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="where nobody writes, not even root, is Linux's")
 @pytest.mark.parametrize("command", [["a cat"], ["dalle", "a cat"]])
 def test_where_nobody_may_write(command, tmp_path):

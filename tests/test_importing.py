@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_importing_is_quick_and_the_embedded_path_leaves_open_clip_alone(tmp_path):
     code = """
 import gc, sys, clipgen

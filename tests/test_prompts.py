@@ -71,6 +71,7 @@ PIECES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.one_of(st.text(max_size=60), PIECES.map("".join)))
 def test_any_text_parses_or_is_refused(text):

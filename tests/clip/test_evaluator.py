@@ -19,6 +19,7 @@ def test_it_knows_drawings_that_it_has_not_seen():
     assert retrieval(load_judge(), images, names) == (top1, top5), "the same net"
 
 
+@pytest.mark.slow
 def test_it_keeps_the_protocol(run):
     judge = clipgen.load_perceptor("evaluator")
     assert judge.name == "evaluator" and judge.size == 64 and judge.bias is None and judge.scale > 1

@@ -68,6 +68,7 @@ def reference(clip, name, folder, torchscript):
     return clip.model.build_model(dict(state)).float(), clip.clip._transform(64), file
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("torchscript", [True, False])
 @pytest.mark.parametrize("name", VISION)
@@ -94,6 +95,7 @@ def test_equal_to_the_reference(name, torchscript, openai_clip, tmp_path):
     assert (clipgen.rank(picture, TEXTS, perceptor) - wanted).abs().max() <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VISION)
 def test_weights_in_bf16_are_what_autocast_makes_of_them(name, openai_clip, tmp_path):
     *_, file = reference(openai_clip, name, tmp_path, False)

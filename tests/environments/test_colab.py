@@ -22,6 +22,7 @@ def test_clipgen_leaves_colabs_packages_as_they_are(resolve):
     assert wanted >= {"torch", "torchvision", "numpy", "pillow", "ipywidgets", "anywidget", "traitlets", "ipython"}
 
 
+@pytest.mark.slow
 def test_the_wheel_has_the_built_in_models_and_not_their_training(wheels):
     (wheel,) = wheels.glob("clipgen_notebook-*.whl")
     names = zipfile.ZipFile(wheel).namelist()

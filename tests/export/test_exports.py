@@ -346,6 +346,7 @@ def test_an_interrupt_leaves_the_old_file(suffix, trouble, tmp_path):
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     """No file may grow over 20 kB in a process of its own: the writers meet the error that a full disk gives."""
     code = """

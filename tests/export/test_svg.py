@@ -138,6 +138,7 @@ def test_a_foreign_file_is_refused(text, tmp_path):
         settings_of(tmp_path / "a.svg")
 
 
+@pytest.mark.slow
 def test_a_run_of_marks_goes_on_branches_and_is_replayed(made, tmp_path):
     frames = [frame.tobytes() for frame in made.journal.frames()]
     again = clipgen.finish(clipgen.Run.replay(made.export(tmp_path / "a.svg"), folder=tmp_path), progress=False)

@@ -61,6 +61,7 @@ print("gaps", gaps())
 """
 
 
+@pytest.mark.slow
 def test_what_is_freed_stays_as_long_as_anybody_wants_it():
     """Shares of large tensors that the process has less."""
     code = TOLD.replace("LARGE", str(100 * 2**20))
@@ -93,6 +94,7 @@ def test_a_run_keeps_it_to_its_end_where_memory_is_ample(ample, tmp_path, monkey
     assert run.finished and not allocator._owners
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="this system has no large pages")
 @pytest.mark.parametrize(("said", "asked"), [(None, True), ("0", False)])
 def test_large_pages_are_asked_for_unless_somebody_says_no(said, asked):

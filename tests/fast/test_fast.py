@@ -45,6 +45,7 @@ def test_a_generator_is_the_same_without_speed_ups(name, monkeypatch):
     assert_agree(ours, image_and_gradient(clipgen.load_generator(name, precision="fp32")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("size", [(64, 64), (128, 128)])  # below and above the pixels from which weights are flipped
 def test_published_architectures_are_the_same_without_speed_ups(name, size, monkeypatch):
@@ -63,6 +64,7 @@ def test_published_architectures_are_the_same_without_speed_ups(name, size, monk
     assert not {layer for layer in layers if layer.__module__.startswith("clipgen.fast")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["ViT-B-32", "RN50"])
 def test_a_clip_is_the_same_without_speed_ups(architecture, monkeypatch):
     visual = open_clip.create_model(architecture).visual.eval().requires_grad_(False)
@@ -96,6 +98,7 @@ def test_improving_a_net_again_changes_nothing():
     assert kinds == [type(layer) for layer in fast.optimize_for(once, torch.device("cpu")).modules()]
 
 
+@pytest.mark.slow
 def test_a_run_without_speed_ups(tmp_path):
     """In a process of its own: every optimiser is torch's, and no option of malloc is set."""
     code = """

@@ -91,6 +91,7 @@ NETS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_weights_in_bf16_are_what_autocast_makes_of_them(name):
     """A net that is settled in bf16 against one that only computes in it: the same picture, the same gradient."""

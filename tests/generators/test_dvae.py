@@ -63,6 +63,7 @@ def test_equal_to_the_reference(release):
     assert (sure - picture).abs().max() <= 1e-5
 
 
+@pytest.mark.slow
 def test_reading_imports_nothing_of_the_reference(release):
     *_, folder = release
     code = """

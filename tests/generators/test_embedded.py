@@ -14,6 +14,7 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "decibel"), [("mini-vqgan", 22), ("mini-dvae", 21)])
 def test_generators(name, decibel):
     generator = clipgen.load_generator(name)

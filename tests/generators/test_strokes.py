@@ -56,6 +56,7 @@ def test_the_gradient_is_that_of_finite_differences(filled, work, monkeypatch):
     assert torch.autograd.gradcheck(seen, leaves, eps=1e-7, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filled", [False, True], ids=["lines", "filled"])
 def test_a_picture_is_what_every_pixel_asks_of_every_mark(filled, monkeypatch):
     """Without tiles, one pixel after another, by the formula for the distance to a segment and the even-odd rule."""

@@ -146,6 +146,7 @@ def test_what_the_hub_has_not_or_should_not_have_is_refused(tmp_path, monkeypatc
         vae.hub_config("hf-hub:org/another")
 
 
+@pytest.mark.slow
 def test_a_latent_is_moved_kept_and_brought_back(tmp_path):
     _, entry = tiny(tmp_path)
     ours = vae.load("taesd", entry, CPU)

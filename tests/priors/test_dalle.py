@@ -55,6 +55,7 @@ def test_stream_is_the_whole_net_step_by_step(stage, rng):
     torch.testing.assert_close(torch.cat(logits, 1), whole, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [None, "picture"])
 @pytest.mark.parametrize("text", ["a red apple", "a robot in the snow"])
 def test_what_is_guessed_ahead_changes_nothing(stage, text, image, request, monkeypatch):
@@ -185,6 +186,7 @@ def test_stream_yields_row_by_row():
     assert len(frames[-1].scores) == 2 and not frames[3].scores
 
 
+@pytest.mark.slow
 def test_completion_keeps_the_top(picture):
     generator = clipgen.load_generator("mini-dvae")
     known = generator.tokens(generator.encode(to_tensor(picture, (128, 128))))[0]

@@ -118,6 +118,7 @@ def test_a_mask_keeps_the_rest(desk, tmp_path):
     assert abs(kept[:32] - start[:32]).max() <= 1 and abs(kept[32:] - start[32:]).mean() > 5
 
 
+@pytest.mark.slow
 def test_an_image_prompt_pulls_towards_the_image(tmp_path):
     apple = clipgen.generate("a red apple", folder=tmp_path, **small(init="dalle", steps=3)).image
     run = clipgen.generate([apple, "snow:-0.2"], folder=tmp_path, **small(init="grey", steps=18))
@@ -126,6 +127,7 @@ def test_an_image_prompt_pulls_towards_the_image(tmp_path):
     assert again.image.tobytes() == run.image.tobytes(), "the picture went into the run folder"
 
 
+@pytest.mark.slow
 def test_a_story_changes_its_subject(tmp_path):
     run = clipgen.generate("the sea@0-14 | fire@8-30", folder=tmp_path, **small(init="grey", steps=30, every=1))
     early, late = clipgen.rank([run.journal.frame(14), run.image], ["the sea", "fire"])
@@ -141,6 +143,7 @@ def test_a_spot_prompt_moves_its_spot_only(tmp_path):
     assert moved[:, 5:].mean() > 3 * moved[:, :3].mean()
 
 
+@pytest.mark.slow
 def test_stay_near(tmp_path, desk):
     folder, _ = desk
     photo = Image.open(folder / "photo.png").resize((64, 64))
@@ -162,6 +165,7 @@ def test_passes_make_the_same_picture(tmp_path):
     assert difference.mean() < 1, "up to rounding"
 
 
+@pytest.mark.slow
 def test_short_memory_is_met_with_passes(tmp_path, monkeypatch):
     knobs = QUICK | {"generator": "mini-vqgan", "cutouts": 8}
     run = clipgen.Run("a bee", folder=tmp_path, steps=6, every=2, **knobs)
@@ -205,6 +209,7 @@ def test_a_loss_that_is_no_number(tmp_path):
     assert not run.finished and frames[-1].step == 11 and np.asarray(run.image).std() > 1
 
 
+@pytest.mark.slow
 def test_steering_is_replayed(tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path, steps=16, every=2, **QUICK)
     done = threading.Event()
@@ -243,6 +248,7 @@ def test_replay_from_a_file_alone(tmp_path):
         assert again.image.tobytes() == run.image.tobytes()
 
 
+@pytest.mark.slow
 def test_a_change_just_before_the_crash_is_kept(tmp_path):
     def frames(stop):
         run = clipgen.Run("a cat", folder=tmp_path, steps=12, every=3, **QUICK)
@@ -259,6 +265,7 @@ def test_a_change_just_before_the_crash_is_kept(tmp_path):
     assert frames(None) == frames(6)
 
 
+@pytest.mark.slow
 def test_branch(tmp_path):
     run = clipgen.generate("a cat", generator="mini-vqgan", folder=tmp_path, **small())
     branch = run.branch(6, prompt="a dog", steps=5, folder=tmp_path)
@@ -283,6 +290,7 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, monkeypatch):
     assert run.finished and len(said) == 1 and run.image is last.image and run.journal.steps == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "RMSprop", "Adagrad", "NAdam", "Adadelta", "Rprop", "ASGD"])
 def test_any_optimiser_resumes_to_the_same_frames(name, tmp_path):
     knobs = {"optimizer": name, "steps": 8, "every": 2, "cutouts": 2, "size": (64, 64), "init": "gradient"}

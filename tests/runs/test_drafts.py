@@ -27,6 +27,7 @@ def shade(image):
     return image.getpixel((32, 32))[0] / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", ["stack", "mini-dvae"])
 def test_a_changed_prompt_begins_again_from_its_draft(generator, plain, tmp_path):
     run, seen = clipgen.Run("a cat", generator=generator, folder=tmp_path, **SMALL), []
@@ -52,6 +53,7 @@ def test_what_is_shown_goes_over(plain, tmp_path):
     assert seen[3] < seen[4] < seen[6] < seen[-1] and seen[-1] - seen[4] > 0.1
 
 
+@pytest.mark.slow
 def test_a_story_is_the_same_after_a_stop(plain, tmp_path):
     def frames(stop):
         run = clipgen.Run(STORY, folder=tmp_path, **SMALL)
@@ -85,6 +87,7 @@ def test_when_it_begins_again(prompt, knobs, steps, plain, tmp_path):
     assert run.optimization.optimizer.state_dict()["state"][0]["step"] == steps
 
 
+@pytest.mark.slow
 def test_a_story_of_several_in_one_tensor(plain, tmp_path):
     alone = clipgen.generate(STORY, folder=tmp_path, progress=False, **SMALL)
     made, _ = clipgen.batch(STORY, 2, batch=2, progress=False, folder=tmp_path, **SMALL)

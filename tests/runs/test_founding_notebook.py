@@ -95,6 +95,7 @@ def test_what_to_stay_away_from():
         clipgen.Run("a cat", negative="fog:nan")
 
 
+@pytest.mark.slow
 def test_staying_away_is_a_prompt_that_pushes():
     """The same run with either spelling; and what it is can be changed while it goes on."""
     asked = MINI | {"generator": "mini-vqgan", "init": "random"}

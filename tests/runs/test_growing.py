@@ -40,6 +40,7 @@ def test_stopped_in_either_part_or_replayed_it_is_the_same_film(family, tmp_path
     assert parted.journal.scores == again.journal.scores == whole.journal.scores
 
 
+@pytest.mark.slow
 @each_family
 def test_what_grows_is_the_same_picture(family, tmp_path):
     run = clipgen.Run("a red apple", folder=tmp_path, generator=family, **SMALL)
@@ -57,6 +58,7 @@ def test_what_grows_is_the_same_picture(family, tmp_path):
     assert all(score.isfinite() for score in scores.values()) and optimization.image().shape == large.shape
 
 
+@pytest.mark.slow
 def test_a_branch_begins_at_the_size_of_its_frame(tmp_path):
     run = made(tmp_path)
     for step, size in ((3, (32, 48)), (4, (64, 80))):
@@ -88,6 +90,7 @@ def test_what_the_settings_name_comes_at_every_size_from_where_it_came(tmp_path)
         assert seen.picture.size == GROWN[step - 1] and seen.score == pytest.approx(score, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_pictures_made_together_grow_together(tmp_path):
     runs = clipgen.batch("a cat", 2, batch=2, folder=tmp_path, progress=False, **SMALL)
     alone = made(tmp_path, "a cat", seed=1)
@@ -95,6 +98,7 @@ def test_pictures_made_together_grow_together(tmp_path):
     assert runs[1].image.size == (64, 80) and abs(difference).mean() < 2
 
 
+@pytest.mark.slow
 def test_films_are_as_large_as_the_last_frame(tmp_path):
     run = made(tmp_path, generator="shapes:24", steps=5)
     for suffix in ("gif", "webp", "mp4"):

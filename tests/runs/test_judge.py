@@ -33,6 +33,7 @@ def pictures(run):
     return [frame.tobytes() for frame in run.journal.frames()]
 
 
+@pytest.mark.slow
 def test_it_guides_nothing(judged, tmp_path):
     plain = made(tmp_path)
     assert plain.models.judge is None and "judge" not in plain.journal.scores[-1]
@@ -90,6 +91,7 @@ def fallen(folder, scores):
     return journal
 
 
+@pytest.mark.slow
 def test_keep_best_shows_and_exports_it(judged, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     journal = fallen(tmp_path, [0.1, 0.4, 0.3, 0.4])
@@ -200,6 +202,7 @@ def test_a_judge_cannot_come_later(judged, tmp_path):
     assert Journal.open(without.journal.folder).settings["judge"] == ""
 
 
+@pytest.mark.slow
 def test_the_evaluator_can_guide_if_it_is_asked_to(tmp_path):
     run = made(tmp_path, "a sunflower", perceptor="evaluator", judge="mini", steps=20, size=(64, 64))
     first, *_, last = run.journal.scores

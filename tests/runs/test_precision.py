@@ -10,6 +10,7 @@ from clipgen.errors import ClipgenError
 SMALL = {"generator": "mini-vqgan", "init": "noise", "size": (64, 64), "cutouts": 2, "steps": 3, "every": 1}
 
 
+@pytest.mark.slow
 def test_runs_of_two_precisions_share_no_model(tmp_path):
     """Two at once, of which one was asked to share with the other: each computes as it was asked to."""
     own = clipgen.Run("a cat", folder=tmp_path, **SMALL)
@@ -34,6 +35,7 @@ def test_naming_what_suits_the_device_shares_its_models(tmp_path):
     assert named.models is own.models
 
 
+@pytest.mark.slow
 def test_a_replay_computes_as_the_run_did(tmp_path):
     run = clipgen.generate("a cat", folder=tmp_path, precision="fp32", progress=False, **SMALL)
     replay = clipgen.Run.replay(run.journal.folder, folder=tmp_path)

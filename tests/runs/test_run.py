@@ -34,6 +34,7 @@ def test_a_name_that_is_taken_is_left_alone(tmp_path, monkeypatch):
     assert first.settings["seed"] == 0 and second.settings["seed"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", ["mini-vqgan", "mini-dvae"])
 @pytest.mark.parametrize("init", ["random", "perlin"])
 def test_the_score_rises(generator, init, tmp_path):
@@ -54,6 +55,7 @@ def test_a_start_picture_stays(tmp_path):
     assert blue > red + 60
 
 
+@pytest.mark.slow
 def test_same_seed_same_picture(tmp_path):
     made = [
         clipgen.generate(

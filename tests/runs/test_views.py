@@ -118,6 +118,7 @@ def test_an_interrupted_look_does_not_spoil_the_next(tmp_path, monkeypatch):
     same(run.views(4, progress=False), shown[4])
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing(tmp_path):
     runs = [clipgen.Run("a cat", folder=tmp_path, **SMALL) for _ in range(2)]
     for frame in runs[0]:
@@ -126,6 +127,7 @@ def test_looking_changes_nothing(tmp_path):
     assert [f.tobytes() for f in runs[0].journal.frames()] == [f.tobytes() for f in runs[1].journal.frames()]
 
 
+@pytest.mark.slow
 def test_scores_and_pulls_by_hand(tmp_path):
     """Each view alone: its cosine, and the norm of what it leaves on the picture."""
     run = clipgen.Run("a cat:2 | grey:-1", folder=tmp_path, **(SMALL | {"cutouts": 5}))

@@ -27,6 +27,7 @@ def equal(some, others):
     return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(some, others, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("carry", [0.0, 0.5])
 def test_a_film_goes_on_after_its_process_is_lost(carry, film, tmp_path, monkeypatch):
     whole = clipgen.restyle(film[:4], "a red apple", carry=carry, folder=tmp_path / "whole", **SMALL)

@@ -76,6 +76,7 @@ def where(sheet, picture):
     ]
 
 
+@pytest.mark.slow
 def test_the_sheet(study):
     sheet = study.sheet()
     (first,), (right,), (below,) = (where(sheet, study.rows[place].image) for place in (0, 1, 2))
@@ -125,6 +126,7 @@ def test_two_processes_do_not_make_the_same_study(quick, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_row_that_fails_is_a_row_and_the_others_go_on(batch, quick, tmp_path):
     poison = np.zeros((1, 3, 5, 5), np.float16)  # a latent that the generator refuses as soon as it is there
@@ -136,6 +138,7 @@ def test_a_row_that_fails_is_a_row_and_the_others_go_on(batch, quick, tmp_path):
     assert study.sheet().width > 512 and study.best() in (study.rows[0], study.rows[2])
 
 
+@pytest.mark.slow
 def test_pictures_go_along_and_the_originals_may_go(quick, tmp_path):
     photo = tmp_path / "photo.png"
     Image.new("RGB", (64, 64), "red").save(photo)

@@ -92,6 +92,7 @@ def test_the_timeline_follows_or_stays(studio):
     until(lambda: timeline.value == timeline.max > before, "following again")
 
 
+@pytest.mark.slow
 def test_pause_stop_and_resume_from_the_gallery(studio):
     run = running(studio)
     click(studio, "Pause")
@@ -124,6 +125,7 @@ def test_a_branch_starts_from_the_shown_frame(studio):
     assert (tokens == first.journal.latent(3)).all() and branch.settings.prompt == "a blue heart"
 
 
+@pytest.mark.slow
 def test_a_picture_that_grows(studio):
     text = "32x32@0-4, 64x64@4-"
     put(studio, size=text, init="perlin")
@@ -143,6 +145,7 @@ def test_a_picture_that_grows(studio):
     assert control(studio.controls, "size").value == text
 
 
+@pytest.mark.slow
 def test_errors_are_shown_and_the_studio_goes_on(studio, monkeypatch):
     put(studio, init="nowhere.png")
     click(studio, "Generate")
@@ -170,6 +173,7 @@ def test_errors_are_shown_and_the_studio_goes_on(studio, monkeypatch):
     assert studio.wait().finished and not studio.preview.error.value
 
 
+@pytest.mark.slow
 def test_a_new_studio_stops_the_run_of_the_one_before(studio, tmp_path):
     run = running(studio)
     second = clipgen.Studio("a star", folder=tmp_path, steps=4, **SMALL)

@@ -68,6 +68,7 @@ def other(request, studio):
     assert studio.job.run.models.generator.name == request.param
 
 
+@pytest.mark.slow
 def test_a_branch_starts_from_the_latent(other):
     click(other, "Generate")
     first = other.wait()

@@ -2,12 +2,14 @@
 
 import html
 
+import pytest
 from studio_hands import click, named, put
 
 import clipgen
 from clipgen.studio.parts import to_jpeg
 
 
+@pytest.mark.slow
 def test_the_shown_frame_in_words_and_where(studio):
     (fold,) = named(studio, "What CLIP reads in this frame")
     fold.value = True

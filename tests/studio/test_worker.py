@@ -25,6 +25,7 @@ def test_a_slow_line_does_not_slow_the_run(tmp_path):
     assert [row["step"] for row in told[-1]] == [1, 2, 3, 4, 5, 6], "the newest is told"
 
 
+@pytest.mark.slow
 def test_a_run_can_be_stopped_while_its_models_load(tmp_path):
     loading, wanted = threading.Event(), threading.Event()
 

@@ -54,6 +54,7 @@ def clip(tmp_path):
     return small_clip(tmp_path)
 
 
+@pytest.mark.slow
 def test_das(clip):
     apart = beside("das", Das, clip, torch.nn.Identity(), prompt="a city")
     assert max(apart.views) < 1e-4 and min(apart.cosines) > 0.9999

@@ -93,6 +93,7 @@ def check_loss(apart, factor, offset):
         assert factor * ours - offset == pytest.approx(theirs, abs=1e-3 * factor)
 
 
+@pytest.mark.slow
 def test_dalle(clip, tmp_path, monkeypatch):
     apart = beside("murdoch-dalle", Dalle, clip, small_dvae(tmp_path / "cache", monkeypatch))
     assert max(apart.views) < 1e-4 and min(apart.cosines) > 0.9999
@@ -119,6 +120,7 @@ def test_beyond_black_and_white(clip, tmp_path, monkeypatch):
     assert 0.9 < min(apart.cosines) < 0.999
 
 
+@pytest.mark.slow
 def test_vqgan(clip, tmp_path):
     net, file = small_vqgan(tmp_path)
     apart = beside("murdoch-vqgan", Vqgan, clip, net, generator=file)

@@ -209,14 +209,17 @@ def check_equal(apart, moved):
     assert apart.optimization.image().std() > 0.01, "something is drawn"
 
 
+@pytest.mark.slow
 def test_crowson(nets):
     check_equal(run("crowson", Crowson, nets), 0.01)
 
 
+@pytest.mark.slow
 def test_nerdyrodent(nets):
     check_equal(run("nerdyrodent", Nerdyrodent, nets), 0.01)
 
 
+@pytest.mark.slow
 def test_pixray(nets):
     """But for its optimiser, which begins anew when the rate drops."""
     apart = run("pixray", Pixray, nets, lr="0.2@0-7, 0.02@7-")
@@ -224,6 +227,7 @@ def test_pixray(nets):
     assert apart.moved > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "kind", "side", "cosine", "difference"),
     [
@@ -244,6 +248,7 @@ def test_textoff_changes_a_gradient_little(nets):
     assert 0.95 < run("pixray", PixraysTextoff, nets, steps=1).cosines[0] < 0.999
 
 
+@pytest.mark.slow
 def test_stops(nets):
     """Nearer to what is wanted than its stop, or further from what is not than that one's, a view is not moved."""
     plain = run("nerdyrodent", Nerdyrodent, nets, steps=1)

@@ -76,6 +76,7 @@ def murdoch_step():
     return sum(shares) / 32
 
 
+@pytest.mark.slow
 def test_nerdyrodents_views_are_as_black():
     torch.manual_seed(0)
     theirs = sum(black(nerdyrodent_step()) for _ in range(STEPS)) / STEPS
@@ -102,6 +103,7 @@ def test_a_box_is_erased_in_all_views_of_a_step_or_in_none():
     assert erased == pytest.approx(0.7, abs=0.05)
 
 
+@pytest.mark.slow
 def test_murdochs_views_are_as_black():
     """Those of both recipes, which show a picture to CLIP in the same views."""
     torch.manual_seed(0)

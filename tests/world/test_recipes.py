@@ -115,6 +115,7 @@ def test_number_and_sizes_of_views(name):
         assert ours.quantile(share) == pytest.approx(float(theirs.quantile(share)), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "augmentation"), [(n, a) for n, kinds in AUGMENTED.items() for a in kinds])
 def test_kinds_rates_and_strengths_of_augmentations(name, augmentation):
     share, strength = AUGMENTED[name][augmentation]

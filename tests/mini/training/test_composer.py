@@ -120,6 +120,7 @@ def test_a_folded_first_stage_says_the_same():
         torch.testing.assert_close(folded.decode(folded.lookup(tokens)), net.paint(tokens), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_bundle_holds_the_same_drawings(cache, tmp_path, capsys):
     bundle.pack(Job(cache, tmp_path, 0, torch.device("cpu")))
     drawings, encode = bundle.sources(tmp_path / bundle.FILE)

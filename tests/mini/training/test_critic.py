@@ -31,6 +31,7 @@ def test_cheats_have_the_colours_but_not_the_places():
     assert 16 < shuffled.sum() < 48, "two of the four kinds only move pieces"
 
 
+@pytest.mark.slow
 def test_attempts_go_uphill_and_are_kept_beside_their_real_picture(job, model):
     images, captions = torch.rand(4, 3, 32, 32), ["a cat", "a dog", "pizza", "a car"]
     attempts = Attempts(job, 32, count=6, kept=5, steps=10, seed=0)

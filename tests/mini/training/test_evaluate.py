@@ -60,6 +60,7 @@ def test_a_blind_sheet_tells_nothing_but_the_key_does(tmp_path):
     assert [number for number, *_ in key] == ["1", "2", "3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["steer", "picture", "half"])
 def test_ways_of_more_than_a_prompt(way, tmp_path):
     made = WAYS[way](["a cat", "a red apple"], 1, folder=tmp_path, steps=6, cutouts=2)

@@ -24,6 +24,7 @@ def test_equal_captions_count_as_the_same(drawings):
     assert batch.same().sum() > 60, "some captions of so few things come twice"
 
 
+@pytest.mark.slow
 def test_crops_are_pieces_of_scenes(drawings):
     pieces = SceneSampler(drawings, ~drawings.held_out(), 128, seed=1).crops(8, 64)
     scenes = SceneSampler(drawings, ~drawings.held_out(), 128, seed=1).batch(2).images
