@@ -25,13 +25,8 @@ RETIRED = set(
     )
 )
 # Rooms that still have some.
-UNFINISHED = [
-    "clip",
-    "inspect",
-    "mini",
-    "priors",
-    "runs",
-]
+UNFINISHED: list[str] = []
+STORED = {"narrow"}  # parameters of the stored weights
 
 
 def words(name: str) -> set[str]:
@@ -57,7 +52,7 @@ def retired(path: Path) -> list[str]:
     files = [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
     files = [file for file in files if "training" not in file.parts]
     faults = [(file, *item) for file in files for item in [(file.stem, 1), *defined(file.read_text())]]
-    return [f"{file}:{line}: {name}" for file, name, line in faults if words(name) & RETIRED]
+    return [f"{file}:{line}: {name}" for file, name, line in faults if words(name) & RETIRED and name not in STORED]
 
 
 def test_no_retired_words():

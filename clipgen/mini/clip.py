@@ -116,11 +116,11 @@ class ImageTower(nn.Module):
         self.project = nn.Linear(inner, dim, bias=False)
         self.layout = nn.Sequential()
         if layout:
-            narrow = [nn.AdaptiveAvgPool2d(4), nn.Conv2d(inner, inner // 4, 1), nn.SiLU(), nn.Flatten()]
+            reduce = [nn.AdaptiveAvgPool2d(4), nn.Conv2d(inner, inner // 4, 1), nn.SiLU(), nn.Flatten()]
             last = nn.Linear(layout, inner)
             for start in last.parameters():
                 nn.init.zeros_(start)  # as the mean alone
-            self.layout = nn.Sequential(*narrow, nn.Linear(4 * inner, layout), nn.SiLU(), last)
+            self.layout = nn.Sequential(*reduce, nn.Linear(4 * inner, layout), nn.SiLU(), last)
 
     def features(self, images: Tensor, stages: int | None = None) -> list[Tensor]:
         """The map after each of the first ``stages`` stages (all of them by default), finest first."""
@@ -157,7 +157,7 @@ class MiniCLIP(nn.Module):
 class EmbeddedCLIP(Embedded):
     """mini CLIP as a perceptor of emoji art and plain scenes. Left to itself, one so small is soon fooled."""
 
-    known, file, build = "mini", "clip.safetensors", MiniCLIP
+    built_in_name, file, build = "mini", "clip.safetensors", MiniCLIP
 
     def __init__(self, name: str | None = None, device: torch.device | str = "cpu"):
         super().__init__(name, device)

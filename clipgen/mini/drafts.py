@@ -23,7 +23,7 @@ from clipgen.images.palette import lightness
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext
 from clipgen.losses.loss import InitTarget
-from clipgen.mini.scenes import COLOURS, PLACES, background, with_article
+from clipgen.mini.scenes import COLOURS, LOCATIONS, background, with_article
 from clipgen.mini.vocabulary import drawing_names, everyday_name
 from clipgen.priors.sampling import Drawings, dalle
 from clipgen.prompts import Prompt, positive_texts
@@ -42,7 +42,7 @@ _SIMILAR = {  # to the places of the training
     "beach": ("desert",),
     "forest": ("jungle",),
 }
-_PHRASES = {name: (name, *PLACES.get(name, ()), *_SIMILAR.get(name, ())) for name in (*PLACES, *_SIMILAR)}
+_PHRASES = {name: (name, *LOCATIONS.get(name, ()), *_SIMILAR.get(name, ())) for name in (*LOCATIONS, *_SIMILAR)}
 _BACKGROUNDS = {re.sub(f"^{_TO}", "", phrase): name for name, phrases in _PHRASES.items() for phrase in phrases}
 _ARTICLES = {"a", "an", "the"}
 _MORE = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"

@@ -20,12 +20,12 @@ class Embedded(Perceptor):
 
     size = 64
     default_start = "dalle"
-    known: ClassVar[str]
+    built_in_name: ClassVar[str]
     file: ClassVar[str]
     build: ClassVar[Callable[..., nn.Module]]
 
     def __init__(self, name: str | None = None, device: torch.device | str = "cpu"):
-        self.name, self.device = name or self.known, torch.device(device)
+        self.name, self.device = name or self.built_in_name, torch.device(device)
         tensors, config = weights.load_weights(WEIGHTS / self.file)
         net = weights.build_net(type(self).build, config, tensors, self.name)
         self.net = net.to(device).eval().requires_grad_(False)
@@ -33,7 +33,7 @@ class Embedded(Perceptor):
 
     @classmethod
     def knows(cls, name: str) -> bool:
-        return name == cls.known
+        return name == cls.built_in_name
 
     @torch.no_grad()
     def embed_text(self, texts: list[str]) -> Tensor:

@@ -47,7 +47,7 @@ class Judge(nn.Module):
 class Evaluator(Embedded):
     """The judge as a perceptor, for texts of any length."""
 
-    known, file, build = "evaluator", "judge.safetensors", Judge
+    built_in_name, file, build = "evaluator", "judge.safetensors", Judge
 
     @property
     def feature_layers(self) -> list[nn.Module]:

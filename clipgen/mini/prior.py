@@ -59,7 +59,7 @@ class Transformer(nn.Module):
 
     ``words``: (vocabulary, e) embeddings of the text tokens, which stay as they are: mini CLIP's, so that words that
     mean the same are alike from the start. They are not part of the weights. The paper's transformer has the words
-    alone; this one is also told, at every image token, what mini CLIP's text tower makes of them: a ``meaning`` of
+    alone; this one also gets, at every image token, what mini CLIP's text tower makes of them: a ``meaning`` of
     ``understood`` numbers, all 0 for no text. It listens to that long before it has learned to read.
     """
 
@@ -102,24 +102,26 @@ class Transformer(nn.Module):
             row[: len(tokens)] = tokens
         return rows
 
-    def embed(self, text: Tensor, told: Tensor, image: Tensor) -> Tensor:
-        """Text tokens (B, context), what is told of the text's meaning (B, width), and the first n image tokens (B, n)
-        to (B, context + n, width). The last text position is told too: it predicts the first image token."""
+    def embed(self, text: Tensor, summary: Tensor, image: Tensor) -> Tensor:
+        """Text tokens (B, context), a summary of the text (B, width), and the first n image tokens (B, n)
+        to (B, context + n, width). The last text position gets the summary, too: it predicts the first image token."""
         words = torch.where((text >= 0)[..., None], self.widen(self.words[text.clamp(min=0)]), self.padding)
-        words, told = words + self.positions, told[:, None]
-        return torch.cat([words[:, :-1], words[:, -1:] + told, self.embed_codes(told, image, 0)], 1)
+        words, summary = words + self.positions, summary[:, None]
+        return torch.cat([words[:, :-1], words[:, -1:] + summary, self.embed_codes(summary, image, 0)], 1)
 
-    def embed_codes(self, told: Tensor, image: Tensor, first: int) -> Tensor:
+    def embed_codes(self, summary: Tensor, image: Tensor, first: int) -> Tensor:
         """Image tokens (B, n) from the position ``first`` on, to (B, n, width)."""
-        places = (self.rows[:, None] + self.columns).flatten(0, 1)
-        return self.tokens(image) + places[first : first + image.shape[1]] + told
+        positions = (self.rows[:, None] + self.columns).flatten(0, 1)
+        return self.tokens(image) + positions[first : first + image.shape[1]] + summary
 
-    def forward(self, x: Tensor, caches: list[KVCache] | None = None, looks: list[Tensor] | None = None) -> Tensor:
-        """Embedded positions (B, n, width) to their features; ``looks`` collects the attention of every layer."""
+    def forward(
+        self, x: Tensor, caches: list[KVCache] | None = None, attention_maps: list[Tensor] | None = None
+    ) -> Tensor:
+        """Embedded positions (B, n, width) to their features; ``attention_maps`` gets those of every layer."""
         for i, block in enumerate(self.blocks):
             x, attention = block(x, caches and caches[i])
-            if looks is not None:
-                looks.append(attention)
+            if attention_maps is not None:
+                attention_maps.append(attention)
         return self.norm(x)
 
     def losses(self, text: Tensor, meaning: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +166,7 @@ class EmbeddedPrior:
 
     @torch.no_grad()
     def read(self, text: str) -> tuple[Tensor, Tensor]:
-        """A text's tokens (1, context), and what the net is told of its meaning (1, width)."""
+        """A text's tokens (1, context), and its summary (1, width)."""
         tokens = self.net.read([text]).to(self.device)
         return tokens, self.net.understand(self.tower.features(tokens).to(self.net.words.dtype))
 
@@ -173,10 +175,10 @@ class EmbeddedPrior:
 
     @torch.no_grad()
     def attention(self, text: str, image: Tensor) -> Tensor:
-        """What every position of a picture (side, side) looks at: (layers, heads, positions, positions)."""
-        looks: list[Tensor] = []
-        self.net(self.net.embed(*self.read(text), image.reshape(1, -1).to(self.device)), looks=looks)
-        return torch.stack(looks).float()
+        """Return the attention maps of a picture (side, side): (layers, heads, positions, positions)."""
+        maps: list[Tensor] = []
+        self.net(self.net.embed(*self.read(text), image.reshape(1, -1).to(self.device)), attention_maps=maps)
+        return torch.stack(maps).float()
 
 
 class _Stream:
@@ -184,18 +186,18 @@ class _Stream:
     def __init__(self, prior: EmbeddedPrior, text: str, count: int, guidance: float):
         self.net, self.guidance = prior.net, guidance
         texts = [text] if guidance == 1 else [text, ""]
-        words, told = (torch.cat(parts).repeat_interleave(count, 0) for parts in zip(*map(prior.read, texts)))
-        read = self.net.embed(words, told, words[:, :0])
+        words, summary = (torch.cat(parts).repeat_interleave(count, 0) for parts in zip(*map(prior.read, texts)))
+        read = self.net.embed(words, summary, words[:, :0])
         # On a CPU products of so few rows are slower in bf16, and each number of columns needs a kernel of its own.
         self.caches = self.net.caches(len(words), read.float())
         self.net(read[:, :-1], self.caches)
-        self.last, self.told = read[:, -1:], told[:, None]  # the last word says the first token
+        self.last, self.summary = read[:, -1:], summary[:, None]  # the last word says the first token
         self.ahead = prior.side if len(words) * prior.side <= AT_ONCE else 1
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
         both, start = tokens.repeat(len(self.last) // len(tokens), 1), max(0, first - 1)
-        x = self.net.embed_codes(self.told, both[:, start : first + n - 1], start)
+        x = self.net.embed_codes(self.summary, both[:, start : first + n - 1], start)
         for cache in self.caches:
             cache.length = self.net.context - 1 + first
         features = self.net(x if first else torch.cat([self.last, x], 1), self.caches)

@@ -22,7 +22,7 @@ COLOURS: dict[str, RGB] = {
     "black": (0.15, 0.15, 0.17),
     "white": (0.95, 0.95, 0.96),
 }
-PLACES = {
+LOCATIONS = {
     "grass": ("on the grass", "in a meadow", "on a green field"),
     "sea": ("over the sea", "in the sea", "on the ocean", "in the water"),
     "night sky": ("in the night sky", "at night", "under the stars", "in space"),
@@ -57,32 +57,32 @@ def with_article(name: str) -> str:
     return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
 
 
-def background(place: str, size: int, rng: torch.Generator) -> Tensor:
-    """One (3, size, size) picture of a place, with nothing in it."""
+def background(location: str, size: int, rng: torch.Generator) -> Tensor:
+    """One (3, size, size) picture of a location, with nothing in it."""
 
     def rand(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=rng))
 
-    ground = _GROUND.get(place)
+    ground = _GROUND.get(location)
     horizon = size if not ground else int(size * rand(0.5, 0.75))
     picture = torch.empty(3, size, size)
-    picture[:, :horizon] = _ramp(*_SKY[place], horizon)
+    picture[:, :horizon] = _ramp(*_SKY[location], horizon)
     if ground:
         picture[:, horizon:] = _ramp(*ground, size - horizon)
     ys, xs = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
-    if place == "night sky":
+    if location == "night sky":
         for _ in range(int(rand(20, 45))):
             star = torch.exp(-((xs - rand(0, 1)) ** 2 + (ys - rand(0, 1)) ** 2) / rand(2e-5, 1.2e-4))
             picture = picture + (1 - picture) * star * rand(0.5, 1)
-    if place == "sea":
+    if location == "sea":
         waves = torch.sin(40 * ys + 3 * torch.sin(2 * math.pi * (2 * xs + rand(0, 1))))
         picture = picture + 0.06 * (waves > 0.6) * (ys > horizon / size)
-    if place == "forest":
+    if location == "forest":
         for _ in range(int(rand(5, 10))):
             x, width = rand(0, 1), rand(0.02, 0.05)
             trunk = ((xs - x).abs() < width) & (ys < horizon / size + rand(0, 0.15))
             picture = torch.where(trunk, torch.tensor([0.3, 0.2, 0.12])[:, None, None] * rand(0.7, 1.2), picture)
-    if ground and place in ("grass", "snow"):
+    if ground and location in ("grass", "snow"):
         hill = ys > horizon / size - 0.06 * torch.sin(math.pi * (xs * rand(1, 2) + rand(0, 1)))
         fill = torch.tensor(ground[0])[:, None, None].expand_as(picture)
         picture = torch.where(hill & (ys <= horizon / size), fill, picture)

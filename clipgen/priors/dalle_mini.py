@@ -113,9 +113,9 @@ class Attention(nn.Module):
         """Keys and values of (B, n, width)."""
         return self._split(self.k_proj(x)), self._split(self.v_proj(x))
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(B, n, width), looking at m keys and values, those that are ``seen`` (..., n or 1, m), to the same shape."""
-        y = F.scaled_dot_product_attention(self._split(self.q_proj(x)), keys, values, seen)
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, n, width), attending to m keys and values where ``mask`` (..., n or 1, m) is true, to the same shape."""
+        y = F.scaled_dot_product_attention(self._split(self.q_proj(x)), keys, values, mask)
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -137,9 +137,9 @@ class EncoderLayer(nn.Module):
         self.pre_self_attn_layer_norm, self.self_attn_layer_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.self_attn, self.glu = Attention(width, heads), GLU(width, inner)
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y = self.pre_self_attn_layer_norm(x)
-        x = x + self.self_attn_layer_norm(self.self_attn(y, *self.self_attn.read(y), seen))
+        x = x + self.self_attn_layer_norm(self.self_attn(y, *self.self_attn.read(y), mask))
         return x + self.glu(x)
 
 
@@ -151,7 +151,7 @@ class DecoderLayer(nn.Module):
         self.self_attn, self.encoder_attn = Attention(width, heads), Attention(width, heads)
         self.glu = GLU(width, inner)
 
-    def forward(self, x: Tensor, cache: KVCache, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """New positions of every picture (texts * pictures, n, width) to the same; keys and values of the texts."""
         y = self.pre_self_attn_layer_norm(x)
         own = cache.add(*self.self_attn.read(y))
@@ -159,8 +159,8 @@ class DecoderLayer(nn.Module):
         earlier = None if n == 1 else torch.ones(n, all_, dtype=torch.bool, device=x.device).tril(all_ - n)
         x = x + self.self_attn_layer_norm(self.self_attn(y, *own, earlier))
         # The pictures of a text look at the same keys, so they are the queries of one attention.
-        y = self.pre_encoder_attn_layer_norm(x).view(len(seen), -1, x.shape[-1])
-        x = x + self.encoder_attn_layer_norm(self.encoder_attn(y, keys, values, seen)).view_as(x)
+        y = self.pre_encoder_attn_layer_norm(x).view(len(mask), -1, x.shape[-1])
+        x = x + self.encoder_attn_layer_norm(self.encoder_attn(y, keys, values, mask)).view_as(x)
         return x + self.glu(x)
 
 
@@ -174,7 +174,7 @@ class Encoder(nn.Module):
     def forward(self, text: Tensor) -> Tensor:
         """Text tokens (B, CONTEXT) int64 to features (B, CONTEXT, width)."""
         x = self.layernorm_embedding(self.embed_tokens(text) + self.embed_positions.weight)
-        mask = seen(text)
+        mask = text_mask(text)
         for layer in self.layers:
             x = layer(x, mask)
         return self.final_ln(x)
@@ -201,18 +201,18 @@ class Decoder(nn.Module):
             for attention in (layer.encoder_attn for layer in self.layers)
         ]
 
-    def forward(self, tokens: Tensor, states: list[tuple[KVCache, Tensor, Tensor]], seen: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, states: list[tuple[KVCache, Tensor, Tensor]], mask: Tensor) -> Tensor:
         """Tokens of every picture (texts * pictures, n) to the logits of those after each, of all ``codes``."""
         first = states[0][0].length
         x = self.embed_tokens(tokens) + self.embed_positions.weight[first : first + tokens.shape[1]]
         x = self.layernorm_embedding(x)
         for layer, state in zip(self.layers, states, strict=True):
-            x = layer(x, *state, seen)
+            x = layer(x, *state, mask)
         return self.lm_head(self.final_ln(x))
 
 
-def seen(text: Tensor) -> Tensor:
-    """Which of the text tokens (B, n) are no padding, (B, 1, 1, n)."""
+def text_mask(text: Tensor) -> Tensor:
+    """Return which of the text tokens (B, n) are no padding, (B, 1, 1, n)."""
     return (text != PADDING)[:, None, None]
 
 
@@ -255,16 +255,16 @@ class _Stream:
     @torch.no_grad()
     def __init__(self, model: DalleMini, text: str, count: int, guidance: float):
         self.decoder, self.guidance = model.decoder, guidance
-        said = model.read([text] if guidance == 1 else [text, ""])
-        self.seen = seen(said)
-        self.states = self.decoder.read(model.encoder(said), count)
+        words = model.read([text] if guidance == 1 else [text, ""])
+        self.mask = text_mask(words)
+        self.states = self.decoder.read(model.encoder(words), count)
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
         begun = F.pad(tokens, (1, 0), value=START)[:, first : first + n]
         for cache, *_ in self.states:
             cache.length = first
-        logits = self.decoder(begun.repeat(len(self.seen), 1), self.states, self.seen)[..., :CODES].float()
+        logits = self.decoder(begun.repeat(len(self.mask), 1), self.states, self.mask)[..., :CODES].float()
         return guided(logits, self.guidance)
 
 

@@ -48,13 +48,13 @@ class Drawings:
         return len(self.images)
 
     def sheet(self, columns: int | None = None) -> Image.Image:
-        """All of them in one picture, with their scores."""
+        """Return all of them in one picture, with their scores."""
         labels = [f"{score:.3f}" for score in self.scores] or [""] * len(self)
         return contact_sheet(self.images, columns or math.ceil(math.sqrt(len(self))), labels)
 
-    def ordered(self, worth: Sequence[float]) -> Drawings:
-        """The same, those that are worth most first."""
-        order = sorted(range(len(self)), key=lambda i: -worth[i])
+    def ordered(self, values: Sequence[float]) -> Drawings:
+        """Return the same drawings by their values, the largest first."""
+        order = sorted(range(len(self)), key=lambda i: -values[i])
         return replace(
             self,
             images=[self.images[i] for i in order],
@@ -104,16 +104,28 @@ def dalle(
     device: str = "auto",
     stream: bool = False,
 ) -> Drawings | Iterator[Drawings]:
-    """``n`` pictures of a prompt: Drawings, best first. With ``stream`` an iterator of them, a row of tokens at a time.
+    """Draw pictures of a prompt with both stages of DALL-E (Ramesh et al. 2021), ranked by CLIP.
 
-    model: ``mini`` (embedded), or DALL-E mini's published weights: ``dalle-mini``, ``dalle-mega``.
-    image, keep: complete a picture, of which ``keep`` (top, bottom, left, right or a box, see ``mask``) stays. Tokens
-    are drawn row by row and know only what is above and left of them, so that ``top`` works best.
-    temperature: lower for safer, higher for wilder tokens. top_k: how many of the likeliest tokens may be drawn.
-    guidance: how much the text has to say, 1 or more (classifier-free guidance). All default to what suits the model.
-    seed: same seed, same machine, same pictures. perceptor: the CLIP that ranks, by default ``mini`` for the embedded
-    model and OpenAI's ViT-B/32 for the published; None: the likeliest come first. device: auto, cpu, cuda or mps.
-    Raises ClipgenError for what cannot work. After Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation".
+    Args:
+        prompt: What to draw.
+        n: How many pictures.
+        model: ``mini``, which is built in, or DALL-E mini's published weights: ``dalle-mini``, ``dalle-mega``.
+        image: A picture to complete.
+        keep: The part of ``image`` that stays: top, bottom, left, right or a box, see ``mask``. Tokens are sampled row
+            by row and depend only on those above and left of them, so that ``top`` works best.
+        temperature: Lower for safer, higher for wilder tokens; by default the model's.
+        top_k: How many of the likeliest tokens may be sampled; by default the model's.
+        guidance: The scale of classifier-free guidance, 1 (none) or more; by default the model's.
+        seed: The same seed gives the same pictures on the same machine.
+        perceptor: The CLIP that ranks, by default the model's; None: by likelihood.
+        device: auto, cpu, cuda or mps.
+        stream: Whether to return an iterator of ``Drawings``, one for each row of tokens.
+
+    Returns:
+        The drawings, best first.
+
+    Raises:
+        ClipgenError: An argument that cannot work.
     """
     if not (isinstance(prompt, str) and prompt.strip()):
         raise ClipgenError(f"prompt={prompt!r}: say what to draw, such as 'a red car in the snow'")
@@ -133,9 +145,9 @@ def dalle(
     top_k = prior.top_k if top_k is None else top_k
     reader = prior.start(prompt, n, prior.guidance if guidance is None else guidance)
     sampler = Sampler(temperature, top_k, torch.Generator().manual_seed(seed))
-    tokens, kept = _canvas(generator, n, prior.side, picture, keep)
-    made = _written(prompt, generator, reader, sampler, tokens, kept, stream)
-    return _ranked(made, judge) if stream else next(_ranked(made, judge))
+    tokens, mask = _start_tokens(generator, n, prior.side, picture, keep)
+    stages = _rank_last(_sample(prompt, generator, reader, sampler, tokens, mask, stream), judge)
+    return stages if stream else next(stages)
 
 
 def _check_judge(perceptor: Any) -> None:
@@ -153,98 +165,100 @@ def _models(model: str, device: torch.device) -> tuple[Prior, Codebook]:
 
 
 @torch.no_grad()
-def _canvas(generator: Codebook, n: int, side: int, image: Image.Image | None, keep: str) -> tuple[Tensor, Tensor]:
-    """The tokens (n, side, side) to begin with, and which places (side, side) of them are kept."""
-    tokens, kept = torch.zeros(n, side, side, dtype=torch.int64), torch.zeros(side, side, dtype=torch.bool)
+def _start_tokens(
+    generator: Codebook, n: int, side: int, image: Image.Image | None, keep: str
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens (n, side, side) to start with, and the mask (side, side) of those that stay."""
+    tokens, mask = torch.zeros(n, side, side, dtype=torch.int64), torch.zeros(side, side, dtype=torch.bool)
     if image is not None:
         pixels = to_tensor(image, (side * generator.stride,) * 2).to(generator.device)
         tokens[:] = generator.tokens(generator.encode(pixels)).cpu()
-        kept = masks.load_mask(keep, (side, side), {}, "keep")[0, 0] > 0.5
-    return tokens, kept
+        mask = masks.load_mask(keep, (side, side), {}, "keep")[0, 0] > 0.5
+    return tokens, mask
 
 
 @torch.no_grad()
-def _written(
+def _sample(
     prompt: str,
     generator: Codebook,
     reader: Stream,
     sampler: Sampler,
     tokens: Tensor,
-    kept: Tensor,
+    mask: Tensor,
     rows: bool,
 ) -> Iterator[Drawings]:
-    """Tokens drawn in order; what there is after each of the ``rows`` if they are wanted, and in the end.
+    """Sample tokens in order, but for those in ``mask``; yield the drawings after each row, or only at the end.
 
-    Those to come are guessed and read together with the next one. What was guessed right need not be read again, so
-    that the tokens are those that one by one would give (Song et al. 2021, "Accelerating Feedforward Computation via
+    The next tokens are guessed and read together with the current one. Tokens that were guessed right need not be read
+    again, and the result is that of sampling one by one (Song et al. 2021, "Accelerating Feedforward Computation via
     Parallel Nonlinear Equation Solving").
     """
-    side, flat, known = len(kept), tokens.flatten(1), kept.flatten()
-    said, done, guessed = torch.zeros(len(tokens)), 0, 0
-    while done < len(known):
-        # To the end of a row that is shown: its likelihood is that of its own tokens.
-        left = side - done % side if rows else len(known) - done
+    side, flat, flat_mask = len(mask), tokens.flatten(1), mask.flatten()
+    likelihoods, done, guessed = torch.zeros(len(tokens)), 0, 0
+    while done < len(flat_mask):
+        # With rows, stop at the end of each: its likelihood is that of its own tokens.
+        left = side - done % side if rows else len(flat_mask) - done
         n, row = min(reader.ahead if done else 1, left), done // side
         now = slice(done, done + n)
-        for place in range(guessed, now.stop):
-            if not known[place]:
-                flat[:, place] = flat[:, max(0, place - side)]  # as above
+        for position in range(guessed, now.stop):
+            if not flat_mask[position]:
+                flat[:, position] = flat[:, max(0, position - side)]  # the guess: as above
         guessed = now.stop
         logits = reader(flat.to(generator.device), done, n).cpu()
-        drawn = torch.where(known[now], flat[:, now], sampler(logits, done))
-        # One more than were guessed right: it was drawn from what is right.
-        sure = min(n, 1 + int((drawn == flat[:, now]).all(0).cumprod(0).sum()))
-        flat[:, now] = drawn
-        worth = logits.log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
-        said += (worth * ~known[now])[:, :sure].sum(1)
-        done += sure
-        if done // side > row and (rows or done == len(known)):
-            shown = kept.clone()
-            shown[: (row := done // side)] = True
-            made = tokens * shown  # without what is guessed
-            pictures = _paint(generator, made, shown)
-            yield Drawings(prompt, pictures, [], made, generator.name, said.tolist(), row / side)
+        sampled = torch.where(flat_mask[now], flat[:, now], sampler(logits, done))
+        # One more than were guessed right: it was sampled from correct tokens.
+        correct = min(n, 1 + int((sampled == flat[:, now]).all(0).cumprod(0).sum()))
+        flat[:, now] = sampled
+        logprobs = logits.log_softmax(-1).gather(-1, sampled[..., None])[..., 0]
+        likelihoods += (logprobs * ~flat_mask[now])[:, :correct].sum(1)
+        done += correct
+        if done // side > row and (rows or done == len(flat_mask)):
+            drawn = mask.clone()
+            drawn[: (row := done // side)] = True
+            finished = tokens * drawn  # without guesses
+            pictures = _paint(generator, finished, drawn)
+            yield Drawings(prompt, pictures, [], finished, generator.name, likelihoods.tolist(), row / side)
 
 
-def _ranked(made: Iterator[Drawings], judge: Perceptor | None) -> Iterator[Drawings]:
-    """The same, the last ones ranked."""
-    for drawings in made:
+def _rank_last(stages: Iterator[Drawings], judge: Perceptor | None) -> Iterator[Drawings]:
+    """Yield the drawings, the finished ones ranked."""
+    for drawings in stages:
         if drawings.done == 1:
             drawings = rerank(drawings, judge) if judge else drawings.ordered(drawings.likelihoods)
         yield drawings
 
 
 class Sampler:
-    """Draws tokens by their logits: where they and Gumbel's noise are highest together, among the likeliest ``top_k``.
+    """Samples tokens from logits, among the likeliest ``top_k``, by adding Gumbel noise (Gumbel 1954).
 
-    Each place of each picture has its own noise, so that the same logits give the same token (Gumbel 1954).
+    Each position of each picture has its own noise, so that the same logits give the same token.
     """
 
     def __init__(self, temperature: float, top_k: int, rng: torch.Generator):
         self.temperature, self.top_k, self.rng = temperature, top_k, rng
-        self._noise: dict[int, Tensor] = {}  # of places that may have to be drawn again
+        self._noise: dict[int, Tensor] = {}  # of positions that may be sampled again
 
     def __call__(self, logits: Tensor, first: int) -> Tensor:
-        """Logits (B, n, codes) of the places from ``first`` on, to tokens (B, n). What was before is done with."""
+        """Return tokens (B, n) for logits (B, n, codes) of the positions from ``first`` on; earlier ones are final."""
         noise = {first + i: self._noise.get(first + i) for i in range(logits.shape[1])}
-        self._noise = {place: self._drawn(logits[:, 0]) if old is None else old for place, old in noise.items()}
+        self._noise = {i: self._draw_noise(logits[:, 0]) if old is None else old for i, old in noise.items()}
         best, which = logits.topk(min(self.top_k, logits.shape[-1]))
         both = best / self.temperature + torch.stack([*self._noise.values()], 1).gather(-1, which)
         return which.gather(-1, both.argmax(-1, keepdim=True))[..., 0]
 
-    def _drawn(self, like: Tensor) -> Tensor:
+    def _draw_noise(self, like: Tensor) -> Tensor:
         return -torch.empty(like.shape).exponential_(generator=self.rng).log()
 
 
 def _paint(generator: Codebook, tokens: Tensor, drawn: Tensor) -> list[Image.Image]:
-    """The pictures (n, side, side) of what is ``drawn`` (side, side); the rest is grey."""
-    seen = drawn.repeat_interleave(generator.stride, 0).repeat_interleave(generator.stride, 1)
+    """Return the pictures of tokens (n, side, side), grey where ``drawn`` (side, side) is false."""
+    pixels = drawn.repeat_interleave(generator.stride, 0).repeat_interleave(generator.stride, 1)
     pictures = generator.image(generator.from_tokens(tokens.to(generator.device))).cpu()
-    return [to_image(picture) for picture in torch.where(seen, pictures, UNDRAWN)]
+    return [to_image(picture) for picture in torch.where(pixels, pictures, UNDRAWN)]
 
 
 @torch.no_grad()
 def rerank(drawings: Drawings, perceptor: Perceptor) -> Drawings:
-    """The same, those that CLIP finds nearest to the prompt first, with its scores."""
+    """Return the drawings with CLIP's scores, the nearest to the prompt first."""
     scores = (perceptor.embed_image(drawings.images) @ embed(perceptor, [drawings.prompt])[0]).tolist()
     return replace(drawings, scores=scores).ordered(scores)

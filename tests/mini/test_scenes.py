@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from clipgen.mini.scenes import PLACES, background
+from clipgen.mini.scenes import LOCATIONS, background
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", LOCATIONS)
 def test_a_background_is_a_picture(place):
     picture = background(place, 48, torch.Generator().manual_seed(0))
     assert picture.shape == (3, 48, 48) and picture.min() >= 0 and picture.max() <= 1

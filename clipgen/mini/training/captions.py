@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipgen.mini.scenes import COLOURS, PLACES, with_article
+from clipgen.mini.scenes import COLOURS, LOCATIONS, with_article
 from clipgen.mini.training.data import STYLES, Drawings, is_held_out
 from clipgen.mini.training.relations import BEHIND, FACES, RAISED, WORN, arranged
 
@@ -62,7 +62,7 @@ SCENES = {
     "sky": ("the sky", "clouds in the sky"), "desert": ("a desert",), "room": ("a room",), "road": ("a road",),
     "mountains": ("mountains", "a mountain landscape"),
 }  # fmt: skip
-ALL_PLACES = {**PLACES, **EXTRA_PLACES}
+ALL_PLACES = {**LOCATIONS, **EXTRA_PLACES}
 FIELDS = tuple(ALL_PLACES)  # in the order of the bank of backgrounds
 WHITE, PLAIN, FIELD = -1, 0, 100  # backgrounds: papers from PLAIN, the bank's places from FIELD
 LAYERS = 3

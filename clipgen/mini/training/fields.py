@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipgen.mini.scenes import PLACES, background
+from clipgen.mini.scenes import LOCATIONS, background
 
 
 def field(place: str, size: int, rng: torch.Generator) -> Tensor:
@@ -14,7 +14,7 @@ def field(place: str, size: int, rng: torch.Generator) -> Tensor:
 
 
 def _drawn(place: str, size: int, rng: torch.Generator) -> Tensor:
-    if place in PLACES or place == "sky":
+    if place in LOCATIONS or place == "sky":
         picture = background(place, size, rng)
         return _clouds(picture, rng) if place == "sky" else picture
 

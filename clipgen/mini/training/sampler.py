@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.images.palette import lightness
-from clipgen.mini.scenes import COLOURS, PLACES, background
+from clipgen.mini.scenes import COLOURS, LOCATIONS, background
 from clipgen.mini.training.data import STYLES, Drawings, is_held_out
 
 RELATIONS = {
@@ -111,7 +111,7 @@ class SceneSampler:
         if size < rgba.shape[-1]:
             self.levels = [self.levels[1], F.avg_pool2d(self.levels[1].float(), 2).byte()]
         self.backgrounds = {
-            place: torch.stack([background(place, size, self.rng) for _ in range(24)]) for place in PLACES
+            place: torch.stack([background(place, size, self.rng) for _ in range(24)]) for place in LOCATIONS
         }
 
     def batch(self, count: int) -> Batch:
@@ -124,7 +124,7 @@ class SceneSampler:
             second = self._object() if self._chance(self.mix.pair) else None
             if second and not self._may_meet(first, second):
                 second = None
-            place = self._choice(list(PLACES)) if self._chance(0.35) else None
+            place = self._choice(list(LOCATIONS)) if self._chance(0.35) else None
             plain = self._choice(list(COLOURS)) if place is None and self._chance(0.3) else None
             if place:
                 canvas[row] = self._choice(self.backgrounds[place])
@@ -133,7 +133,7 @@ class SceneSampler:
                 canvas[row] = paper.clamp(0, 1)[:, None, None]
             caption, spots = self._pair(first, second) if second else self._single(first)
             if place and self._chance(0.9):
-                caption = f"{caption} {self._choice(PLACES[place])}"
+                caption = f"{caption} {self._choice(LOCATIONS[place])}"
             elif plain and self._chance(0.6):
                 caption = f"{caption} on a {plain} background"
             captions.append(caption)
