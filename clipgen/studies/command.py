@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.images.names import expand_home
+from clipgen.images.names import display_path, expand_home
 from clipgen.registry import ENGINES
 from clipgen.studies.page import check_file
 from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
@@ -35,7 +35,7 @@ def redraw(make: Callable[[], Journal], files: Sequence[Path], fps: float | None
             export_run(journal, file, "last", fps=fps)
     print(
         f"{' and '.join(map(str, files))} "
-        + (f"({interruption})" if interruption else f"(done); the run is in {journal.folder}")
+        + (f"({interruption})" if interruption else f"(done); the run is in {display_path(journal.folder)}")
     )
     return 130 if interruption else 0
 
@@ -72,7 +72,7 @@ def study_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
         files = " and ".join(str(study.export(file)) for file in outputs)
         best = study.best()
         scores = ", ".join(f"{name} {value:.3f}" for name, value in best.scores.items() if name != "loss")
-        print(f"{files} ({'done' if study.finished else 'so far'}); the runs are kept in {study.folder}")
+        print(f"{files} ({'done' if study.finished else 'so far'}); the runs are kept in {display_path(study.folder)}")
         print(f"best: {best.label} ({scores})")
     for row, state in zip(study.rows, states):
         if state.error:
