@@ -111,7 +111,7 @@ class Glow(Regulariser):
 """
 SCRIPT = """
 from clipgen.registry import LOSSES
-LOSSES._places["glow"] = "glow:Glow"  # the line that a newcomer adds
+LOSSES._paths["glow"] = "glow:Glow"  # the line that a newcomer adds
 import clipgen
 from studio_hands import SMALL, control, named, put
 from test_controls import groups
