@@ -17,6 +17,7 @@ from PIL import Image
 from clipgen.errors import ClipgenError
 from clipgen.export.protocol import MAX_SETTINGS, Film, Shot, Writer
 from clipgen.images.drawing import Drawing
+from clipgen.images.names import expand_home
 from clipgen.images.sheets import enlarge
 from clipgen.registry import WRITERS
 from clipgen.setting import check_number
@@ -75,7 +76,7 @@ def export(
         ClipgenError: An unknown suffix, no frames, numbers that cannot work, a limit that cannot be met, or a file
             that cannot be written.
     """
-    file, suffix = Path(file).expanduser(), check_suffix(file)
+    file, suffix = expand_home(file), check_suffix(file)
     writer: Writer = WRITERS[suffix]()
     durations = _read_durations(settings or {}) if fps is None else []
     if fps is None:

@@ -152,15 +152,14 @@ def base_names(saved: Mapping[str, Any], like: Sequence[Mapping[str, Any]] = ())
             return {name: shorten(item) for name, item in value.items()}
         return [shorten(item) for item in value] if isinstance(value, (list, tuple)) else value
 
-    return shorten(saved)
+    return shorten({name: value for name, value in saved.items() if name != "weights"})
 
 
 def _named_paths(saved: Mapping[str, Any]) -> list[str]:
     """Return the paths of files, with folders in them, that settings or a change name."""
     texts = {name: value for name, value in saved.items() if isinstance(value, str)}
-    names = [*named_files(texts), texts.get("init", ""), texts.get("generator", "")]
-    names += [part.partition("/")[2] for part in texts.get("perceptor", "").split("|")]
-    names = [name.strip().rstrip("/\\") for name in names]
+    names = [*named_files(texts), texts.get("init", ""), *named_weights(texts)]
+    names = [name.removeprefix("local-dir:").strip().rstrip("/\\") for name in names]
     paths = [name for name in names if re.search(r"[/\\]", name)]
     return [path for path in paths if "://" not in path and not path.startswith("hf-hub:")]
 

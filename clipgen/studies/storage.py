@@ -36,7 +36,7 @@ class StudyStorage:
             return
         # Addresses whose words are the same, a-b/c and a/b-c, are told apart by a hash.
         mark = hashlib.sha256(self.address.encode()).hexdigest()[:8]
-        self.folder = Path("clipgen-runs", f"study-{slug(self.address, 50)}-{mark}")
+        self.folder = absolute_path(Path("clipgen-runs", f"study-{slug(self.address, 50)}-{mark}"))
         with self._translate_errors("cannot be written"):
             from fsspec.core import url_to_fs
 

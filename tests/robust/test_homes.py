@@ -118,3 +118,15 @@ def test_exports_keep_no_secrets(home):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"prompt": prompt}))
     exported = settings_of(run.export("cat.png"))
     assert exported["prompt"] == "a cat? | https://host/a.png:2 | https://host/b.png"
+
+
+def test_exports_name_no_folder_of_weights(home):
+    """Neither the settings that name them nor the note of which file it was."""
+    run = clipgen.generate("a cat", progress=False, **SMALL)
+    file = run.journal.folder / "settings.json"
+    mine = str(home / "private" / "mine.pt")
+    names = {"perceptor": f"mini | ViT-B-32/{mine}:0.5", "judge": f"ViT-B-32/{mine}", "weights": {mine: "4 bytes, 1"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | names))
+    exported = settings_of(run.export("cat.png"))
+    assert "private" not in json.dumps(exported)
+    assert (exported["perceptor"], exported["judge"]) == ("mini | ViT-B-32/mine.pt:0.5", "ViT-B-32/mine.pt")
