@@ -170,9 +170,7 @@ def dalle(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
 def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Print a table of the generators and perceptors that are known by name."""
-    import open_clip
-
-    from clipgen.clip.openclip import remote
+    from clipgen.clip.openclip import published, read_config, remote
     from clipgen.generators.catalogue import GENERATORS
     from clipgen.storage.remote import cached
 
@@ -187,8 +185,8 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
             weights = "cached" if all(map(cached, entry.files)) else "-"
         lines.append(COLUMNS.format(name, size, f"f{entry.stride}", entry.codes or "-", entry.licence, weights))
     perceptors = [COLUMNS.format(name, "64", "", "", "see model card", "built-in") for name in ("mini", "evaluator")]
-    for architecture, tag in open_clip.list_pretrained():
-        pixels = (open_clip.get_model_config(architecture) or {}).get("vision_cfg", {}).get("image_size", "")
+    for architecture, tag in published().list_pretrained():
+        pixels = (read_config(architecture) or {}).get("vision_cfg", {}).get("image_size", "")
         pixels = "x".join(map(str, pixels)) if isinstance(pixels, (list, tuple)) else pixels
         licence = "MIT" if tag == "openai" else "see hub page"
         weights = "cached" if cached(remote(architecture, tag)) else "-"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +20,7 @@ from clipgen import fast
 from clipgen.clip.base import Perceptor
 from clipgen.clip.offloading import OffloadedTextTower
 from clipgen.clip.patches import add_patch_dropout, has_patches, only_patches
+from clipgen.clip.tokenizer import open_clip_folder
 from clipgen.errors import ClipgenError
 from clipgen.storage import weights
 from clipgen.storage.download import check_hub
@@ -36,11 +42,31 @@ _PAPER_NAMES = {
 }
 
 
+@cache
+def _pretrained() -> ModuleType:
+    package = ModuleType("_open_clip_lists")
+    package.__path__ = [str(open_clip_folder())]
+    sys.modules[package.__name__] = package
+    return import_module(f"{package.__name__}.pretrained")
+
+
+# Importing open_clip takes seconds. Until somebody does, its lists are read without it.
+def published() -> ModuleType:
+    """Return a module with open_clip's functions that list published weights."""
+    return sys.modules.get("open_clip") or _pretrained()
+
+
+def read_config(architecture: str) -> dict[str, Any] | None:
+    """Return open_clip's configuration of an architecture, or None if it has none of this name."""
+    if imported := sys.modules.get("open_clip"):  # with what people have registered
+        return imported.get_model_config(architecture)
+    file = open_clip_folder() / "model_configs" / f"{architecture}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
 def remote(architecture: str, tag: str) -> Remote:
     """Return where open_clip says that a model's weights are."""
-    import open_clip
-
-    config = open_clip.get_pretrained_cfg(architecture, tag)
+    config = published().get_pretrained_cfg(architecture, tag)
     sources = []
     if hub := config.get("hf_hub"):
         repo, _, file = hub.rpartition("/")
@@ -67,9 +93,7 @@ class OpenCLIP(Perceptor):
     def knows(cls, name: str) -> bool:
         if name.startswith(_PREFIXES) or "/" in name or name in _PAPER_NAMES:
             return True
-        import open_clip
-
-        return name in open_clip.list_models()
+        return read_config(name) is not None
 
     @classmethod
     def check(cls, name: str) -> None:
@@ -162,10 +186,10 @@ def _load(name: str) -> tuple[Any, Any, Path | None]:
         return model, open_clip.get_tokenizer(name), None
     architecture, tag = parse_name(name)
     preprocess: dict[str, Any] = {}
-    if published := open_clip.get_pretrained_cfg(architecture, tag):
+    if config := published().get_pretrained_cfg(architecture, tag):
         file = fetch(remote(architecture, tag))
-        preprocess = {k: published[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in published}
-        is_quick_gelu = published.get("quick_gelu", False)
+        preprocess = {k: config[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in config}
+        is_quick_gelu = config.get("quick_gelu", False)
     else:
         # OpenAI's own archives are the TorchScript ones, and were trained with QuickGELU.
         file, is_quick_gelu = Path(tag), weights.is_torchscript(tag)
@@ -193,19 +217,17 @@ def parse_name(name: str) -> tuple[str, str]:
     Raises:
         ClipgenError: For an architecture or a tag that open_clip does not have.
     """
-    import open_clip
-
     architecture, _, tag = name.partition("/")
     if name in _PAPER_NAMES:
         architecture, tag = _PAPER_NAMES[name], "openai"
-    if architecture not in open_clip.list_models():
+    if read_config(architecture) is None:
         raise ClipgenError(
             f"perceptor={name!r}: open_clip has no architecture {architecture!r}; "
             "`python -m clipgen models` lists what there is"
         )
-    if open_clip.get_pretrained_cfg(architecture, tag) or Path(tag).is_file():
+    if published().get_pretrained_cfg(architecture, tag) or Path(tag).is_file():
         return architecture, tag
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    tags = published().list_pretrained_tags_by_model(architecture)
     matches = [full for full in tags if full.startswith(tag)]
     if len(matches) == 1:
         return architecture, matches[0]

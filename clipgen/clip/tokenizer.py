@@ -28,14 +28,19 @@ def _byte_symbols() -> dict[int, str]:
     return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
+def open_clip_folder() -> Path:
+    """Return where open_clip is installed, without importing it."""
+    spec = find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("open_clip is missing, and with it CLIP's vocabulary: pip install open_clip_torch")
+    return Path(spec.origin).parent
+
+
 @cache
 def _tables() -> tuple[dict[int, str], dict[str, int], dict[str, int]]:
     """Return the symbols of bytes, the tokens of symbols, and the ranks of pairs (``left right``) to merge."""
     symbols = _byte_symbols()
-    spec = find_spec("open_clip")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("open_clip is missing, and with it the vocabulary: pip install open_clip_torch")
-    with gzip.open(Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as file:
+    with gzip.open(open_clip_folder() / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
         merges = file.read().split("\n")[1 : VOCABULARY - 2 * 256 - 2 + 1]
     letters = list(symbols.values())
     vocabulary = [*letters, *(s + "</w>" for s in letters), *(pair.replace(" ", "") for pair in merges)]
