@@ -74,8 +74,8 @@ RELAXATIONS = Registry(
 PERCEPTORS = Registry(
     "perceptor",
     {
-        "mini": "clipgen.mini.clip:EmbeddedCLIP",
-        "evaluator": "clipgen.mini.judge:Evaluator",
+        "mini": "clipgen.mini.clip:BuiltinPerceptor",
+        "evaluator": "clipgen.mini.clip:BuiltinPerceptor",
         "open_clip": "clipgen.clip.openclip:OpenCLIP",
     },
 )
@@ -83,7 +83,7 @@ PERCEPTORS = Registry(
 PRIORS = Registry(
     "model",
     {
-        "mini": "clipgen.mini.prior:EmbeddedPrior",
+        "mini": "clipgen.mini.prior:BuiltinPrior",
         "dalle-mini": "clipgen.priors.dalle_mini:DalleMini",
         "dalle-mega": "clipgen.priors.dalle_mini:DalleMini",
     },

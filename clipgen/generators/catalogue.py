@@ -68,8 +68,8 @@ def _drawing(loader: str, marks: int) -> Entry:
 _MINI: dict[str, Any] = {"licence": "see model card", "stride": 8, "codes": 1024}
 
 GENERATORS: dict[str, Entry] = {
-    "mini-vqgan": _builtin("clipgen.mini.autoencoders:load_vqgan", overflows_fp16=True, settled=1.0, **_MINI),
-    "mini-dvae": _builtin("clipgen.mini.autoencoders:load_dvae", has_logits=True, **_MINI),
+    "mini-vqgan": _builtin("clipgen.mini:load_autoencoder", overflows_fp16=True, settled=1.0, **_MINI),
+    "mini-dvae": _builtin("clipgen.mini:load_autoencoder", has_logits=True, **_MINI),
     "pixels": _builtin("clipgen.generators.pixels:Pixels", defaults=_PIXELS),
     "fft": _builtin("clipgen.generators.fft:FFT", defaults=_PIXELS | {"augment": "flip, affine, grain=0.3"}),
     "stack": _builtin("clipgen.generators.stack:Stack", defaults=_PIXELS | {"lr": 0.08}, settled=2.0, tileable=False),

@@ -1,14 +1,20 @@
-"""mini CLIP: a text tower and an image tower small enough to ship, trained by ``clipgen.mini.training``."""
+"""mini CLIP and the evaluator: perceptors small enough to ship, trained by ``clipgen.mini.training``."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipgen import fast
+from clipgen.clip.base import Perceptor
 from clipgen.clip.tokenizer import VOCABULARY, encode
-from clipgen.mini.embedded import Embedded
+from clipgen.images.reading import to_tensor
+from clipgen.mini import WEIGHTS
+from clipgen.storage import weights
 
 
 class Attention(nn.Module):
@@ -62,10 +68,6 @@ class TextTower(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.project(self.features(tokens))
-
-    def fits(self, text: str) -> bool:
-        """Whether a text is within the context."""
-        return len(encode(text)) <= self.context
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Texts to (P, L) int64, -1 where there is nothing; longer texts are cut at the context."""
@@ -151,24 +153,97 @@ class MiniCLIP(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in [0, 1] to (B, dim) unit-norm embeddings."""
-        return F.normalize(self.image(images).float(), dim=-1)
+        return F.normalize(self.image(fast.channels_last(images)).float(), dim=-1)
 
-
-class EmbeddedCLIP(Embedded):
-    """mini CLIP as a perceptor of emoji art and plain scenes. Left to itself, one so small is soon fooled."""
-
-    built_in_name, file, build = "mini", "clip.safetensors", MiniCLIP
-
-    def __init__(self, name: str | None = None, device: torch.device | str = "cpu"):
-        super().__init__(name, device)
-        fast.optimize_for(self.net.image, self.device, save_memory=False)
+    def fits(self, text: str) -> bool:
+        """Whether a text is within the context."""
+        return len(encode(text)) <= self.text.context
 
     @property
     def feature_layers(self) -> list[nn.Module]:
-        return [*self.net.image.stages[-2:]]
+        return [*self.image.stages[-2:]]
+
+
+class Judge(nn.Module):
+    """The evaluator, which judges, and guides no picture unless somebody names it for that.
+
+    Built unlike mini CLIP on purpose: a plain stack of convolutions and maximum pooling without skips, a bag of words
+    instead of a transformer, trained without adversaries. What fools the one need not fool the other. ``embed`` numbers
+    a word, ``width`` channels in the first convolution.
+    """
+
+    def __init__(self, dim: int = 256, embed: int = 48, width: int = 32):
+        super().__init__()
+        self.words = nn.EmbeddingBag(VOCABULARY, embed, mode="mean")
+        self.text = nn.Sequential(nn.Linear(embed, 512), nn.GELU(), nn.Linear(512, dim))
+        layers: list[nn.Module] = []
+        inner = 3
+        for outer in (width, 2 * width, 4 * width, 8 * width):
+            layers += [nn.Conv2d(inner, outer, 3, 1, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(), nn.MaxPool2d(2)]
+            inner = outer
+        layers += [nn.Conv2d(inner, inner, 3, 1, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU()]
+        self.convolutions = nn.Sequential(*layers)
+        self.image = nn.Linear(4 * inner, dim)
+        self.logit_scale = nn.Parameter(torch.tensor(2.7))
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """(P, dim) unit-norm embeddings."""
+        rows, device = [encode(text) or [VOCABULARY - 1] for text in texts], self.words.weight.device
+        starts = torch.tensor([0, *map(len, rows[:-1])], device=device).cumsum(0)
+        bags = self.words(torch.tensor([token for row in rows for token in row], device=device), starts)
+        return F.normalize(self.text(bags).float(), dim=-1)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, 64, 64) in [0, 1] to (B, dim) unit-norm embeddings."""
+        maps = F.adaptive_avg_pool2d(self.convolutions(images * 2 - 1), 2)
+        return F.normalize(self.image(maps.flatten(1)).float(), dim=-1)
 
     def fits(self, text: str) -> bool:
-        return self.net.text.fits(text)
+        """A bag holds any number of words."""
+        return True
+
+    @property
+    def feature_layers(self) -> list[nn.Module]:
+        return [self.convolutions[-5], self.convolutions[-1]]  # behind the ReLUs of the last two stages
+
+
+class BuiltinPerceptor(Perceptor):
+    """A model of 64 x 64 pixels that is always there: ``mini`` CLIP or the ``evaluator``.
+
+    mini CLIP knows emoji art and plain scenes. Left to itself, one so small is soon fooled.
+    """
+
+    size = 64
+    default_start = "dalle"
+    nets: ClassVar = {"mini": ("clip.safetensors", MiniCLIP), "evaluator": ("judge.safetensors", Judge)}
+
+    def __init__(self, name: str, device: torch.device | str = "cpu"):
+        self.name, self.device = name, torch.device(device)
+        file, build = self.nets[name]
+        tensors, config = weights.load_weights(WEIGHTS / file)
+        self.net = weights.build_net(build, config, tensors, name).to(device).eval().requires_grad_(False)
+        self.scale = float(self.net.logit_scale.exp())
+        fast.optimize_for(self.net.image, self.device, save_memory=False)
+
+    @classmethod
+    def knows(cls, name: str) -> bool:
+        return name in cls.nets
+
+    @property
+    def feature_layers(self) -> list[nn.Module]:
+        return self.net.feature_layers
+
+    def fits(self, text: str) -> bool:
+        return self.net.fits(text)
+
+    @torch.no_grad()
+    def embed_text(self, texts: list[str]) -> Tensor:
+        return self.net.embed_text(texts)
 
     def encode_image(self, images: Tensor, patch_indices: Tensor | None = None) -> Tensor:
-        return super().encode_image(fast.channels_last(images))
+        return self.compute(self.net.encode_image, images)
+
+    @torch.no_grad()
+    def embed_image(self, pictures: list[Image.Image]) -> Tensor:
+        pixels = torch.cat([to_tensor(picture, (self.size, self.size)) for picture in pictures])
+        return self.encode_image(pixels.to(self.device))

@@ -15,11 +15,10 @@ from torch.nn import functional as F
 from clipgen import device as devices
 from clipgen.clip.tokenizer import encode
 from clipgen.mini import WEIGHTS
-from clipgen.mini.clip import EmbeddedCLIP
+from clipgen.mini.clip import BuiltinPerceptor
 from clipgen.priors.protocol import KVCache, Stream, guided
 from clipgen.storage import weights
 
-TEXT_SHARE = 1 / 8  # of the loss; the image has the rest, as in the paper
 AT_ONCE = 64  # tokens, of all pictures together, that are read in hardly more time than one of each
 
 
@@ -124,19 +123,6 @@ class Transformer(nn.Module):
                 attention_maps.append(attention)
         return self.norm(x)
 
-    def losses(self, text: Tensor, meaning: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy (nats a token) of the text and of the image, each token given all before it."""
-        x = self.embed(text, self.understand(meaning), image[:, :-1])
-        features = self(x.bfloat16() if torch.is_autocast_enabled(x.device.type) else x)
-        codes = self.next_code(features[:, self.context - 1 :]).float()
-        # A few rows are enough for the words: their softmax is over the whole vocabulary of CLIP.
-        some = max(1, len(text) // 8)
-        words = (self.next_word(features[:some, : self.context - 1]) @ self.words.T.to(features.dtype)).float()
-        return (
-            F.cross_entropy(words.flatten(0, 1), text[:some, 1:].flatten(), ignore_index=-1),
-            F.cross_entropy(codes.flatten(0, 1), image.flatten()),
-        )
-
     def caches(self, batch: int, like: Tensor) -> list[KVCache]:
         """Empty ones for every layer."""
         shape = batch * self.heads, self.context + self.side**2, self.width // self.heads
@@ -148,8 +134,8 @@ def _drawn(*shape: int) -> nn.Parameter:
     return nn.Parameter(nn.init.normal_(torch.empty(*shape), std=0.02))
 
 
-class EmbeddedPrior:
-    """The embedded transformer as a prior: 256 tokens of the mini dVAE, emoji art in Noto's style and plain scenes."""
+class BuiltinPrior:
+    """The built-in transformer as a prior: 256 tokens of the mini dVAE, emoji art in Noto's style and plain scenes."""
 
     generator, perceptor = "mini-dvae", "mini"
     temperature, guidance, top_k = 0.7, 1.5, 128
@@ -157,7 +143,7 @@ class EmbeddedPrior:
     def __init__(self, name: str = "mini", device: torch.device | str = "cpu"):
         self.name, self.device = name, torch.device(device)
         tensors, config = weights.load_weights(WEIGHTS / "prior.safetensors")
-        self.tower = EmbeddedCLIP(device=device).net.text
+        self.tower = BuiltinPerceptor("mini", device).net.text
         words = self.tower.tokens.weight.detach()
         net = weights.build_net(partial(Transformer, words), config, tensors, name)
         net.words = words
@@ -183,7 +169,7 @@ class EmbeddedPrior:
 
 class _Stream:
     @torch.no_grad()
-    def __init__(self, prior: EmbeddedPrior, text: str, count: int, guidance: float):
+    def __init__(self, prior: BuiltinPrior, text: str, count: int, guidance: float):
         self.net, self.guidance = prior.net, guidance
         texts = [text] if guidance == 1 else [text, ""]
         words, summary = (torch.cat(parts).repeat_interleave(count, 0) for parts in zip(*map(prior.read, texts)))

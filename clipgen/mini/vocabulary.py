@@ -1,4 +1,4 @@
-"""What drawings are called, and the vocabularies that a picture is described with when nobody gives another."""
+"""Names of drawings, the drawings that no model was trained on, and vocabularies to describe pictures with."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import json
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from clipgen.images.reading import to_image
 from clipgen.mini import WEIGHTS
-from clipgen.mini.held_out import held_out
 from clipgen.mini.scenes import COLOURS
 from clipgen.storage import weights
 
-_EVERYDAY = """airplane, apple, banana, basketball, bear, bicycle, birthday cake, bread, butterfly, cactus, camera, car,
-carrot, castle, cherries, christmas tree, church, dog, doughnut, dragon, drum, duck, egg, fire, flower, french fries,
-frog, grapes, hamburger, hammer, helicopter, horse, hot dog, house, ice cream, key, lemon, light bulb, lion, monkey,
-mushroom, octopus, owl, palm tree, panda, pencil, pig, pineapple, rainbow, red heart, rocket, rose, sailboat, scissors,
-shark, shoe, smiling face, snail, snowman, strawberry, sun, sunflower, telephone, television, tractor, train, tree,
-tulip, turtle, unicorn, violin, volcano, whale, woman"""
+_SIDE = 128  # of a drawing on the sheet
+PROMPTS = (WEIGHTS / "prompts.txt").read_text().splitlines()  # a hundred, that the built-in models are measured with
 
 
 class DrawingNames(NamedTuple):
@@ -42,13 +39,22 @@ def everyday_name(name: str) -> str:
     return name.removesuffix(" face")
 
 
+def held_out() -> tuple[Tensor, list[str]]:
+    """Return the held-out drawings, (200, 3, 128, 128) in [0, 1], and the names of their things."""
+    names = json.loads((WEIGHTS / "heldout.json").read_text())
+    with Image.open(WEIGHTS / "heldout.webp") as sheet:
+        pixels = torch.from_numpy(np.array(sheet.convert("RGB"))).permute(2, 0, 1).float() / 255
+    tiles = pixels.unfold(1, _SIDE, _SIDE).unfold(2, _SIDE, _SIDE).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    return tiles[: len(names)], names
+
+
 def common() -> list[str]:
     """Return 285 words: the names of the held-out drawings, other everyday things, and colours.
 
     They are few because mini CLIP mistakes one word for another more often the more there are.
     """
-    everyday = [word.strip() for word in _EVERYDAY.split(",")]
-    return [*json.loads((WEIGHTS / "heldout.json").read_text()), *everyday, *COLOURS]
+    held_out_names = json.loads((WEIGHTS / "heldout.json").read_text())
+    return [*held_out_names, *(WEIGHTS / "everyday.txt").read_text().splitlines(), *COLOURS]
 
 
 def emoji() -> list[str]:

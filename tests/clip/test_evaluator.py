@@ -5,8 +5,8 @@ import torch
 
 import clipgen
 from clipgen.generators.catalogue import GENERATORS
-from clipgen.mini.held_out import held_out, load_judge
 from clipgen.mini.training.evaluate import retrieval
+from clipgen.mini.vocabulary import held_out
 from clipgen.runs.presets import PRESETS
 
 
@@ -16,7 +16,6 @@ def test_it_knows_drawings_that_it_has_not_seen():
     judge = clipgen.load_perceptor("evaluator")
     top1, top5 = retrieval(judge, images, names)
     assert top1 > 0.6 and top5 > 0.8
-    assert retrieval(load_judge(), images, names) == (top1, top5), "the same net"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from clipgen.cli import main
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.mini import WEIGHTS
 from clipgen.mini.drafts import DRAFT_TEMPERATURE, DRAFTS
-from clipgen.mini.held_out import held_out
+from clipgen.mini.vocabulary import held_out
 from clipgen.priors.catalogue import load_prior
 from clipgen.priors.sampling import UNDRAWN, Sampler, _models, dalle
 

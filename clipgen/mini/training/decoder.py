@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from clipgen.generators.dvae import DVAE, unmap_pixels
 from clipgen.mini.clip import MiniCLIP
-from clipgen.mini.held_out import psnr
 from clipgen.mini.training import composer
 from clipgen.mini.training.bundle import sources
 from clipgen.mini.training.first_stage import Losses, PatchCritic, edge_energy, likelihood
 from clipgen.mini.training.training import Job, Training, load_embedded
-from clipgen.mini.training.ways import held_out
+from clipgen.mini.training.vqgan import psnr
+from clipgen.mini.vocabulary import held_out
 
 WINDOW, STRIDE = 10, 8  # tokens of a side that are decoded at a time, and pixels of a token
 FOOLING = 0.35  # the critic's part of the gradient, beside the other losses'

@@ -1,8 +1,8 @@
 """How good the built-in models are: ``python -m clipgen.mini.training.evaluate``, offline.
 
 Retrieval on held-out drawings, PSNR and codebook use of the autoencoders, and R-precision of generated pictures:
-how often the evaluator (``clipgen.mini.judge``), which guided none of them, picks a picture's prompt among all 100 of
-its set. Sets: ``hundred`` plain prompts, ``seen`` and ``held-out`` combinations (a colour of a thing, or two things)
+how often the evaluator, which guided none of them, picks a picture's prompt among all 100 of its set.
+Sets: ``hundred`` plain prompts, ``seen`` and ``held-out`` combinations (a colour of a thing, or two things)
 that training showed or left out on purpose, ``drawings`` (names of held-out drawings). Ways: ``noise`` (guidance from
 where the generator begins), ``transformer`` (one drawing), ``rerank`` (the best of 16 by mini CLIP), ``default`` (as
 clipgen draws: each thing drafted alone, guidance from there), ``steer`` (half of
@@ -30,14 +30,14 @@ from tqdm import tqdm
 
 import clipgen
 from clipgen.cli import CommandParser, add_settings
+from clipgen.clip.base import Perceptor
 from clipgen.generators.codebook import Codebook
 from clipgen.images.reading import to_tensor
-from clipgen.mini.held_out import PROMPTS, held_out, load_judge, reconstruction
-from clipgen.mini.judge import Judge
 from clipgen.mini.scenes import COLOURS, with_article
 from clipgen.mini.training.data import fraction, is_held_out
+from clipgen.mini.training.vqgan import psnr
 from clipgen.mini.training.ways import WAYS
-from clipgen.mini.vocabulary import drawing_names
+from clipgen.mini.vocabulary import PROMPTS, drawing_names, held_out
 
 
 @torch.no_grad()
@@ -56,12 +56,21 @@ def ranks(likeness: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def r_precision(
-    judge: Judge, images: list[Image.Image], prompts: Sequence[str], candidates: Sequence[str]
+    judge: Perceptor, images: list[Image.Image], prompts: Sequence[str], candidates: Sequence[str]
 ) -> list[bool]:
     """For each picture, whether the judge finds its prompt the likeliest of the candidates."""
     pictures = torch.cat([to_tensor(image, (64, 64)) for image in images])
     likeness = judge.encode_image(pictures) @ judge.embed_text(list(candidates)).T
     return [candidates[i] == p for i, p in zip(likeness.argmax(1).tolist(), prompts, strict=True)]
+
+
+@torch.no_grad()
+def reconstruction(generator: Codebook, images: Tensor) -> tuple[float, int]:
+    """Encode and decode (N, 3, H, W) images; return the mean PSNR in dB and the number of different codes used."""
+    latents = [generator.encode(batch) for batch in images.split(32)]
+    decoded = torch.cat([generator.image(latent) for latent in latents])
+    tokens = torch.cat([generator.tokens(latent) for latent in latents])
+    return psnr(decoded, images), tokens.unique().numel()
 
 
 def saturated(images: Sequence[Image.Image]) -> float:
@@ -150,7 +159,7 @@ def main() -> None:
         parser.error("--ways picture: shows held-out drawings; add --sets drawings")
 
     images, names = held_out()
-    judge = load_judge()
+    judge = clipgen.load_perceptor("evaluator", precision="fp32")
     for title, model in (("mini CLIP", clipgen.load_perceptor("mini")), ("evaluator", judge)):
         top1, top5 = retrieval(model, images, names)
         print(f"retrieval, {title}: top-1 {top1:.3f}, top-5 {top5:.3f} of {len(names)} held-out drawings")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from clipgen.mini.judge import Judge
+from clipgen.mini.clip import Judge
 from clipgen.mini.training import data
 from clipgen.mini.training.clip import contrast, fade, naming, retrieval
 from clipgen.mini.training.sampler import SceneSampler

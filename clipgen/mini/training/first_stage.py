@@ -20,11 +20,11 @@ from clipgen.generators.dvae import DVAE, map_pixels, unmap_pixels
 from clipgen.images.palette import lightness
 from clipgen.images.reading import to_image
 from clipgen.mini.clip import ImageTower, MiniCLIP
-from clipgen.mini.held_out import psnr
 from clipgen.mini.training.bundle import sources
 from clipgen.mini.training.composer import Pool
 from clipgen.mini.training.training import Job, Training, load_embedded
-from clipgen.mini.training.ways import held_out
+from clipgen.mini.training.vqgan import psnr
+from clipgen.mini.vocabulary import held_out
 from clipgen.storage import weights
 
 CONFIG: dict[str, Any] = {"n_hid": 64, "n_blk_per_group": 2, "n_init": 64, "vocab_size": 2048}

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipgen.generators.dvae import DVAE
 from clipgen.mini.clip import MiniCLIP
-from clipgen.mini.prior import TEXT_SHARE, Transformer
+from clipgen.mini.prior import Transformer
 from clipgen.mini.training import data, dvae
 from clipgen.mini.training.sampler import PLAIN, SceneSampler
 from clipgen.mini.training.training import Job, Training
 
 CONFIG: dict[str, Any] = {"width": 256, "layers": 6, "heads": 4, "side": 16, "codes": 1024, "context": 20}
+TEXT_SHARE = 1 / 8  # of the loss; the image has the rest, as in the paper
 GROUPS = ("animals-nature", "food-drink", "travel-places", "activities", "objects")
 
 
@@ -37,7 +39,7 @@ def train(job: Job, batch: int = 64, captions: int = 72_000) -> None:
     images, text = images.to(job.device), model.read(texts).to(job.device)
     with torch.no_grad():
         meaning = torch.cat([tower.features(some) for some in text.split(512)])
-    losses, net = job.compiled(model.losses), training.average.model
+    compute_losses, net = job.compiled(losses), training.average.model
     rng = torch.Generator().manual_seed(9 + training.steps)
     train = len(images) - min(256, len(images) // 20)
     test = slice(train, None)
@@ -47,14 +49,28 @@ def train(job: Job, batch: int = 64, captions: int = 72_000) -> None:
         silent = (torch.rand(batch, 1, generator=rng) < 0.1).to(job.device)
         read, understood = text[rows].masked_fill(silent, -1), meaning[rows].masked_fill(silent, 0)
         with job.autocast():
-            words, codes = losses(read, understood, images[rows].long())
+            words, codes = compute_losses(model, read, understood, images[rows].long())
         training.step(TEXT_SHARE * words + (1 - TEXT_SHARE) * codes)
         if training.due:
             right = text[test], meaning[test]
             wrong = right[0].roll(1, 0), right[1].roll(1, 0)
             with torch.no_grad(), job.autocast():
-                unseen, misled = (net.losses(*told, images[test].long())[1] for told in (right, wrong))
+                unseen, misled = (losses(net, *told, images[test].long())[1] for told in (right, wrong))
             training.log(words=words, codes=codes, unseen=unseen, misled=misled)
+
+
+def losses(model: Transformer, text: Tensor, meaning: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (nats a token) of the text and of the image, each token given all before it."""
+    x = model.embed(text, model.understand(meaning), image[:, :-1])
+    features = model(x.bfloat16() if torch.is_autocast_enabled(x.device.type) else x)
+    codes = model.next_code(features[:, model.context - 1 :]).float()
+    # A few rows are enough for the words: their softmax is over the whole vocabulary of CLIP.
+    some = max(1, len(text) // 8)
+    words = (model.next_word(features[:some, : model.context - 1]) @ model.words.T.to(features.dtype)).float()
+    return (
+        F.cross_entropy(words.flatten(0, 1), text[:some, 1:].flatten(), ignore_index=-1),
+        F.cross_entropy(codes.flatten(0, 1), image.flatten()),
+    )
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from clipgen.mini.training.data import Drawings
 from clipgen.mini.training.evaluate import PROMPTS
 from clipgen.mini.training.first_stage import CONFIG as FIRST
 from clipgen.mini.training.first_stage import Snapped
+from clipgen.mini.training.prior import losses
 from clipgen.mini.training.training import Job, Training, load_embedded
 from clipgen.priors.protocol import guided
 from clipgen.storage import weights
@@ -83,7 +84,7 @@ def train(job: Job, batch: int = 512, captions: int = 600_000) -> None:
     words = clip.text.tokens.weight.detach()
     model = job.place(build(words))
     training = Training(job, "second", {"model": model}, *optimisers(model), peak=2.5e-3, clip=1.0, every=200)
-    losses, net = job.compiled(model.losses), training.average.model
+    compute_losses, net = job.compiled(losses), training.average.model
     rng = torch.Generator(device=job.device).manual_seed(13 + training.steps)
     train = captions - min(TEST, captions // 20)
     unseen = slice(train, captions)
@@ -93,13 +94,13 @@ def train(job: Job, batch: int = 512, captions: int = 600_000) -> None:
         silent = torch.rand(batch, 1, generator=rng, device=job.device) < 0.1
         text, meaning, tokens = scenes.some(rows)
         with job.autocast():
-            spoken, codes = losses(text.masked_fill(silent, -1), meaning.masked_fill(silent, 0), tokens)
+            spoken, codes = compute_losses(model, text.masked_fill(silent, -1), meaning.masked_fill(silent, 0), tokens)
         training.step(WORDS * spoken + (1 - WORDS) * codes)
         if training.due:
             with torch.no_grad(), job.autocast():
                 text, meaning, tokens = scenes.some(unseen)
-                right = net.losses(text, meaning, tokens)[1]
-                misled = net.losses(text.roll(1, 0), meaning.roll(1, 0), tokens)[1]
+                right = losses(net, text, meaning, tokens)[1]
+                misled = losses(net, text.roll(1, 0), meaning.roll(1, 0), tokens)[1]
             training.log(words=spoken, codes=codes, unseen=right, misled=misled)
     folder = job.out / "weights"
     folder.mkdir(exist_ok=True)

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from clipgen.generators.codebook import straight_through
 from clipgen.generators.vqgan import VQModel
 from clipgen.mini.clip import MiniCLIP
-from clipgen.mini.held_out import psnr
 from clipgen.mini.training import data
 from clipgen.mini.training.sampler import SceneSampler
 from clipgen.mini.training.training import Job, Training, learning_rate
@@ -84,6 +83,12 @@ def train(job: Job, batch: int = 32, size: int = 64) -> None:
             quality = unseen_psnr(job, lambda x: net.decode(net.lookup(net.tokens(net.encode(x)))), drawings)
             used = tokens.unique().numel()
             training.log(pixels=pixels, looks=looks, commitment=commitment, psnr=quality, used=used)
+
+
+def psnr(images: Tensor, originals: Tensor) -> float:
+    """Return the mean over (N, 3, H, W) images of the peak signal-to-noise ratio in dB."""
+    error = (images - originals).square().mean((1, 2, 3))
+    return float((-10 * error.log10()).mean())
 
 
 @torch.no_grad()
