@@ -6,15 +6,13 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from clipgen.runs.spec import RunSpec
-
-IDLE = 5.0  # seconds without a task after which a worker ends: another one may wait for its memory, cores or GPU
 
 
 class WorkerLost(RuntimeError):
@@ -32,86 +30,78 @@ class Worker(Protocol):
 class WorkerExecutor(Executor):
     """An executor that replaces the workers it loses: the future of a lost task raises WorkerLost, others go on.
 
-    Each worker has a thread here that gives it one task at a time. It stays between tasks, with the models it loaded.
+    A worker stays between tasks, with the models it loaded.
+
+    Args:
+        workers: Largest number of workers.
+        threads: Number of threads of each, on a CPU.
     """
 
-    workers: int  # at most
-    threads: int  # of each, on a CPU
     shares_folders = True  # whether workers see the folders of this machine
 
-    def __init__(self) -> None:
-        self._tasks: queue.SimpleQueue[tuple[Future, Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._alive: list[Worker] = []
-        self._lock, self._closed = threading.Lock(), False
+    def __init__(self, workers: int, threads: int):
+        self.workers, self.threads = workers, threads
+        self._alive: dict[int, Worker] = {}  # by slot
+        self._slots: queue.LifoQueue[int] = queue.LifoQueue()  # without a task; those with a worker come first
+        for slot in reversed(range(workers)):
+            self._slots.put(slot)
+        self._tasks: set[Future] = set()
+        self._closed = False
 
     def start_worker(self, slot: int) -> Worker:
         """Return a new worker, in place of an earlier one in the same slot."""
         raise NotImplementedError
 
-    def measure(self, folders: Sequence[Path], address: str) -> None:
-        """Set ``workers`` and ``threads`` by what the first step of some rows takes, where the engine can."""
-
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future:  # type: ignore[override]
         """Have a worker call a function, which is pickled by its name."""
         future: Future = Future()
-        self._tasks.put((future, function, arguments))
-        if (slot := len(self._threads)) < self.workers:
-            # A daemon, so that a process with an unfinished study can end.
-            self._threads.append(threading.Thread(target=self._work, args=(slot,), name="clipgen worker", daemon=True))
-            self._threads[slot].start()
+        self._tasks.add(future)
+        future.add_done_callback(self._tasks.discard)
+        # A daemon, so that a process with an unfinished study can end.
+        threading.Thread(
+            target=self._call, args=(future, function, arguments), name="clipgen worker", daemon=True
+        ).start()
         return future
+
+    def _call(self, future: Future, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        slot, result, error = self._slots.get(), None, None
+        try:
+            if slot not in self._alive:
+                self._alive[slot] = self.start_worker(slot)
+            if self._closed:
+                self._alive[slot].kill()
+            result = self._alive[slot].call(function, *arguments)
+        except Exception as failure:
+            error = failure
+            self._close(slot)
+        self._slots.put(slot)
+        if error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def _close(self, slot: int) -> None:
+        if worker := self._alive.pop(slot, None):
+            worker.close()
+
+    def close_idle(self) -> None:
+        """End the workers without a task: another one may wait for their memory, cores or GPU."""
+        slots = []
+        with suppress(queue.Empty):
+            while True:
+                slots.append(self._slots.get_nowait())
+        for slot in slots:
+            self._close(slot)
+            self._slots.put(slot)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """End all workers at once, whatever they compute."""
-        with self._lock:
-            self._closed = True
-            for worker in self._alive:
-                worker.kill()
-        with suppress(queue.Empty):
-            while task := self._tasks.get_nowait():
-                task[0].cancel()
-        for _ in self._threads:
-            self._tasks.put(None)
-        for thread in self._threads if wait else ():
-            thread.join()
-
-    def _work(self, slot: int) -> None:
-        worker: Worker | None = None
-        while not self._closed:
-            try:
-                task = self._tasks.get(timeout=IDLE)
-            except queue.Empty:
-                task = None
-            if task is None:
-                self._end(worker)
-                worker = None
-                continue
-            future, function, arguments = task
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                worker = worker or self._start(slot)
-                future.set_result(worker.call(function, *arguments))
-            except Exception as error:
-                self._end(worker)
-                worker = None
-                future.set_exception(error)
-        self._end(worker)
-
-    def _start(self, slot: int) -> Worker:
-        worker = self.start_worker(slot)
-        with self._lock:
-            self._alive.append(worker)
-            if self._closed:
-                worker.kill()
-        return worker
-
-    def _end(self, worker: Worker | None) -> None:
-        if worker:
-            with self._lock:
-                self._alive.remove(worker)
-            worker.close()
+        self._closed = True
+        for worker in list(self._alive.values()):
+            worker.kill()
+        if wait:
+            futures.wait(list(self._tasks))
+        self.close_idle()
 
 
 def count_cores() -> int:

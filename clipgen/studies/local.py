@@ -50,8 +50,7 @@ class ProcessExecutor(WorkerExecutor):
     """
 
     def __init__(self, workers: int | None, batches: int, gpus: list[str], engine: str = "local"):
-        super().__init__()
-        self.workers, self.threads = worker_counts(workers, batches, len(gpus), executor.count_cores())
+        super().__init__(*worker_counts(workers, batches, len(gpus), executor.count_cores()))
         self._gpus = gpus
 
     def start_worker(self, slot: int) -> ProcessWorker:

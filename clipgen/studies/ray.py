@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,11 @@ import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.studies.executor import WorkerExecutor, WorkerLost, worker_counts
 
-MARGIN = 1.1  # of a GPU's memory, for steps that take more than the first one
-
-
-def workers_per_gpu(taken: float, total: float) -> int:
-    """Return how many workers share a GPU, from the memory that one of them takes and the total, both in bytes."""
-    return max(1, int(total / (MARGIN * max(taken, 1))))
-
 
 class RayExecutor(WorkerExecutor):
     """Actors of Ray, which see the folders of the study, or copy them from its address.
 
-    With more workers than GPUs several share one; by default so many as its memory has room for.
+    With more workers than GPUs several share one.
 
     Args:
         workers: Number of workers, None for the default.
@@ -38,7 +31,6 @@ class RayExecutor(WorkerExecutor):
     shares_folders = False
 
     def __init__(self, workers: int | None, batches: int, gpus: list[str], engine: str = "ray"):
-        super().__init__()
         try:
             import ray
         except ImportError as error:
@@ -51,34 +43,14 @@ class RayExecutor(WorkerExecutor):
                 why = " ".join(str(error).split())
                 raise ClipgenError(f"engine={engine!r}: Ray cannot be reached ({why}); check the address") from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        cores, card_count = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
+        count, threads = worker_counts(workers, batches, card_count, cores)
+        # No worker is spread over two nodes.
+        super().__init__(count, min([threads, *(int(node["CPU"]) for node in nodes)]))
+        self._gpu_share = 1 / math.ceil(count / card_count) if card_count else 0
         if not nodes:
             self.shutdown()
             raise ClipgenError(f"engine={engine!r}: this cluster has no CPU to compute with; add a node to it")
-        self._cores = int(sum(node["CPU"] for node in nodes))
-        self._most_threads = int(min(node["CPU"] for node in nodes))  # no worker is spread over two nodes
-        self._gpus, self._batches = int(sum(node.get("GPU", 0) for node in nodes)), batches
-        self._is_open = not workers and 0 < self._gpus < batches  # whether a measurement sets the number of workers
-        self._set_workers(workers)
-
-    def _set_workers(self, workers: int | None) -> None:
-        self.workers, threads = worker_counts(workers, self._batches, self._gpus, self._cores)
-        self.threads = min(threads, self._most_threads)
-        self._gpu_share = 1 / math.ceil(self.workers / self._gpus) if self._gpus else 0
-
-    def measure(self, folders: Sequence[Path], address: str) -> None:
-        """Let one worker with a GPU to itself make the first step, where there are more tasks than GPUs."""
-        if not self._is_open:
-            return
-        from clipgen.studies.worker import measure_memory
-
-        self._gpu_share, worker = 1, self.start_worker(0)
-        try:
-            per_gpu = workers_per_gpu(*worker.call(measure_memory, folders, address))
-            self._set_workers(min(self._gpus * per_gpu, self._cores))
-        except WorkerLost:  # whoever makes the rows says what is wrong with them
-            self._set_workers(None)
-        finally:
-            worker.close()
 
     def start_worker(self, slot: int) -> RayWorker:
         options = {"num_cpus": self.threads, "num_gpus": self._gpu_share, "max_restarts": 0}

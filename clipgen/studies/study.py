@@ -73,7 +73,6 @@ class Study:
         try:
             with self.storage.locked():
                 self._begin_rows(todo, executor.threads)
-                executor.measure(*_task(executor, batches[0], self.storage))
                 yield
                 rows = {row.folder: row for row in self.rows}
                 for ended in make_batches(executor, batches, self.storage):
@@ -264,6 +263,8 @@ def make_batches(
     waiting, running = deque(batches), dict[Future, Sequence[Path]]()
     losses: Counter[tuple[Path, int]] = Counter()
     while waiting or running:
+        if not waiting:
+            executor.close_idle()
         while waiting and len(running) < executor.workers:
             batch = waiting.popleft()
             running[executor.submit(make_rows, *_task(executor, batch, storage))] = batch

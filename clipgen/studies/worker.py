@@ -38,15 +38,6 @@ def make_rows(folders: Sequence[Path], address: str = "") -> None:
         _try_rows(local)
 
 
-def measure_memory(folders: Sequence[Path], address: str = "") -> tuple[float, float]:
-    """Make the first frame of some rows; return the bytes of the GPU that are taken then, and all that it has."""
-    with local_rows(folders, address) as local:
-        runs = _resume(local)
-        next(iterate_batch(runs))
-    free, total = torch.cuda.mem_get_info(runs[0].spec.device)
-    return total - free, total
-
-
 def _try_rows(folders: Sequence[Path]) -> None:
     global _last_run
     failed = False
@@ -79,7 +70,8 @@ def _finish_rows(folders: Sequence[Path]) -> None:
     runs = _resume(folders)
     earlier = {run: RowState.read(run.journal.folder) for run in runs}
     began, device = time.monotonic(), runs[0].spec.device
-    _reset_peak_memory(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
     def write_state(run: Run, done: bool = False, error: str = "") -> None:
         seconds = earlier[run].seconds + (time.monotonic() - began) / len(runs)
@@ -97,23 +89,12 @@ def _finish_rows(folders: Sequence[Path]) -> None:
     _last_run = runs[0]
 
 
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-
 def _peak_memory(device: torch.device) -> float:
-    """Return the MB that were taken at most: of the GPU by tensors, or of the machine by this process."""
+    """Return the MB that were taken at most: of the GPU by tensors of these rows, or of the machine by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1.024e-3
-    try:
-        from resource import RUSAGE_SELF, getrusage
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         return 0.0
+    from resource import RUSAGE_SELF, getrusage
+
     return getrusage(RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

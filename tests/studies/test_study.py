@@ -159,27 +159,16 @@ def test_no_core_has_two_threads(asked, rows, gpus):
     assert workers == (asked or gpus or min(rows, cores, max(2, cores // 4)))
 
 
-@pytest.mark.parametrize(("taken", "each"), [(9e9, 8), (50e9, 1), (90e9, 1), (0, 16)])
-def test_a_gpu_has_so_many_workers_as_its_memory_bears(taken, each, monkeypatch, tmp_path):
-    """Ray, with a stand-in for its cluster: two cards of 80 GB in nodes of 16 cores each."""
-    calls, options = MagicMock(), []
-    ray = MagicMock(**{"nodes.return_value": [{"Alive": True, "Resources": {"CPU": 16, "GPU": 1}}] * 2})
-    ray.get.return_value, ray.exceptions.RayError = (taken, 80e9), OSError
-    ray.remote.return_value.options = lambda **asked: options.append(asked) or calls
+@pytest.mark.parametrize(("asked", "workers", "share"), [(None, 2, 1), (6, 6, 1 / 3)])
+def test_workers_of_ray_share_its_gpus(asked, workers, share, monkeypatch):
+    """With a stand-in for its cluster: two cards in nodes of 16 cores each."""
+    options, ray = [], MagicMock(**{"nodes.return_value": [{"Alive": True, "Resources": {"CPU": 16, "GPU": 1}}] * 2})
+    ray.remote.return_value.options = lambda **given: options.append(given) or MagicMock()
     monkeypatch.setitem(sys.modules, "ray", ray)
-    engine = RayExecutor(None, 1000, [])
-    assert (engine.workers, engine.threads) == (2, 16)
-    engine.measure([tmp_path], "")
+    engine = RayExecutor(asked, 1000, [])
     engine.start_worker(0)
-    assert engine.workers == 2 * each and [asked["num_gpus"] for asked in options] == [1, 1 / each]
-    assert options[1]["num_cpus"] * engine.workers <= 32
-    ray.get.side_effect = OSError
-    engine.measure([tmp_path], "")
-    assert engine.workers == 2, "what is wrong with a row is told where it is made"
-    asked = RayExecutor(6, 1000, [])
-    asked.measure([tmp_path], "")
-    asked.start_worker(0)
-    assert (asked.workers, options[-1]["num_gpus"]) == (6, 1 / 3)
+    assert engine.workers == workers and options[0]["num_gpus"] == share
+    assert options[0]["num_cpus"] == engine.threads and engine.threads * workers <= 32 and engine.threads <= 16
 
 
 def test_the_live_grid_fills(study, quick):
