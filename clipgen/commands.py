@@ -13,7 +13,6 @@ import clipgen
 from clipgen.cli import add_settings
 from clipgen.errors import ClipgenError
 from clipgen.images.names import display_path, expand_home, find_unused
-from clipgen.images.terminal import show
 from clipgen.registry import WRITERS
 from clipgen.setting import check_count
 
@@ -163,7 +162,6 @@ def dalle(parser: argparse.ArgumentParser, words: list[str]) -> int:
             sheets.append(drawings.sheet())
             bar.update(round(100 * drawings.done) - bar.n)
     file = export(sheets, output or _unused_files(prompt, ".png")[0])
-    show(file)
     print(f"{file} (done): {len(drawings)} pictures, CLIP scores {drawings.scores[0]:.3f} to {drawings.scores[-1]:.3f}")
     return 0
 
@@ -247,7 +245,7 @@ def _check_outputs(files: Sequence[Path], generator: str | None = None) -> None:
 
 
 def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:
-    """Write the files of a run, as far as it was made, show the first, and say where everything is."""
+    """Write the files of a run, as far as it was made, and say where everything is."""
     from clipgen.runs.interrupts import Interrupted, resumable
 
     if not run.journal.steps:
@@ -255,7 +253,6 @@ def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:
     with resumable(run.journal):
         for file in files:
             run.export(file, fps=fps)
-        show(files[0])
     written, folder = " and ".join(map(str, files)), display_path(run.journal.folder)
     if not run.finished:
         print(f"{written} (interrupted at step {run.step}); go on with: clipgen resume {folder}")

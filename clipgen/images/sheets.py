@@ -73,9 +73,10 @@ def contact_sheet(
     """
     columns, shortest = check_count("columns", columns), check_count("shortest", shortest)
     pictures = [enlarge(picture, shortest) for picture in _read_pictures("contact_sheet", images, labels)]
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
     widest = max(picture.width for picture in pictures)
-    _check_size(widest * columns, max(picture.height for picture in pictures))
-    return _lay_out(pictures, [widest] * columns, labels)
+    _check_size(widest * columns, 1)
+    return _lay_out(rows, [widest] * columns, below=labels or ())
 
 
 def strip(pictures: Sequence[Any], labels: Sequence[str] | None = None) -> Image.Image:
@@ -91,7 +92,7 @@ def strip(pictures: Sequence[Any], labels: Sequence[str] | None = None) -> Image
     widths = [max(1, round(picture.width * height / picture.height)) for picture in large]
     _check_size(sum(widths), height)
     resized = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture, width in zip(large, widths)]
-    return _lay_out(resized, widths, labels)
+    return _lay_out([resized], widths, below=labels or ())
 
 
 def grid(cells: Sequence[Sequence[Image.Image | None]], across: Sequence[str], down: Sequence[str]) -> Image.Image:
@@ -100,35 +101,12 @@ def grid(cells: Sequence[Sequence[Image.Image | None]], across: Sequence[str], d
     Raises:
         ClipgenError: For no picture at all, or too large a sheet.
     """
-    from PIL import ImageDraw, ImageFont
-
     rows = [[cell and enlarge(cell.convert("RGB")) for cell in row] for row in cells]
-    pictures = [picture for row in rows for picture in row if picture]
-    if not pictures:
+    widths = [picture.width for row in rows for picture in row if picture]
+    if not widths:
         raise ClipgenError("grid needs at least one picture")
-    width, height = max(picture.width for picture in pictures), max(picture.height for picture in pictures)
-    font = ImageFont.load_default(16)
     above, beside = ([textwrap.fill(label, 28, max_lines=5) for label in labels] for labels in (across, down))
-    lengths = [font.getlength(line) for label in beside for line in label.splitlines()]
-    left = math.ceil(max(lengths, default=0)) + 2 * GAP
-    top = 20 * max(label.count("\n") + 1 for label in above) + GAP
-    size = left + len(across) * (width + GAP), top + len(down) * (height + GAP)
-    _check_size(*size)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, label in enumerate(above):
-        x = left + column * (width + GAP) + width / 2
-        draw.text((x, top - GAP), label, "black", font, anchor="md", align="center")
-    for row, label in enumerate(beside):
-        y = top + row * (height + GAP)
-        draw.text((left - GAP, y + height / 2), label, "black", font, anchor="rm", align="right")
-        for column, picture in enumerate(rows[row]):
-            x = left + column * (width + GAP)
-            if picture:
-                sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
-            else:
-                draw.rectangle((x, y, x + width - 1, y + height - 1), "#eeeeee")
-    return sheet
+    return _lay_out(rows, [max(widths)] * len(above), above=above, beside=beside)
 
 
 def _read_pictures(name: str, pictures: Any, labels: Sequence[str] | None) -> list[Image.Image]:
@@ -149,20 +127,39 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _lay_out(images: list[Image.Image], widths: list[int], labels: Sequence[str] | None) -> Image.Image:
-    """Return pictures in rows, in columns of these ``widths`` in pixels, each with its label below."""
+def _lay_out(
+    rows: Sequence[Sequence[Image.Image | None]],
+    widths: Sequence[int],
+    below: Sequence[str] = (),
+    above: Sequence[str] = (),
+    beside: Sequence[str] = (),
+) -> Image.Image:
+    """Return rows of pictures in columns of these ``widths`` in pixels.
+
+    Labels stand below each picture, above each column and beside each row.
+    """
     from PIL import ImageDraw, ImageFont
 
-    height, text = max(image.height for image in images), 26 if labels else 0
-    rows = math.ceil(len(images) / len(widths))
-    size = sum(widths) + GAP * (len(widths) + 1), rows * (height + GAP + text) + GAP
+    font = ImageFont.load_default(16)
+    lengths = [math.ceil(font.getlength(line)) for label in beside for line in label.splitlines()]
+    left = max(lengths) + 2 * GAP if lengths else GAP
+    top = GAP + 20 * max((label.count("\n") + 1 for label in above), default=0)
+    height = max(picture.height for row in rows for picture in row if picture)
+    pitch = height + GAP + (26 if below else 0)
+    size = left + sum(widths) + GAP * len(widths), top + len(rows) * pitch
     _check_size(*size)
     sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
-    for i, image in enumerate(images):
-        row, column = divmod(i, len(widths))
-        x, y = GAP + sum(widths[:column]) + GAP * column, GAP + row * (height + GAP + text)
-        sheet.paste(image, (x + (widths[column] - image.width) // 2, y))
-        if labels:
-            draw.text((x + widths[column] / 2, y + height + 4), labels[i], "black", font, anchor="ma")
+    draw, xs = ImageDraw.Draw(sheet), [left + sum(widths[:i]) + GAP * i for i in range(len(widths))]
+    for x, width, label in zip(xs, widths, above):
+        draw.text((x + width / 2, top - GAP), label, "black", font, anchor="md", align="center")
+    for y, label in zip(range(top, size[1], pitch), beside):
+        draw.text((left - GAP, y + height / 2), label, "black", font, anchor="rm", align="right")
+    texts = iter(below)
+    for y, row in zip(range(top, size[1], pitch), rows):
+        for x, width, picture in zip(xs, widths, row):
+            draw.text((x + width / 2, y + height + 4), next(texts, ""), "black", font, anchor="ma")
+            if picture:
+                sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
+            else:
+                draw.rectangle((x, y, x + width - 1, y + height - 1), "#eeeeee")
     return sheet

@@ -1,15 +1,13 @@
-"""Output to a terminal: text without control characters, and pictures."""
+"""Output to a terminal, without control characters."""
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from functools import wraps
-from pathlib import Path
 from typing import Any, ParamSpec, TextIO
 
 P = ParamSpec("P")
@@ -98,19 +96,3 @@ def with_inert_streams(command: Callable[P, int]) -> Callable[P, int]:
         return status
 
     return run
-
-
-def show(file: Path) -> None:
-    """Show a picture in a terminal with a known protocol (iTerm2, WezTerm, kitty, Ghostty)."""
-    terminal = getattr(sys.stdout, "stream", sys.stdout)  # which lets control characters through
-    if not sys.stdout.isatty() or file.suffix not in (".png", ".gif"):
-        return
-    data = base64.b64encode(file.read_bytes()).decode()
-    if os.environ.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm"):
-        print(f"\033]1337;File=inline=1:{data}\a", file=terminal)
-    elif file.suffix == ".png" and os.environ.get("TERM") in ("xterm-kitty", "xterm-ghostty"):
-        pieces = [data[i : i + 4096] for i in range(0, len(data), 4096)]
-        for i, piece in enumerate(pieces):
-            first = "a=T,f=100," if i == 0 else ""
-            print(f"\033_G{first}m={int(i < len(pieces) - 1)};{piece}\033\\", end="", file=terminal)
-        print(file=terminal)
