@@ -8,7 +8,7 @@ from PIL import Image
 
 import clipgen
 from clipgen import inits as starts
-from clipgen.images.palette import parse_colour
+from clipgen.images.reading import parse_colour
 from clipgen.inits import Dalle
 from clipgen.mini import drafts
 from clipgen.prompts import Prompt

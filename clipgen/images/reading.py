@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
@@ -266,3 +266,11 @@ def to_tensor(image: Any, size: tuple[int, int] | None = None, how: str = "crop"
     if size:
         picture = fit(picture, size, how)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+
+
+def parse_colour(text: str) -> Tensor | None:
+    """Return a CSS name or #rrggbb as (3,) in [0, 1], None for text that is no colour."""
+    try:
+        return torch.tensor(ImageColor.getrgb(text)[:3]) / 255
+    except ValueError:
+        return None

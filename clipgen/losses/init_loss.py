@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.images.palette import lightness
 from clipgen.losses.loss import InitTarget, Loss, StepContext
 from clipgen.losses.prompt_loss import spherical_distance
 from clipgen.setting import setting
@@ -18,7 +17,7 @@ PIXEL_SCALE = 10.0
 LINE_SCALE = 50.0
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class InitLoss(Loss):
     """The distance to the init targets, each weighted as its prompts are at a step."""
 
@@ -37,7 +36,7 @@ class InitLoss(Loss):
     def terms(self, context: StepContext) -> Iterator[Tensor]:
         weights = context.spec.target_weights(context.step)
         for weight, target in zip(weights, context.spec.init_targets, strict=True):
-            near = self.near * (1 - self.near_fade * context.progress) * target.strength
+            near = self.near * (1 - self.near_fade * (context.step / context.spec.steps)) * target.strength
             if near and weight:
                 yield near * weight / sum(weights) * self._distance(context, target)
 
@@ -66,12 +65,14 @@ def colouring_distance(image: Tensor, drawing: Tensor) -> Tensor:
     colourful = drawing.amax(1, keepdim=True) - drawing.amin(1, keepdim=True) > 0.05
     paper = drawing.amin(1, keepdim=True) > 0.93
     colours = (colourful | paper) * (image - drawing).square()
-    return LINE_SCALE * (_lines(image) - _lines(drawing)).square().mean() + 3 * PIXEL_SCALE * colours.mean()
+    light, drawn, radius = lightness(image), lightness(drawing), max(1, image.shape[-2] // 16)
+    lines = (light - box_blur(light, radius)) - (drawn - box_blur(drawn, radius))
+    return LINE_SCALE * lines.square().mean() + 3 * PIXEL_SCALE * colours.mean()
 
 
-def _lines(image: Tensor) -> Tensor:
-    light = lightness(image)
-    return light - box_blur(light, max(1, image.shape[-2] // 16))
+def lightness(rgb: Tensor) -> Tensor:
+    """Return the lightness (..., 1, H, W) of (..., 3, H, W), by the weights of ITU-R BT.601, rounded."""
+    return (rgb * rgb.new_tensor([0.3, 0.59, 0.11])[:, None, None]).sum(-3, keepdim=True)
 
 
 def box_blur(image: Tensor, radius: int) -> Tensor:

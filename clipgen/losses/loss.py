@@ -1,7 +1,4 @@
-"""The loss interface, and the specification of a step that losses are a part of.
-
-Losses can be added and multiplied by a number, as in lucid (Olah, Mordvintsev, Schubert 2017).
-"""
+"""The loss interface, and the specification of a step that losses are a part of."""
 
 from __future__ import annotations
 
@@ -77,11 +74,6 @@ class StepContext:
     passes: int = 1  # the cutouts go through CLIP in this many parts
     scores: dict[str, Tensor] = field(default_factory=dict)  # scalars that losses report beside their value
 
-    @property
-    def progress(self) -> float:
-        """The share of the run's steps that are done, in [0, 1]."""
-        return self.step / self.spec.steps
-
 
 class Loss:
     """Something to minimise. Implement ``loss``; or ``terms``, for one that is computed in parts."""
@@ -96,41 +88,17 @@ class Loss:
         """Yield scalars that sum to the loss. The graph of each is freed before the next is computed."""
         yield self.loss(context)
 
-    def __add__(self, other: Loss) -> Loss:
-        return SumLoss([*_summands(self), *_summands(other)])
-
-    def __mul__(self, factor: float) -> Loss:
-        return ScaledLoss(self, factor)
-
-    __rmul__ = __mul__
-
-    def __repr__(self) -> str:
-        return self.name
-
 
 class SumLoss(Loss):
     """The sum of several losses, in one graph with one backward pass."""
 
     def __init__(self, losses: Sequence[Loss]):
-        self.losses = list(losses)
-        self.name = " + ".join(map(repr, self.losses))
+        self.losses = losses
 
     def terms(self, context: StepContext) -> Iterator[Tensor]:
         terms = [_to_scalar(term, loss, context) for loss in self.losses for term in loss.terms(context)]
         if terms:
             yield torch.stack(terms).sum()
-
-
-class ScaledLoss(Loss):
-    """A loss times a number."""
-
-    def __init__(self, loss: Loss, factor: float):
-        self.unscaled, self.factor = loss, factor
-        self.name = f"{factor:g} * {f'({loss})' if isinstance(loss, SumLoss) else loss}"
-
-    def terms(self, context: StepContext) -> Iterator[Tensor]:
-        for term in self.unscaled.terms(context):
-            yield self.factor * _to_scalar(term, self.unscaled, context)
 
 
 class FunctionLoss(Loss):
@@ -153,7 +121,3 @@ def _to_scalar(value: Any, loss: Loss, context: StepContext) -> Tensor:
         return value.reshape(()).to(context.image.device)
     kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
     raise ClipgenError(f"losses: {loss.name} returned {kind} in step {context.step + 1}; return a number for each step")
-
-
-def _summands(loss: Loss) -> list[Loss]:
-    return loss.losses if isinstance(loss, SumLoss) else [loss]

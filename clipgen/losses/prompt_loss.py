@@ -132,7 +132,7 @@ class ViewBatch:
         return cutouts, self.views.patches(self.part, self.image.device)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class PromptLoss(Loss):
     """The weighted mean distance of cutouts to the prompts, over regions and CLIPs."""
 
@@ -178,7 +178,8 @@ class PromptLoss(Loss):
     ) -> Iterator[ViewBatch]:
         size = region.crop(context.image).shape
         views = self.cutouts.sample(size, perceptor.size, context.rng, perceptor.patches)
-        parts = split_views(views.count, context.passes)
+        passes = min(context.passes, views.count)
+        parts = [slice(a, b) for a, b in pairwise(round(i * views.count / passes) for i in range(passes + 1))]
         total: Tensor | None = None  # of all embeddings
 
         def evaluate(embeddings: Tensor) -> Tensor:
@@ -199,12 +200,6 @@ class PromptLoss(Loss):
             with torch.no_grad():
                 total = reduce(torch.add, (perceptor.encode_image(*batch.render()).sum(0) for batch in batches))
         yield from batches
-
-
-def split_views(count: int, passes: int) -> list[slice]:
-    """Return at most ``passes`` slices of nearly equal length that cover ``count`` views."""
-    edges = [round(i * count / min(passes, count)) for i in range(min(passes, count) + 1)]
-    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def embed_prompts(perceptor: Perceptor, prompts: Sequence[Prompt], pictures: Mapping[str, Image.Image]) -> Tensor:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.images.palette import parse_colours
+from clipgen.errors import ClipgenError
+from clipgen.images.reading import parse_colour
 from clipgen.losses.loss import Loss, StepContext
 from clipgen.setting import setting
 
@@ -33,7 +36,7 @@ class Regulariser(Loss):
             yield self.weight * self.of(context.image)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class TotalVariation(Regulariser):
     """Mean absolute difference of neighbouring pixels."""
 
@@ -44,7 +47,7 @@ class TotalVariation(Regulariser):
         return images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Saturation(Regulariser):
     """Minus the mean distance of pixels from their grey."""
 
@@ -55,7 +58,7 @@ class Saturation(Regulariser):
         return -(images - images.mean(1, keepdim=True)).square().sum(1).add(1e-8).sqrt().mean()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Symmetry(Regulariser):
     """Mean squared difference from the mirror image."""
 
@@ -66,7 +69,7 @@ class Symmetry(Regulariser):
         return (images - images.flip(-1)).square().mean()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Sharpness(Regulariser):
     """Minus the mean absolute Laplacian."""
 
@@ -78,7 +81,7 @@ class Sharpness(Regulariser):
         return -F.conv2d(images, kernel, groups=3).abs().mean()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Palette(Regulariser):
     """Mean squared distance of pixels to the nearest colour of a palette."""
 
@@ -87,14 +90,23 @@ class Palette(Regulariser):
     palette_weight: float = setting(1.0, "how strongly the palette is kept to", 0)
 
     def __post_init__(self) -> None:
-        parse_colours(self.palette)  # raises for a word that is no colour
+        _ = self.colours  # raises for a word that is no colour
+
+    @cached_property
+    def colours(self) -> list[Tensor]:
+        """The colours of the palette, each (3,) in [0, 1]."""
+        colours = []
+        for name in filter(None, map(str.strip, self.palette.split(","))):
+            colour = parse_colour(name)
+            if colour is None:
+                raise ClipgenError(f"palette={self.palette!r}: {name!r} is no colour; write 'navy, #ffcc00'")
+            colours.append(colour)
+        return colours
 
     @property
     def weight(self) -> float:
-        return self.palette_weight if self.palette else 0.0
+        return self.palette_weight if self.colours else 0.0
 
     def of(self, images: Tensor) -> Tensor:
-        palette = parse_colours(self.palette)
-        assert palette is not None
         pixels = images.permute(0, 2, 3, 1).unsqueeze(-2)
-        return (pixels - palette.to(images.device)).square().sum(-1).amin(-1).mean()
+        return (pixels - torch.stack(self.colours).to(images.device)).square().sum(-1).amin(-1).mean()

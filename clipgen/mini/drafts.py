@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed, load_perceptor
-from clipgen.images.palette import lightness
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext
+from clipgen.losses.init_loss import lightness
 from clipgen.losses.loss import InitTarget
 from clipgen.mini.scenes import COLOURS, LOCATIONS, background, with_article
 from clipgen.mini.vocabulary import drawing_names, everyday_name

@@ -21,8 +21,7 @@ from clipgen import inits
 from clipgen.errors import ClipgenError
 from clipgen.images import masks
 from clipgen.images.names import find_file
-from clipgen.images.palette import parse_colour
-from clipgen.images.reading import Pictorial, to_array, to_picture
+from clipgen.images.reading import Pictorial, parse_colour, to_array, to_picture
 from clipgen.prompts import Prompt, format_prompt, parse_parts
 from clipgen.registry import STARTS
 from clipgen.runs.journal import Journal

@@ -92,19 +92,16 @@ def context(image):
     return StepContext(image, torch.zeros(1), 3, spec=None, rng=rng())
 
 
-def test_losses_add_up_and_can_be_multiplied():
+def test_losses_add_up():
     def blue(image, latent, step):
         return image[:, 2].mean() + step
 
     image = torch.full((1, 3, 2, 2), 0.5).requires_grad_()
     grey = FunctionLoss(lambda image, latent, step: image.mean(), "grey")
-    both = 2 * FunctionLoss(blue) + regularisers.TotalVariation(1.0) * 0.5 + grey
-    assert repr(both) == "2 * blue + 0.5 * tv + grey" and isinstance(both, SumLoss)
-    (loss,) = both.terms(context(image))
+    (loss,) = SumLoss([FunctionLoss(blue), regularisers.TotalVariation(1.0), grey]).terms(context(image))
     loss.backward()
-    assert float(loss) == pytest.approx(2 * 3.5 + 0 + 0.5) and image.grad[0, 2].sum() == pytest.approx(2 + 1 / 3)
+    assert float(loss) == pytest.approx(3.5 + 0 + 0.5) and image.grad[0, 2].sum() == pytest.approx(1 + 1 / 3)
     assert list(SumLoss([regularisers.TotalVariation()]).terms(context(image))) == [], "a weight of 0 costs nothing"
-    assert repr(2 * (FunctionLoss(blue) + FunctionLoss(blue, "b"))) == "2 * (blue + b)"
 
 
 def test_a_run_tells_the_names_of_its_losses(tmp_path):
@@ -117,7 +114,7 @@ def test_a_run_tells_the_names_of_its_losses(tmp_path):
     list(run)
     with pytest.raises(clipgen.ClipgenError, match=r"followed 1 losses of its own \(sky\), and 1 are given \(blue\)"):
         clipgen.Run.replay(run.journal.folder, losses=[blue], folder=tmp_path)
-    assert clipgen.Run("a cat", losses=[2 * FunctionLoss(blue)], **quick).journal.settings["losses"] == ["2 * blue"]
+    assert clipgen.Run("a cat", losses=[FunctionLoss(blue)], **quick).journal.settings["losses"] == ["blue"]
     with pytest.raises(clipgen.ClipgenError, match="losses: 3 is neither a function"):
         clipgen.Run("a cat", losses=[3], **quick)
 

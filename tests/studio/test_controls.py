@@ -99,7 +99,7 @@ from dataclasses import dataclass
 from clipgen.losses.regularisers import Regulariser
 from clipgen.setting import setting
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Glow(Regulariser):
     name = "glow"
     glow: float = setting(0.0, "weight of more light", 0, section="steer")
