@@ -1,16 +1,21 @@
-"""The interface of a generator: a latent that can be optimised, and the way from it to an image."""
+"""The interface of a generator, a latent and the way from it to an image, and what is known before it is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from clipgen.device import card_memory, pick
 from clipgen.errors import ClipgenError
 from clipgen.precision import share_weights
+from clipgen.registry import RELAXATIONS
+from clipgen.storage.remote import Remote
 
+NOTEBOOK_STEPS = 500  # of the notebooks of 2021 on a card; a CPU makes fewer by default
 Randomness = torch.Generator | Sequence[torch.Generator]  # one for the whole batch, or one for each image
 
 
@@ -106,6 +111,103 @@ def wrap_edges(generator: Generator) -> Generator:
     return twin
 
 
+class _Clamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images: Tensor) -> Tensor:  # type: ignore[override]
+        clamped = images.clamp(0, 1)
+        ctx.save_for_backward(images - clamped)
+        return clamped
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (excess,) = ctx.saved_tensors
+        return gradient * (gradient * excess >= 0)
+
+
+def clamp(images: Tensor) -> Tensor:
+    """Clamp to [0, 1]. A gradient passes unless it would push a value outside further out (Crowson 2021)."""
+    return _Clamp.apply(images)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the catalogue: a generator's loader, and what must be known before that is called."""
+
+    loader: str  # "module:class or function", called with (name, entry, device)
+    files: tuple[Remote, ...] = ()  # its weights, if they are published ones
+    config: Mapping[str, Any] = field(default_factory=dict)  # arguments of its net
+    licence: str = "MIT"
+    native_size: int = 256  # width and height in pixels that suit it best
+    stride: int = 16  # height and width of an image are multiples of it
+    codes: int = 0  # size of the codebook; 0: its latent is continuous
+    has_logits: bool = False  # whether its encoder gives a logit for each code
+    overflows_fp16: bool = False  # whether it computes in fp32 where fp16 is asked for
+    tileable: bool = True  # whether its images can repeat without a seam
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # settings that suit it
+    notebook_size: bool = False  # whether size and steps on a card are those of the notebooks of 2021
+    settled: float = 0.0  # the setting ``settled`` if no number of steps is given
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it draws marks, which can be exported as vectors."""
+        return "marks" in self.config
+
+    @property
+    def megabytes(self) -> float:
+        return sum(file.megabytes or 0 for file in self.files)
+
+    def defaults_on(self, device: str) -> Mapping[str, Any]:
+        """Return the settings that suit it on a device, ``auto`` or a name of torch's."""
+        on_card = self.notebook_size and pick(device).type != "cpu"
+        return {**self.defaults, "steps": NOTEBOOK_STEPS} if on_card else self.defaults
+
+    def native_size_on(self, device: torch.device) -> int:
+        """Return the default width and height on a device: on a card what its memory has room for."""
+        if not self.notebook_size or device.type == "cpu":
+            return self.native_size
+        return 512 if card_memory(device) >= 12e9 else 384
+
+    def check(self, name: str, relax: str, size: tuple[int, int]) -> None:
+        """Raise ClipgenError for a (width, height) or a relaxation that it cannot have."""
+        check_size(name, self.stride, size)
+        kind, numbers = parse_relaxation(relax)
+        if kind in ("gumbel", "sample") and not self.has_logits:
+            raise ClipgenError(f"relax={kind!r}: {name} has no token logits; use relax='straight-through'")
+        if self.codes % numbers.get("groups", 1):
+            raise ClipgenError(f"relax={relax!r}: {name} has {self.codes} tokens, which do not share out so; use 2")
+
+    def check_tokens(self, name: str, tokens: Any, size: tuple[int, int]) -> None:
+        """Raise ClipgenError unless whole numbers (h, w) are its tokens of an image of (H, W) pixels."""
+        if not self.codes:
+            raise ClipgenError(f"init: tokens were given, and {name} has none; start from a picture")
+        check_tokens(name, tokens, size, self.stride, self.codes)
+
+
+def parse_relaxation(relax: str) -> tuple[str, dict[str, float]]:
+    """Return a relaxation's name and its numbers, as in ``none:6``.
+
+    Args:
+        relax: The name; behind colons the temperature of gumbel and the number of its softmaxes (``gumbel:1.873:2``),
+            or the limit of none.
+
+    Raises:
+        ClipgenError: An unknown name, or a number that it cannot have.
+    """
+    name, *numbers = relax.split(":")
+    RELAXATIONS.check(name)
+    arguments = {"gumbel": ("temperature", "groups"), "none": ("limit",)}.get(name, ())
+    try:
+        values = dict(zip(arguments, map(float, numbers), strict=len(numbers) > len(arguments)))
+    except ValueError:
+        values = {"": 0.0}
+    if not all(0 < value < 1e6 for value in values.values()) or values.get("groups", 1) % 1:
+        raise ClipgenError(
+            f"relax={relax!r}: only gumbel and none have numbers above 0, as gumbel:1.873, gumbel:1.873:2 (two "
+            "softmaxes, a whole number) or none:6"
+        )
+    return name, values
+
+
 def check_size(name: str, stride: int, size: tuple[int, int]) -> None:
     """Raise ClipgenError unless (width, height) in pixels are multiples of ``stride``, from 4 of them to 4096."""
     least = 4 * stride
@@ -124,21 +226,3 @@ def check_tokens(name: str, tokens: Any, size: tuple[int, int], stride: int, cod
             f"init: tokens of shape {tuple(tokens.shape)} from {tokens.min()} to {tokens.max()} were given; "
             f"{name} at this size needs {shape}, from 0 to {codes - 1}"
         )
-
-
-class _Clamp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, images: Tensor) -> Tensor:  # type: ignore[override]
-        clamped = images.clamp(0, 1)
-        ctx.save_for_backward(images - clamped)
-        return clamped
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        (excess,) = ctx.saved_tensors
-        return gradient * (gradient * excess >= 0)
-
-
-def clamp(images: Tensor) -> Tensor:
-    """Clamp to [0, 1]. A gradient passes unless it would push a value outside further out (Crowson 2021)."""
-    return _Clamp.apply(images)

@@ -17,8 +17,7 @@ import torch
 
 from clipgen import device as devices
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import Generator
-from clipgen.generators.entry import Entry, parse_relaxation
+from clipgen.generators.base import Entry, Generator, parse_relaxation
 from clipgen.registry import RELAXATIONS, load_attribute, unknown_name
 from clipgen.storage.remote import Remote
 
@@ -53,7 +52,7 @@ _DVAE = _PHOTOGRAPHS | {
     "eps": 1e-10,
 }
 
-# --- generators without published weights --------------------------------------------------------------
+# --- rows of the table ----------------------------------------------------------------------------------
 
 
 def _builtin(loader: str, **facts: Any) -> Entry:
@@ -65,7 +64,78 @@ def _drawing(loader: str, marks: int) -> Entry:
     return _builtin(loader, config={"marks": marks}, defaults=_DRAWING, tileable=False)
 
 
+def _taesd(name: str, channels: int, megabytes: float) -> Entry:
+    file = "diffusion_pytorch_model.safetensors"
+    remote = Remote(f"{name}/{file}", (f"hf:madebyollin/{name}/{file}",), megabytes)
+    config = {"channels": channels}
+    return Entry("clipgen.generators.vae:load", (remote,), config, native_size=512, stride=8, defaults=_CONTINUOUS)
+
+
+def _vqgan(config: dict[str, Any], loader: str = "load", **facts: Any) -> Entry:
+    return Entry(
+        f"clipgen.generators.vqgan:{loader}",
+        config=config,
+        stride=2 ** (len(config["ch_mult"]) - 1),
+        codes=config["n_embed"],
+        has_logits=config.get("gumbel", False),
+        **{"defaults": _VQGAN} | facts,
+    )
+
+
+def _taming(name: str, config: dict[str, Any], megabytes: float, *sources: str, bulky: bool = False, **facts) -> Entry:
+    """Return a checkpoint of taming's; bulky ones hold much more than the net."""
+    if name in _SHA256:
+        sources = tuple(f"{source}#sha256={_SHA256[name]}" for source in sources)
+    remote = Remote(f"{name}/last.ckpt", sources, megabytes, bulky=bulky)
+    return _vqgan(config, files=(remote,), notebook_size=True, **facts)
+
+
+def _llamagen(file: str, repo: str, config: dict[str, Any]) -> Entry:
+    remote = Remote(f"llamagen/{file}", (f"hf:{repo}/{file}",), 300)
+    return _vqgan(config, "load_llamagen", files=(remote,), defaults=_LLAMAGEN)
+
+
+def _heibox(share: str, path: str) -> str:
+    return f"https://heibox.uni-heidelberg.de/d/{share}/files/?p={path.replace('/', '%2F')}&dl=1"
+
+
+# --- where published weights are, and the arguments of their nets --------------------------------------
+
+_OPENAI = "https://cdn.openai.com/dall-e"
+_PYTTI = "hf:pxlpshr/pytti-models/vqgan"
+_SOMNAI = "hf:Somnai/pytti-vqgan-checkpoints@debc22c8f285c7734980c464ff992d335dde6e9a"
+_PIXRAY = "https://github.com/pixray/pixray/releases/download/v1.7.1"
+_SHA256 = {  # of all sources of a checkpoint
+    "vqgan_imagenet_f16_16384": "845a68805098cb666420d5db93df53f3a3b6dd443e6dd85c05759c5b998cd663",
+    "vqgan_openimages_f8_8192": "5cd6c74810ab97e00e942c25403f73afc081e8b19987b31ec0d9ff5b68e7ab14",
+    "wikiart_f16_16384": "bd08bb46301f98be1712bb2be9f8868cea30b53137cd985d4d6e8da8b3e02c36",
+    "coco": "106cc20fde571df14afc4349d62218d8213cf47177c682ecaa78a8c28b12f9de",
+    "faceshq": "3274bba51bd565c90990bbcf7bb5dad0b9b95a6a77011980afc4c3cfc4d1cad1",
+    "sflckr": "8a8adea3da8dab412675772831370dd948e0aa97bb11a9488a2f328b58dbc929",
+}
+_F16: dict[str, Any] = {
+    "n_embed": 16384,
+    "embed_dim": 256,
+    "z_channels": 256,
+    "ch": 128,
+    "ch_mult": (1, 1, 2, 2, 4),
+    "num_res_blocks": 2,
+    "attn_resolutions": (16,),
+}
+_F16_1024 = _F16 | {"n_embed": 1024}
+_F8_8192 = _F16 | {"n_embed": 8192, "ch_mult": (1, 1, 2, 4), "attn_resolutions": (32,)}
+_VQ16 = _F16 | {"embed_dim": 8}
+_VQ8 = _VQ16 | {"ch_mult": (1, 2, 2, 4), "attn_resolutions": (32,)}
 _MINI: dict[str, Any] = {"licence": "see model card", "stride": 8, "codes": 1024}
+
+_IMAGENET_16384 = _taming(
+    "vqgan_imagenet_f16_16384",
+    _F16,
+    980,
+    _heibox("a7530b09fed84f80a887", "/ckpts/last.ckpt"),
+    f"{_PYTTI}/imagenet.ckpt",
+    f"{_SOMNAI}/imagenet/imagenet.ckpt",
+)
 
 GENERATORS: dict[str, Entry] = {
     "mini-vqgan": _builtin("clipgen.mini:load_autoencoder", overflows_fp16=True, settled=1.0, **_MINI),
@@ -76,21 +146,6 @@ GENERATORS: dict[str, Entry] = {
     "strokes": _drawing("clipgen.generators.strokes:Strokes", 128),
     "shapes": _drawing("clipgen.generators.shapes:Shapes", 96),
     "pen": _drawing("clipgen.generators.strokes:Pen", 192),
-}
-
-# --- published autoencoders ----------------------------------------------------------------------------
-
-
-def _taesd(name: str, channels: int, megabytes: float) -> Entry:
-    file = "diffusion_pytorch_model.safetensors"
-    remote = Remote(f"{name}/{file}", (f"hf:madebyollin/{name}/{file}",), megabytes)
-    config = {"channels": channels}
-    return Entry("clipgen.generators.vae:load", (remote,), config, native_size=512, stride=8, defaults=_CONTINUOUS)
-
-
-_OPENAI = "https://cdn.openai.com/dall-e"
-
-GENERATORS |= {
     "taesd": _taesd("taesd", 4, 9.8),
     "taesdxl": _taesd("taesdxl", 4, 9.8),
     "taef1": _taesd("taef1", 16, 9.9),
@@ -107,70 +162,6 @@ GENERATORS |= {
         defaults=_DVAE,
         notebook_size=True,
     ),
-}
-
-# --- published VQGANs ----------------------------------------------------------------------------------
-
-_F16: dict[str, Any] = {
-    "n_embed": 16384,
-    "embed_dim": 256,
-    "z_channels": 256,
-    "ch": 128,
-    "ch_mult": (1, 1, 2, 2, 4),
-    "num_res_blocks": 2,
-    "attn_resolutions": (16,),
-}
-_F16_1024 = _F16 | {"n_embed": 1024}
-_F8_8192 = _F16 | {"n_embed": 8192, "ch_mult": (1, 1, 2, 4), "attn_resolutions": (32,)}
-_VQ16 = _F16 | {"embed_dim": 8}
-_VQ8 = _VQ16 | {"ch_mult": (1, 2, 2, 4), "attn_resolutions": (32,)}
-
-
-def _vqgan(config: dict[str, Any], loader: str = "load", **facts: Any) -> Entry:
-    return Entry(
-        f"clipgen.generators.taming:{loader}",
-        config=config,
-        stride=2 ** (len(config["ch_mult"]) - 1),
-        codes=config["n_embed"],
-        has_logits=config.get("gumbel", False),
-        **{"defaults": _VQGAN} | facts,
-    )
-
-
-def _taming(
-    name: str, config: dict[str, Any], megabytes: float, *sources: str, sha256: str = "", bulky: bool = False, **facts
-) -> Entry:
-    """Return a checkpoint of taming's; ``sha256`` is that of all sources without a ``#`` of their own."""
-    marked = tuple(f"{source}#sha256={sha256}" if sha256 and "#" not in source else source for source in sources)
-    return _vqgan(
-        config, files=(Remote(f"{name}/last.ckpt", marked, megabytes, bulky=bulky),), notebook_size=True, **facts
-    )
-
-
-def _heibox(share: str, path: str) -> str:
-    return f"https://heibox.uni-heidelberg.de/d/{share}/files/?p={path.replace('/', '%2F')}&dl=1"
-
-
-def _llamagen(file: str, repo: str, config: dict[str, Any]) -> Entry:
-    remote = Remote(f"llamagen/{file}", (f"hf:{repo}/{file}",), 300)
-    return _vqgan(config, "load_llamagen", files=(remote,), defaults=_LLAMAGEN)
-
-
-_PYTTI = "hf:pxlpshr/pytti-models/vqgan"
-_SOMNAI = "hf:Somnai/pytti-vqgan-checkpoints@debc22c8f285c7734980c464ff992d335dde6e9a"
-_PIXRAY = "https://github.com/pixray/pixray/releases/download/v1.7.1"
-
-_IMAGENET_16384 = _taming(
-    "vqgan_imagenet_f16_16384",
-    _F16,
-    980,
-    _heibox("a7530b09fed84f80a887", "/ckpts/last.ckpt"),
-    f"{_PYTTI}/imagenet.ckpt",
-    f"{_SOMNAI}/imagenet/imagenet.ckpt",
-    sha256="845a68805098cb666420d5db93df53f3a3b6dd443e6dd85c05759c5b998cd663",
-)
-
-GENERATORS |= {
     "vqgan_imagenet_f16_1024": _taming(
         "vqgan_imagenet_f16_1024",
         _F16_1024,
@@ -184,11 +175,7 @@ GENERATORS |= {
     "dalle_mini_f16_16384": replace(_IMAGENET_16384, config=_F16 | {"low": 0.0}),
     # The same model, fine-tuned on photographs of people: the tokens of the first DALL-E mini, of July 2021.
     "vqgan_yfcc_f16_16384": _taming(
-        "vqgan_yfcc_f16_16384",
-        _F16,
-        980,
-        "hf:boris/vqgan_f16_16384/model.ckpt",
-        licence="see hub page",
+        "vqgan_yfcc_f16_16384", _F16, 980, "hf:boris/vqgan_f16_16384/model.ckpt", licence="see hub page"
     ),
     "vqgan_openimages_f8_8192": _taming(
         "vqgan_openimages_f8_8192",
@@ -197,14 +184,9 @@ GENERATORS |= {
         _heibox("2e5662443a6b4307b470", "/ckpts/last.ckpt"),
         f"{_PYTTI}/openimages.ckpt",
         f"{_SOMNAI}/openimages/openimages.ckpt",
-        sha256="5cd6c74810ab97e00e942c25403f73afc081e8b19987b31ec0d9ff5b68e7ab14",
     ),
     "wikiart_f16_1024": _taming(
-        "wikiart_f16_1024",
-        _F16_1024,
-        957,
-        f"{_PIXRAY}/vqgan_wikiart_1024.ckpt",
-        licence="not stated",
+        "wikiart_f16_1024", _F16_1024, 957, f"{_PIXRAY}/vqgan_wikiart_1024.ckpt", licence="not stated"
     ),
     "wikiart_f16_16384": _taming(
         "wikiart_f16_16384",
@@ -213,25 +195,13 @@ GENERATORS |= {
         f"{_PYTTI}/wikiart.ckpt",
         f"{_SOMNAI}/wikiart/wikiart.ckpt",
         f"{_PIXRAY}/vqgan_wikiart_16384.ckpt",
-        sha256="bd08bb46301f98be1712bb2be9f8868cea30b53137cd985d4d6e8da8b3e02c36",
         licence="not stated",
     ),
     "coco": _taming(
-        "coco",
-        _F16 | {"n_embed": 8192},
-        296,
-        f"{_PYTTI}/coco_first_stage.ckpt",
-        f"{_SOMNAI}/coco/coco.ckpt",
-        sha256="106cc20fde571df14afc4349d62218d8213cf47177c682ecaa78a8c28b12f9de",
+        "coco", _F16 | {"n_embed": 8192}, 296, f"{_PYTTI}/coco_first_stage.ckpt", f"{_SOMNAI}/coco/coco.ckpt"
     ),
-    "faceshq": _taming(
-        "faceshq",
-        _F16_1024,
-        3860,
-        f"{_SOMNAI}/faceshq/faceshq.ckpt",  # the publisher's own link gives a web page
-        sha256="3274bba51bd565c90990bbcf7bb5dad0b9b95a6a77011980afc4c3cfc4d1cad1",
-        bulky=True,
-    ),
+    # The publisher's own link gives a web page.
+    "faceshq": _taming("faceshq", _F16_1024, 3860, f"{_SOMNAI}/faceshq/faceshq.ckpt", bulky=True),
     "sflckr": _taming(
         "sflckr",
         _F16_1024,
@@ -239,14 +209,12 @@ GENERATORS |= {
         _heibox("73487ab6e5314cb5adba", "/checkpoints/last.ckpt"),
         f"{_PYTTI}/sflckr.ckpt",
         f"{_SOMNAI}/sflickr/sflickr.ckpt",
-        sha256="8a8adea3da8dab412675772831370dd948e0aa97bb11a9488a2f328b58dbc929",
         bulky=True,
     ),
     "llamagen_vq16": _llamagen("vq_ds16_c2i.pt", "FoundationVision/LlamaGen", _VQ16),
     "llamagen_vq16_t2i": _llamagen("vq_ds16_t2i.pt", "peizesun/llamagen_t2i", _VQ16),  # of its text models
     "llamagen_vq8": _llamagen("vq_ds8_c2i.pt", "FoundationVision/LlamaGen", _VQ8),
 }
-
 
 # Short names, each for the generator that the notebooks of 2021 meant by it.
 ALIASES = {
@@ -282,7 +250,7 @@ def entry_of(name: str) -> Entry:
             raise ClipgenError(f"generator={name!r}: behind {kind}: stands how many there are, from 1 to {MAX_MARKS}")
         return replace(GENERATORS[kind], config={"marks": int(number)})
     if isfile(name):  # not Path.is_file: a name may be too long for a path
-        return _vqgan(load_attribute("clipgen.generators.taming:config_beside")(Path(name)), licence="yours")
+        return _vqgan(load_attribute("clipgen.generators.vqgan:config_beside")(Path(name)), licence="yours")
     if name.startswith("hf-hub:"):
         config = load_attribute("clipgen.generators.vae:hub_config")(name)
         return replace(

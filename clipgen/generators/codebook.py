@@ -98,12 +98,6 @@ class Codebook(MixedPrecision, Generator):
         """The vectors (K, dim) of the tokens."""
         return self.net.codebook
 
-    @property
-    def encoder(self) -> VQBase:
-        """The net, ready to encode."""
-        fast.optimize_for(self.net.encoder, self.device)
-        return self.net
-
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width of the latent of (H, W)."""
         return size[0] // self.stride, size[1] // self.stride
@@ -127,9 +121,14 @@ class Codebook(MixedPrecision, Generator):
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """Return the quantised latent of (B, 3, H, W); H and W are multiples of ``stride``."""
+        """Return the latent of (B, 3, H, W); H and W are multiples of ``stride``."""
         check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        points = self.compute(self.encoder.encode, image)
+        fast.optimize_for(self.net.encoder, self.device)
+        return self.encoded(image)
+
+    def encoded(self, image: Tensor) -> Tensor:
+        """Return the quantised latent of (B, 3, H, W)."""
+        points = self.compute(self.net.encode, image)
         with autocast(image.device, self.precision):
             return self.net.lookup(self.net.tokens(points))
 
@@ -184,10 +183,8 @@ class Unquantized(Codebook):
         image = self._decode(latent.clamp(-self.clip, self.clip))
         return torch.where((image > 0) & (image < 1), image, image.detach())
 
-    @torch.no_grad()
-    def encode(self, image: Tensor) -> Tensor:
-        check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        return self.compute(self.encoder.encode, image)
+    def encoded(self, image: Tensor) -> Tensor:
+        return self.compute(self.net.encode, image)
 
     def residual(self, latent: Tensor) -> Tensor:
         return torch.zeros_like(latent)
@@ -241,10 +238,8 @@ class Gumbel(Codebook):
     def tokens(self, latent: Tensor) -> Tensor:
         return latent.argmax(1)
 
-    @torch.no_grad()
-    def encode(self, image: Tensor) -> Tensor:
-        check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
-        return self.compute(self.encoder.logits, image)
+    def encoded(self, image: Tensor) -> Tensor:
+        return self.compute(self.net.logits, image)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         """Return the relaxed image; without ``rng`` that of the likeliest tokens, or of the mixture if it is fixed."""

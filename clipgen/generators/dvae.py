@@ -11,9 +11,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from clipgen.generators.base import clamp
+from clipgen.generators.base import Entry, clamp
 from clipgen.generators.codebook import Codebook, VQBase
-from clipgen.generators.entry import Entry
 from clipgen.precision import CheckpointedBlock
 from clipgen.storage import remote, weights
 
@@ -59,68 +58,48 @@ class ResBlock(CheckpointedBlock):
         return torch.add(self.resample(self.id_path(x)), self.res_path(x), alpha=self.gain)
 
 
-def _groups(widths: list[int], blocks: int, sizes: tuple[int, int, int, int], decodes: bool) -> OrderedDict:
-    """Four groups of blocks; between two of them the image is twice as large, or half."""
-    gain = 1 / (4 * blocks) ** 2
-    groups: OrderedDict[str, nn.Module] = OrderedDict()
-    for g in range(4):
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for i in range(blocks):
-            inner = widths[g if i == 0 else g + 1]
-            layers[f"block_{i + 1}"] = ResBlock(inner, widths[g + 1], sizes, gain, decodes and g > 0 and i == 0)
-        if g < 3 and not decodes:
-            layers["pool"] = nn.MaxPool2d(2)
-        groups[f"group_{g + 1}"] = nn.Sequential(layers)
-    return groups
+class Blocks(nn.Module):
+    """Either half of the net: four groups of blocks; between two of them the image is twice as large, or half.
 
+    Args:
+        inner: Channels of the input.
+        size: Width of the first kernel.
+        widths: Channels behind the first layer, and behind each group.
+        outer: Channels of the output.
+        blocks: How many a group has.
+        decodes: Whether it enlarges.
+    """
 
-class Encoder(nn.Module):
-    """Mapped pixels (B, 3, H, W) to token logits (B, vocab_size, H/8, W/8)."""
-
-    def __init__(self, n_hid: int, n_blk_per_group: int, vocab_size: int):
+    def __init__(self, inner: int, size: int, widths: list[int], outer: int, blocks: int, decodes: bool):
         super().__init__()
-        widths = [n_hid, n_hid, 2 * n_hid, 4 * n_hid, 8 * n_hid]
-        self.blocks = nn.Sequential(
-            OrderedDict(
-                input=conv(3, n_hid, 7),
-                **_groups(widths, n_blk_per_group, (3, 3, 3, 1), decodes=False),
-                output=nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=conv(8 * n_hid, vocab_size, 1))),
-            )
-        )
+        sizes, gain = (1, 3, 3, 3) if decodes else (3, 3, 3, 1), 1 / (4 * blocks) ** 2
+        layers: OrderedDict[str, nn.Module] = OrderedDict(input=conv(inner, widths[0], size))
+        for g in range(4):
+            group: OrderedDict[str, nn.Module] = OrderedDict()
+            for i in range(blocks):
+                width = widths[g if i == 0 else g + 1]
+                group[f"block_{i + 1}"] = ResBlock(width, widths[g + 1], sizes, gain, decodes and g > 0 and i == 0)
+            if g < 3 and not decodes:
+                group["pool"] = nn.MaxPool2d(2)
+            layers[f"group_{g + 1}"] = nn.Sequential(group)
+        layers["output"] = nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=conv(widths[-1], outer, 1)))
+        self.blocks = nn.Sequential(layers)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.blocks(pixels)
-
-
-class Decoder(nn.Module):
-    """Token weights (B, vocab_size, h, w) to logit-Laplace means and log scales (B, 6, 8h, 8w)."""
-
-    def __init__(self, n_init: int, n_hid: int, n_blk_per_group: int, vocab_size: int):
-        super().__init__()
-        widths = [n_init, 8 * n_hid, 4 * n_hid, 2 * n_hid, n_hid]
-        self.blocks = nn.Sequential(
-            OrderedDict(
-                input=conv(vocab_size, n_init, 1),
-                **_groups(widths, n_blk_per_group, (1, 3, 3, 3), decodes=True),
-                output=nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=conv(n_hid, 6, 1))),
-            )
-        )
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.blocks(tokens)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
 
 
 class DVAE(VQBase):
     """Encoder and decoder; the defaults are OpenAI's."""
 
     stride = 8
-
-    decoder: Decoder
+    decoder: Blocks
 
     def __init__(self, n_hid: int = 256, n_blk_per_group: int = 2, n_init: int = 128, vocab_size: int = 8192):
         super().__init__()
-        self.encoder = Encoder(n_hid, n_blk_per_group, vocab_size)
-        self.decoder = Decoder(n_init, n_hid, n_blk_per_group, vocab_size)
+        widths = [n_hid, 2 * n_hid, 4 * n_hid, 8 * n_hid]
+        self.encoder = Blocks(3, 7, [n_hid, *widths], vocab_size, n_blk_per_group, decodes=False)
+        self.decoder = Blocks(vocab_size, 1, [n_init, *widths[::-1]], 6, n_blk_per_group, decodes=True)
 
     @property
     def codebook(self) -> Tensor:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipgen.generators.base import Generator, Randomness
-from clipgen.generators.entry import Entry
+from clipgen.generators.base import Entry, Generator, Randomness
 
 GROUND = 0.83  # the grey that images start on: as light as paper, and still easy to darken
 EDGE = 1 / 512  # pure black and white lie at infinity: half an 8-bit level before them is near enough

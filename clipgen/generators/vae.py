@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from clipgen import fast
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import Generator, Randomness, check_size, clamp
-from clipgen.generators.entry import Entry
+from clipgen.generators.base import Entry, Generator, Randomness, check_size, clamp
 from clipgen.generators.pixels import GROUND
 from clipgen.precision import MixedPrecision
 from clipgen.storage import weights

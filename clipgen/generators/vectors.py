@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.generators.base import Generator, Randomness
-from clipgen.generators.entry import Entry
+from clipgen.generators.base import Entry, Generator, Randomness
 from clipgen.generators.rasteriser import Marks, rasterise
 from clipgen.images.drawing import Drawing, Mark, Point
 

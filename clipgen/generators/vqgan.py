@@ -1,18 +1,25 @@
-"""VQGAN (Esser, Rombach, Ommer 2021): a convolutional autoencoder around a codebook.
+"""VQGAN (Esser, Rombach, Ommer 2021), a convolutional autoencoder around a codebook, and its published formats.
 
 Parameter names are those of CompVis' taming-transformers, so that its checkpoints fit as they are.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipgen.generators.base import clamp
-from clipgen.generators.codebook import VQBase
+from clipgen.errors import ClipgenError
+from clipgen.generators.base import Entry, clamp
+from clipgen.generators.codebook import Codebook, VQBase
 from clipgen.precision import CheckpointedBlock
+from clipgen.storage import remote, weights
 
 
 class NormSiLU(nn.GroupNorm):
@@ -144,24 +151,6 @@ class Decoder(nn.Module):
         return self.conv_out(self.norm_out(x))
 
 
-class NearestQuantizer(nn.Module):
-    """A codebook in which a vector is replaced by the nearest code."""
-
-    def __init__(self, size: int, dim: int):
-        super().__init__()
-        self.embedding = nn.Embedding(size, dim)
-        nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
-
-
-class GumbelQuantizer(nn.Module):
-    """A codebook with a projection that gives every code a logit."""
-
-    def __init__(self, size: int, dim: int, channels: int):
-        super().__init__()
-        self.proj = nn.Conv2d(channels, size, 1)
-        self.embed = nn.Embedding(size, dim)
-
-
 class VQModel(VQBase):
     """Encoder, codebook and decoder.
 
@@ -194,22 +183,23 @@ class VQModel(VQBase):
         attention = [resolution >> i in attn_resolutions for i in range(len(ch_mult))]
         self.encoder = Encoder(in_channels, [ch, *widths], z_channels, num_res_blocks, attention, norm_kind)
         self.decoder = Decoder(z_channels, [*widths, widths[-1]], out_ch, num_res_blocks + 1, attention, norm_kind)
-        self.quantize = (
-            GumbelQuantizer(n_embed, embed_dim, z_channels) if gumbel else NearestQuantizer(n_embed, embed_dim)
-        )
+        if gumbel:  # every code has a logit
+            self.quantize = nn.ModuleDict({"proj": nn.Conv2d(z_channels, n_embed, 1)})
+            self.quantize["embed"] = nn.Embedding(n_embed, embed_dim)
+        else:  # a vector is replaced by the nearest code
+            self.quantize = nn.ModuleDict({"embedding": nn.Embedding(n_embed, embed_dim)})
+            nn.init.uniform_(self.codebook, -1 / n_embed, 1 / n_embed)
         self.quant_conv = nn.Conv2d(z_channels, embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
 
     @property
     def codebook(self) -> Tensor:
         """The codes (n_embed, embed_dim)."""
-        q = self.quantize
-        return q.embed.weight if isinstance(q, GumbelQuantizer) else q.embedding.weight
+        return self.quantize["embed" if self.has_logits else "embedding"].get_parameter("weight")
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits (B, n_embed, H/stride, W/stride) of (B, 3, H, W); for GumbelVQ only."""
-        assert isinstance(self.quantize, GumbelQuantizer)
-        return self.quantize.proj(self.quant_conv(self.encoder(self._scaled(images))))
+        return self.quantize["proj"](self.quant_conv(self.encoder(self._scaled(images))))
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the latent (B, embed_dim, H/stride, W/stride) of (B, 3, H, W), not quantised."""
@@ -223,3 +213,91 @@ class VQModel(VQBase):
 
     def _scaled(self, images: Tensor) -> Tensor:
         return images * (1 - self.low) + self.low
+
+
+# --- published formats: taming's checkpoints and yaml, and LlamaGen's tokenizer ------------------------
+
+_FIRST_STAGE = "first_stage_model."  # prefix of the VQGAN in a transformer's checkpoint
+
+
+def load(name: str, entry: Entry, device: torch.device) -> Codebook:
+    """Load a VQGAN in taming's format: a published one, or the checkpoint whose path ``name`` is.
+
+    Checkpoints hold more than the net, such as a transformer or a discriminator: only its tensors are read.
+    """
+    net = weights.build_empty(VQModel, entry.config)
+    names = list(net.state_dict())
+    tensor_names = names + [_FIRST_STAGE + key for key in names]
+    if entry.files:
+        tensors = remote.fetch_weights(entry.files[0], tensor_names)
+    else:
+        tensors, _ = weights.load_weights(weights.as_safetensors(name, tensor_names))
+    prefix = _FIRST_STAGE if any(key.startswith(_FIRST_STAGE) for key in tensors) else ""
+    weights.assign_weights(net, {key: tensors[prefix + key] for key in names if prefix + key in tensors}, name)
+    return Codebook(name, net.to(device), entry.native_size)
+
+
+def load_llamagen(name: str, entry: Entry, device: torch.device) -> Codebook:
+    net = weights.build_net(VQModel, entry.config, from_llamagen(remote.fetch_weights(entry.files[0])), name)
+    return Codebook(name, net.to(device), entry.native_size)
+
+
+def config_beside(file: Path) -> dict[str, Any]:
+    """Return the arguments of VQModel from the yaml next to a checkpoint.
+
+    Raises:
+        ClipgenError: There is none.
+    """
+    for yaml in (file.with_suffix(".yaml"), file.with_name("model.yaml"), file.with_name("config.yaml")):
+        if yaml.is_file():
+            return from_yaml(yaml)
+    raise ClipgenError(f"{file}: its yaml is needed to know the architecture; put it at {file.with_suffix('.yaml')}")
+
+
+def from_yaml(file: str | Path) -> dict[str, Any]:
+    """Return the arguments of VQModel from taming's yaml of a VQModel, GumbelVQ or Net2NetTransformer.
+
+    Raises:
+        ClipgenError: Any other model.
+    """
+    from omegaconf import OmegaConf
+
+    try:
+        model: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)["model"]  # type: ignore[index,call-overload]
+        model = model["params"].get("first_stage_config", model)
+        kind, params = model["target"].rsplit(".", 1)[-1], model["params"]
+        if kind not in ("VQModel", "GumbelVQ") or params["ddconfig"].get("double_z"):
+            raise ClipgenError(f"{file}: a {kind} is not a model that clipgen knows; it takes VQModel and GumbelVQ")
+        arguments = inspect.signature(VQModel).parameters
+        config = {key: value for key, value in params["ddconfig"].items() if key in arguments}
+        return config | {k: params[k] for k in ("n_embed", "embed_dim")} | {"gumbel": kind == "GumbelVQ"}
+    except ClipgenError:
+        raise
+    except Exception as error:  # yaml, omegaconf and a wrong structure fail in many ways
+        raise ClipgenError(f"{file}: this yaml does not describe a VQGAN ({error}); get the publisher's") from error
+
+
+_LLAMAGEN = [
+    (r"\.res\.", ".block."),
+    (r"\.mid\.0\.", ".mid.block_1."),
+    (r"\.mid\.1\.", ".mid.attn_1."),
+    (r"\.mid\.2\.", ".mid.block_2."),
+    (r"^encoder\.conv_blocks", "encoder.down"),
+]
+
+
+def from_llamagen(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of LlamaGen's tokenizer (Sun et al. 2024), a VQGAN with codes of length one."""
+    last = max(int(key.split(".")[2]) for key in tensors if key.startswith("decoder.conv_blocks."))
+    renamed = {}
+    for key, value in tensors.items():
+        if key.startswith("decoder.conv_blocks."):  # counted from the other end
+            _, _, level, rest = key.split(".", 3)
+            key = f"decoder.up.{last - int(level)}.{rest}"
+        for pattern, name in _LLAMAGEN:
+            key = re.sub(pattern, name, key)
+        renamed[key] = value
+    renamed.pop("quantize.codebook_used", None)  # a training statistic
+    # The nearest code by angle is the nearest by distance once all codes have the same length.
+    renamed["quantize.embedding.weight"] = F.normalize(renamed["quantize.embedding.weight"].float(), dim=-1)
+    return renamed

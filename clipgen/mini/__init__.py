@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
+from clipgen.generators.base import Entry
 from clipgen.generators.codebook import Codebook, VQBase
 from clipgen.generators.dvae import DVAE, from_openai
-from clipgen.generators.entry import Entry
 from clipgen.generators.vqgan import VQModel
 from clipgen.storage import weights
 

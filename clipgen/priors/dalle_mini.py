@@ -63,7 +63,7 @@ MODELS: dict[str, Entry] = {
 
 
 def spell_out(text: str) -> str:
-    """A text with its emoji in words, as min-dalle gives it to its tokenizer: ``cat_face`` for the face of a cat."""
+    """Return a text with its emoji in words, as min-dalle does: ``cat_face`` for the face of a cat."""
     return demojize(text, delimiters=("", ""))
 
 

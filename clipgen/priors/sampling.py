@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 from PIL import Image
@@ -21,13 +21,9 @@ from clipgen.generators.codebook import Codebook
 from clipgen.images import masks
 from clipgen.images.reading import Pictorial, to_image, to_picture, to_tensor
 from clipgen.images.sheets import contact_sheet, png_bytes
-from clipgen.priors.catalogue import load_prior
 from clipgen.priors.protocol import Prior, Stream
 from clipgen.registry import PRIORS
 from clipgen.setting import check_count, check_number
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 UNDRAWN = 0.93  # the grey of what has no tokens yet
 
@@ -67,29 +63,15 @@ class Drawings:
         return png_bytes(self.sheet())
 
 
-class Options(TypedDict, total=False):
-    """The arguments of ``dalle`` that need no overload of their own."""
-
-    model: str
-    image: Pictorial | str | None
-    keep: str
-    temperature: float | None
-    top_k: int | None
-    guidance: float | None
-    seed: int
-    perceptor: str | Perceptor | None
-    device: str
+@overload
+def dalle(prompt: str, n: int = 16, *, stream: Literal[False] = False, **options: Any) -> Drawings: ...
 
 
 @overload
-def dalle(prompt: str, n: int = 16, *, stream: Literal[False] = False, **options: Unpack[Options]) -> Drawings: ...
+def dalle(prompt: str, n: int = 16, *, stream: Literal[True], **options: Any) -> Iterator[Drawings]: ...
 
 
-@overload
-def dalle(prompt: str, n: int = 16, *, stream: Literal[True], **options: Unpack[Options]) -> Iterator[Drawings]: ...
-
-
-def dalle(
+def dalle(  # type: ignore[misc]  # the overloads do not list the options again
     prompt: str,
     n: int = 16,
     *,
@@ -136,7 +118,10 @@ def dalle(
     picture = None if image is None else to_picture(image)
     masks.load_mask(keep, (64, 64), {}, "keep")
     PRIORS.check(model)
-    _check_judge(perceptor)
+    if isinstance(perceptor, str) and perceptor != "auto":
+        family(perceptor)
+    elif not (perceptor is None or isinstance(perceptor, str) or hasattr(perceptor, "embed_text")):
+        raise ClipgenError(f"perceptor={perceptor!r}: has to be a name, a loaded perceptor or None")
     where = pick(device)
     prior, generator = _models(model, where)
     judge = prior.perceptor if perceptor == "auto" else perceptor
@@ -150,12 +135,13 @@ def dalle(
     return stages if stream else next(stages)
 
 
-def _check_judge(perceptor: Any) -> None:
-    if isinstance(perceptor, str):
-        if perceptor != "auto":
-            family(perceptor)
-    elif perceptor is not None and not hasattr(perceptor, "embed_text"):
-        raise ClipgenError(f"perceptor={perceptor!r}: has to be a name, a loaded perceptor or None")
+def load_prior(name: str = "mini", device: torch.device | str = "cpu") -> Prior:
+    """Load a prior by name: ``mini``, which is built in, or DALL-E mini's published weights.
+
+    Raises:
+        ClipgenError: An unknown name, or weights that cannot be downloaded, read or fitted.
+    """
+    return PRIORS[name](name, torch.device(device))
 
 
 @lru_cache(maxsize=2)
@@ -220,11 +206,15 @@ def _sample(
             yield Drawings(prompt, pictures, [], finished, generator.name, likelihoods.tolist(), row / side)
 
 
+@torch.no_grad()
 def _rank_last(stages: Iterator[Drawings], judge: Perceptor | None) -> Iterator[Drawings]:
-    """Yield the drawings, the finished ones ranked."""
+    """Yield the drawings, the finished ones with CLIP's scores and the best first."""
     for drawings in stages:
+        if drawings.done == 1 and judge:
+            cosines = judge.embed_image(drawings.images) @ embed(judge, [drawings.prompt])[0]
+            drawings = replace(drawings, scores=cosines.tolist())
         if drawings.done == 1:
-            drawings = rerank(drawings, judge) if judge else drawings.ordered(drawings.likelihoods)
+            drawings = drawings.ordered(drawings.scores or drawings.likelihoods)
         yield drawings
 
 
@@ -255,10 +245,3 @@ def _paint(generator: Codebook, tokens: Tensor, drawn: Tensor) -> list[Image.Ima
     pixels = drawn.repeat_interleave(generator.stride, 0).repeat_interleave(generator.stride, 1)
     pictures = generator.image(generator.from_tokens(tokens.to(generator.device))).cpu()
     return [to_image(picture) for picture in torch.where(pixels, pictures, UNDRAWN)]
-
-
-@torch.no_grad()
-def rerank(drawings: Drawings, perceptor: Perceptor) -> Drawings:
-    """Return the drawings with CLIP's scores, the nearest to the prompt first."""
-    scores = (perceptor.embed_image(drawings.images) @ embed(perceptor, [drawings.prompt])[0]).tolist()
-    return replace(drawings, scores=scores).ordered(scores)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clipgen.generators.entry import Entry
+from clipgen.generators.base import Entry
 from clipgen.generators.fft import COLOURS, FFT, hartley
 
 

@@ -7,8 +7,7 @@ import torch
 from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEConfig
 
 from clipgen.generators.codebook import Codebook
-from clipgen.generators.taming import from_llamagen
-from clipgen.generators.vqgan import VQModel
+from clipgen.generators.vqgan import VQModel, from_llamagen
 from clipgen.optimizers import OptimizerConfig
 from clipgen.runs.settings import build
 from clipgen.storage import pickles, weights

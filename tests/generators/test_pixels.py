@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clipgen.errors import ClipgenError
-from clipgen.generators.entry import Entry
+from clipgen.generators.base import Entry
 from clipgen.generators.fft import FFT
 from clipgen.generators.pixels import Pixels
 from clipgen.generators.stack import Stack

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clipgen.generators.entry import Entry
+from clipgen.generators.base import Entry
 from clipgen.generators.stack import Stack
 
 

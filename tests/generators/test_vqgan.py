@@ -189,7 +189,7 @@ def test_the_first_stage_outlives_a_transformers_checkpoint(tmp_path, monkeypatc
     assert torch.equal(after.image(after.encode(images)), before.image(before.encode(images)))
 
 
-@pytest.mark.parametrize("name", [name for name, entry in GENERATORS.items() if ".taming:" in entry.loader])
+@pytest.mark.parametrize("name", [name for name, entry in GENERATORS.items() if ".vqgan:" in entry.loader])
 def test_every_source_is_large_enough_for_the_net(name):
     """A copy of 289 MB under the name of 16,384 codes, which take 304, was once among the sources."""
     with torch.device("meta"):

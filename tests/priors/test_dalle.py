@@ -9,9 +9,9 @@ from clipgen.cli import main
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.mini import WEIGHTS
 from clipgen.mini.drafts import DRAFT_TEMPERATURE, DRAFTS
+from clipgen.mini.training.prior import losses
 from clipgen.mini.vocabulary import held_out
-from clipgen.priors.catalogue import load_prior
-from clipgen.priors.sampling import UNDRAWN, Sampler, _models, dalle
+from clipgen.priors.sampling import UNDRAWN, Sampler, _models, dalle, load_prior
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_it_listens(stage):
         net, image = stage.net, pictures[text].flatten(1)
         read = [net.read([words] * 2) for words in (text, other)]
         with torch.no_grad():
-            right, wrong = (net.losses(tokens, stage.tower.features(tokens), image)[1] for tokens in read)
+            right, wrong = (losses(net, tokens, stage.tower.features(tokens), image)[1] for tokens in read)
         assert right < wrong
 
 
@@ -163,8 +163,8 @@ def test_likelihoods_are_those_of_the_whole_net(stage):
     drawings, net = clipgen.dalle("a red car", 3, guidance=1), stage.net
     text = net.read(["a red car"])
     with torch.no_grad():
-        losses = [net.losses(text, stage.tower.features(text), image.flatten()[None])[1] for image in drawings.tokens]
-    wanted = [-float(loss) * stage.side**2 for loss in losses]
+        values = [losses(net, text, stage.tower.features(text), image.flatten()[None])[1] for image in drawings.tokens]
+    wanted = [-float(loss) * stage.side**2 for loss in values]
     assert drawings.likelihoods == pytest.approx(wanted, rel=0.05, abs=1)
 
 

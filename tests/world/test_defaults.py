@@ -5,7 +5,7 @@ import torch
 
 from clipgen import device as devices
 from clipgen.cutouts.sampling import Cutouts
-from clipgen.generators import catalogue, entry
+from clipgen.generators import base, catalogue
 from clipgen.generators.catalogue import ALIASES, GENERATORS, entry_of
 from clipgen.runs.settings import build
 from clipgen.runs.spec import RunSpec
@@ -44,7 +44,7 @@ def test_no_short_name_hides_a_generator():
 def test_a_card_draws_what_the_notebooks_drew(name, kind, gigabytes, side, steps, monkeypatch):
     """There is no card here: what torch says of one is given."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, int(gigabytes * 1e9)))
-    for module in (devices, entry):
+    for module in (devices, base):
         monkeypatch.setattr(module, "pick", lambda name="auto": torch.device(kind))
     monkeypatch.setattr(devices, "precision", lambda device, asked="auto": "fp32")
     spec = RunSpec.create("a city", {"generator": name, "perceptor": "ViT-B-32/openai"})
@@ -57,7 +57,7 @@ def test_a_card_draws_what_the_notebooks_drew(name, kind, gigabytes, side, steps
 
 
 def test_built_in_models_draw_the_same_everywhere(monkeypatch):
-    monkeypatch.setattr(entry, "pick", lambda name="auto": torch.device("cuda"))
+    monkeypatch.setattr(base, "pick", lambda name="auto": torch.device("cuda"))
     for name in ("stack", "mini-vqgan", "mini-dvae"):
         assert build("a cat", {"generator": name}).steps == 120
         assert entry_of(name).native_size_on(torch.device("cuda")) == GENERATORS[name].native_size

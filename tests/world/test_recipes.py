@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from clipgen.cutouts.sampling import Cutouts
+from clipgen.generators.base import parse_relaxation
 from clipgen.generators.catalogue import GENERATORS
-from clipgen.generators.entry import parse_relaxation
 from clipgen.optimizers import OptimizerConfig
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.settings import build
