@@ -7,11 +7,13 @@ import difflib
 import gc
 import re
 import sys
-from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import clipgen
 from clipgen.errors import ClipgenError
+from clipgen.fast import paused_gc
 from clipgen.images.terminal import with_inert_streams
 from clipgen.registry import load_attribute
 
@@ -51,12 +53,12 @@ COMMANDS = {
         ('"a red car in the snow" -n 9 -o car.png', '"a cat" --image cat.png --keep top', '"a cat" -o cat.gif'),
     ),
     "explain": Command(
-        "clipgen.inspect.command:explain_command",
+        "clipgen.inspect.explain:explain_command",
         "show where in a picture the CLIP score of a text comes from",
         ('cat.png "a cat"', 'cat.png "a cat" -o map.png', 'cat.png "a cat" --figure --how occlusion'),
     ),
     "describe": Command(
-        "clipgen.inspect.command:describe_command",
+        "clipgen.inspect.describe:describe_command",
         "describe a picture in words",
         ("cat.png", "cat.png --vocabulary emoji", 'cat.png --vocabulary "cat, dog, boat" --penalty 0.2'),
     ),
@@ -140,40 +142,29 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for each setting, in groups; options that are not given leave no trace."""
     from dataclasses import MISSING, fields
 
-    gc.disable()
-    from clipgen.runs.settings import Settings, scheduled
+    with paused_gc():
+        from clipgen.runs.settings import Settings
 
-    gc.freeze()  # libraries stay: looking for garbage among them takes a tenth of the time to the first preview
-    gc.enable()
+        gc.freeze()  # libraries stay: looking for garbage among them takes a tenth of the time to the first preview
     groups: dict[str, argparse._ArgumentGroup] = {}
     for title, sections in GROUPS.items():
         groups |= dict.fromkeys(sections, parser.add_argument_group(title))
     for field in fields(Settings):
         if field.default is MISSING:
             continue
-        option, kind, text = f"--{field.name.replace('_', '-')}", type(field.default), field.metadata["help"]
+        kind, text = type(field.default), field.metadata["help"]
         if field.default not in (None, "", False):
             text += f" (default: {field.default})"
         how: dict[str, Any] = {"action": "store_true"} if kind is bool else {}
         if kind in (int, float):
-            how = {"type": _number(kind, scheduled(field))}
-        group = groups[field.metadata["section"]]
-        group.add_argument(option, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **how)
+            how = {"type": partial(_parse_number, kind)}
+        option = f"--{field.name.replace('_', '-')}"
+        groups[field.metadata["section"]].add_argument(option, help=text.replace("%", "%%"), **how)
 
 
-def _number(kind: type, scheduled: bool) -> Callable[[str], Any]:
-    """Return a function that parses a number, 1.0 also as a whole one, and leaves a schedule of numbers as it is."""
-
-    def parse(text: str) -> Any:
-        if scheduled and ("@" in text or "," in text):
-            return text
-        try:
-            return kind(text)
-        except ValueError:
-            number = float(text)
-            if not number.is_integer():
-                raise
-            return int(number)
-
-    parse.__name__ = kind.__name__  # in argparse's errors
-    return parse
+def _parse_number(kind: type, text: str) -> Any:
+    """Return a number, or a text that is none, such as a schedule, as it is: settings are checked together."""
+    for parse in (kind, float):
+        with suppress(ValueError):
+            return parse(text)
+    return text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -174,33 +173,27 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
     parser.add_argument("filter", nargs="?", default="", help="only names with this text in them")
     text = parser.parse_intermixed_args(words).filter.lower()
-    generators = {name: entry for name, entry in GENERATORS.items() if text in name.lower()}
-    lines = [COLUMNS.format("generator", "size", "stride", "codebook", "licence", "weights")] if generators else []
-    for name, entry in generators.items():
-        size = f"{entry.megabytes:.0f} MB" if entry.files else "-"
-        weights = "built-in" if entry.codes else "none needed"
+    generators = []
+    for name, entry in GENERATORS.items():
+        size, weights = "-", "built-in" if entry.codes else "none needed"
         if entry.files:
-            weights = "cached" if all(map(cached, entry.files)) else "-"
-        lines.append(COLUMNS.format(name, size, f"f{entry.stride}", entry.codes or "-", entry.licence, weights))
-    perceptors = [COLUMNS.format(name, "64", "", "", "see model card", "built-in") for name in ("mini", "evaluator")]
+            size, weights = f"{entry.megabytes:.0f} MB", "cached" if all(map(cached, entry.files)) else "-"
+        generators.append((name, size, f"f{entry.stride}", entry.codes or "-", entry.licence, weights))
+    perceptors = [(name, "64", "", "", "see model card", "built-in") for name in ("mini", "evaluator")]
     for architecture, tag in published().list_pretrained():
         pixels = (read_config(architecture) or {}).get("vision_cfg", {}).get("image_size", "")
         pixels = "x".join(map(str, pixels)) if isinstance(pixels, (list, tuple)) else pixels
         licence = "MIT" if tag == "openai" else "see hub page"
         weights = "cached" if cached(remote(architecture, tag)) else "-"
-        perceptors.append(COLUMNS.format(f"{architecture}/{tag}", pixels, "", "", licence, weights))
-    if perceptors := [line for line in perceptors if text in line.split()[0].lower()]:
-        lines += ["", COLUMNS.format("perceptor", "pixels", "", "", "licence", "weights"), *perceptors]
-    if not text:
-        lines += ["", "clipgen models NAME shows the settings that suit a generator, too."]
-    for name, entry in generators.items() if text else ():
-        settings = " ".join(f"{setting}={value!r}" for setting, value in entry.defaults.items())
-        lines += [
-            "",
-            f"settings that suit {name}:",
-            *textwrap.wrap(settings, 116, initial_indent="  ", subsequent_indent="  "),
-        ]
-    print("\n".join(lines).strip() if lines else f"no generator or perceptor has {text!r} in its name")
+        perceptors.append((f"{architecture}/{tag}", pixels, "", "", licence, weights))
+    tables = []
+    for heading, rows in (
+        (("generator", "size", "stride", "codebook", "licence", "weights"), generators),
+        (("perceptor", "pixels", "", "", "licence", "weights"), perceptors),
+    ):
+        if rows := [row for row in rows if text in row[0].lower()]:
+            tables.append("\n".join(COLUMNS.format(*row) for row in [heading, *rows]))
+    print("\n\n".join(tables) or f"no generator or perceptor has {text!r} in its name")
     return 0
 
 

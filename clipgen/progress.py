@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from threading import Thread
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 POLL = 0.1  # seconds between two checks of whether the listener stops
@@ -19,16 +20,23 @@ class Download(NamedTuple):
     name: str
     done: int
     total: int | None
+    initial: int = 0  # what was here when it began
+    began: float = 0.0  # of time.monotonic
+
+    def __str__(self) -> str:
+        from tqdm import tqdm
+
+        text = "{desc} · {n_fmt}B of {total_fmt}B ({percentage:.0f}%) · {rate_fmt} · {remaining} left"
+        how = {"unit": "B", "unit_scale": True, "bar_format": text if self.total else "{desc} · {n_fmt}B · {rate_fmt}"}
+        seconds = time.monotonic() - self.began
+        return tqdm.format_meter(self.done, self.total, seconds, prefix=self.name, initial=self.initial, **how)
 
 
-class Listener(Protocol):
-    """Who waits for downloads; its attributes are used from other threads."""
+class Listener:
+    """Who waits for downloads; the attributes are used from several threads."""
 
-    download: Download | None  # in progress
-
-    @property
-    def stopping(self) -> bool:
-        """Whether nobody waits any more."""
+    download: Download | None = None  # in progress
+    stopping = False  # whether nobody waits any more
 
 
 class Stopped(BaseException):
@@ -63,7 +71,9 @@ def tell(name: str, done: int, total: int | None) -> None:
     """Report the progress of a download. Raises Stopped if nobody waits for it."""
     check_stopped()
     if listener := _listener.get():
-        listener.download = Download(name, done, total)
+        last = listener.download
+        initial, began = (last.initial, last.began) if last and last.name == name else (done, time.monotonic())
+        listener.download = Download(name, done, total, initial, began)
 
 
 def run_stoppable(work: Callable[[], T]) -> T:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections import UserDict
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -16,29 +17,21 @@ def load_attribute(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-class Registry(Mapping[str, Any]):
+class Registry(UserDict[str, Any]):
     """The parts of one kind, each at ``module:attribute``; ``argument`` is the setting that names them."""
 
     def __init__(self, argument: str, paths: Mapping[str, str]):
-        self.argument, self._paths = argument, dict(paths)
+        super().__init__(paths)
+        self.argument = argument
 
     def __getitem__(self, name: str) -> Any:
         self.check(name)
-        return load_attribute(self._paths[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._paths
+        return load_attribute(self.data[name])
 
     def check(self, name: str) -> None:
         """Raise ClipgenError for an unknown name; nothing is imported."""
-        if name not in self._paths:
-            raise unknown_name(self.argument, name, self._paths)
+        if name not in self.data:
+            raise unknown_name(self.argument, name, self.data)
 
 
 def unknown_name(argument: str, name: str, names: Mapping[str, Any], others: str = "") -> ClipgenError:
@@ -70,7 +63,7 @@ RELAXATIONS = Registry(
     },
 )
 
-# GridPoint in turn whether a name is one of theirs.
+# Their classes are asked in turn whether a name is one of theirs.
 PERCEPTORS = Registry(
     "perceptor",
     {

@@ -66,20 +66,20 @@ def to_python(value: Any, whole: bool = False) -> Any:
 def check_count(name: str, value: Any, remedy: str = "", low: int = 1, high: float = math.inf) -> int:
     """Return a count as an int. Raises ClipgenError unless it is a whole number from ``low`` to ``high``."""
     number = to_python(value, whole=not isinstance(value, Iterable))
-    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
-        bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high:,}"
-        raise ClipgenError(f"{name}={value!r}: has to be a whole number {bounds}{remedy}")
-    return number
+    return _check_kind(name, value, number, int, low, high, remedy)
 
 
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, remedy: str = "") -> float:
     """Return a number within its bounds, included, as Python has it. Raises ClipgenError for anything else."""
-    number = to_python(value)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-        raise ClipgenError(f"{name}={value!r}: has to be a number{remedy}")
-    if not low <= number <= high:
-        bounds = f"of at least {low:,}" if high == math.inf else f"from {low:,} to {high:,}"
-        raise ClipgenError(f"{name}={value!r}: has to be a number {bounds}{remedy}")
+    return _check_kind(name, value, to_python(value), (int, float), low, high, remedy)
+
+
+def _check_kind(name: str, value: Any, number: Any, kind: Any, low: float, high: float, remedy: str) -> Any:
+    is_number = isinstance(number, kind) and not isinstance(number, bool) and abs(number) <= _MAX_NUMBER
+    if not (is_number and low <= number <= high):
+        bounds = f" of at least {low:,}" if high == math.inf else f" from {low:,} to {high:,}"
+        noun = "whole number" if kind is int else "number"
+        raise ClipgenError(f"{name}={value!r}: has to be a {noun}{bounds if low > -math.inf else ''}{remedy}")
     return number
 
 

@@ -73,7 +73,7 @@ def test_bad_input(arguments, remedy, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arguments", "remedy"), [("--stepz 3", "did you mean --steps?"), ("--steps many", "invalid int value")]
+    ("arguments", "remedy"), [("--stepz 3", "did you mean --steps?"), ("--steps many", "steps='many': has to be a int")]
 )
 def test_a_mistake_is_told_without_a_traceback(arguments, remedy, tmp_path):
     done = clipgen("a cat", *arguments.split(), cwd=tmp_path)

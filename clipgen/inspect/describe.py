@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen import device as devices
 from clipgen.clip.base import Perceptor
+from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
-from clipgen.inspect.inputs import embed_words, picture_and_perceptor
 from clipgen.registry import PICTURES, VOCABULARIES
 from clipgen.setting import check_number
 
@@ -98,9 +101,8 @@ def sparse(target: Tensor, atoms: Tensor, penalty: float, steps: int = 200) -> T
 def _unique_words(vocabulary: str | Sequence[str]) -> list[str]:
     words = VOCABULARIES[vocabulary]() if isinstance(vocabulary, str) else vocabulary
     if not words or not all(isinstance(word, str) and word.strip() for word in words):
-        raise ClipgenError(
-            f"vocabulary={vocabulary!r}: give words, as a list, or the name of one of: {', '.join(VOCABULARIES)}"
-        )
+        names = ", ".join(VOCABULARIES)
+        raise ClipgenError(f"vocabulary={vocabulary!r}: give words, as a list, or the name of one of: {names}")
     unique = list(dict.fromkeys(words))
     if len(unique) < 2:
         raise ClipgenError(f"vocabulary={unique!r}: one word alone has nothing to be told from; give several")
@@ -111,12 +113,54 @@ def _mean_embedding(perceptor: Perceptor, pictures: str | Sequence[Any]) -> Tens
     """Return the mean (d,) of pictures, which the perceptor caches of those with a name."""
     if isinstance(pictures, str):
         load = PICTURES[pictures]
-        return perceptor.cached(pictures, lambda: _mean(perceptor, load()))
+        return perceptor.cached(pictures, lambda: _embed_in_batches(perceptor.embed_image, load(), 32).mean(0))
     if not pictures:
         raise ClipgenError("pictures=[]: give some whose mean embedding is taken, or leave it out")
-    return _mean(perceptor, [to_picture(picture) for picture in pictures])
+    return _embed_in_batches(perceptor.embed_image, [to_picture(picture) for picture in pictures], 32).mean(0)
 
 
-def _mean(perceptor: Perceptor, pictures: list[Image.Image]) -> Tensor:
-    batches = [pictures[i : i + 32] for i in range(0, len(pictures), 32)]
-    return torch.cat([perceptor.embed_image(batch) for batch in batches]).mean(0)
+def _embed_in_batches(embed: Callable[[list[Any]], Tensor], items: Sequence[Any], size: int) -> Tensor:
+    return torch.cat([embed(list(items[i : i + size])) for i in range(0, len(items), size)])
+
+
+def embed_words(perceptor: Perceptor, words: Sequence[str]) -> Tensor:
+    """Return (V, d) embeddings of words, which the perceptor caches."""
+    return perceptor.cached(tuple(words), lambda: _embed_in_batches(lambda batch: embed(perceptor, batch), words, 64))
+
+
+@lru_cache(maxsize=1)  # with the embeddings that the perceptor caches
+def _load(name: str, device: str) -> Perceptor:
+    return load_perceptor(name, device)
+
+
+def picture_and_perceptor(source: Any, perceptor: Perceptor | str | None, device: str) -> tuple[Image.Image, Perceptor]:
+    """Return a picture and who looks at it: if nobody is named, the first perceptor of a run, or mini CLIP."""
+    picture = to_picture(getattr(source, "image", source))  # a run and a frame have an image
+    if perceptor is None:
+        perceptor = source.models.perceptors[0][0] if hasattr(source, "models") else "mini"
+    if isinstance(perceptor, str):
+        perceptor = _load(perceptor, str(devices.pick(device)))
+    return picture, perceptor
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``clipgen describe`` and ``clipgen explain`` have in common."""
+    parser.add_argument("image", help="a picture: a file or an address")
+    parser.add_argument("--perceptor", help="the CLIP that judges (default: mini, which is built in)")
+    parser.add_argument("--device", help="auto, cpu, cuda or mps")
+    parser.add_argument("--quiet", action="store_true", default=False, help="print the file or the words only")
+
+
+def describe_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    """Print the words that describe a picture, and how near they come to its embedding."""
+    add_options(parser)
+    names = ", ".join(VOCABULARIES)
+    parser.add_argument("--vocabulary", help=f"{names}, or words with commas between them (default: common)")
+    parser.add_argument("--penalty", type=float, help="between 0 and 1: higher is fewer words (default: 0.5)")
+    options = vars(parser.parse_intermixed_args(words))
+    quiet, vocabulary = options.pop("quiet"), options.get("vocabulary", "")
+    if "," in vocabulary:
+        options["vocabulary"] = [word.strip() for word in vocabulary.split(",")]
+    description = describe(**options)
+    print(description if quiet else f"{description} (cosine {description.cosine:.2f})")
+    return 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +18,16 @@ from torch.nn import functional as F
 from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed
 from clipgen.errors import ClipgenError
+from clipgen.images.names import expand_home, find_unused, shorten_name
 from clipgen.images.reading import to_tensor
 from clipgen.images.sheets import enlarge, overlay_heat, png_bytes
-from clipgen.inspect.inputs import embed_words, picture_and_perceptor
+from clipgen.inspect.describe import add_options, embed_words, picture_and_perceptor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HOWS = ("gradient", "occlusion")
+SUFFIXES = (".png", ".jpg", ".webp")
 # The mean of these is subtracted from a text: what speaks for any text does not count.
 _ANY_TEXTS = ("a cat", "a car", "a tree", "a house", "food", "a face", "a tool", "the sky", "an animal", "a person")
 
@@ -174,3 +178,28 @@ def _occlusion(perceptor: Perceptor, pixels: Tensor, target: Tensor) -> Tensor:
             fall[top:bottom, left:right] += float(score - less)
             count[top:bottom, left:right] += 1
     return fall / count
+
+
+def explain_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    """Write the overlay, or with --figure the figure, and print the score."""
+    add_options(parser)
+    parser.add_argument("text", help='what to look for: "a cat"')
+    parser.add_argument("--how", help=f"{' or '.join(HOWS)} (slow, and true of any net; default: {HOWS[0]})")
+    parser.add_argument("--figure", action="store_true", default=False, help="picture, map and both, with a scale")
+    files = f"{' '.join(SUFFIXES)} (default: <image>-why.png, here)"
+    parser.add_argument("-o", "--output", type=expand_home, metavar="FILE", help=files)
+    options = vars(parser.parse_intermixed_args(words))
+    quiet, figure = options.pop("quiet"), options.pop("figure")
+    file = options.pop("output", None) or find_unused(shorten_name(Path(options["image"]).stem, 180), ["-why.png"])[0]
+    if file.suffix not in SUFFIXES or not file.parent.is_dir():
+        raise ClipgenError(f"output={str(file)!r}: choose a file in a folder that exists, with one of {SUFFIXES}")
+    explanation = explain(**options)
+    try:
+        if figure:
+            explanation.figure().savefig(file, dpi=150)
+        else:
+            explanation.overlay.save(file)
+    except OSError as error:
+        raise ClipgenError(f"output={str(file)!r}: cannot be written ({error.strerror}); choose another") from error
+    print(file if quiet else f"{file} (done): {explanation.text}, CLIP score {explanation.score:.3f}")
+    return 0

@@ -1,19 +1,21 @@
-"""The cutouts of a step: what CLIP is shown, what each scores, and how strongly each pulls at the picture."""
+"""The cutouts of a step: what each scores, and how strongly it pulls at the picture; and the judge of frames."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from clipgen.clip.base import Perceptor
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import WARM, contact_sheet, enlarge, overlay_heat, png_bytes
-from clipgen.losses.prompt_loss import PromptLoss, Targets, clip_score
+from clipgen.losses.prompt_loss import PromptLoss, Region, clip_score
 from clipgen.optimize import Optimization
+from clipgen.prompts import Prompt, weights_at
 
 CELL, SIDE = 128, 384  # pixels of a cutout on a sheet, and of each half of a film's frame
 
@@ -99,30 +101,47 @@ def inspect_step(optimization: Optimization) -> StepReport:
         pixels = cutouts.detach().requires_grad_()  # its gradient is CLIP's part of the way back
         embeddings = batch.perceptor.encode_image(pixels, patches)
         (batch.evaluate(embeddings) * scale).backward()
-        for pull in _pulls(cutouts, pixels.grad, image):
+        targets, where = batch.targets, loss.prompts[batch.region.prompts[0]].where
+        for i, cutout in enumerate(pixels.detach()):
+            own = torch.zeros_like(cutouts)
+            if pixels.grad is not None:
+                own[i] = pixels.grad[i]
+            pull = torch.autograd.grad(cutouts, image, own, retain_graph=True)[0][0]
             norms.append(float(pull.norm()))
             gradient += pull / scale
-        where = loss.prompts[batch.region.prompts[0]].where
-        scores = _scores(batch.targets, embeddings.detach())
-        for cutout, score in zip(pixels.detach().cpu(), scores, strict=True):
-            views.append(View(cutout, score, 0.0, batch.perceptor.name, where))
+            score = math.nan
+            if (targets.weights > 0).any():
+                score = float(clip_score(embeddings[i : i + 1].detach(), targets.embeddings, targets.weights))
+            views.append(View(cutout.cpu(), score, 0.0, batch.perceptor.name, where))
     total = sum(norms) or 1.0
     views = [replace(view, pull=norm / total) for view, norm in zip(views, norms, strict=True)]
     picture = to_image(image.detach()[0])
     return StepReport(optimization.step + 1, picture, views, gradient.cpu(), float(context.scores["clip"]))
 
 
-def _pulls(cutouts: Tensor, gradient: Tensor | None, image: Tensor) -> Iterator[Tensor]:
-    """Yield the gradient of each cutout alone on the picture (3, H, W), from those on the cutouts (n, 3, S, S)."""
-    for i in range(len(cutouts)):
-        own = torch.zeros_like(cutouts)
-        if gradient is not None:
-            own[i] = gradient[i]
-        yield torch.autograd.grad(cutouts, image, own, retain_graph=True)[0][0]
+@dataclass(frozen=True)
+class FrameJudge:
+    """The judge of a run, and the prompts that it compares frames with.
 
+    It sees each frame as it was trained to see pictures, without cutouts, augmentations or random numbers.
+    """
 
-def _scores(targets: Targets, embeddings: Tensor) -> list[float]:
-    """Return the CLIP score of each cutout (n, d)."""
-    if not (targets.weights > 0).any():
-        return [math.nan] * len(embeddings)
-    return [float(clip_score(one[None], targets.embeddings, targets.weights)) for one in embeddings]
+    judge: Perceptor
+    prompts: Sequence[Prompt]
+    embeddings: Tensor  # (P, d), of the prompts by the judge
+    regions: Sequence[Region]
+
+    def score(self, frame: Image.Image, step: int) -> float:
+        """Return the cosine of a frame to the positive prompts of a step, averaged by weight; 0 if there are none.
+
+        A prompt about a region is compared with that region.
+        """
+        positive = torch.tensor(weights_at(self.prompts, step)).clamp(min=0).to(self.embeddings)
+        score = 0.0
+        for region in self.regions:
+            weights = positive[region.prompts]
+            if total := float(weights.sum()):
+                embedding = self.judge.embed_image([region.crop_picture(frame)])
+                own_score = float(clip_score(embedding, self.embeddings[region.prompts], weights))
+                score += total / float(positive.sum()) * own_score
+        return score

@@ -16,7 +16,7 @@ from clipgen.generators.catalogue import entry_of
 from clipgen.images import masks
 from clipgen.images.camera import Camera
 from clipgen.inits import InitContext
-from clipgen.inspect.judging import FrameJudge
+from clipgen.inspect.steps import FrameJudge
 from clipgen.losses.loss import Loss, StepSpec, SumLoss
 from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prompts, find_regions
 from clipgen.optimize import Optimization

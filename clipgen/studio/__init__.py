@@ -18,12 +18,10 @@ from clipgen.runs.run import Run
 from clipgen.runs.settings import build
 from clipgen.setting import check_path
 from clipgen.studio.controls import Controls
-from clipgen.studio.frame import CutoutsSection, ExportSection, MaskPainter, WordsSection
 from clipgen.studio.gallery import Gallery, save_inputs, settings_of
 from clipgen.studio.parts import Access, button, close_all
-from clipgen.studio.preview import Preview, describe_progress
-from clipgen.studio.study import StudySection
-from clipgen.studio.worker import Job
+from clipgen.studio.preview import Job, Preview
+from clipgen.studio.sections import CutoutsSection, ExportSection, MaskPainter, StudySection, WordsSection
 
 
 class Studio(widgets.VBox):
@@ -201,14 +199,13 @@ class Studio(widgets.VBox):
             self.controls.steer(job.run)
 
     def _show_job(self, job: Job) -> None:
-        rows, newest = job.film
         if job.run:
             self.preview.newest_run = job.run
-        if job.run and rows:
-            self.preview.show(job.run.journal, rows, newest, more=job.is_alive and not job.is_paused)
+        if job.run and job.rows:
+            self.preview.show(job.run.journal, job.rows, job.frame, more=job.is_alive and not job.is_paused)
         download = job.download
         share = download.done / download.total if download and download.total else None
-        self.preview.show_progress(job.phase, describe_progress(job), share)
+        self.preview.show_progress(job.phase, job.status, share)
         if job.error:
             self.preview.error.show(job.error)
         self._enable()

@@ -1,5 +1,4 @@
 // Jupyter's pictures and sliders have no names for who cannot see them, and classic sliders (Colab's) not even a role.
-// The text of a picture stands on the page already; a thumbnail beside its path needs no second name.
 const textOf = (root, place) => root.querySelector(place)?.textContent.trim();
 const PICTURES = {
   ".clipgen-preview": (_, root) => `The picture, ${textOf(root, ".clipgen-curve small") || "as soon as there is one"}`,
@@ -7,7 +6,6 @@ const PICTURES = {
   ".clipgen-tile img": (picture) => textOf(picture.closest(".clipgen-tile"), ".widget-html-content"),
   ".clipgen-views": () => "The cutouts, each with its score and its share of the gradient",
   ".clipgen-where": (_, root) => `Where it glows, the text is found: ${root.querySelector(".clipgen-sought input").value}`,
-  ".clipgen-picker img": () => "",
 };
 
 function set(element, name, value) {

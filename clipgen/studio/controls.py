@@ -18,12 +18,12 @@ from clipgen.errors import ClipgenError
 from clipgen.runs.run import Run
 from clipgen.runs.schedules import parse_size
 from clipgen.runs.settings import Settings, defaults_for, scheduled
-from clipgen.studio.models import ModelChoice
+from clipgen.studio.ask import ModelChoice, PromptRows
 from clipgen.studio.parts import (
     Dial,
     ErrorMessage,
     Fold,
-    Picker,
+    Upload,
     Webcam,
     add_tooltip,
     button,
@@ -31,7 +31,6 @@ from clipgen.studio.parts import (
     on_change,
     show,
 )
-from clipgen.studio.prompts import PromptRows
 
 FIELDS = {field.name: field for field in fields(Settings) if field.default is not MISSING}  # all but the prompt
 DEFAULTS = {name: field.default for name, field in FIELDS.items()}
@@ -47,11 +46,8 @@ SECTIONS = {
     "speed": "Speed and memory",
     "output": "Frames and end",
 }
-# The label of a dial, the end of its slider, and its help.
-DIALS = {
-    "near": ("Nearness", 4.0, "0: free of the draft or picture that it starts from; more: true to it"),
-    "tv": ("Smoothness", 2.0, "more: calm areas and few lines"),
-}
+DIALS = {"near": "Nearness", "tv": "Smoothness"}  # names in words
+DIAL_END = 4.0
 MAX_NUMBER = 2.0**53 - 1  # a browser knows no infinity, and no whole number above it
 QUIET = 0.15  # seconds without a change before changes are sent: about the time between two keys
 
@@ -67,30 +63,33 @@ class Controls(widgets.VBox):
         self.inputs = {name: make_input(field) for name, field in FIELDS.items()}
         self.models = ModelChoice(self.inputs["generator"], self.inputs["perceptor"])
         self.put(asdict(settings))
-        self.defaults = defaults_of(*(getattr(settings, name) for name in CHOICES))
+        self.defaults = self._current_defaults()
         self._is_applying = False
         on_change(self._apply_defaults, *(self.inputs[name] for name in CHOICES))
 
-        start = Picker(self.inputs["init"], folder, error, "Start picture")
+        start = Upload("Start picture", self.inputs["init"], folder, error)
         webcam = Webcam().add_class("clipgen-webcam")
         webcam.observe(error.guard(lambda change: start.put("webcam.png", change["new"])), "picture")
-        self.mask = Picker(self.inputs["mask"], folder, error, "Mask picture")
+        self.mask = Upload("Mask picture", self.inputs["mask"], folder, error)
         random_seed = button("Random seed", lambda: self.put({"seed": random.randrange(10**6)}), "random")
         below = {"seed": [random_seed], "init": [start, webcam], "mask": [self.mask]}
-        self._cells = {name: self._make_cell(name, below.get(name, [])) for name in FIELDS}
-        self._folds = {name: Fold(SECTIONS[name], self._cells_of(name)) for name in [*SECTIONS][2:]}
+        self._cells = {}
+        for name in FIELDS:
+            help = html_widget("help", f"<small>{help_of(name)}</small>")
+            self._cells[name] = widgets.VBox([self.inputs[name], help, *below.get(name, [])])
+        cells = {section: [self._cells[name] for name in names_of(section)] for section in SECTIONS}
+        self._folds = {section: Fold(SECTIONS[section], cells[section]) for section in [*SECTIONS][2:]}
         self.search = widgets.Text(description="Find a setting", placeholder="a word of its name or help")
         on_change(self._filter, self.search)
         on_change(self._count_changes, *self.inputs.values())
         self._count_changes()
-        steer = "The prompts above and their weights (below 0 they push away), and:"
-        heading = f"<b>{SECTIONS['steer']}</b><br><small>{steer}</small>"
+        steer = "<br><small>The prompts above and their weights (below 0 they push away), and:</small>"
         super().__init__(
             [
-                html_widget("heading", heading),
-                *self._cells_of("steer"),
+                html_widget("heading", f"<b>{SECTIONS['steer']}</b>{steer}"),
+                *cells["steer"],
                 html_widget("heading", f"<b>{SECTIONS['basic']}</b>"),
-                widgets.Box(self._cells_of("basic")).add_class("clipgen-grid"),
+                widgets.Box(cells["basic"]).add_class("clipgen-grid"),
                 self.search,
                 *self._folds.values(),
             ]
@@ -103,7 +102,7 @@ class Controls(widgets.VBox):
         """Show these settings."""
         if "prompt" in settings:
             self.rows.line = settings["prompt"]
-        for name in [*CHOICES, *(name for name in FIELDS if name not in CHOICES)]:
+        for name in dict.fromkeys([*CHOICES, *FIELDS]):
             if name in settings:
                 widget, value = self.inputs[name], to_input(FIELDS[name], settings[name])
                 if isinstance(widget, widgets.Dropdown) and value not in widget.options:
@@ -124,13 +123,16 @@ class Controls(widgets.VBox):
     def _value(self, name: str) -> Any:
         return from_input(FIELDS[name], self.inputs[name].value)
 
+    def _current_defaults(self) -> dict[str, Any]:
+        return defaults_of({name: widget.value for name, widget in self.inputs.items()})
+
     def _apply_defaults(self) -> None:
         """Replace the defaults of the recipe, quality and models before by those of the new ones; keep the rest."""
         if self._is_applying:
             return
         self._is_applying = True
         with suppress(ClipgenError):  # a missing checkpoint is reported by the run
-            while (defaults := defaults_of(*(self.inputs[name].value for name in CHOICES))) != self.defaults:
+            while (defaults := self._current_defaults()) != self.defaults:
                 changed = {name: value for name, value in defaults.items() if value != self.defaults[name]}
                 self.defaults = defaults
                 # The run that goes on keeps its own: these are for the next one.
@@ -143,47 +145,37 @@ class Controls(widgets.VBox):
 
     def begin_steering(self) -> None:
         """Take the values as those that a run starts with."""
-        self._sent = self._latest = self._rejected = self.live_values
-        self._changed_at, self._has_failed = 0.0, False
+        self._sent = self._latest = self.live_values
+        self._send_at = math.inf
 
     def steer(self, run: Run) -> None:
         """Send changed values to a run, once they have not changed for QUIET seconds. To be called again and again."""
         if run.control.closed:  # changes are for the next run
             return
         try:
-            values = self.live_values
-            if values != self._latest:
-                self._latest, self._changed_at = values, time.monotonic()
-            is_quiet = time.monotonic() - self._changed_at >= QUIET
-            if is_quiet and values not in (self._sent, self._rejected):
-                self._rejected = values  # until the run has accepted them
-                run.change(**{name: value for name, value in values.items() if value != self._sent[name]})
-                self._sent = values
-            if values == self._sent and self._has_failed:
-                self._error.show(None)
-                self._has_failed = False
+            latest, self._latest = self._latest, {}
+            self._latest = values = self.live_values
+            if values != latest:
+                self._send_at = time.monotonic() + QUIET
+            if time.monotonic() < self._send_at:
+                return
+            self._send_at = math.inf
+            if changes := {name: value for name, value in values.items() if value != self._sent[name]}:
+                run.change(**changes)
+            self._sent = values
+            self._error.show(None)
         except ClipgenError as error:
             self._error.show(error)
-            self._has_failed = True
 
     # --- sections -------------------------------------------------------------------------------------
-
-    def _make_cell(self, name: str, below: list[widgets.Widget]) -> widgets.Widget:
-        help = html_widget("help", f"<small>{help_of(name)}</small>")
-        return widgets.VBox([self.inputs[name], help, *below])
-
-    def _cells_of(self, section: str) -> list[widgets.Widget]:
-        return [self._cells[name] for name in names_of(section)]
 
     def _filter(self) -> None:
         """Show only settings whose name or help contains the searched words, with their folds open."""
         text = self.search.value.strip().lower()
-        texts = {name: f"{name} {label_of(name)} {field.metadata['help']}" for name, field in FIELDS.items()}
-        matches = {name for name in FIELDS if text in texts[name].lower()}
         for name, cell in self._cells.items():
-            show(cell, name in matches)
+            show(cell, text in f"{name} {label_of(name)} {FIELDS[name].metadata['help']}".lower())
         for section, fold in self._folds.items():
-            has_matches = not matches.isdisjoint(names_of(section))
+            has_matches = any(self._cells[name].layout.display == "" for name in names_of(section))
             show(fold, has_matches)
             fold.button.value = bool(text) and has_matches
 
@@ -194,46 +186,32 @@ class Controls(widgets.VBox):
             fold.button.description = SECTIONS[section] + (f" ({count} changed)" if count else "")
 
 
-def defaults_of(recipe: str, quality: str, generator: str, perceptor: str, device: str) -> dict[str, Any]:
-    """Return the default of every setting for a recipe, or for a generator and a perceptor, at a quality."""
-    return DEFAULTS | defaults_for(quality, generator, recipe, perceptor, device)
+def defaults_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default of every setting for the recipe, or the models, and the quality in ``values``."""
+    return DEFAULTS | defaults_for(**{name: values[name] for name in CHOICES})
 
 
 def names_of(section: str) -> list[str]:
-    """Return the names of the settings of a section, the dials first."""
-    names = [name for name, field in FIELDS.items() if field.metadata["section"] == section]
-    dials = [name for name in DIALS if name in names]
-    return dials + [name for name in names if name not in dials]
+    """Return the names of the settings of a section."""
+    return [name for name, field in FIELDS.items() if field.metadata["section"] == section]
 
 
 def label_of(name: str) -> str:
     """Return the label of a setting: its name, or that of its dial."""
-    return DIALS[name][0] if name in DIALS else name
+    return DIALS.get(name, name)
 
 
 def help_of(name: str) -> str:
     """Return the help of a setting as HTML; that of a dial begins with the setting's name."""
-    if name in DIALS:
-        return f"<code>{name}</code>: {html.escape(DIALS[name][2])}"
-    return html.escape(FIELDS[name].metadata["help"])
-
-
-def is_dial(field: Field) -> bool:
-    """Return whether a setting is a number that people turn while they watch."""
-    return scheduled(field) and field.metadata["section"] == "steer"
-
-
-def common_values(field: Field) -> tuple[str, ...]:
-    """Return the values that are offered for a setting of free text."""
-    common = field.metadata["common"]
-    return tuple(common() if callable(common) else common)
+    help = html.escape(FIELDS[name].metadata["help"])
+    return f"<code>{name}</code>: {help}" if name in DIALS else help
 
 
 def make_input(field: Field) -> widgets.Widget:
     """Return the widget for a setting, by what it declares and the type of its default."""
     facts, kind = field.metadata, type(field.default)
     low, high = max(facts["low"], -MAX_NUMBER), min(facts["high"], MAX_NUMBER)
-    common = common_values(field)
+    common = tuple(facts["common"]() if callable(facts["common"]) else facts["common"])
 
     def make(kind: Any, **options: Any) -> widgets.Widget:
         return add_tooltip(kind(description=field.name, **options), facts["help"])
@@ -243,14 +221,11 @@ def make_input(field: Field) -> widgets.Widget:
         return make(widgets.Dropdown, options=choices)
     if kind is bool:
         return make(widgets.Checkbox, indent=False)
-    if is_dial(field):
-        end = DIALS[field.name][1] if field.name in DIALS else 4.0
-        return Dial(label_of(field.name), facts["help"], max(low, -end), end)
-    if scheduled(field):
-        return make(widgets.Text, continuous_update=False)
-    if kind is int:
+    if scheduled(field) and facts["section"] == "steer":
+        return Dial(label_of(field.name), facts["help"], max(low, -DIAL_END), DIAL_END)
+    if kind is int and not scheduled(field):
         return make(widgets.BoundedIntText, min=math.ceil(low), max=int(high))
-    if kind is float:
+    if kind is float and not scheduled(field):
         return make(widgets.BoundedFloatText, min=low, max=high, step=0.05)
     if common:
         return make(widgets.Combobox, options=common, continuous_update=False)
@@ -263,9 +238,7 @@ def to_input(field: Field, value: Any) -> Any:
         raise ClipgenError(f"{field.name}={value}: the Studio shows whole numbers to {MAX_NUMBER:.0f}; use clipgen.Run")
     if field.name == "size":
         return value if isinstance(value, str) else "x".join(map(str, value or ()))
-    if not scheduled(field):
-        return value
-    return float(value) if is_dial(field) and not isinstance(value, str) else str(value)
+    return str(value) if scheduled(field) and field.metadata["section"] != "steer" else value
 
 
 def from_input(field: Field, value: Any) -> Any:

@@ -15,11 +15,11 @@ import ipywidgets as widgets
 from clipgen.errors import ClipgenError
 from clipgen.images.masks import find_mask_file
 from clipgen.images.names import is_address
-from clipgen.prompts import format_prompt, parse_parts
+from clipgen.prompts import Prompt, format_prompt, parse_parts
 from clipgen.runs.history import History
 from clipgen.runs.journal import Journal
 from clipgen.studio.controls import DEFAULTS
-from clipgen.studio.parts import button, close_all, save_input, show, to_jpeg
+from clipgen.studio.parts import button, close_all, hidden_image, save_input, show, to_jpeg
 
 PAGE = 12  # runs
 
@@ -29,7 +29,6 @@ class Gallery(widgets.VBox):
 
     def __init__(self, folder: Path, actions: Mapping[str, Callable[[Path], None]]):
         self._folder, self._actions, self._count = folder, actions, PAGE
-        self._cards: dict[tuple[Path, int], widgets.Widget] = {}  # by folder and newest step
         self._grid = widgets.Box(layout={"flex_flow": "row wrap"})
         self._more = button("More", self._show_more, tooltip="Show more runs")
         super().__init__([widgets.HTML("<b>Earlier runs</b>"), self._grid, self._more])
@@ -46,24 +45,18 @@ class Gallery(widgets.VBox):
         remaining = iter(folders)
         while len(cards) < self._count and (folder := next(remaining, None)):
             with suppress(Exception):  # a run that is damaged, or of another version
-                cards.append(self._card(folder))
-        self._grid.children = cards
-        for key in [key for key, card in self._cards.items() if card not in cards]:
-            close_all(self._cards.pop(key))
+                cards.append(self._make_card(Journal.open(folder)))
+        before, self._grid.children = self._grid.children, cards
+        for card in before:
+            close_all(card)
         show(self._more, next(remaining, None))
 
     def _show_more(self) -> None:
         self._count += PAGE
         self.refresh()
 
-    def _card(self, folder: Path) -> widgets.Widget:
-        journal = Journal.open(folder)
+    def _make_card(self, journal: Journal) -> widgets.Widget:
         step = journal.steps[-1] if journal.steps else 0
-        if (folder, step) not in self._cards:
-            self._cards[folder, step] = self._make_card(journal, step)
-        return self._cards[folder, step]
-
-    def _make_card(self, journal: Journal, step: int) -> widgets.Widget:
         prompts = [entry["prompt"] for entry in (journal.settings, *journal.changes) if "prompt" in entry]
         prompt = str(prompts[-1]) if prompts else ""
         is_finished = step >= journal.settings.get("steps", 0) or History(journal).should_stop
@@ -72,23 +65,12 @@ class Gallery(widgets.VBox):
             for label, action in self._actions.items()
             if not (label == "Resume" and is_finished)
         ]
-        image = widgets.Image(value=load_thumbnail(journal, step) if step else b"", format="jpeg")
-        show(image, image.value)
+        image = hidden_image("thumbnail")
+        with suppress(ClipgenError):  # a frame that is damaged, or on a disk that cannot be reached now
+            image.value = to_jpeg(journal.frame(step), 128)
+            show(image)
         text = widgets.HTML(html.escape(prompt) + ("" if is_finished else f" <i>(step {step})</i>"))
         return widgets.VBox([image, text, widgets.HBox(buttons)]).add_class("clipgen-card")
-
-
-def load_thumbnail(journal: Journal, step: int) -> bytes:
-    """Return a frame as JPEG bytes, none if its disk fails. Raises ClipgenError if the frame is damaged."""
-    try:
-        return to_jpeg(journal.frame(step), 128)
-    except ClipgenError as error:
-        cause: BaseException | None = error
-        while cause and not (isinstance(cause, OSError) and cause.errno):  # a decoder's OSErrors have no number
-            cause = cause.__cause__
-        if cause is None:
-            raise
-        return b""
 
 
 def settings_of(journal: Journal, folder: Path, changed: bool = True) -> dict[str, Any]:
@@ -112,15 +94,16 @@ def save_inputs(settings: Mapping[str, Any], inputs: Mapping[str, Any], folder: 
         file = find_mask_file(spec) or ""
         return spec.removesuffix(file) + paths[file] if file in paths else spec
 
-    def rename_prompts(line: str) -> str:
-        prompts = parse_parts(line)
-        renamed = [replace(one, text=paths.get(one.text, one.text) if one.is_image else one.text) for one in prompts]
-        renamed = [replace(one, where=rename_mask(one.where)) for one in renamed]
-        return " | ".join(map(format_prompt, renamed)) if renamed != prompts else line
+    def rename(prompt: Prompt) -> Prompt:
+        text = paths.get(prompt.text, prompt.text) if prompt.is_image else prompt.text
+        return replace(prompt, text=text, where=rename_mask(prompt.where))
 
-    values: dict[str, Any] = {
-        name: rename_prompts(settings[name]) for name in ("prompt", "negative") if name in settings
-    }
+    values: dict[str, Any] = {}
+    for name in settings.keys() & {"prompt", "negative"}:
+        prompts = parse_parts(settings[name])
+        renamed = [rename(prompt) for prompt in prompts]
+        if renamed != prompts:
+            values[name] = " | ".join(map(format_prompt, renamed))
     if settings.get("init") in paths:
         values["init"] = paths[settings["init"]]
     if "mask" in settings:

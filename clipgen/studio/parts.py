@@ -1,4 +1,4 @@
-"""Widgets that ipywidgets lacks, or that Colab does not draw, and the pictures that come in through them."""
+"""Widgets that ipywidgets lacks, or that Colab does not draw: folds, dials, uploads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import base64
 import hashlib
 import html
 import io
-import math
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,8 +21,6 @@ from PIL import Image
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
 from clipgen.prompts import slug
-
-MAX_LINK_BYTES = 2_000_000  # of a file in a link: Jupyter drops messages above 3 MB in 3 seconds
 
 
 def script(name: str) -> str:
@@ -45,9 +41,9 @@ def on_change(action: Callable[[], Any], *parts: widgets.Widget, trait: str = "v
         part.observe(lambda _: action(), trait)
 
 
-def html_widget(name: str, text: str = "", **options: Any) -> widgets.HTML:
+def html_widget(name: str, text: str = "") -> widgets.HTML:
     """Return an HTML widget of the CSS class ``clipgen-name``."""
-    return widgets.HTML(text, **options).add_class(f"clipgen-{name}")
+    return widgets.HTML(text).add_class(f"clipgen-{name}")
 
 
 def hidden_image(name: str) -> widgets.Image:
@@ -72,10 +68,7 @@ def add_tooltip(widget: Any, text: str) -> Any:
 
 
 def close_all(root: widgets.Widget) -> None:
-    """Close a widget and all that it is made of: children, layouts, styles.
-
-    Closing it alone leaves these, and their channels to the page, open for good.
-    """
+    """Close a widget and its children, layouts and styles, whose channels to the page would stay open otherwise."""
     left, closed = [root], set[int]()
     while left:
         widget = left.pop()
@@ -100,13 +93,14 @@ class ErrorMessage(widgets.HTML):
         """Show an error, or none: what a person can mend as it is, anything else with its traceback folded away."""
         if error is None:
             self.value = ""
-            return
-        is_mendable = isinstance(error, ClipgenError)
-        text = html.escape(str(error) if is_mendable else f"{type(error).__name__}: {error}")
-        self.value = f'<div role="alert">{text}</div>'
-        if not is_mendable:
-            lines = html.escape("".join(traceback.format_exception(error)))
-            self.value += f"<details><summary>Traceback</summary><pre>{lines}</pre></details>"
+        elif isinstance(error, ClipgenError):
+            self.value = f'<div role="alert">{html.escape(str(error))}</div>'
+        else:
+            text, lines = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+            self.value = (
+                f'<div role="alert">{html.escape(text)}</div>'
+                f"<details><summary>Traceback</summary><pre>{html.escape(lines)}</pre></details>"
+            )
 
     def guard(self, action: Callable[..., Any]) -> Callable[..., None]:
         """Return the function, with its errors shown here."""
@@ -173,7 +167,7 @@ class Dial(widgets.HBox):
 
 
 class Upload(anywidget.AnyWidget):
-    """A button to choose a picture; ``take(name, url)`` gets its file's name and its content as a data: URL.
+    """A button to choose a picture, which is saved below a folder; ``write`` turns its path into the value of ``text``.
 
     No FileUpload: Colab's front end sends another version's message, which ipywidgets 7 drops without a word.
     """
@@ -181,10 +175,17 @@ class Upload(anywidget.AnyWidget):
     _esm = script("upload.js")
     label = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, label: str, take: Callable[[str, str], None]):
+    def __init__(
+        self, label: str, text: widgets.Text, folder: Path, error: ErrorMessage, write: Callable[[str], str] = str
+    ):
         super().__init__(label=label)
-        self.on_msg(lambda _, content, __: take(content["name"], content["picture"]))
+        self._text, self._folder, self._write = text, folder, write
+        self.on_msg(error.guard(lambda _, content, __: self.put(content["name"], content["picture"])))
         self.add_class("clipgen-upload")
+
+    def put(self, name: str, url: str) -> None:
+        """Save the picture of a data: URL, and name it in the text."""
+        self._text.value = self._write(save_input(self._folder, name, from_url(url)))
 
 
 class Webcam(anywidget.AnyWidget):
@@ -208,55 +209,16 @@ class Access(anywidget.AnyWidget):
     _esm = script("access.js")
 
 
-class Picker(widgets.HBox):
-    """An upload button for a text that may name a picture, and a thumbnail of what it names.
-
-    ``write`` turns the path of a picture into the text, ``read`` the text into the path.
-    """
-
-    def __init__(
-        self,
-        text: widgets.Text,
-        folder: Path,
-        error: ErrorMessage,
-        label: str,
-        write: Callable[[str], str] = str,
-        read: Callable[[str], str] = str,
-    ):
-        self._text, self._folder, self._write, self._read = text, folder, write, read
-        self.upload = Upload(label, error.guard(self.put))
-        self.thumbnail = widgets.Image(format="jpeg", layout={"height": "32px", "display": "none"})
-        super().__init__([self.upload, self.thumbnail])
-        self.add_class("clipgen-picker")
-        on_change(self._draw_thumbnail, text)
-        self._draw_thumbnail()
-
-    def put(self, name: str, url: str) -> None:
-        """Save the picture of a data: URL, and name it in the text."""
-        self._text.value = self._write(save_input(self._folder, name, from_url(url)))
-
-    def _draw_thumbnail(self) -> None:
-        file = Path(self._read(self._text.value))
-        self.thumbnail.value = b""
-        with suppress(ClipgenError, OSError, ValueError):  # reported when the run reads it
-            if file.suffix and file.is_file():
-                self.thumbnail.value = to_jpeg(to_picture(file), 64)
-        show(self.thumbnail, self.thumbnail.value)
-
-
 def save_input(folder: Path, name: str, value: bytes | Image.Image | np.ndarray) -> str:
     """Write a picture, the bytes of its file, or a latent below ``folder``/uploads; return the path.
 
     Raises ClipgenError for bytes that are no picture, and for a folder that cannot be written.
     """
-    if isinstance(value, bytes):
-        value = to_picture(value)
-    out, suffix = io.BytesIO(), ".png"
-    if isinstance(value, Image.Image):
-        value.save(out, "PNG")
-    else:
-        suffix = ".npy"
+    out, suffix = io.BytesIO(), ".npy" if isinstance(value, np.ndarray) else ".png"
+    if isinstance(value, np.ndarray):
         np.save(out, value, allow_pickle=False)
+    else:
+        to_picture(value).save(out, "PNG")
     digest = hashlib.sha256(out.getvalue()).hexdigest()[:8]
     path = folder / "uploads" / f"{slug(Path(name).stem, 30)}-{digest}{suffix}"
     try:
@@ -277,28 +239,12 @@ def from_url(url: str) -> bytes:
     return base64.b64decode(url.partition(",")[2])
 
 
-def to_jpeg(picture: Image.Image, max_side: int, max_bytes: float = math.inf) -> bytes:
-    """Return a picture as JPEG, scaled down to ``max_side`` pixels a side, and coarser above ``max_bytes``.
+def to_jpeg(picture: Image.Image, max_side: int) -> bytes:
+    """Return a picture as JPEG, scaled down to ``max_side`` pixels a side.
 
     At this quality a WebP is a quarter smaller, and takes ten times as long to make.
     """
-    picture = picture.convert("RGB")
+    picture, out = picture.convert("RGB"), io.BytesIO()
     picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    for quality in (85, 60, 30):
-        out = io.BytesIO()
-        picture.save(out, "JPEG", quality=quality, subsampling=0)
-        if out.tell() <= max_bytes:
-            break
+    picture.save(out, "JPEG", quality=85, subsampling=0)
     return out.getvalue()
-
-
-def download_link(file: Path, mime: str) -> str:
-    """Return a link to a file as HTML, or its path if it is too large for one; Colab downloads the file at once."""
-    if "google.colab" in sys.modules:
-        from google.colab import files
-
-        files.download(str(file))
-    path = f"<small>{html.escape(file.as_posix())}</small>"
-    if file.stat().st_size > MAX_LINK_BYTES:
-        return f"{path} is written; it is too large for a link"
-    return f'<a download="{file.name}" href="{to_url(file.read_bytes(), mime)}">Download {file.name}</a> {path}'

@@ -1,30 +1,145 @@
-"""What is seen of a run: the shown frame, the timeline, how far the run is, the curve of the scores."""
+"""What is seen of a run: a job that makes it in a thread, the shown frame, the timeline, the curve of the scores."""
 
 from __future__ import annotations
 
 import html
 import math
+import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ipywidgets as widgets
 from PIL import Image
+from tqdm import tqdm
 
 from clipgen.errors import ClipgenError
 from clipgen.export.disagreement import find_disagreements
 from clipgen.images.sheets import repeat_picture
-from clipgen.progress import Download
-from clipgen.runs.history import frame_score
+from clipgen.progress import Listener, Stopped, listening
+from clipgen.runs.history import Frame, Row, frame_score
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.studio.parts import ErrorMessage, add_tooltip, html_widget, on_change, show, to_jpeg
-from clipgen.studio.worker import Job
 
+RATE = 20  # reports a second
 MAX_SIDE = 512  # pixels of a picture that is sent
 BYTES_PER_SECOND = 600_000  # Jupyter drops messages above 1 MB/s, and Colab adds a third
-Rows = Sequence[Mapping[str, float]]  # the step and the scores of each frame, as the journal has them
+
+
+class Job(Listener):
+    """One run, made with its models and iterated to its end in a daemon thread.
+
+    ``make`` gets the run of the ``previous`` job, which is stopped, to share its models. ``report`` is called from
+    another thread, at most RATE times a second and once at the end: a slow connection never slows the run.
+    """
+
+    def __init__(self, make: Callable[[Run | None], Run], report: Callable[[Job], None], previous: Job | None = None):
+        self.run: Run | None = None
+        self.rows: list[Row] = []  # of every frame, as the journal has them
+        self.frame: Frame | None = None  # the newest
+        self.error: BaseException | None = None
+        self.is_paused = False
+        self._step_seconds: deque[float] = deque(maxlen=9)  # of the last steps, without pauses
+        self._make, self._report, self._previous = make, report, previous
+        if previous:
+            previous.stop()
+        self._worker = threading.Thread(target=self._work, name="clipgen run", daemon=True)
+        self._reporter = threading.Thread(target=self._report_until_end, name="clipgen studio", daemon=True)
+        self._worker.start()
+        self._reporter.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the run is still being made or iterated."""
+        return self._worker.is_alive()
+
+    @property
+    def phase(self) -> str:
+        """What it does, in words."""
+        if not self.is_alive:
+            if self.error:
+                return "Ended by an error"
+            return "Done" if self.run and self.run.finished else "Stopped"
+        if self.stopping:
+            return "Stopping…"
+        if self.download:
+            return "Downloading…"
+        if self.run is None:
+            return "Loading the models…"
+        return "Paused" if self.is_paused else "Running"
+
+    @property
+    def status(self) -> str:
+        """How far a download or the run is: ``step 36/120 · 0.03 s per iteration · 00:03 left · CLIP score 0.41``."""
+        if self.download:
+            return str(self.download)
+        if not self.run:
+            return ""
+        steps = self.run.settings.steps
+        parts = [f"step {self.run.step}/{steps}"]
+        if self._step_seconds:
+            seconds = statistics.median([*self._step_seconds])
+            parts.append(f"{seconds:.2g} s per iteration")
+            if self.is_alive:
+                parts.append(f"{tqdm.format_interval(seconds * (steps - self.run.step))} left")
+        if self.frame:
+            parts.append(format_scores(self.frame.scores))
+        return " · ".join(parts)
+
+    def pause(self, paused: bool = True) -> None:
+        """Hold before the next step, or go on."""
+        if self.run:
+            self.is_paused = paused
+            (self.run.pause if paused else self.run.unpause)()
+
+    def stop(self) -> None:
+        """End after the current step; what is made is kept."""
+        self.stopping = True
+        if self.run:
+            self.run.stop()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until everything is made and reported."""
+        self._worker.join(timeout)
+        if not self.is_alive:
+            self._reporter.join(timeout)
+
+    def _work(self) -> None:
+        try:
+            with listening(self):
+                self._iterate()
+        except Stopped:
+            pass
+        except BaseException as error:
+            self.error = error
+
+    def _iterate(self) -> None:
+        previous_run = None
+        if self._previous:
+            self._previous._worker.join()
+            previous_run, self._previous = self._previous.run, None
+        run = self._make(previous_run)
+        del previous_run  # frees the models that are not shared
+        self.rows = [*run.journal.scores]
+        self.run = run
+        if self.stopping:
+            run.stop()
+        for frame in run:
+            if self.frame:  # the first step is slower
+                seconds = frame.seconds - self.frame.seconds
+                self._step_seconds.append(seconds / (frame.step - self.frame.step))
+            self.frame = frame
+            self.rows.append({"step": frame.step} | frame.scores)
+
+    def _report_until_end(self) -> None:
+        while self.is_alive:
+            self._report(self)
+            self._worker.join(1 / RATE)
+        self._report(self)
+        del self._make, self._report  # they hold a Studio, which this job may outlive
 
 
 class Connection:
@@ -35,15 +150,13 @@ class Connection:
         self._free_at = -math.inf
 
     @property
-    def is_busy(self) -> bool:
-        """Whether the last message still takes its time."""
-        return self._clock() < self._free_at
+    def busy_seconds(self) -> float:
+        """How long the last message still takes."""
+        return max(0.0, self._free_at - self._clock())
 
     def wait(self) -> None:
         """Wait until the connection is free."""
-        seconds = self._free_at - self._clock()  # read once: it may get negative until the sleep
-        if seconds > 0:
-            self._sleep(seconds)
+        self._sleep(self.busy_seconds)
 
     def add(self, size: int) -> None:
         """Count a message of so many bytes."""
@@ -57,9 +170,9 @@ class Preview(widgets.VBox):
         self.connection = connection or Connection()
         self.journal: Journal | None = None
         self.newest_run: Run | None = None  # whose models sections can share
-        self._rows: Rows = ()
-        self._newest: Image.Image | None = None
-        self._drawn: tuple[Path, int, bool, bool] | None = None
+        self._rows: Sequence[Row] = ()
+        self._newest: Frame | None = None
+        self._drawn: tuple[Path, int, bool] | None = None
         self._more = False
         self._lock = threading.RLock()  # the person and the run both move the timeline
         self.image = widgets.Image(format="jpeg").add_class("clipgen-preview")
@@ -90,27 +203,27 @@ class Preview(widgets.VBox):
     def picture(self) -> Image.Image:
         """The shown frame. Raises ClipgenError if there is none."""
         journal, step = self.position
-        is_newest = self._index == len(self._rows) - 1
-        return self._newest if self._newest and is_newest else journal.frame(step)
+        return self._newest.image if self._newest and self._newest.step == step else journal.frame(step)
 
     @property
-    def row(self) -> Mapping[str, float]:
+    def row(self) -> Row:
         """The step and the scores of the shown frame."""
         return self._rows[self._index]
 
-    def show(self, journal: Journal, rows: Rows, newest: Image.Image | None = None, more: bool = False) -> None:
+    def show(self, journal: Journal, rows: Sequence[Row], newest: Frame | None = None, more: bool = False) -> None:
         """Show a film: the steps and scores of its frames so far, and the newest one if it need not be read.
 
-        ``more``: further frames follow soon, so that what the connection cannot take is left out or coarser.
+        ``more``: further frames follow soon, so that what the connection cannot take is left out.
         """
         with self._lock:
             is_other = self.journal is None or journal.folder != self.journal.folder
             follows = is_other or self.timeline.value >= len(self._rows)
-            self.journal, self._rows, self._newest, self._more = journal, rows, newest, more
-            self.timeline.max = max(2, len(rows))
+            self.journal, self._rows, self._newest, self._more = journal, [*rows], newest, more
+            count = len(self._rows)
+            self.timeline.max = max(2, count)
             if follows:
-                self.timeline.value = max(1, len(rows))
-            self.timeline.disabled = len(rows) < 2
+                self.timeline.value = max(1, count)
+            self.timeline.disabled = count < 2
             show(self.repeat, journal.settings.get("tile"))
             self._draw()
             self._more = False
@@ -135,19 +248,17 @@ class Preview(widgets.VBox):
 
     def _draw(self) -> None:
         with self._lock:
-            if not self._rows or (self._more and self.connection.is_busy):
+            if not self._rows or (self._more and self.connection.busy_seconds):
                 return
             journal, step = self.position
             is_tiled = bool(self.repeat.value and journal.settings.get("tile"))
             drawing = journal.folder, step, is_tiled
-            # A frame that was sent coarser is sent again once nothing follows.
-            if self._drawn not in ((*drawing, self._more), (*drawing, False)):
-                self._drawn = (*drawing, self._more)
+            if drawing != self._drawn:
+                self._drawn = drawing
                 self.screen.add_class("clipgen-filled")
                 try:
                     picture = repeat_picture(self.picture) if is_tiled else self.picture
-                    max_bytes = BYTES_PER_SECOND / 5 if self._more else math.inf
-                    self.send_image(self.image, to_jpeg(picture, MAX_SIDE, max_bytes))
+                    self.send_image(self.image, to_jpeg(picture, MAX_SIDE))
                 except ClipgenError as error:
                     self.error.show(error)
             curve = draw_curve(self._rows, self._index)
@@ -156,75 +267,39 @@ class Preview(widgets.VBox):
                 self.connection.add(len(curve))
 
 
-def describe_progress(job: Job) -> str:
-    """Return ``step 36/120 · 0.03 s per iteration · 3 s left · CLIP score 0.41``, as far as it is known.
-
-    During a download ``clip/ViT-B-32.pt · 121 of 354 MB (34%) · 5.2 MB/s · 45 s left``.
-    """
-    if job.download:
-        return describe_download(job.download, job.speed.bytes_per_second)
-    run = job.run
-    if not run:
-        return ""
-    parts = [f"step {run.step}/{run.settings.steps}"]
-    if seconds := job.seconds_per_step:
-        parts.append(f"{seconds:.2g} s per iteration")
-        if job.is_alive:
-            parts.append(f"{format_duration(seconds * (run.settings.steps - run.step))} left")
-    if job.frame:
-        parts.append(format_scores(job.frame.scores))
-    return " · ".join(parts)
-
-
-def describe_download(download: Download, bytes_per_second: float) -> str:
-    """Return how far a download is."""
-    done, total = download.done / 1e6, (download.total or 0) / 1e6
-    parts = [download.name, f"{done:.0f} of {total:.0f} MB ({done / total:.0%})" if total else f"{done:.0f} MB"]
-    if bytes_per_second:
-        parts.append(f"{bytes_per_second / 1e6:.1f} MB/s")
-        if total:
-            parts.append(f"{format_duration((total - done) / bytes_per_second * 1e6)} left")
-    return " · ".join(parts)
-
-
-def format_duration(seconds: float) -> str:
-    """Return ``2 min 30 s`` or ``20 s``."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-
 def format_scores(scores: Mapping[str, float]) -> str:
     """Return ``CLIP score 0.412 · judge 0.305``, the second where there is one."""
     judge = f" · judge {scores['judge']:.3f}" if "judge" in scores else ""
     return f"CLIP score {scores['clip']:.3f}{judge}"
 
 
-def draw_curve(rows: Rows, index: int) -> str:
+def draw_curve(rows: Sequence[Row], index: int) -> str:
     """Return the scores as an SVG: a line for CLIP, a dashed one for the judge, a dot at the row of the index.
 
     Each line has its own scale. Spans where CLIP's score rises and the judge's falls are shaded.
     """
     first, per_step = rows[0]["step"], 300 / max(1, rows[-1]["step"] - rows[0]["step"])
     xs = [per_step * (row["step"] - first) for row in rows]
-    lines, labels = "", []
+    shapes, labels, legend = "", [], ""
+    for begin, end in find_disagreements(rows):
+        width = max(xs[end] - xs[begin], 1.5)
+        shapes += f'<rect x="{xs[begin]:.1f}" width="{width:.1f}" height="60" fill="currentColor" opacity="0.15"/>'
+        legend = "; shaded: CLIP likes it more and more, the judge less and less"
     for name, label, dash in (("clip", "CLIP score", ""), ("judge", "judge", ' stroke-dasharray="5 3"')):
-        if name not in rows[-1]:
-            continue
-        scores = [row[name] for row in rows]
-        low, high = min(scores), max(scores)
-        points = [f"{x:.1f},{55 - 50 * (score - low) / (high - low or 1):.1f}" for x, score in zip(xs, scores)]
-        some = points[: -1 : len(points) // 300 + 1] + points[-1:]
-        x, y = points[index].split(",")
-        lines += f'<polyline points="{" ".join(some)}" fill="none" stroke="currentColor" stroke-width="1.5"{dash}/>'
-        lines += f'<circle cx="{x}" cy="{y}" r="3.5" fill="currentColor"/>'
-        labels.append(f"{label} from {low:.3f} to {high:.3f}")
-    spans = [(xs[begin], max(xs[end] - xs[begin], 1.5)) for begin, end in find_disagreements(rows)]
-    shades = "".join(f'<rect x="{x:.1f}" width="{width:.1f}" height="60" opacity="0.15"/>' for x, width in spans)
-    legend = "dashed: the judge" if len(labels) > 1 else ""
-    if spans:
-        legend += "; shaded: CLIP likes it more and more, the judge less and less"
+        if name in rows[-1]:
+            scores = [row[name] for row in rows]
+            low, high = min(scores), max(scores)
+            points = [f"{x:.1f},{55 - 50 * (score - low) / (high - low or 1):.1f}" for x, score in zip(xs, scores)]
+            some = points[: -1 : len(points) // 300 + 1] + points[-1:]
+            x, y = points[index].split(",")
+            shapes += (
+                f'<polyline points="{" ".join(some)}" fill="none" stroke="currentColor" stroke-width="1.5"{dash}/>'
+            )
+            shapes += f'<circle cx="{x}" cy="{y}" r="3.5" fill="currentColor"/>'
+            labels.append(f"{label} from {low:.3f} to {high:.3f}")
+    if "judge" in rows[-1]:
+        legend = f"<small>dashed: the judge{legend}</small>"
     return (
         f"<small>step {rows[index]['step']:.0f}: {format_scores(rows[index])}</small>"
-        f'<svg viewBox="-5 0 310 60" role="img" aria-label="{"; ".join(labels)}">'
-        f'<g fill="currentColor">{shades}</g>{lines}</svg>' + (f"<small>{legend}</small>" if legend else "")
+        f'<svg viewBox="-5 0 310 60" role="img" aria-label="{"; ".join(labels)}">{shapes}</svg>{legend}'
     )

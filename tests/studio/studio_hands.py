@@ -78,7 +78,7 @@ def blue(size=(48, 32)):
     return png(Image.new("RGB", size, (20, 60, 220)))
 
 
-def upload(picker, name, content):
+def upload(widget, name, content):
     """What upload.js sends after a file was chosen."""
-    (button,) = parts(picker, Upload)
+    (button,) = parts(widget, Upload)
     button._handle_custom_msg({"name": name, "picture": to_url(content, "image/png")}, [])

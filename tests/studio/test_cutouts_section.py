@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from studio_hands import below, click, control, named, put, until
 
-from clipgen.studio.frame import SHEET_SIDE
 from clipgen.studio.parts import to_jpeg
+from clipgen.studio.sections import SHEET_SIDE
 
 
 def looked(studio):

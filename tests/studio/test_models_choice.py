@@ -6,7 +6,7 @@ from studio_hands import control, named, put
 from clipgen.clip.catalogue import family
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.runs.spec import parse_ensemble
-from clipgen.studio.models import CLIP_MEGABYTES, PAIRS
+from clipgen.studio.ask import CLIP_MEGABYTES, PAIRS
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ from PIL import Image
 from studio_hands import SMALL, click, control, named, put, until
 
 import clipgen
-from clipgen.studio.controls import FIELDS
-from clipgen.studio.study import suggest_values
 
 
 def begun(studio, name, values):
@@ -75,21 +73,3 @@ def test_what_cannot_be_is_told(studio):
         studio.preview.error.show(None)
         begun(studio, "seed", values)
         assert said in studio.preview.error.value and not studio.study.is_busy
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        ("seed", 5, "5, 6, 7, 8"),
-        ("cutouts", 16, "8, 16, 32"),
-        ("tv", 0.0, "0, 0.5, 1"),
-        ("near", 4.0, "2, 4, 8"),
-        ("tile", False, "False, True"),
-        ("distance", "spherical", "spherical, cosine"),
-        ("size", (64, 64), "128x128, 128x96, 256x256, 512x384"),
-        ("augment", "flip, grain=0.2", "flip, grain=0.2;"),
-        ("lr", "0.1@0-8, 0.2", "0.1@0-8, 0.2;"),
-    ],
-)
-def test_values_are_suggested(name, value, said):
-    assert suggest_values(FIELDS[name], value) == said

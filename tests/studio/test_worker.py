@@ -6,7 +6,7 @@ import pytest
 from studio_hands import SMALL, until
 
 import clipgen
-from clipgen.studio.worker import Job
+from clipgen.studio.preview import Job
 
 
 @pytest.mark.slow
@@ -14,7 +14,7 @@ def test_a_slow_line_does_not_slow_the_run(tmp_path):
     free, told = threading.Event(), []
 
     def tell(job):
-        told.append(job.film[0])
+        told.append([*job.rows])
         free.wait(60)
 
     job = Job(lambda like: clipgen.Run("a star", folder=tmp_path, steps=6, **SMALL), tell)

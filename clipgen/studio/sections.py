@@ -1,30 +1,40 @@
-"""Sections about the shown frame: its file, a mask painted on it, what CLIP was shown of it, what CLIP reads in it."""
+"""Sections about the shown frame: its file, a mask, what CLIP was shown and reads in it, a study of its run."""
 
 from __future__ import annotations
 
 import html
+import sys
 import threading
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import ipywidgets as widgets
 
+from clipgen.errors import ClipgenError
 from clipgen.export.film import export
 from clipgen.inspect.describe import describe
 from clipgen.inspect.explain import explain
-from clipgen.progress import Download, Stopped, listening
+from clipgen.progress import Listener, Stopped, listening
 from clipgen.prompts import slug
 from clipgen.registry import WRITERS
 from clipgen.runs.output import export_frames, export_run
 from clipgen.runs.run import Run
 from clipgen.runs.saved import base_names
 from clipgen.runs.spec import RunSpec
-from clipgen.studio.controls import Controls
+from clipgen.studies.grid import expand_grid
+from clipgen.studies.progress import ProgressGrid
+from clipgen.studies.row import Row
+from clipgen.studies.storage import StudyStorage
+from clipgen.studies.study import Study
+from clipgen.studies.tables import parse_values
+from clipgen.studio.controls import FIELDS, Controls, defaults_of, label_of
+from clipgen.studio.gallery import settings_of
 from clipgen.studio.parts import (
     Brush,
     Fold,
     button,
-    download_link,
+    close_all,
     hidden_image,
     html_widget,
     note,
@@ -36,6 +46,7 @@ from clipgen.studio.parts import (
 from clipgen.studio.preview import Preview
 
 SHEET_SIDE = 1024  # pixels of the longer side of the sheet of cutouts
+MAX_LINK_BYTES = 2_000_000  # of a file in a link: Jupyter drops messages above 3 MB in 3 seconds
 
 
 class ExportSection(widgets.VBox):
@@ -60,6 +71,18 @@ class ExportSection(widgets.VBox):
             pictures = export_frames(journal, file, [step]) if writer.vectors else [self._preview.picture]
             export(pictures, file, base_names(journal.history), scores=[self._preview.row])
         self.link.value = download_link(file, writer.mime)
+
+
+def download_link(file: Path, mime: str) -> str:
+    """Return a link to a file as HTML, or its path if it is too large for one; Colab downloads the file at once."""
+    if "google.colab" in sys.modules:
+        from google.colab import files
+
+        files.download(str(file))
+    path = f"<small>{html.escape(file.as_posix())}</small>"
+    if file.stat().st_size > MAX_LINK_BYTES:
+        return f"{path} is written; it is too large for a link"
+    return f'<a download="{file.name}" href="{to_url(file.read_bytes(), mime)}">Download {file.name}</a> {path}'
 
 
 class MaskPainter:
@@ -88,22 +111,17 @@ class MaskPainter:
             self._controls.put({"mask": ""})
 
 
-class CutoutsSection(Fold):
+class CutoutsSection(Fold, Listener):
     """A sheet of the cutouts that CLIP was shown in the step of the shown frame, made in a thread of its own."""
-
-    stopping = False  # whether nobody waits for it any more; read by downloads, too
-    download: Download | None = None  # set by ``listening``
 
     def __init__(self, preview: Preview):
         self._preview = preview
         self.is_busy = False
         self._run: Run | None = None  # whose cutouts were shown last
         self.show_button = button("Show the cutouts", preview.error.guard(self._begin), "eye")
-        self.note, self.image = html_widget("help"), hidden_image("views")
+        text = "The cutouts of the shown frame's step, each with its score and its share of the gradient."
+        self.note, self.image = html_widget("help", note(text)), hidden_image("views")
         super().__init__("What CLIP sees", [self.show_button, self.note, self.image])
-        self.note.value = note(
-            "The cutouts of the shown frame's step, each with its score and its share of the gradient."
-        )
 
     def enable(self) -> None:
         """Enable the button if there is a frame and no sheet is being made."""
@@ -150,11 +168,12 @@ class WordsSection(Fold):
 
     def __init__(self, preview: Preview):
         self._preview = preview
-        self.words = html_widget("words", layout={"display": "none"})
+        self.words = html_widget("words")
         self._text = widgets.Text(description="Find", placeholder="what to look for in the frame: apple")
         self._text.add_class("clipgen-sought")
         self._find = widgets.ToggleButton(description="Show it", icon="search")
         self.map = hidden_image("where")
+        show(self.words, False)
         preview.under.children = [*preview.under.children, self.words]
         super().__init__("What CLIP reads in this frame", [widgets.HBox([self._text, self._find]), self.map])
         on_change(preview.error.guard(self._read), self.button, self._find, self._text, preview.image)
@@ -166,12 +185,89 @@ class WordsSection(Fold):
         if not (self.button.value and preview.journal):
             return
         journal, step = preview.position
-        run, reader, options = preview.newest_run, "mini", dict[str, Any]()
+        run, perceptor, name = preview.newest_run, None, "mini"
         if run and run.journal is journal:
             perceptor = run.models.perceptors[0][0]
-            reader, options = perceptor.name, {"perceptor": perceptor}
-        words = describe(preview.picture, **options)
-        origin = f"step {step}, as {html.escape(reader)} sees it; cosine {words.cosine:.2f}"
+            name = perceptor.name
+        words = describe(preview.picture, perceptor=perceptor)
+        origin = f"step {step}, as {html.escape(name)} sees it; cosine {words.cosine:.2f}"
         self.words.value = f"<b>{html.escape(str(words))}</b> <small>{origin}</small>"
         if text:
-            self.map.value = to_jpeg(explain(preview.picture, text, **options).overlay, 512)
+            self.map.value = to_jpeg(explain(preview.picture, text, perceptor).overlay, 512)
+
+
+class StudySection(Fold):
+    """A setting, values for it, and the grid of their runs, which processes beside this one make."""
+
+    _stopped: ClassVar[threading.Event] = threading.Event()  # ends the study of any Studio
+
+    def __init__(self, preview: Preview, folder: Path):
+        self.stop()
+        self._preview, self._folder, self.is_busy = preview, folder, False
+        self.study: Study | None = None
+        names = sorted((label_of(name), name) for name in FIELDS if name != "device")
+        self._setting = widgets.Dropdown(options=names, value="seed", description="Vary")
+        self._values = widgets.Text("0, 1, 2, 3", description="Values", placeholder="with commas or semicolons")
+        guard = preview.error.guard
+        self.start_button = button("Study", guard(self._begin), "th")
+        self._stop_button = button("Stop study", self.stop, "stop")
+        self._export_button = button("Export page", guard(self._export), "download", disabled=True)
+        text = "One run for each value, everything else the same. Commas or semicolons between values."
+        self.note, self.link, self.grid = html_widget("help", note(text)), html_widget("download"), widgets.VBox()
+        buttons = widgets.HBox([self.start_button, self._stop_button, self._export_button]).add_class("clipgen-wrapped")
+        super().__init__("Vary one setting", [self._setting, self._values, buttons, self.note, self.grid, self.link])
+        self.enable()
+
+    def stop(self) -> None:
+        """End the study that goes on; what is made is kept."""
+        StudySection._stopped.set()
+
+    def enable(self) -> None:
+        """Enable the buttons that can be used now."""
+        self.start_button.disabled = self.is_busy or self._preview.journal is None
+        self._stop_button.disabled = not self.is_busy
+
+    def _begin(self) -> None:
+        settings, name = settings_of(self._preview.position[0], self._folder), self._setting.value
+        varied = parse_values(name, self._values.value)
+        if not varied:
+            raise ClipgenError(f"{name}: write some values for it, with commas or semicolons between them")
+        # Only what differs from the defaults, so that another generator keeps its own.
+        defaults = defaults_of(settings)
+        given = {key: settings[key] for key in FIELDS if key != "device" and settings[key] != defaults[key]}
+        if settings["size"]:
+            given["size"] = settings["size"]
+        prompt = settings["prompt"]
+        storage = StudyStorage(self._folder / f"study-{slug(prompt)}")
+        existing = storage.row_names()
+        points = expand_grid(prompt.replace("{", "{{").replace("}", "}}"), given | {name: varied})
+        study = Study([Row(point, storage.folder, existing) for point in points], storage, prompt)
+        grid = ProgressGrid(study.rows)
+        for widget in self.grid.children:
+            close_all(widget)
+        self.grid.children = [grid.widget]
+        self.study, self.is_busy, self.link.value, self._export_button.disabled = study, True, "", True
+        self.enable()
+        StudySection._stopped = stopped = threading.Event()
+        work = self._preview.error.guard(self._make)
+        threading.Thread(target=work, args=(study, grid, stopped), name="clipgen study", daemon=True).start()
+
+    def _make(self, study: Study, grid: ProgressGrid, stopped: threading.Event) -> None:
+        try:
+            with closing(study.make()) as steps:
+                for _ in steps:
+                    grid.update()
+                    if stopped.is_set():
+                        break
+        finally:
+            grid.update(last=True)
+            has_pictures = any(row.image for row in study.rows)
+            self.is_busy, self._export_button.disabled = False, not has_pictures
+            self.enable()
+            best = f"; the best, by its score: {study.best().label}" if has_pictures else ""
+            self.note.value = note(f"{'Done' if study.finished else 'Stopped'}{best}. Kept in {study.folder}")
+
+    def _export(self) -> None:
+        if self.study:
+            page = self.study.export(self.study.folder / f"{self.study.folder.name}.html")
+            self.link.value = download_link(page, "text/html")
