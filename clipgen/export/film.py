@@ -8,15 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from clipgen.errors import ClipgenError
-from clipgen.export.protocol import MAX_SETTINGS, Film, Shot, Writer
-from clipgen.images.drawing import Drawing
+from clipgen.export.protocol import MAX_SETTINGS, Drawing, Film, Shot, Writer
 from clipgen.images.names import expand_home
 from clipgen.images.sheets import enlarge
 from clipgen.registry import WRITERS
@@ -79,32 +78,23 @@ def export(
     file, suffix = expand_home(file), check_suffix(file)
     writer: Writer = WRITERS[suffix]()
     durations = _read_durations(settings or {}) if fps is None else []
-    if fps is None:
-        fps = _find_rate(durations) if durations else 15
     if hold is None:
         hold = 0 if durations else 2
-    fps, hold = check_number("fps", fps), check_number("hold", hold)
-    if megabytes is not None:
-        megabytes = check_number("megabytes", megabytes)
-    if not (0 < fps <= (MAX_FPS if durations else 60) and 0 <= hold <= 60):
-        raise ClipgenError(f"fps={fps}, hold={hold}: fps from above 0 to 60, hold from 0 to 60 seconds")
+    hold = check_number("hold", hold, 0, 60)
+    fps = _find_rate(durations) if durations else check_number("fps", 15 if fps is None else fps, 0.01, 60)
     _check_options(writer, suffix, animate, upscale, megabytes)
     try:
         with atomic_write(file) as part:  # a file that cannot be written is noticed before the work
-            rows = enumerate(zip(frames, chain(scores, repeat({}))))
-            seconds = 1 / min(fps, writer.max_fps)
-            shots: Iterator[Shot] = (Shot(picture, seconds, number, row) for number, (picture, row) in rows)
-            if durations:
-                shots = _merge_short((_set_duration(shot, durations) for shot in shots), 1 / writer.max_fps)
+            shots = _make_shots(frames, scores, durations or [1 / min(fps, writer.max_fps)], 1 / writer.max_fps)
             if not (writer.film or animate):
                 shots = iter(deque(shots, maxlen=1))
             shots, size = _upscale(shots, upscale, writer, file)
             film = Film(shots, size, fps, loop and writer.loops)
             write = partial(writer.write, file=part, settings=json.dumps(settings) if settings else "")
-            if writer.streams and not boomerang and megabytes is None:
-                write(replace(film, shots=_hold_last(shots, hold)))
+            if boomerang or megabytes is not None:
+                _write_within(film, write, part, file.name, hold, boomerang, megabytes or math.inf)
             else:
-                _write_within(film, write, part, file.name, hold, boomerang, megabytes)
+                write(replace(film, shots=_hold_last(shots, hold)))
     except OSError as error:
         raise ClipgenError(
             f"output={str(file)!r}: {error.strerror or error}; choose a place that can be written and has room"
@@ -115,14 +105,33 @@ def export(
 def _check_options(
     writer: Writer, suffix: str, animate: bool, upscale: int | str | Path, megabytes: float | None
 ) -> None:
-    if megabytes is not None and not megabytes > 0:
-        raise ClipgenError(f"megabytes={megabytes}: has to be above 0; leave it out for no limit")
+    if megabytes is not None:
+        check_number("megabytes", megabytes, 1e-6, remedy="; leave it out for no limit")
     if upscale != 1 and writer.vectors:
         raise ClipgenError(f"upscale={upscale}: vectors are sharp at any size; leave it out")
     if not isinstance(upscale, str | Path) and upscale not in UPSCALES:
         raise ClipgenError(f"upscale={upscale}: choose one of {UPSCALES}, or a file with an upscaler's weights")
     if animate and not writer.vectors:
         raise ClipgenError(f"animate=True: is for .svg; {suffix} is {'a film anyway' if writer.film else 'no film'}")
+
+
+def _make_shots(
+    frames: Iterable[Any], scores: Iterable[Mapping[str, float]], durations: Sequence[float], shortest: float
+) -> Iterator[Shot]:
+    """Yield frames with their seconds, of which the last duration holds for all further ones.
+
+    A frame that is shorter than ``shortest`` is merged into the next.
+    """
+    seconds, shot = 0.0, None
+    for number, (picture, row) in enumerate(zip(frames, chain(scores, repeat({})))):
+        index = max(0, int(row.get("step", number + 1)) - 1)  # steps of a redrawn film are its frames, counted from 1
+        seconds += durations[min(index, len(durations) - 1)]
+        shot = Shot(picture, max(seconds, shortest), number, row)
+        if seconds >= shortest - 1e-6:
+            yield shot
+            seconds = 0.0
+    if shot is not None and seconds:
+        yield shot
 
 
 def _upscale(
@@ -156,7 +165,7 @@ def _write_within(
     name: str,
     hold: float,
     boomerang: bool,
-    megabytes: float | None,
+    megabytes: float,
 ) -> None:
     """Write a film with fewer, and then smaller frames until it has at most so many megabytes."""
     shots, back, fewest = list(film.shots), slice(0), MIN_FRAMES
@@ -164,17 +173,22 @@ def _write_within(
         back, fewest = slice(-2, 0 if film.loop else None, -1), MIN_FRAMES // 2 + 1
     count, size = len(shots), film.size
     while True:
-        write(replace(film, shots=_thin_out(shots, count, hold, back), size=size))
+        thinned = _thin_out(shots, count)
+        write(replace(film, shots=[*_hold_last(thinned, hold), *thinned[back]], size=size))
         written = part.stat().st_size / 1e6
-        if megabytes is None or written <= megabytes:
+        share = min(0.9, 0.97 * megabytes / written)
+        if written <= megabytes:
             return
-        smaller = _shrink(count, size, fewest, 0.97 * megabytes / written)
-        if smaller is None:
+        if count > fewest:
+            count = max(fewest, int(count * share))
+        elif min(size) > MIN_SIDE:
+            factor = max(MIN_SIDE / min(size), math.sqrt(share))
+            size = round(size[0] * factor), round(size[1] * factor)
+        else:
             frames = f"{count} frame{'s' * (count > 1)} of {size[0]}x{size[1]} pixels"
             raise ClipgenError(
                 f"megabytes={megabytes}: {name} cannot be made smaller than {written:.2g} MB ({frames}); allow more"
             )
-        count, size = smaller
 
 
 def _read_durations(settings: Mapping) -> list[float]:
@@ -193,24 +207,6 @@ def _find_rate(durations: Sequence[float]) -> float:
     return min(MAX_FPS, 1000 / tick * math.ceil(tick / 100))
 
 
-def _set_duration(shot: Shot, durations: Sequence[float]) -> Shot:
-    """Return a shot with the duration of its source frame; steps of a redrawn film are frames, counted from 1."""
-    number = max(0, int(shot.scores.get("step", shot.number + 1)) - 1)
-    return shot._replace(seconds=durations[min(number, len(durations) - 1)])
-
-
-def _merge_short(shots: Iterable[Shot], shortest: float) -> Iterator[Shot]:
-    """Yield shots of at least ``shortest`` seconds; a shorter one is merged into the next."""
-    time, shot = 0.0, None
-    for shot in shots:
-        time += shot.seconds
-        if time >= shortest - 1e-6:
-            yield shot._replace(seconds=time)
-            time = 0.0
-    if shot is not None and time:
-        yield shot._replace(seconds=shortest)
-
-
 def _hold_last(shots: Iterable[Shot], hold: float) -> Iterator[Shot]:
     """Yield the shots, the last one for at least ``hold`` seconds."""
     last = None
@@ -222,28 +218,13 @@ def _hold_last(shots: Iterable[Shot], hold: float) -> Iterator[Shot]:
         yield last._replace(seconds=max(last.seconds, hold))
 
 
-def _thin_out(shots: Sequence[Shot], count: int, hold: float, back: slice) -> list[Shot]:
-    """Return ``count`` of the shots, evenly spaced, with the time of all of them; then those of ``back``."""
-    gaps, steps = max(1, len(shots) - 1), max(1, count - 1)
-    begins = [round(i * gaps / steps) for i in range(count)]
-    if len({shot.seconds for shot in shots}) == 1:
-        thinned = [shots[begin]._replace(seconds=shots[begin].seconds * gaps / steps) for begin in begins]
-    else:  # of a film with a time of its own, each is shown until the next
-        thinned = []
-        for begin, end in zip(begins, [*begins[1:], len(shots)]):
-            thinned.append(shots[begin]._replace(seconds=sum(shot.seconds for shot in shots[begin:end])))
-    return [*_hold_last(thinned, hold), *thinned[back]]
-
-
-def _shrink(count: int, size: tuple[int, int], fewest: int, share: float) -> tuple[int, tuple[int, int]] | None:
-    """Return fewer frames, or else smaller ones, for about this share of the bytes; None if neither is possible."""
-    share = min(0.9, share)
-    if count > fewest:
-        return max(fewest, int(count * share)), size
-    if min(size) <= MIN_SIDE:
-        return None
-    factor = max(MIN_SIDE / min(size), math.sqrt(share))
-    return count, (round(size[0] * factor), round(size[1] * factor))
+def _thin_out(shots: Sequence[Shot], count: int) -> list[Shot]:
+    """Return ``count`` of the shots, evenly spaced, each shown until the next."""
+    begins = [round(i * (len(shots) - 1) / max(1, count - 1)) for i in range(count)]
+    thinned = []
+    for begin, end in pairwise([*begins, len(shots)]):
+        thinned.append(shots[begin]._replace(seconds=sum(shot.seconds for shot in shots[begin:end])))
+    return thinned
 
 
 def settings_of(file: str | Path) -> dict:

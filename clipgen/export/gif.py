@@ -18,12 +18,13 @@ class Gif(Writer):
     max_fps = 50  # browsers slow a frame of less than 1/50 s down to a tenth of a second
 
     def write(self, film: Film, file: Path, settings: str) -> None:
-        palette = _make_palette(list(film.shots))
-        first, *others = _quantize((film.resize(shot.picture) for shot in film.shots), palette)
+        shots, ticks = zip(*film.ticks(100))
+        palette = _make_palette(shots)
+        first, *others = _quantize((film.resize(shot.picture) for shot in shots), palette)
         options: dict[str, Any] = {"loop": 0} if film.loop else {}
         if settings:
             options["comment"] = settings.encode()
-        options["duration"] = [10 * min(ticks, 65_535) for _, ticks in film.ticks(100)]
+        options["duration"] = [10 * min(count, 65_535) for count in ticks]
         # Without ``palette`` Pillow gives every frame a table of its own, with the same colours.
         options["palette"] = bytes(palette.getpalette() or [])
         first.save(file, save_all=True, append_images=others, **options)
@@ -38,13 +39,14 @@ def _quantize(pictures: Iterable[Image.Image], palette: Image.Image) -> Iterator
 
     Dithering passes errors on from pixel to pixel: computed anew for each frame, still parts would flicker.
     """
-    pixels, quantized = np.zeros(0), None
+    previous = None
     for picture in pictures:
-        last_pixels, pixels = pixels, np.asarray(picture)
-        last, quantized = quantized, picture.quantize(palette=palette)
-        if last is not None:
-            quantized.paste(last, (0, 0), Image.fromarray((pixels == last_pixels).all(-1)))
+        quantized = picture.quantize(palette=palette)
+        if previous is not None:
+            unchanged = (np.asarray(picture) == np.asarray(previous[0])).all(-1)
+            quantized.paste(previous[1], (0, 0), Image.fromarray(unchanged))
         yield quantized
+        previous = picture, quantized
 
 
 def _make_palette(shots: Sequence[Shot]) -> Image.Image:

@@ -11,25 +11,26 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from html.parser import HTMLParser
 from pathlib import Path
+from statistics import fmean
 from string import Template
 from typing import Any
 
 from PIL import Image
 
-from clipgen.export.disagreement import find_disagreements
 from clipgen.export.protocol import MAX_SETTINGS, Film, Writer
 
 PAGE, CSS, JS = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+_SETTINGS = re.compile(r'<script type="application/json" id="clipgen">(.*?)</script>', re.DOTALL)
 WIDTH, HEIGHT, EDGE = 600, 130, 10  # of the curve, in its own units
+MIN_FALL = 0.05  # of the judge's whole range, in a disagreement
 
 
 class Html(Writer):
     mime = "text/html"
-    streams = True
     max_side = 16_383  # its pictures are WebP
 
     def write(self, film: Film, file: Path, settings: str) -> None:
@@ -67,24 +68,8 @@ class Html(Writer):
             head = page.read(MAX_SETTINGS + 1000)  # the settings stand before the pictures
         if not head.lstrip().lower().startswith("<!doctype html"):
             raise ValueError("it does not begin as an HTML page")
-        parser = _SettingsParser()
-        parser.feed(head)
-        return parser.settings
-
-
-class _SettingsParser(HTMLParser):
-    """Collects the text of ``<script id="clipgen">``."""
-
-    settings, _inside = "", False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._inside = tag == "script" and ("id", "clipgen") in attrs and not self.settings
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = False
-
-    def handle_data(self, data: str) -> None:
-        self.settings += data * self._inside
+        match = _SETTINGS.search(head)
+        return match[1] if match else None
 
 
 def hashed(source: str) -> str:
@@ -167,3 +152,29 @@ def _format(value: Any) -> str:
     if isinstance(value, list):
         return ("<br>" if any(isinstance(item, dict) for item in value) else ", ").join(map(_format, value))
     return "–" if value in ("", None) else escape(str(value))
+
+
+def find_disagreements(rows: Sequence[Mapping[str, float]]) -> list[tuple[int, int]]:
+    """Return the first and last frames, as indices, of each stretch in which "clip" rises and "judge" falls.
+
+    Scores tremble from frame to frame, CLIP's because its cutouts change. So the mean of an eighth of the film is
+    compared with that of the eighth before, and a stretch has two frames at least.
+
+    Args:
+        rows: The scores of each frame, as in ``Journal.scores``.
+
+    Returns:
+        No stretches without a judge, or for fewer than eight frames.
+    """
+    clip, judge = ([row.get(name, math.nan) for row in rows] for name in ("clip", "judge"))
+    if len(rows) < 8 or not all(map(math.isfinite, clip + judge)):
+        return []
+    count, min_fall = max(2, len(rows) // 8), MIN_FALL * (max(judge) - min(judge))
+
+    def rise(values: Sequence[float], at: int) -> float:
+        return fmean(values[at : at + count]) - fmean(values[max(0, at - count) : at])
+
+    frames = [i for i in range(2, len(rows) - 1) if rise(clip, i) > 0 and rise(judge, i) < -min_fall]
+    first = [i for i in frames if i - 1 not in frames]
+    last = [i for i in frames if i + 1 not in frames]
+    return [(a, b) for a, b in zip(first, last) if a < b]

@@ -5,11 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
 MAX_SETTINGS = 1_000_000  # characters of settings that are read from a file
+Point = tuple[float, float]
+
+
+class Mark(NamedTuple):
+    """A stroke, ellipse or polygon, in pixels from the upper left corner.
+
+    ``points`` are the four of a cubic Bezier curve; the centre of an ellipse and the ends of two conjugate half axes,
+    which need not be at right angles; or the corners of a polygon.
+    """
+
+    kind: Literal["stroke", "ellipse", "polygon"]
+    points: tuple[Point, ...]
+    colour: tuple[int, int, int] = (0, 0, 0)  # red, green, blue, from 0 to 255
+    opacity: float = 1.0
+    width: float = 0.0  # of a stroke; its ends are round
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Marks on white paper, each painted over those before it."""
+
+    size: tuple[int, int]  # (width, height)
+    marks: tuple[Mark, ...]
 
 
 class Shot(NamedTuple):
@@ -50,7 +73,6 @@ class Writer:
     film: bool = True  # False: of a film only the last frame is written
     vectors: bool = False  # True: it takes drawings instead of pictures
     loops: bool = True  # False: the player decides whether a film begins again
-    streams: bool = False  # True: it takes each shot once, so that a long film need not be held in memory
     max_fps: float = 60  # frames a second that players keep up with
     max_side: int = 65_535  # pixels that the format can hold
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 
-from clipgen.export.protocol import MAX_SETTINGS, Film, Writer
-from clipgen.images.drawing import Drawing, Mark, Point
+from clipgen.export.protocol import MAX_SETTINGS, Drawing, Film, Mark, Point, Writer
 
 _HANDLE = 0.5522847  # of a half axis: handles of four Bezier curves that are a circle but for 0.03%
 _METADATA = re.compile(r'<metadata id="clipgen">([^<]*)</metadata>')

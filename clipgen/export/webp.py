@@ -15,8 +15,9 @@ class WebP(Writer):
     max_side = 16_383
 
     def write(self, film: Film, file: Path, settings: str) -> None:
-        first, *others = [film.resize(shot.picture) for shot in film.shots]
-        options: dict[str, Any] = {"duration": [ticks for _, ticks in film.ticks(1000)], "loop": 0 if film.loop else 1}
+        shots, milliseconds = zip(*film.ticks(1000))
+        first, *others = [film.resize(shot.picture) for shot in shots]
+        options: dict[str, Any] = {"duration": list(milliseconds), "loop": int(not film.loop)}
         if settings:
             options["exif"] = exif = Image.Exif()
             exif[ExifTags.Base.ImageDescription] = settings

@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from clipgen.export.protocol import Mark, Point
 from clipgen.generators.rasteriser import Marks
 from clipgen.generators.vectors import Vectors, to_bytes
-from clipgen.images.drawing import Mark, Point
 
 SEGMENTS = 24  # of an outline; a multiple of the corners of every polygon
 CIRCLE = 24  # corners that stand for a circle

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clipgen.export.protocol import Mark, Point
 from clipgen.generators.rasteriser import Marks
 from clipgen.generators.vectors import Vectors, to_bytes
-from clipgen.images.drawing import Mark, Point
 
 SEGMENTS = 16  # of the polyline of a curve
 OUT = 1.2  # how far from the middle points may lie; the sheet ends at 1

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.export.protocol import Drawing, Mark, Point
 from clipgen.generators.base import Entry, Generator, Randomness
 from clipgen.generators.rasteriser import Marks, rasterise
-from clipgen.images.drawing import Drawing, Mark, Point
 
 BITS = 12  # of a side less one
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from clipgen.errors import ClipgenError
 from clipgen.export.film import check_suffix, export
+from clipgen.export.protocol import Drawing
 from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
 from clipgen.generators.vectors import Vectors
-from clipgen.images.drawing import Drawing
 from clipgen.registry import WRITERS
 from clipgen.runs.history import History
 from clipgen.runs.journal import Journal

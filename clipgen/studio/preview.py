@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipgen.errors import ClipgenError
-from clipgen.export.disagreement import find_disagreements
+from clipgen.export.html import find_disagreements
 from clipgen.images.sheets import repeat_picture
 from clipgen.progress import Listener, Stopped, listening
 from clipgen.runs.history import Frame, Row, frame_score

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from clipgen.export.disagreement import find_disagreements
 from clipgen.export.film import export
+from clipgen.export.html import find_disagreements
 from clipgen.studio.preview import draw_curve
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 import clipgen
 from clipgen.cli import main
 from clipgen.export import export, settings_of
+from clipgen.export.protocol import Drawing, Mark
 from clipgen.generators.catalogue import load_generator
-from clipgen.images.drawing import Drawing, Mark
 from clipgen.mini.training.data import render
 
 FAMILIES = ["strokes:60", "shapes:60", "pen:60"]
