@@ -314,7 +314,7 @@ def _study(*args, folder, **settings):
     return clipgen.study(*args, **{**less, **settings})
 
 
-def test_pictures_of_a_study_are_told_apart_by_number(tmp_path):
+def test_pictures_of_a_study_are_told_apart_by_number(tmp_path, inline_workers):
     red, blue = _red(), Image.new("RGB", (16, 16), BLUE)
     made = _study("a cat", init=["grey", red, blue, red.copy()], folder=tmp_path)
     assert made.varied == ["init"]

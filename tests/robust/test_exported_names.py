@@ -59,7 +59,7 @@ def test_base_names_in_a_film(home, tmp_path):
     assert settings_of(tmp_path / "out.png")["prompt"] == "a cat | me.png"
 
 
-def test_base_names_in_a_page_of_a_study(home, tmp_path):
+def test_base_names_in_a_page_of_a_study(home, tmp_path, inline_workers):
     table = [{"prompt": "a cat", "init": f"{home}/me.png"}, {"prompt": f"{home}/me.png", "init": "random"}]
     made = clipgen.study(table=table, folder=tmp_path / "rows", progress=False, workers=1, **SMALL)
     text = made.export(tmp_path / "study.html").read_text()

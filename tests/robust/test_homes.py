@@ -61,7 +61,7 @@ def test_home_is_known_to_runs_and_exports(home):
     assert not Path("~").exists()
 
 
-def test_a_study_knows_home(home):
+def test_a_study_knows_home(home, inline_workers):
     study = clipgen.study("a {thing}", thing=["cat"], folder="~/study", workers=1, progress=False, **SMALL)
     assert len(study.rows) == 1 and (home / "study").is_dir() and not Path("~").exists()
 

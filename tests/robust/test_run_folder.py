@@ -223,13 +223,13 @@ def test_what_had_no_room_comes_along_when_there_is_some_again(tmp_path):
     assert [frame.tobytes() for frame in journal.frames()] == [frame.tobytes() for frame in run.journal.frames()]
 
 
-def test_a_study_says_that_frames_have_no_room(tmp_path):
+def test_a_study_says_that_frames_have_no_room(tmp_path, inline_workers):
     with full_disk(5500):  # settings fit, latents do not
         study = clipgen.study("a cat", folder=tmp_path / "study", workers=1, progress=False, **SMALL)
     assert "File too large" in study.rows[0].state.error
 
 
-def test_a_study_says_that_a_folder_cannot_be_written(tmp_path, monkeypatch, capsys):
+def test_a_study_says_that_a_folder_cannot_be_written(tmp_path, monkeypatch, capsys, inline_workers):
     begin = Row.begin
 
     def begun(row, threads):

@@ -41,7 +41,7 @@ def test_a_loss_of_a_run_folder_reaches_the_terminal_inert(tmp_path, capsys):
     assert is_inert(told) and ascii(HOSTILE)[1:-1] in told
 
 
-def test_labels_reach_the_terminal_inert(tmp_path, monkeypatch, capsys):
+def test_labels_reach_the_terminal_inert(tmp_path, monkeypatch, capsys, inline_workers):
     monkeypatch.chdir(tmp_path)
     words = {"prompt": "a {thing}", "thing": [HOSTILE, f"{HOSTILE}s"]} | SETTINGS | {"size": "32x32", "folder": "rows"}
     (tmp_path / "study.yaml").write_text(json.dumps(words))

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import killed_study
 import pytest
@@ -76,3 +79,42 @@ def test_workers_are_killed_and_a_node_goes(cluster, whole, same, tmp_path, monk
 def test_a_study_on_ray(cluster, quick, tmp_path):
     study = clipgen.study("a cat", seed=[1, 2], steps=2, engine="ray", folder=tmp_path, **quick)
     assert study.finished and len({row.image.tobytes() for row in study.rows}) == 2
+
+
+def test_an_actor_runs_nothing_that_lies_beside_the_study(tmp_path, monkeypatch):
+    """Its class comes pickled, after Ray has put the study's folder first on the path."""
+    from clipgen.studies.ray import RayExecutor
+
+    received, ran = tmp_path / "received", tmp_path / "ran"
+    received.mkdir()
+    for name in ("queue", "torch", "json", "linecache", "runpy", "signal", "random", "clipgen", "sitecustomize"):
+        (received / f"{name}.py").write_text(f"open({str(ran)!r}, 'w')")
+    monkeypatch.chdir(received)
+    sent = []
+
+    class Cluster:
+        """Takes what a study sends to its actors, in place of a cluster, which takes half a minute to start."""
+
+        def remote(self, kind):
+            sent.append(kind)
+            return self
+
+        def options(self, **_):
+            self.remote = lambda *given: sent.append(given)
+            return self
+
+    engine = object.__new__(RayExecutor)
+    engine.__dict__.update(_ray=Cluster(), threads=1, _gpu_share=0)
+    engine.start_worker(0)
+    (tmp_path / "sent").write_bytes(ray.cloudpickle.dumps(sent))
+    actor = f"""
+import sys, pickle, pathlib
+import ray.cloudpickle
+sys.path.insert(0, {str(Path.cwd())!r})
+kind, given = pickle.loads(pathlib.Path({str(tmp_path / "sent")!r}).read_bytes())
+kind(*given)
+assert sys.modules["torch"].__version__ and {str(Path.cwd())!r} not in sys.path
+"""
+    (tmp_path / "actor.py").write_text(actor)
+    subprocess.run([sys.executable, str(tmp_path / "actor.py")], cwd=tmp_path, check=True)
+    assert not ran.exists()

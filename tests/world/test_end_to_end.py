@@ -5,7 +5,6 @@ import sys
 
 import pytest
 from PIL import Image
-from published import published
 
 pytestmark = pytest.mark.slow
 # Not Linux's ru_maxrss: a child takes its parent's over, here that of a whole pytest session.
@@ -14,11 +13,6 @@ PEAK = (
     if sys.platform == "linux"
     else "import resource as r; print(r.getrusage(r.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)"
 )
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return published(tmp_path_factory.mktemp("published"), "vqgan_imagenet_f16_16384")
 
 
 @pytest.mark.parametrize("generator", ["dvae", "vqgan_imagenet_f16_16384"])

@@ -5,17 +5,11 @@ import subprocess
 import sys
 
 import pytest
-from published import published
 
 import clipgen
 from clipgen.runs.presets import PRESETS
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return published(tmp_path_factory.mktemp("published"), "vqgan_imagenet_f16_1024", "vqgan_imagenet_f16_16384")
 
 
 @pytest.mark.parametrize("recipe", ["murdoch-dalle", "crowson"])
