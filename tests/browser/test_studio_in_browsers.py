@@ -14,7 +14,7 @@ from studio_page import StudioPage
 from clipgen.runs.journal import Journal
 
 pytestmark = pytest.mark.slow
-NOTEBOOK = "03_generate.ipynb"
+NOTEBOOK = "00_start_here.ipynb"
 
 
 @pytest.fixture
