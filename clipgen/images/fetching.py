@@ -53,28 +53,23 @@ def _connect(
     return connection
 
 
-class _HTTP(http.client.HTTPConnection):
-    def __init__(self, *args: Any, deadline: Deadline, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._create_connection = partial(_connect, deadline)
-
-
-class _HTTPS(http.client.HTTPSConnection):
-    def __init__(self, *args: Any, deadline: Deadline, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._create_connection = partial(_connect, deadline)
-
-
 class _Guarded(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens addresses by connections of ``_connect``."""
+
     def __init__(self, deadline: Deadline):
         super().__init__()
         self._deadline = deadline
 
+    def _guard(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
+        connection = kind(*args, **kwargs)
+        connection._create_connection = partial(_connect, self._deadline)
+        return connection
+
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_HTTP, request, deadline=self._deadline)  # type: ignore[arg-type]
+        return self.do_open(partial(self._guard, http.client.HTTPConnection), request)  # type: ignore[arg-type]
 
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_HTTPS, request, deadline=self._deadline)  # type: ignore[arg-type]
+        return self.do_open(partial(self._guard, http.client.HTTPSConnection), request)  # type: ignore[arg-type]
 
 
 def _encode(address: str) -> str:

@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +19,18 @@ from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.images.fetching import download
-from clipgen.images.names import find_file, is_address
-from clipgen.images.reading import FORMATS, Pictorial, check_pixels, open_picture, refusing, to_picture, to_rgb
+from clipgen.images.names import is_address
+from clipgen.images.reading import (
+    FORMATS,
+    Pictorial,
+    check_pixels,
+    locate,
+    open_picture,
+    refusing,
+    to_list,
+    to_picture,
+    to_rgb,
+)
 
 BYTES = 256_000_000  # of a film that is downloaded
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")  # the pages of others are not frames
@@ -42,19 +52,22 @@ class FilmReader:
     """
 
     def __init__(self, film: str | os.PathLike[str] | Pictorial | Sequence[Any]):
+        self._label, self.durations = "film", list[float]()
         self._source: Any = film
-        self._label, self._video, self.durations = "film", False, list[float]()
         if isinstance(film, (bytes, io.BytesIO)):
             self._source = self._save(film if isinstance(film, bytes) else film.getvalue())
         elif isinstance(film, (str, os.PathLike)):
             self._label = f"film={str(film)!r}"
-            self._source = self._find(film)
+            if is_address(str(film)):
+                suffix = Path(urlsplit(str(film)).path).suffix[:8]
+                self._source = self._save(download(str(film), "film", BYTES), suffix)
+            else:
+                self._source = locate(film, self._label, 'list its pictures: sorted(Path(...).glob("*.png"))')
         elif not isinstance(film, Iterable | Image.Image):
             raise ClipgenError(f"film={film!r}: is no film; give a video, a GIF, a WebP, or a list of pictures")
-        if isinstance(self._source, str):
-            self._video = self._is_video()
-        if self._video:
-            with refusing(self._label, "use a video, a GIF or a WebP"), closing(self._read()) as frames:
+        self._is_video = isinstance(self._source, str) and not self._is_picture()
+        if self._is_video:
+            with closing(self._read()) as frames:
                 fps = next(frames)["fps"]
             self.durations = [1 / fps] if fps else []
         elif isinstance(self._source, (str, Image.Image)):
@@ -65,29 +78,16 @@ class FilmReader:
                 self.durations = seconds[:1] if len({*seconds}) == 1 else seconds
 
     def __iter__(self) -> Iterator[Image.Image]:
-        if self._video:
-            with refusing(self._label, "use a video, a GIF or a WebP"), closing(self._read()) as frames:
+        if self._is_video:
+            with closing(self._read()) as frames:
                 size = next(frames)["size"]
                 for data in frames:
                     yield Image.frombytes("RGB", size, data)
         elif isinstance(self._source, (str, Image.Image)):
             yield from map(to_rgb, self._seek())
-        elif isinstance(self._source, (np.ndarray, Tensor)) and self._source.ndim < 4:
-            yield to_picture(self._source)
         else:
-            yield from map(to_picture, self._source)
-
-    def _find(self, film: str | os.PathLike[str]) -> str:
-        """Return the path of a film, which is fetched if it is an address."""
-        if not is_address(str(film)):
-            if (path := find_file(film)) is None:
-                if os.path.isdir(film):
-                    raise ClipgenError(
-                        f'{self._label}: is a folder; list its pictures: sorted(Path(...).glob("*.png"))'
-                    )
-                raise ClipgenError(f"{self._label}: there is no such file; check the path")
-            return path
-        return self._save(download(str(film), "film", BYTES), Path(urlsplit(str(film)).path).suffix[:8])
+            is_array = isinstance(self._source, (np.ndarray, Tensor))
+            yield from map(to_picture, to_list(self._source) if is_array else self._source)
 
     def _save(self, content: bytes, suffix: str = "") -> str:
         self._folder = tempfile.TemporaryDirectory()
@@ -95,27 +95,18 @@ class FilmReader:
         file.write_bytes(content)
         return str(file)
 
-    def _is_video(self) -> bool:
+    def _is_picture(self) -> bool:
         try:
-            with self._open():
-                return False
+            with open_picture(self._source, self._label, _FORMATS):
+                return True
         except ClipgenError as error:
             if isinstance(error.__cause__, UnidentifiedImageError):
-                return True
+                return False
             raise
-
-    @contextmanager
-    def _open(self) -> Iterator[Image.Image]:
-        if isinstance(self._source, Image.Image):
-            with refusing(self._label):
-                yield self._source
-        else:
-            with open_picture(self._source, self._label, _FORMATS) as picture:
-                yield picture
 
     def _seek(self) -> Iterator[Image.Image]:
         """Yield an animated picture at each of its frames, decoded."""
-        with self._open() as image:
+        with open_picture(self._source, self._label, _FORMATS) as image:
             for number in count(int(getattr(image, "default_image", False))):  # of a PNG, it is no frame of the film
                 try:
                     image.seek(number)
@@ -131,14 +122,15 @@ class FilmReader:
         """Yield a dict of facts about a video, and then the bytes of its frames at its own rate."""
         path = str(Path(self._source).resolve())
         local = ["-protocol_whitelist", "file"]  # a playlist could name addresses
-        try:
-            with closing(cast(Any, read_frames(path, input_params=local))) as frames:
-                facts = next(frames)
-        except OSError as error:  # the rest is ffmpeg's log
-            raise OSError(str(error).partition("\n")[0]) from error
-        check_pixels(facts["size"], self._label)
-        yield facts
-        steady = ["-vf", f"fps={facts['fps']}"] if facts["fps"] else []
-        with closing(cast(Any, read_frames(path, input_params=local, output_params=steady))) as frames:
-            next(frames)
-            yield from frames
+        with refusing(self._label, "use a video, a GIF or a WebP"):
+            try:
+                with closing(cast(Any, read_frames(path, input_params=local))) as frames:
+                    facts = next(frames)
+            except OSError as error:  # the rest is ffmpeg's log
+                raise OSError(str(error).partition("\n")[0]) from error
+            check_pixels(facts["size"], self._label)
+            yield facts
+            steady = ["-vf", f"fps={facts['fps']}"] if facts["fps"] else []
+            with closing(cast(Any, read_frames(path, input_params=local, output_params=steady))) as frames:
+                next(frames)
+                yield from frames

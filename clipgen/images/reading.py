@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,11 @@ FORMATS = (
 )
 Pictorial = Image.Image | np.ndarray | Tensor | bytes | io.BytesIO  # a picture that has no name yet
 SAMPLE_FORMAT = 339  # the TIFF tag that says whether numbers have a sign
-FITS = ("crop", "letterbox", "stretch")
+FITS: dict[str, Callable[..., Image.Image]] = {  # of a picture, a size and a filter
+    "crop": ImageOps.fit,
+    "letterbox": partial(ImageOps.pad, color="white"),
+    "stretch": Image.Image.resize,
+}
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -48,10 +53,7 @@ def to_picture(image: Pictorial | str | os.PathLike[str], formats: Sequence[str]
     """
     if isinstance(image, (np.ndarray, Tensor)):
         return _from_numbers(image)
-    if isinstance(image, Image.Image):
-        with refusing("image"):
-            return to_rgb(image)
-    if not isinstance(image, (str, os.PathLike, bytes, io.BytesIO)):
+    if not isinstance(image, (Image.Image, str, os.PathLike, bytes, io.BytesIO)):
         raise ClipgenError(
             f"image={image!r}: is no picture; give a file, its bytes, an address, a PIL image or an array"
         )
@@ -69,28 +71,26 @@ def to_list(pictures: Any) -> list[Any]:
 
 @contextmanager
 def open_picture(
-    source: str | os.PathLike[str] | bytes | io.BytesIO, label: str = "", formats: Sequence[str] = FORMATS
+    source: str | os.PathLike[str] | bytes | io.BytesIO | Image.Image, label: str = "", formats: Sequence[str] = FORMATS
 ) -> Iterator[Image.Image]:
-    """Open a file, its bytes or an address as a PIL image that is not decoded yet.
+    """Open a file, its bytes or an address as a PIL image that is not decoded yet; a PIL image is yielded as it is.
 
     Any error here, and while it is decoded inside the ``with``, is a ClipgenError that begins with ``label``, an
     argument with its value.
     """
     data: Any = source.getvalue() if isinstance(source, io.BytesIO) else source
-    label = label or ("image" if isinstance(data, bytes) else f"image={str(data)!r}")
+    label = label or (f"image={str(data)!r}" if isinstance(data, (str, os.PathLike)) else "image")
     with refusing(label):
+        if isinstance(data, Image.Image):
+            yield data
+            return
         if isinstance(data, str) and is_address(data):
             data = download(data)
-        elif not isinstance(data, bytes):
-            data = _locate(data, label)
-        Image.preinit()
-        if not Image.OPEN.keys() >= set(formats):
-            Image.init()
+        file = io.BytesIO(data) if isinstance(data, bytes) else locate(data, label)
+        Image.init()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about the size; check_pixels is stricter
-            picture = Image.open(
-                io.BytesIO(data) if isinstance(data, bytes) else data, formats=[f for f in formats if f in Image.OPEN]
-            )
+            picture = Image.open(file, formats=[name for name in formats if name in Image.OPEN])
         with picture:
             check_pixels(picture.size, label)
             if picture.format == "WEBP" and getattr(picture, "rawmode", "") == "RGBX":
@@ -99,11 +99,12 @@ def open_picture(
             yield picture
 
 
-def _locate(file: str | os.PathLike[str], label: str) -> str:
+def locate(file: str | os.PathLike[str], label: str, remedy: str = "name a file in it") -> str:
+    """Return the path of an existing file. Raises ClipgenError for none; ``remedy``: of a folder."""
     if (path := find_file(file)) is not None:
         return path
     if os.path.isdir(file):
-        raise ClipgenError(f"{label}: is a folder; name a file in it")
+        raise ClipgenError(f"{label}: is a folder; {remedy}")
     raise ClipgenError(f"{label}: there is no such file; check the path")
 
 
@@ -250,14 +251,9 @@ def fit(picture: Image.Image, size: tuple[int, int], how: str = "crop") -> Image
 
     Raises ClipgenError for another ``how``.
     """
-    lanczos = Image.Resampling.LANCZOS
-    if how == "crop":
-        return ImageOps.fit(picture, size, lanczos)
-    if how == "letterbox":
-        return ImageOps.pad(picture, size, lanczos, color="white")
-    if how == "stretch":
-        return picture.resize(size, lanczos)
-    raise ClipgenError(f"fit={how!r}: choose one of: {', '.join(FITS)}")
+    if how not in FITS:
+        raise ClipgenError(f"fit={how!r}: choose one of: {', '.join(FITS)}")
+    return FITS[how](picture, size, Image.Resampling.LANCZOS)
 
 
 def to_tensor(image: Any, size: tuple[int, int] | None = None, how: str = "crop") -> Tensor:

@@ -108,7 +108,7 @@ class RunSettings:
         live=False,
         section="start",
     )
-    fit: str = setting("crop", "how pictures are brought to size", choices=FITS, section="start")
+    fit: str = setting("crop", "how pictures are brought to size", choices=tuple(FITS), section="start")
     mask: str = setting(
         "",
         "paint only there: top, bottom, left, right, x,y,w,h, not ..., or an image (white: paint)",
