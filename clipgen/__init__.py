@@ -24,8 +24,8 @@ _PUBLIC = {
     "dalle": "clipgen.priors.sampling",
     "describe": "clipgen.inspect.describe",
     "explain": "clipgen.inspect.explain",
-    "finish": "clipgen.runs.run",
-    "generate": "clipgen.runs.run",
+    "finish": "clipgen.runs.finish",
+    "generate": "clipgen.runs.finish",
     "load_generator": "clipgen.generators.catalogue",
     "load_perceptor": "clipgen.clip.catalogue",
     "rank": "clipgen.clip.catalogue",
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from clipgen.inspect.describe import describe
     from clipgen.inspect.explain import explain
     from clipgen.priors.sampling import dalle
+    from clipgen.runs.finish import finish, generate
     from clipgen.runs.history import Frame
-    from clipgen.runs.run import Run, finish, generate, stream
+    from clipgen.runs.run import Run, stream
     from clipgen.runs.settings import Settings
     from clipgen.studies.films import batch, best, restyle
     from clipgen.studies.study import Study, study

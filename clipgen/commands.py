@@ -86,7 +86,8 @@ def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = Fals
     options = vars(parser.parse_intermixed_args(words))
     source, output, quiet = options.pop("source"), options.pop("output", []), options.pop("quiet")
     _check_outputs(output or _unused_files("here"))
-    from clipgen.runs.run import Run, finish
+    from clipgen.runs.finish import finish
+    from clipgen.runs.run import Run
 
     if not again and (source / "film").is_dir():
         from clipgen.studies.command import resume_film
@@ -123,7 +124,7 @@ def export(parser: argparse.ArgumentParser, words: list[str]) -> int:
     from clipgen.runs.run import Run
     from clipgen.runs.spec import RunSpec
 
-    run = Run(RunSpec.resume(source)) if what == "views" else None
+    run = Run(RunSpec.open(source, resume=True)) if what == "views" else None
     for file in output:
         if run:
             print(run.export(file, what=what, **options))
@@ -239,7 +240,7 @@ def _check_outputs(files: Sequence[Path], generator: str | None = None) -> None:
 
 def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:
     """Write the files of a run, as far as it was made, and say where everything is."""
-    from clipgen.runs.interrupts import Interrupted, resumable
+    from clipgen.runs.finish import Interrupted, resumable
 
     if not run.journal.steps:
         raise Interrupted(run.journal)

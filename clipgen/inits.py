@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -40,40 +40,6 @@ class InitContext:
     def target(self, image: Tensor, strength: float = 1.0, space: str = "latent") -> InitTarget:
         """Return an init target for all prompts."""
         return InitTarget(image, self.generator.encode(image), strength, tuple(range(len(self.prompts))), space)
-
-    def draft_targets(
-        self,
-        draw: Callable[[list[Prompt], tuple[int, int]], Tensor],
-        strength: float = 1.0,
-        space: str = "latent",
-        draft_key: Callable[[Sequence[Prompt]], str] = lambda prompts: "",
-    ) -> list[InitTarget]:
-        """Return an init target for each span of steps that text prompts have.
-
-        Args:
-            draw: Draws prompts as an image (1, 3, H, W); with a mask in the box of the mask.
-            strength: A factor on ``near``.
-            space: Where the distance is measured with near_space="auto".
-            draft_key: Names the draft of prompts, as in ``InitTarget``.
-        """
-        indices = [i for i, prompt in enumerate(self.prompts) if not prompt.is_image]
-        spans = dict.fromkeys(self.prompts[i].span for i in indices if self.prompts[i].weight > 0)
-        targets = []
-        for span in spans:
-            some = tuple(i for i in indices if self.prompts[i].span == span)
-            prompts = [self.prompts[i] for i in some]
-            image = self._draw_in_mask(prompts, draw)
-            target = self.target(image, strength, space)
-            targets.append(target._replace(prompts=some, draft_key=draft_key(prompts)))
-        return targets
-
-    def _draw_in_mask(self, prompts: list[Prompt], draw: Callable[[list[Prompt], tuple[int, int]], Tensor]) -> Tensor:
-        if self.mask is None or self.base is None:
-            return draw(prompts, self.size)
-        rows, columns = masks.bounding_box(self.mask)
-        image = self.base.clone()
-        image[..., rows, columns] = draw(prompts, (rows.stop - rows.start, columns.stop - columns.start))
-        return masks.blend(image, self.base, self.mask)
 
 
 class Start:
@@ -188,7 +154,7 @@ class Colour(Procedural):
 class Dalle(Start):
     """The best drawing of the built-in transformer, which the run is firmly held to."""
 
-    model = "mini"
+    model, strength, space = "mini", 12.0, "latent"  # strength and space: of the init targets
 
     def __init__(self) -> None:
         self._drawings: dict[str, Drawings] = {}
@@ -197,41 +163,65 @@ class Dalle(Start):
         if not positive_texts(prompts):
             raise ClipgenError(f"init: {self.model}'s transformer draws words; add some to the prompt, or init=random")
 
+    def subject(self, prompts: Sequence[Prompt]) -> Any:
+        """Return what is drawn for prompts: the texts of the positive ones, joined by "and"."""
+        return " and ".join(prompt.text for prompt in prompts if prompt.weight > 0)
+
+    def draft_key(self, subject: Any) -> str:
+        """Return the name of the draft of a subject, as in ``InitTarget``."""
+        return subject
+
+    def only_text(self, subject: Any) -> str:
+        """Return the text whose drawing is the whole draft; empty if the draft has several parts."""
+        return subject
+
     def latent(self, context: InitContext) -> Tensor:
-        return self.drawn_latent(context, self.first_prompts(context))
+        """Return the latent of the draft: the very tokens of a drawing, where the generator has the same."""
+        subject, generator = self.first_subject(context), context.generator
+        if text := self.only_text(subject):
+            drawings = self.drawings(context, text)
+            side = drawings.tokens.shape[1] * generator.stride
+            if drawings.generator == generator.name and context.size == (side, side):
+                return cast(Codebook, generator).from_tokens(drawings.tokens[:1].to(generator.device))
+        return generator.encode(self.draw(context, subject, context.size))
 
-    def targets(self, context: InitContext) -> list[InitTarget]:
-        def draw(prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
-            return self.draw_image(context, prompts, size)
-
-        return context.draft_targets(draw, strength=12.0, draft_key=join_texts)
-
-    def drawn_latent(self, context: InitContext, prompts: Sequence[Prompt]) -> Tensor:
-        """Return the latent of the best drawing: its very tokens, where the generator has the same."""
-        drawings, generator = self.drawings(context, prompts), context.generator
-        side = drawings.tokens.shape[1] * generator.stride
-        if drawings.generator == generator.name and context.size == (side, side):
-            return cast(Codebook, generator).from_tokens(drawings.tokens[:1].to(generator.device))
-        return generator.encode(self.draw_image(context, prompts, context.size))
-
-    def first_prompts(self, context: InitContext) -> list[Prompt]:
-        """Return the text prompts that hold first."""
+    def first_subject(self, context: InitContext) -> Any:
+        """Return the subject of the text prompts that hold first."""
         self.check(context.prompts)  # they may have been changed since
         prompts = positive_texts(context.prompts)
         first = min(prompt.span[0] for prompt in prompts)
-        return [prompt for prompt in prompts if prompt.span[0] == first]
+        return self.subject([prompt for prompt in prompts if prompt.span[0] == first])
 
-    def draw_image(self, context: InitContext, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
-        """Return the best drawing of prompts as an image (1, 3, H, W), its border repeated where it is not square."""
-        drawing = to_tensor(self.drawings(context, prompts).images[0]).to(context.generator.device)
+    def targets(self, context: InitContext) -> list[InitTarget]:
+        """Return an init target for each span of steps that text prompts have."""
+        indices = [i for i, prompt in enumerate(context.prompts) if not prompt.is_image]
+        spans = dict.fromkeys(context.prompts[i].span for i in indices if context.prompts[i].weight > 0)
+        targets = []
+        for span in spans:
+            some = tuple(i for i in indices if context.prompts[i].span == span)
+            subject = self.subject([context.prompts[i] for i in some])
+            target = context.target(self._draw_in_mask(context, subject), self.strength, self.space)
+            targets.append(target._replace(prompts=some, draft_key=self.draft_key(subject)))
+        return targets
+
+    def _draw_in_mask(self, context: InitContext, subject: Any) -> Tensor:
+        if context.mask is None or context.base is None:
+            return self.draw(context, subject, context.size)
+        rows, columns = masks.bounding_box(context.mask)
+        image = context.base.clone()
+        image[..., rows, columns] = self.draw(context, subject, (rows.stop - rows.start, columns.stop - columns.start))
+        return masks.blend(image, context.base, context.mask)
+
+    def draw(self, context: InitContext, subject: Any, size: tuple[int, int]) -> Tensor:
+        """Return the best drawing of a text as an image (1, 3, H, W), its border repeated where it is not square."""
+        drawing = to_tensor(self.drawings(context, subject).images[0]).to(context.generator.device)
         side = min(size)
         square = F.interpolate(drawing, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
         top, left = (size[0] - side) // 2, (size[1] - side) // 2
         return F.pad(square, (left, size[1] - side - left, top, size[0] - side - top), mode="replicate")
 
-    def drawings(self, context: InitContext, prompts: Sequence[Prompt]) -> Drawings:
-        """Return the drawings of prompts, drawn once."""
-        text = join_texts(prompts)
+    def drawings(self, context: InitContext, text: str) -> Drawings:
+        """Return the drawings of a text, best first, drawn once."""
         if text not in self._drawings:
             self._drawings[text] = self.sample(context, text)
         return self._drawings[text]
@@ -252,8 +242,3 @@ class DalleMega(Dalle):
     """The same with DALL-E mega's published weights."""
 
     model = "dalle-mega"
-
-
-def join_texts(prompts: Sequence[Prompt]) -> str:
-    """Return the texts of the positive prompts, joined by "and"."""
-    return " and ".join(prompt.text for prompt in prompts if prompt.weight > 0)

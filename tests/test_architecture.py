@@ -14,7 +14,7 @@ FLOORS = (  # from the ground up: a room imports from its own floor's earlier ro
     ("generators", "clip", "export"),
     ("priors", "prompts", "optimizers"),
     ("cutouts", "losses"),
-    ("inits", "memory", "optimize", "batched", "inspect"),
+    ("inits", "memory", "optimize", "inspect"),
     ("runs",),
     ("studies",),
     ("studio", "cli", "commands", "__init__", "__main__"),

@@ -112,7 +112,7 @@ def test_each_thing_is_drawn_alone():
 
 def test_prompts_are_read_one_by_one_and_what_weighs_most_is_drafted():
     def drawn(*prompts):
-        return drafts.Drafts()._layout(prompts)
+        return drafts.Drafts().subject(prompts)
 
     cat, snow = Prompt("a golden cat"), Prompt("in the snow")
     assert drawn(cat, snow) == ([("a cat", True)], "snow")
@@ -123,7 +123,8 @@ def test_prompts_are_read_one_by_one_and_what_weighs_most_is_drafted():
 
 
 def test_a_draft_is_named_as_run_folders_of_0_4_have_it():
-    key = drafts.Drafts()._draft_key([Prompt("a golden cat in the snow")])
+    start = drafts.Drafts()
+    key = start.draft_key(start.subject([Prompt("a golden cat in the snow")]))
     assert key == "Layout(things=[Thing(text='a cat', coloured=True)], place='snow')"
 
 
@@ -183,13 +184,11 @@ def test_of_its_drafts_the_likeliest_comes_first(monkeypatch):
 )
 def test_two_drawings_have_the_room_there_is(size, squares, monkeypatch):
     """One beside or above the other; in a square only their margins may overlap."""
-    monkeypatch.setattr(
-        Dalle, "draw_image", lambda _, __, prompts, size: torch.full((1, 3, *size), len(prompts[0].text) / 10)
-    )
+    monkeypatch.setattr(Dalle, "draw", lambda _, __, text, size: torch.full((1, 3, *size), len(text) / 10))
     param = clipgen.load_generator("stack")
     latent, prompts = param.start(size, rng()), [Prompt("a cat and a red horse")]
     scene = starts.InitContext(param, None, size, 0, rng(), latent, prompts)
-    image = drafts.Drafts().draw_image(scene, scene.prompts, scene.size)
+    image = drafts.Drafts().draw(scene, drafts.Drafts().subject(scene.prompts), scene.size)
     wanted = torch.ones(size)
     for (top, left, side), value in zip(squares, (0.5, 0.7), strict=True):  # the second lies on the first
         wanted[top : top + side, left : left + side] = value
@@ -210,7 +209,7 @@ def test_a_drawing_is_never_stretched(monkeypatch):
     monkeypatch.setattr(kept, "drawings", lambda *_: SimpleNamespace(images=[Image.fromarray(drawn.numpy())]))
     param = clipgen.load_generator("stack")
     scene = starts.InitContext(param, None, (64, 128), 0, rng(), param.start((64, 128), rng()), [])
-    wide = kept.draw_image(scene, [], (64, 128))
+    wide = kept.draw(scene, "", (64, 128))
     assert wide.shape == (1, 3, 64, 128) and wide[0, 0, :, :60].min() > 0.9 and wide[0, 0, :, 68:].max() < 0.1
-    tall = kept.draw_image(scene, [], (128, 64))
+    tall = kept.draw(scene, "", (128, 64))
     assert tall[0, 0, :, :28].min() > 0.9 and tall[0, 0, :, 36:].max() < 0.1

@@ -22,7 +22,6 @@ from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext
 from clipgen.losses.init_loss import lightness
-from clipgen.losses.loss import InitTarget
 from clipgen.mini.scenes import COLOURS, LOCATIONS, background, with_article
 from clipgen.mini.vocabulary import drawing_names, everyday_name
 from clipgen.priors.sampling import Drawings, dalle
@@ -206,39 +205,33 @@ def drawings_of(thing: str, seed: int, device: str) -> Drawings:
 class Drafts(Dalle):
     """The things of the prompt side by side, grey where the prompt has a colour for them."""
 
-    def latent(self, context: InitContext) -> Tensor:
-        drawn = self._layout(self.first_prompts(context))
-        if drawn.background is None and len(drawn.things) == 1 and not drawn.things[0].coloured:
-            return self.drawn_latent(context, [Prompt(drawn.things[0].text)])
-        return context.generator.encode(self.draw_image(context, self.first_prompts(context), context.size))
+    strength, space = 1.0, "colouring"
 
-    def targets(self, context: InitContext) -> list[InitTarget]:
-        def draw(prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
-            return self.draw_image(context, prompts, size)
-
-        return context.draft_targets(draw, space="colouring", draft_key=self._draft_key)
-
-    def _draft_key(self, prompts: Sequence[Prompt]) -> str:
-        """Return the layout as text. Run folders keep it: another form would restart a resumed run from its draft."""
-        things, background = self._layout(prompts)
-        return f"Layout(things={things}, place={background!r})"
-
-    def _layout(self, prompts: Sequence[Prompt]) -> Layout:
+    def subject(self, prompts: Sequence[Prompt]) -> Layout:
         """Return the layout of the prompts of the largest weight that are about the whole picture, if any are."""
         positive = positive_texts(prompts)
         whole = [prompt for prompt in positive if not prompt.where] or positive
         most = max((prompt.weight for prompt in whole), default=0.0)
         return layout(*(prompt.text for prompt in whole if prompt.weight >= most))
 
-    def draw_image(self, context: InitContext, prompts: Sequence[Prompt], size: tuple[int, int]) -> Tensor:
-        drawn = self._layout(prompts)
-        if drawn.background is None and len(drawn.things) == 1:
-            return _grey(self._draw_thing(context, drawn.things[0], size), drawn.things[0])
+    def draft_key(self, subject: Layout) -> str:
+        """Return the layout as text. Run folders keep it: another form would restart a resumed run from its draft."""
+        return f"Layout(things={subject.things}, place={subject.background!r})"
+
+    def only_text(self, subject: Layout) -> str:
+        is_plain = subject.background is None and len(subject.things) == 1 and not subject.things[0].coloured
+        return subject.things[0].text if is_plain else ""
+
+    def draw(self, context: InitContext, subject: Layout, size: tuple[int, int]) -> Tensor:
+        """Return the things of a layout before its background as an image (1, 3, H, W)."""
+        things = subject.things
+        if subject.background is None and len(things) == 1:
+            return _grey(self._draw_thing(context, things[0], size), things[0])
         image = torch.ones(1, 3, *size, device=context.generator.device)
-        if drawn.background:
-            field = background(drawn.background, max(size), torch.Generator().manual_seed(context.seed))
+        if subject.background:
+            field = background(subject.background, max(size), torch.Generator().manual_seed(context.seed))
             image[:] = F.interpolate(field[None], size, mode="bilinear", antialias=True)
-        for thing, (top, left, side) in zip(drawn.things, squares(len(drawn.things), *size), strict=True):
+        for thing, (top, left, side) in zip(things, squares(len(things), *size), strict=True):
             drawing = self._draw_thing(context, thing, _DRAFT_SIZE)
             both = torch.cat([_grey(drawing, thing), cut_out(drawing)], 1)
             draft = F.interpolate(both, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
@@ -246,7 +239,7 @@ class Drafts(Dalle):
         return image
 
     def _draw_thing(self, context: InitContext, thing: Thing, size: tuple[int, int]) -> Tensor:
-        return super().draw_image(context, [Prompt(thing.text)], size)
+        return super().draw(context, thing.text, size)
 
     def sample(self, context: InitContext, text: str) -> Drawings:
         return drawings_of(canonical_name(text, context.perceptor), context.seed, str(context.generator.device))

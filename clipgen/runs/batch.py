@@ -1,15 +1,22 @@
-"""Runs whose steps are taken in one tensor, each with its own prompt, seed, random numbers and journal."""
+"""Several runs in one tensor, which is faster where a device has room for more than one picture.
+
+Each run has its own prompt, seed, random numbers and journal.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from clipgen.batched import BatchedSteps
+import torch
+from torch import Tensor
+
+from clipgen.memory import is_oom, release
+from clipgen.optimize import Optimization, backward
 from clipgen.runs.history import Frame
-from clipgen.runs.interrupts import interrupts
-from clipgen.runs.run import Run, finish
+from clipgen.runs.run import Run
 from clipgen.runs.spec import RunSpec
 
 
@@ -44,20 +51,56 @@ def iterate_batch(runs: Sequence[Run]) -> Iterator[tuple[Run, Frame]]:
                     yield run, frame
 
 
-def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
-    """Let runs go on to their end, as ``clipgen.finish`` does with one; an interrupt ends all after their next step."""
-    from tqdm.auto import tqdm
+class BatchedSteps:
+    """Steps of optimisations that share their models, their size and their step.
 
-    if len(runs) == 1:
-        return [finish(runs[0], progress)]
+    Their latents go through the decoder as one tensor; all else is each one's own.
+    The pictures are those of ``Optimization.advance``, to rounding. Where memory runs out, the batch is halved.
+    """
 
-    def stop() -> None:
-        for run in runs:
-            run.stop()
+    def __init__(self) -> None:
+        self.max_size: int | None = None  # known once memory ran out
 
-    total, done = sum(run.settings.steps for run in runs), sum(run.step for run in runs)
-    bar = tqdm(total=total, initial=done, disable=not progress, unit="step", dynamic_ncols=True)
-    with bar, interrupts(stop):
-        for _ in iterate_batch(runs):
-            bar.update(sum(run.step for run in runs) - bar.n)
-    return runs
+    def advance(self, optimizations: Sequence[Optimization]) -> list[dict[str, Tensor]]:
+        """Take one step of each; return what ``Optimization.advance`` returns, for each."""
+        if len(optimizations) == 1:
+            return [optimizations[0].advance()]
+        if self.max_size and len(optimizations) > self.max_size:
+            return self.advance(optimizations[: self.max_size]) + self.advance(optimizations[self.max_size :])
+        rng_states = [one.rng.get_state() for one in optimizations]
+        try:
+            scores = compute_gradients(optimizations)
+        except (RuntimeError, MemoryError) as error:
+            if not is_oom(error):
+                raise
+        else:
+            for one, own_scores in zip(optimizations, scores, strict=True):
+                one.update_latent(own_scores["loss"])
+            return scores
+        release(optimizations[0].latent.device)
+        self.max_size = len(optimizations) // 2
+        warnings.warn(f"memory is short: at most {self.max_size} pictures are made together now", stacklevel=2)
+        for one, state in zip(optimizations, rng_states, strict=True):
+            one.rng.set_state(state)  # the same cutouts again
+        return self.advance(optimizations)
+
+
+def compute_gradients(optimizations: Sequence[Optimization]) -> list[dict[str, Tensor]]:
+    """Do ``Optimization.compute_gradient`` for several, with one decoder pass; return the scores of each."""
+    for one in optimizations:
+        one.begin_step()
+    latents, rngs = [one.latent for one in optimizations], [one.rng for one in optimizations]
+    spec, progress = optimizations[0].spec, optimizations[0].step / optimizations[0].spec.steps
+    decoded = spec.generator.image(torch.cat(latents), progress, rngs).split(1)
+    scores, images, gradients = list[dict[str, Tensor]](), list[Tensor](), list[Tensor]()
+    for one, picture in zip(optimizations, decoded, strict=True):
+        image = one.apply_mask(picture)
+        context = one.context(image.detach().requires_grad_(), one.rng)
+        loss = backward(one.spec.losses, context, one.loss_scaler.scale)
+        scores.append(context.scores | {"loss": loss})
+        if image.requires_grad and context.image.grad is not None:
+            images.append(image)
+            gradients.append(context.image.grad)
+    if images:
+        torch.autograd.backward(images, gradients)
+    return scores

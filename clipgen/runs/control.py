@@ -32,32 +32,19 @@ class RunControl:
         self._waiting: list[Mapping[str, Any]] = []
         self._step = step  # the next one
         self._latest = self._next_settings()
-        self._stopped, self._running = threading.Event(), threading.Event()
-        self._running.set()
-        self._closed = False
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the run was asked to end."""
-        return self._stopped.is_set()
+        self.stopped, self._closed = False, False
+        self.running = threading.Event()  # cleared while the run is paused
+        self.running.set()
 
     @property
     def closed(self) -> bool:
         """Whether there is no further step that a change could affect."""
         return self._closed or self._step >= self.settings.steps
 
-    def pause(self) -> None:
-        self._running.clear()
-
-    def unpause(self) -> None:
-        self._running.set()
-
     def stop(self) -> None:
-        self._stopped.set()
-        self._running.set()
-
-    def wait_while_paused(self) -> None:
-        self._running.wait()
+        """End the run after its current step."""
+        self.stopped = True
+        self.running.set()
 
     def change(self, options: Mapping[str, Any]) -> None:
         """Queue a change for the next step.
@@ -99,7 +86,7 @@ class RunControl:
             Whether changes are refused.
         """
         with self._lock:
-            has_change = any(map(is_steering, [*self._waiting, *self._planned_now()]))
+            has_change = any(map(is_steering, [*self._waiting, *self._due()]))
             self._closed = self._closed or (over and not (has_change and self._step < self.settings.steps))
             return self._closed
 
@@ -109,15 +96,15 @@ class RunControl:
             self._closed = True
             self._record_waiting()
 
-    def _planned_now(self) -> list[Mapping[str, Any]]:
+    def _due(self) -> list[Mapping[str, Any]]:
         return [change for change in self._planned if change["step"] == self._step]
 
     def _next_settings(self) -> Settings:
         """Return the settings of the next step without live changes; checked here, before the step needs them."""
-        return self._spec.apply_changes(self.settings, self._planned_now())
+        return self._spec.apply_changes(self.settings, self._due())
 
     def _apply(self) -> None:
-        self.past += [*self._planned_now(), *self._record_waiting()]
+        self.past += [*self._due(), *self._record_waiting()]
         self._planned = [change for change in self._planned if change["step"] > self._step]
         self.settings = self._latest
 

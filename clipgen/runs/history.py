@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.images.camera import Camera
 from clipgen.images.sheets import png_bytes
 from clipgen.prompts import parse
-from clipgen.runs.journal import Journal, is_steering
+from clipgen.runs.journal import Journal, is_steering, warn_unsaved
 from clipgen.runs.schedules import parse_growth, parse_schedule
 from clipgen.runs.settings import Settings, scheduled
 
 Row = Mapping[str, float]  # of the table of scores
+MAX_PENDING = 2  # frames that may wait for the disk
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,50 @@ class History:
             if frame.step == step:
                 return frame
         return Frame(step, self._journal.frame(step), {name: value for name, value in row.items() if name != "step"})
+
+
+class FrameWriter:
+    """Writes the frames of a run into its journal. When the disk is full it warns once; the frames stay in memory.
+
+    Args:
+        journal: Where to; reading from it waits for pending frames.
+        in_background: Write in a thread while the next steps run, for a device that leaves the processor idle.
+    """
+
+    def __init__(self, journal: Journal, in_background: bool):
+        self._journal, self._has_failed = journal, False
+        self._executor = ThreadPoolExecutor(1, "clipgen journal") if in_background else None
+
+    def write(self, frame: Frame, latent: Tensor, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        """Write a ``Frame``, its packed latent, and the state after it, as of ``Optimization.state``."""
+        if self._executor is None:
+            self._write(frame, latent, tensors, values)
+            return
+        self._finish(MAX_PENDING - 1)
+        # Copies, because the next step overwrites the tensors.
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        latent = latent.to("cpu", copy=True)
+        self._journal.pending.append(self._executor.submit(self._write, frame, latent, copies, values))
+
+    def close(self) -> None:
+        """Write what is pending, and end the thread."""
+        if self._executor:
+            self._executor.shutdown()
+        self._finish(0)
+
+    def _finish(self, remaining: int) -> None:
+        """Wait until at most so many frames are pending; raise the error of one that failed."""
+        while len(self._journal.pending) > remaining:
+            self._journal.pending.pop(0).result()
+
+    def _write(self, frame: Frame, latent: Tensor, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        try:
+            self._journal.add(frame.step, frame.image, latent, frame.scores)
+            self._journal.save_state(frame.step, tensors, values)
+        except OSError as error:
+            if not self._has_failed:
+                warn_unsaved(self._journal, error)
+            self._has_failed = True
 
 
 def span_edges(settings: Mapping[str, Any]) -> set[int]:

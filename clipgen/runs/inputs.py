@@ -139,9 +139,7 @@ class Inputs:
             raise ClipgenError(f"prompt={prompt!r}: write what you want to see, or give a picture or a list of these")
         return " | ".join(map(self._to_line, prompt))
 
-    def check_contained(
-        self, saved: Sequence[Mapping[str, Any]], source: str | Path, weights: Mapping[str, str] | None = None
-    ) -> None:
+    def check_contained(self, saved: Sequence[Mapping[str, Any]], source: str | Path, weights: Any = None) -> None:
         """Raise ClipgenError if settings or changes from a file name files or addresses that are not in here.
 
         Args:
@@ -149,11 +147,11 @@ class Inputs:
             source: The file, for errors.
             weights: Files of weights that may be read if they are still the same, see ``identify_weights``.
         """
-        names: list[str] = []
+        recorded, names = weights if isinstance(weights, dict) else {}, list[str]()
         for options in saved:
-            unchanged = identify_weights(options).items() & (weights or {}).items()
+            current = identify_weights(options)
             names += [*named_files(options), _named_start(options)]
-            names += [name for name in named_weights(options) if name not in dict(unchanged)]
+            names += [name for name in named_weights(options) if recorded.get(name, "") != current.get(name)]
         missing = [name for name in dict.fromkeys(names) if name and name not in self.all]
         if any(_CONTENT_NAME.fullmatch(name) for name in missing):
             raise ClipgenError(f"{source}: the pictures of this run are only in its run folder; use that one")

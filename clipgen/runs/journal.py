@@ -13,7 +13,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,16 @@ from torch import Tensor
 from clipgen.errors import ClipgenError
 from clipgen.images.names import absolute_path, make_dated_folder
 from clipgen.images.reading import to_picture
-from clipgen.runs.lock import Lock
-from clipgen.runs.saved import FORMAT, check_changes, check_saved, check_version, read_array, read_json
-from clipgen.runs.scores import append_row, format_rows, parse_rows
+from clipgen.runs.saved import (
+    FORMAT,
+    check_changes,
+    check_saved,
+    check_version,
+    format_rows,
+    parse_rows,
+    read_array,
+    read_json,
+)
 from clipgen.setting import check_path
 
 FOLDERS = "frames", "latents", "inputs"
@@ -46,30 +56,30 @@ class Journal:
     def __init__(self, folder: str | Path):
         self.folder = absolute_path(folder)
         self.write_error = ""  # why files are missing on the disk; empty if none are
-        self.flush: Callable[[], None] = lambda: None  # waits until all frames are written
+        self.pending: list[Future[None]] = []  # frames that a FrameWriter writes at this moment
         self._unsaved: dict[str, bytes] = {}  # files that had no room on the disk
-        self._settings = b""  # the content of settings.json once it was read or written, should the folder go away
 
     @classmethod
     def create(cls, parent: str | Path, slug: str, settings: dict) -> Journal:
         """Make a new folder, ``<parent>/<date>-<slug>-<id>``. Raises ClipgenError if it cannot be written."""
         if "://" in str(parent):
             raise ClipgenError(f"folder={str(parent)!r}: a run is kept on this machine; a study can have an address")
-        parent, journal = check_path("folder", parent), None
+        parent, folder = absolute_path(check_path("folder", parent)), None
+        content = json.dumps({"format": FORMAT} | settings, indent=2) + "\n"
         try:
-            parent = absolute_path(parent)
             parent.mkdir(parents=True, exist_ok=True)
-            journal = cls(make_dated_folder(parent, slug))
+            folder = make_dated_folder(parent, slug)
             for name in FOLDERS:
-                (journal.folder / name).mkdir()
-            journal._settings = (json.dumps({"format": FORMAT} | settings, indent=2) + "\n").encode()
-            journal._replace("settings.json", journal._settings)
+                (folder / name).mkdir()
+            journal = cls(folder)
+            journal._replace("settings.json", content.encode())
         except OSError as error:
-            if journal:
-                shutil.rmtree(journal.folder, ignore_errors=True)
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
             raise ClipgenError(
                 f"folder={str(parent)!r}: {error.strerror}; choose a folder that can be written"
             ) from error
+        journal.settings = json.loads(content)
         return journal
 
     @classmethod
@@ -78,22 +88,13 @@ class Journal:
         journal = cls(check_path("folder", folder))
         if not journal._path("settings.json").is_file():
             raise ClipgenError(f"{folder}: this is no run folder (it has no settings.json); choose one of clipgen-runs")
-        check_version(journal._read_settings(), folder)
+        check_version(journal._read_json("settings.json"), folder)
         return journal
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings that the run began with, of the types that settings have."""
-        return check_saved(self._read_settings(), self._path("settings.json"))
-
-    def _read_settings(self) -> Any:
-        file = self._path("settings.json")
-        try:
-            self._settings = file.read_bytes()
-        except OSError as error:
-            if not self._settings:
-                raise ClipgenError(f"{file}: cannot be read ({error.strerror}); this run cannot be read") from error
-        return read_json(self._settings, file)
+        return check_saved(self._read_json("settings.json"), self._path("settings.json"))
 
     @property
     def history(self) -> dict:
@@ -121,35 +122,36 @@ class Journal:
         image.save(picture, "PNG")
         values = latent.cpu().numpy()
         np.save(array, values if latent.is_floating_point() else values.astype(np.int32), allow_pickle=False)
+        files = self._unsaved | {
+            f"latents/{step:05d}.npy": array.getvalue(),
+            f"frames/{step:05d}.png": picture.getvalue(),
+            TABLE: format_rows([*self._rows(), {"step": step} | scores]),
+        }
         failure: OSError | None = None
-        new = {f"latents/{step:05d}.npy": array.getvalue(), f"frames/{step:05d}.png": picture.getvalue()}
-        for name, content in (self._unsaved | new).items():
+        for name, content in files.items():
             try:
                 self._replace(name, content)
             except OSError as error:
                 failure = error
-        row = {"step": step} | scores
-        if TABLE in self._unsaved or not append_row(self._path(TABLE), row):
-            self._replace(TABLE, format_rows([*self._rows(), row]))
         if failure:
             raise failure
         self.write_error = ""
 
+    def flush(self) -> None:
+        """Wait until all frames are written."""
+        wait(self.pending)
+
     def frame(self, step: int) -> Image.Image:
         """Return the frame of a step."""
         self.flush()
-        try:
+        with self._damage(f"frame {step}"):
             return to_picture(self._source(f"frames/{step:05d}.png"), ["PNG"])
-        except ClipgenError as error:
-            raise ClipgenError(f"{self.folder}: frame {step} is missing or damaged ({error})") from error
 
     def latent(self, step: int) -> np.ndarray:
         """Return the latent of a frame, as ``init`` takes it: tokens (h, w) int32, or (1, ...) float16."""
         self.flush()
-        try:
+        with self._damage(f"the latent of step {step}"):
             return read_array(self._source(f"latents/{step:05d}.npy"))
-        except ValueError as error:
-            raise ClipgenError(f"{self.folder}: the latent of step {step} is missing or damaged ({error})") from error
 
     @property
     def steps(self) -> list[int]:
@@ -221,36 +223,13 @@ class Journal:
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
         """Raise ClipgenError for any error within, which a damaged or foreign state brings about."""
-        try:
+        with self._damage(f"{STATE}: the state", "; delete this file, and the run starts from its beginning"):
             yield
-        except Exception as error:  # safetensors has errors of its own
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise ClipgenError(
-                f"{self.folder / STATE}: the state is damaged ({why}); delete this file, and the run starts from its "
-                "beginning"
-            ) from error
-
-    def lock(self, step: int | None = None) -> Lock:
-        """Lock the folder for a run that goes on from ``step``.
-
-        Raises ClipgenError if another run works in it at this moment, or has gone on to another step.
-        """
-        lock = Lock(self.folder)
-        try:
-            if step is not None and (state := self.load_state(only_step=True)) and state[0] != step:
-                raise ClipgenError(
-                    f"{self.folder}: another Run has gone on with this run to step {state[0]}; Run.resume goes on there"
-                )
-        except ClipgenError:
-            lock.release()
-            raise
-        return lock
 
     def keep_input(self, name: str, value: Image.Image | np.ndarray) -> None:
         """Keep a copy of a picture, or of a latent, that is called ``name`` in the settings."""
-        content, files = io.BytesIO(), self._input_files()
-        suffix = ".npy" if isinstance(value, np.ndarray) else ".png"
-        files[name] = hashlib.sha256(name.encode()).hexdigest()[:16] + suffix
+        content, files, is_array = io.BytesIO(), self._input_files(), isinstance(value, np.ndarray)
+        files[name] = hashlib.sha256(name.encode()).hexdigest()[:16] + (".npy" if is_array else ".png")
         if isinstance(value, np.ndarray):
             np.save(content, value, allow_pickle=False)
         else:
@@ -263,18 +242,24 @@ class Journal:
         values: dict[str, Image.Image | np.ndarray] = {}
         for name, file in self._input_files().items():
             path = self._path(f"inputs/{Path(file).name}")
-            try:
+            with self._damage(f"{path.name}, the copy of {name},", "; the run cannot go on"):
                 values[name] = read_array(path) if path.suffix == ".npy" else to_picture(path, ["PNG"])
-            except (OSError, ValueError) as error:
-                raise ClipgenError(f"{path}: this copy of {name} is damaged ({error}); the run cannot go on") from error
         return values
 
     def _input_files(self) -> dict[str, str]:
-        file = self._path("inputs/names.json")
-        names = read_json(file.read_bytes(), file, "the run cannot go on") if file.exists() else {}
+        names = self._read_json("inputs/names.json") if self._path("inputs/names.json").exists() else {}
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise ClipgenError(f"{file} is damaged (it maps no names to files); the run cannot go on")
+            raise ClipgenError(f"{self.folder}/inputs/names.json is damaged (it maps no names to files)")
         return names
+
+    @contextlib.contextmanager
+    def _damage(self, what: str, remedy: str = "") -> Iterator[None]:
+        """Raise ClipgenError for any error within: a library has errors of its own for what it cannot read."""
+        try:
+            yield
+        except Exception as error:
+            why = " ".join(f"{type(error).__name__}: {error}".removeprefix("ClipgenError: ").split())[:300]
+            raise ClipgenError(f"{self.folder}: {what} is damaged or missing ({why}){remedy}") from error
 
     def _path(self, name: str) -> Path:
         """Return the path of a file, such as ``frames/00003.png``, before it is read, written or deleted.
@@ -324,3 +309,15 @@ class Journal:
             return ""
         except OSError as error:
             raise ClipgenError(f"{source!s}: cannot be read ({error.strerror}); delete it") from error
+
+    def _read_json(self, name: str) -> Any:
+        return read_json(self._text(name), self._path(name))
+
+
+def warn_unsaved(journal: Journal, error: OSError) -> None:
+    """Warn that the disk of a journal is full."""
+    warnings.warn(
+        f"{journal.folder}: frames cannot be saved any more ({error.strerror}); the run goes on, and keeps "
+        "them in memory: make room, or export them before this process ends",
+        stacklevel=5,
+    )

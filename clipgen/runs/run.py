@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import png_bytes
 from clipgen.inspect.describe import Words, describe
-from clipgen.inspect.steps import StepReport
+from clipgen.inspect.steps import StepReport, inspect_step
 from clipgen.optimize import Optimization
+from clipgen.progress import check_stopped
 from clipgen.prompts import Prompt
 from clipgen.runs.control import RunControl
-from clipgen.runs.frame_writer import FrameWriter
-from clipgen.runs.history import Frame, History
+from clipgen.runs.history import Frame, FrameWriter, History
 from clipgen.runs.inputs import Ask, Inputs, Value
-from clipgen.runs.interrupts import interrupts
 from clipgen.runs.journal import Journal
+from clipgen.runs.lock import Lock
 from clipgen.runs.output import export_run
-from clipgen.runs.replayer import Replayer
 from clipgen.runs.settings import Settings, list_settings
 from clipgen.runs.spec import Losses, Models, RunSpec
-from clipgen.runs.step_specs import StepSpecBuilder
+from clipgen.runs.step_specs import StepSpecBuilder, repeat_steps
 from clipgen.setting import check_count
 
 
@@ -63,8 +65,10 @@ class Run:
         self.step = self._state[0] if self._state else 0
         self.control = RunControl(self.spec, self.journal, self.step)
         self._history = History(self.journal, self.step, self.control.past)
-        self._replayer = Replayer(self.spec, self.models, self.journal, self.control.past)
         self._frames: Iterator[Frame] | None = None
+        # The steps that ``views`` made again, and their optimisation.
+        self._repeated: tuple[Iterator[Optimization], Optimization] | None = None
+        self._views_lock = threading.Lock()
 
     @classmethod
     def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None, *, trust: bool = False) -> Run:
@@ -72,8 +76,8 @@ class Run:
 
         ``trust``: read what the folder names and has no copy of. Raises ClipgenError for a run that goes on elsewhere.
         """
-        with Journal.open(folder).lock():
-            run = cls(RunSpec.resume(folder, losses, trust), like=like)
+        with Lock(Journal.open(folder).folder):
+            run = cls(RunSpec.open(folder, losses, trust, resume=True), like=like)
             steps, every = run.settings.steps, run.settings.every
             run.journal.trim(run.step, {1, steps, *range(every, steps, every)})
         run._history = History(run.journal, run.step, run.control.past)
@@ -90,7 +94,7 @@ class Run:
         trust: bool = False,
     ) -> Run:
         """Make a run again, from its folder or an exported file; steering included. ``trust``: see ``resume``."""
-        return cls(RunSpec.replay(source, losses, trust), folder=folder, like=like)
+        return cls(RunSpec.open(source, losses, trust), folder=folder, like=like)
 
     def branch(self, step: int, *, folder: str | Path = "clipgen-runs", **settings: Value) -> Run:
         """A new run that starts from the frame of ``step``, with these settings instead of those that this one has."""
@@ -107,11 +111,11 @@ class Run:
 
     def pause(self) -> None:
         """Hold before the next step."""
-        self.control.pause()
+        self.control.running.clear()
 
     def unpause(self) -> None:
         """Go on after ``pause``."""
-        self.control.unpause()
+        self.control.running.set()
 
     def stop(self) -> None:
         """End after the current step; everything made so far is kept, and ``Run.resume`` goes on from it."""
@@ -169,12 +173,34 @@ class Run:
         """What CLIP was shown in a step, counted from 1: every cutout, what it scored, and how it pulled.
 
         The steps before are made again, from the seed and what was changed: nothing is kept for it while the run goes
-        on. Raises ClipgenError for a step that is not made yet.
+        on, and a later step continues from an earlier one. Raises ClipgenError for a step that is not made yet; warns
+        if the journal has another score of it.
         """
         step = check_count("step", step)
         if step > self.step:
             raise ClipgenError(f"step={step}: there are views of the steps that are made, 1 to {self.step}")
-        return self._replayer.inspect(step, progress)
+        with self._views_lock:
+            steps, optimization = self._repeated or (None, None)
+            self._repeated = None  # an interrupt leaves none within a step
+            if steps is None or optimization is None or optimization.step >= step:
+                steps = repeat_steps(self.spec, self.models, self.control.past)
+                optimization = next(steps)
+            bar = tqdm(total=step, initial=optimization.step, disable=not progress, leave=False, unit="step", delay=1)
+            with closing(optimization.memory), bar:
+                while optimization.step < step - 1:
+                    check_stopped()
+                    next(steps)
+                    bar.update()
+                report = inspect_step(optimization)
+            self._repeated = steps, optimization
+        score = next((row["clip"] for row in self.journal.scores if row["step"] == step), report.score)
+        if abs(score - report.score) > 0.01:
+            warnings.warn(
+                f"step {step} has a CLIP score of {report.score:.3f} now and had {score:.3f}: the run was made by "
+                "another machine or version, whose cutouts were others",
+                stacklevel=2,
+            )
+        return report
 
     def words(self, step: int | None = None, **options: Any) -> Words:
         """What a frame shows, the newest or that of ``step``, as the run's own perceptor sees it: see ``describe``."""
@@ -213,7 +239,12 @@ class Run:
     @contextmanager
     def session(self) -> Iterator[None]:
         """Lock the run folder and create ``optimization``, for as long as steps are taken."""
-        with self.journal.lock(self.step) as self._lock:
+        with Lock(self.journal.folder) as self._lock:
+            if (state := self.journal.load_state(only_step=True)) and state[0] != self.step:
+                raise ClipgenError(
+                    f"{self.journal.folder}: another Run has gone on with this run to step {state[0]}; Run.resume goes "
+                    "on there"
+                )
             self._step_specs = StepSpecBuilder(self.spec, self.models)
             self.optimization = self._step_specs.start(self.settings.at(max(0, self.step - 1)))
             self._started_at = time.monotonic()
@@ -234,7 +265,7 @@ class Run:
         self._lock.check()
         if self.control.stopped or self.control.close(self.finished):
             return False
-        self.control.wait_while_paused()
+        self.control.running.wait()
         self.control.apply_changes(self.step)
         self._step_specs.update(self.optimization, self.settings.at(self.step))
         return True
@@ -264,45 +295,6 @@ class Run:
 
 
 @list_settings
-def stream(
-    prompt: Ask,
-    *,
-    folder: str | Path = "clipgen-runs",
-    losses: Losses = (),
-    like: Run | None = None,
-    **settings: Value,
-) -> Iterator[Frame]:
+def stream(prompt: Ask, **options: Any) -> Iterator[Frame]:
     """Frames of a new run, as they are made. Arguments as for Run."""
-    return iter(Run(prompt, folder=folder, losses=losses, like=like, **settings))
-
-
-@list_settings
-def generate(
-    prompt: Ask,
-    *,
-    progress: bool = True,
-    folder: str | Path = "clipgen-runs",
-    losses: Losses = (),
-    like: Run | None = None,
-    **settings: Value,
-) -> Run:
-    """Make a picture with a progress bar; returns the Run. Arguments as for Run, and those of ``finish``."""
-    return finish(Run(prompt, folder=folder, losses=losses, like=like, **settings), progress)
-
-
-def finish(run: Run, progress: bool = True) -> Run:
-    """Let a run go on to its end, with a progress bar.
-
-    An interrupt (Ctrl-C, a notebook's stop button) ends it after the current step, with everything kept: ``finished``
-    is False then, and ``Run.resume(run.journal.folder)`` goes on. A second one stops at once.
-    """
-    from tqdm.auto import tqdm
-
-    bar = tqdm(total=run.settings.steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
-    with bar, interrupts(run.stop):
-        for frame in run:
-            bar.update(frame.step - bar.n)
-            bar.set_postfix({name: f"{frame.scores[name]:.3f}" for name in ("clip", "judge") if name in frame.scores})
-        if run.finished:
-            bar.total = bar.n  # it may have settled before its last step
-    return run
+    return iter(Run(prompt, **options))

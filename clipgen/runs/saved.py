@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -91,6 +92,37 @@ def drop_removed(saved: Mapping[str, Any], source: str | Path) -> dict[str, Any]
                 f"{name} to {neutral} in its settings.json and changes.jsonl: the pictures will then be others"
             )
     return {name: value for name, value in saved.items() if name not in REMOVED}
+
+
+def format_rows(rows: Sequence[Mapping[str, float]]) -> bytes:
+    """Return a table of scores as CSV; a missing score is an empty cell."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, [*dict.fromkeys(name for row in rows for name in row)])
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: int(value) if name == "step" else f"{value:.6g}" for name, value in row.items()})
+    return out.getvalue().encode()
+
+
+def parse_rows(text: str, file: Path) -> list[dict[str, float]]:
+    """Return the complete rows of a table of scores: up to 0.4 a kill could leave half of one at the end.
+
+    Raises ClipgenError, with the name of the file, for a damaged table.
+    """
+    whole = text[: max(text.rfind("\n"), text.rfind("\r")) + 1].replace("\0", "")
+    try:
+        names, *lines = csv.reader(io.StringIO(whole, newline="")) if whole else [[]]
+    except csv.Error as error:
+        raise ClipgenError(f"{file}: this file is damaged ({error}); delete it") from error
+    rows = []
+    for cells in lines:
+        if len(cells) != len(names):  # up to 0.4 a new score moved those after step and clip
+            cells = cells[:2]
+        with suppress(ValueError):
+            row = {name: float(cell) for name, cell in zip(names, cells) if cell}
+            if row.keys() >= {"step", "clip"} and math.isfinite(row["step"]):
+                rows.append(row)
+    return sorted(rows, key=lambda row: row["step"])
 
 
 def read_array(source: Path | bytes) -> np.ndarray:

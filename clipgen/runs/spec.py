@@ -96,34 +96,20 @@ class RunSpec:
         return spec
 
     @classmethod
-    def resume(cls, folder: str | Path, losses: Losses = (), trust: bool = False) -> RunSpec:
-        """Return the spec of an interrupted run, which goes on in its folder. ``trust``: as of ``Run.resume``."""
-        journal = Journal.open(folder)
-        inputs = Inputs(journal.inputs())
+    def open(cls, source: str | Path, losses: Losses = (), trust: bool = False, resume: bool = False) -> RunSpec:
+        """Return the spec of a run that is made again, changes included, from its folder or an exported file.
+
+        Args:
+            source: The folder or file.
+            losses: As the run had them.
+            trust: Read what the source names and does not bring along.
+            resume: Go on in the folder instead of making a new one.
+        """
+        is_folder = resume or check_path("source", source).is_dir()
+        journal = Journal.open(source) if is_folder else None
+        inputs = Inputs(journal.inputs() if journal else None)
+        saved = journal.history if journal else check_saved(settings_of(source), source)
         own = set(inputs.all)
-        spec = cls._from_saved(journal.history, folder, losses, trust, inputs, journal)
-        for name in inputs.all.keys() - own:  # trusted, and part of the run from now on
-            journal.keep_input(name, inputs.all[name])
-        return spec
-
-    @classmethod
-    def replay(cls, source: str | Path, losses: Losses = (), trust: bool = False) -> RunSpec:
-        """Return the spec of a run that is made again, changes included, from its folder or an exported file."""
-        if not check_path("source", source).is_dir():
-            return cls._from_saved(check_saved(settings_of(source), source), source, losses, trust, Inputs())
-        journal = Journal.open(source)
-        return cls._from_saved(journal.history, source, losses, trust, Inputs(journal.inputs()))
-
-    @classmethod
-    def _from_saved(
-        cls,
-        saved: Mapping[str, Any],
-        source: str | Path,
-        losses: Losses,
-        trust: bool,
-        inputs: Inputs,
-        journal: Journal | None = None,
-    ) -> RunSpec:
         try:
             changes = [drop_removed(change, source) for change in saved.get("changes", [])]
             remaining = drop_removed(saved, source)
@@ -135,12 +121,16 @@ class RunSpec:
                     f"and {len(given)} are given ({', '.join(given)}); pass the same as losses=[...]"
                 )
             if not trust:
-                inputs.check_contained([values, *changes], source, _recorded_weights(saved))
-            return cls(build(values.pop("prompt"), values), inputs, losses, changes, journal)
+                inputs.check_contained([values, *changes], source, saved.get("weights"))
+            spec = cls(build(values.pop("prompt"), values), inputs, losses, changes, journal if resume else None)
         except ClipgenError as error:
             if str(source) in str(error):
                 raise
             raise ClipgenError(f"{source}: {error}") from error
+        if spec.journal:
+            for name in inputs.all.keys() - own:  # trusted, and part of the run from now on
+                spec.journal.keep_input(name, inputs.all[name])
+        return spec
 
     def apply_changes(self, settings: Settings, changes: Iterable[Mapping[str, Any]]) -> Settings:
         """Return the settings after some changes, each with its ``step``. Raises ClipgenError as ``change`` does."""
@@ -249,9 +239,3 @@ def _default_size(side: int, quality: str, where: torch.device) -> tuple[int, in
     if quality == "best" and where.type != "cpu":
         side = 3 * side // 2
     return side, side
-
-
-def _recorded_weights(saved: Mapping[str, Any]) -> dict[str, str]:
-    weights = saved.get("weights")
-    texts = weights.items() if isinstance(weights, dict) else ()
-    return {name: text for name, text in texts if isinstance(text, str)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -145,6 +145,20 @@ class StepSpecBuilder:
         if name not in self._results or self._results[name][0] != key:
             self._results[name] = key, compute()
         return self._results[name][1]
+
+
+def repeat_steps(spec: RunSpec, models: Models, changes: Sequence[Mapping[str, Any]]) -> Iterator[Optimization]:
+    """Make a run again from its seed and its ``changes``, which may grow; yield its optimisation before each step."""
+    settings, builder = spec.settings, StepSpecBuilder(spec, models)
+    optimization = builder.start(settings.at(0))
+    while True:
+        due = [change for change in changes if change["step"] == optimization.step]
+        settings = spec.apply_changes(settings, due)
+        builder.update(optimization, settings.at(optimization.step))
+        yield optimization
+        optimization.advance()
+        if optimization.spec.camera and settings.is_frame_step(optimization.step):
+            optimization.move_camera(optimization.image())
 
 
 def _first_size(settings: Settings) -> tuple[int, int]:

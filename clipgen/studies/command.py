@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def redraw(make: Callable[[], Journal], files: Sequence[Path], fps: float | None = None) -> int:
     """Write the film that ``make`` redraws, as far as it is made. Exit status: 0 done, 130 interrupted."""
-    from clipgen.runs.interrupts import Interrupted, resumable
+    from clipgen.runs.finish import Interrupted, resumable
     from clipgen.runs.output import export_run
 
     try:

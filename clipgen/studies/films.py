@@ -17,11 +17,9 @@ from clipgen.errors import ClipgenError
 from clipgen.images.films import FilmReader
 from clipgen.images.reading import Pictorial, to_picture
 from clipgen.prompts import slug
-from clipgen.runs.batch import finish_batch
-from clipgen.runs.frame_writer import warn_unsaved
+from clipgen.runs.finish import finish_batch, resumable
 from clipgen.runs.inputs import Ask, Inputs, Value
-from clipgen.runs.interrupts import resumable
-from clipgen.runs.journal import Journal
+from clipgen.runs.journal import Journal, warn_unsaved
 from clipgen.runs.lock import Lock
 from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings

@@ -156,7 +156,7 @@ class CutoutsSection(Fold, Listener):
         for run in (newest, self._run):
             if run and run.journal.folder == folder:
                 return run
-        self._run = Run(RunSpec.resume(folder), like=newest)
+        self._run = Run(RunSpec.open(folder, resume=True), like=newest)
         return self._run
 
 

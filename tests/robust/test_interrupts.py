@@ -15,7 +15,7 @@ from clipgen.export.film import export
 from clipgen.export.gif import Gif
 from clipgen.inits import Random
 from clipgen.runs import run as runs
-from clipgen.runs.frame_writer import FrameWriter
+from clipgen.runs.history import FrameWriter
 from clipgen.runs.journal import Journal
 
 SMALL = ["--generator", "pixels", "--init", "random", "--size", "32", "--cutouts", "2", "--every", "1"]

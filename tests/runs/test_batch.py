@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import clipgen
-from clipgen import batched
 from clipgen.errors import ClipgenError
+from clipgen.runs import batch
 from clipgen.runs.batch import batch_key, iterate_batch
 from clipgen.runs.run import Run
 
@@ -77,7 +77,7 @@ def test_what_is_behind_catches_up_and_what_ends_early_is_left_out(tmp_path):
 
 
 def test_fewer_go_together_where_memory_is_short(tmp_path, monkeypatch):
-    tried, differentiate = [], batched.compute_gradients
+    tried, differentiate = [], batch.compute_gradients
 
     def narrow(renders):
         tried.append(len(renders))
@@ -86,7 +86,7 @@ def test_fewer_go_together_where_memory_is_short(tmp_path, monkeypatch):
             raise RuntimeError("cannot allocate memory")
         return differentiate(renders)
 
-    monkeypatch.setattr(batched, "compute_gradients", narrow)
+    monkeypatch.setattr(batch, "compute_gradients", narrow)
     settings = QUICK | {"steps": 2, "every": 1}
     made = [Run("a cat", folder=tmp_path, seed=0, **settings)]
     made += [Run("a cat", folder=tmp_path, seed=seed, like=made[0], **settings) for seed in (1, 2, 3)]

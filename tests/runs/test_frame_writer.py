@@ -6,7 +6,7 @@ import pytest
 
 import clipgen
 from clipgen.runs import run as runs
-from clipgen.runs.frame_writer import FrameWriter
+from clipgen.runs.history import FrameWriter
 from clipgen.runs.journal import Journal
 
 QUICK = {"steps": 9, "every": 1, "cutouts": 2, "size": (64, 64), "init": "perlin"}
@@ -41,7 +41,9 @@ def test_a_slow_disk_keeps_the_same_and_whoever_reads_waits(tmp_path, beside, mo
     monkeypatch.undo()
     plain = clipgen.generate("a cat", folder=tmp_path, progress=False, like=run, **QUICK)
     assert files(run) == files(plain)
-    expected = [(f"latents/{n:05d}.npy", f"frames/{n:05d}.png", "state.safetensors") for n in range(1, 10)]
+    expected = [
+        (f"latents/{n:05d}.npy", f"frames/{n:05d}.png", "scores.csv", "state.safetensors") for n in range(1, 10)
+    ]
     assert order[1:] == [name for names in expected for name in names]
 
 

@@ -136,7 +136,7 @@ def test_scores_and_pulls_by_hand(tmp_path):
     target = perceptor.embed_text(["a cat"])[0]
     for view in seen.views:
         assert view.score == pytest.approx(float(perceptor.encode_image(view.pixels[None])[0] @ target), abs=1e-5)
-    optimization = run._replayer._optimization
+    optimization = run._repeated[1]
     whole, pulls = torch.zeros(3, 48, 64), []
     (loss, _) = optimization.spec.losses
     for i in range(5):
