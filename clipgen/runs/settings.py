@@ -261,9 +261,9 @@ def defaults_for(
 
     Raises ClipgenError for an unknown generator, perceptor or device.
     """
-    own = PRESETS[recipe].settings if recipe in PRESETS else entry_of(generator).defaults_on(device)
+    own = PRESETS[recipe] if recipe in PRESETS else entry_of(generator).defaults_on(device)
     if recipe not in PRESETS and generator == Settings.generator and default_start(perceptor) == "random":
-        own = {name: value for name, value in PRESETS["das"].settings.items() if name not in ("generator", "perceptor")}
+        own = {name: value for name, value in PRESETS["das"].items() if name not in ("generator", "perceptor")}
     values = {"steps": 120, "cutouts": 16} | dict(own)
     return values | {name: round(values[name] * factor) for name, factor in QUALITIES.get(quality, {}).items()}
 

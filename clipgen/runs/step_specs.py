@@ -72,8 +72,7 @@ class StepSpecBuilder:
         judge, prompts = self._models.judge, self._settings.prompts
         if judge is None:
             return None
-        pictures = self._run.inputs.pictures
-        embeddings = self._once("judge", prompts, lambda: embed_prompts(judge, prompts, pictures))
+        embeddings = self._once("judge", lambda: embed_prompts(judge, prompts, self._run.inputs.pictures), prompts)
         return FrameJudge(judge, prompts, embeddings, self._regions())
 
     def _grow(self, optimization: Optimization, settings: Settings, size: tuple[int, int]) -> None:
@@ -98,21 +97,30 @@ class StepSpecBuilder:
         return base
 
     def _build(self, s: Settings) -> StepSpec:
-        prompts, size = s.prompts, self._context.size
-        mask = self._once("mask", (s.mask, size), lambda: self._load_mask(s.mask) if s.mask else None)
-        cutouts = replace(s.select(Cutouts), padding="wrap") if s.tile else s.select(Cutouts)
-        others: list[Loss] = [s.select(kind) for kind in LOSSES.values()]
+        prompts, perceptors, size = s.prompts, self._models.perceptors, self._context.size
+        pictures = self._run.inputs.pictures
+        mask = self._once("mask", lambda: self._load_mask(s.mask) if s.mask else None, s.mask, size)
+        embeddings = self._once(
+            "embeddings", lambda: [embed_prompts(clip, prompts, pictures) for clip, _ in perceptors], prompts
+        )
         context = replace(self._context, prompts=prompts, mask=mask)
+        targets = self._once(
+            "targets", lambda: self._run.start.targets(context) if s.near else [], prompts, s.mask, s.near > 0, size
+        )
+        cutouts = s.select(Cutouts)
+        if s.tile:
+            cutouts = replace(cutouts, padding="wrap")
+        is_combined = s.combine == "embeddings"
+        prompt_loss = PromptLoss(
+            prompts, perceptors, embeddings, self._regions(), cutouts, DISTANCES[s.distance], s.averaged, is_combined
+        )
+        others: list[Loss] = [s.select(kind) for kind in LOSSES.values()]
         return StepSpec(
             generator=self._context.generator,
-            perceptors=self._models.perceptors,
+            perceptors=perceptors,
             prompts=prompts,
-            losses=[self._prompt_loss(s, cutouts), SumLoss([*others, *self._run.losses])],
-            init_targets=self._once(
-                "init targets",
-                (prompts, s.mask, s.near > 0, size),
-                lambda: self._run.start.targets(context) if s.near else [],
-            ),
+            losses=[prompt_loss, SumLoss([*others, *self._run.losses])],
+            init_targets=targets,
             optimizer=s.select(OptimizerConfig),
             camera=Camera.parse(s.camera),
             mask=mask,
@@ -121,26 +129,15 @@ class StepSpecBuilder:
             precision=self._models.precision,
         )
 
-    def _prompt_loss(self, s: Settings, cutouts: Cutouts) -> PromptLoss:
-        prompts, perceptors, pictures = s.prompts, self._models.perceptors, self._run.inputs.pictures
-        embeddings = self._once(
-            "embeddings", prompts, lambda: [embed_prompts(perceptor, prompts, pictures) for perceptor, _ in perceptors]
-        )
-        combined = s.combine == "embeddings"
-        regions = self._regions()
-        return PromptLoss(
-            prompts, perceptors, embeddings, regions, cutouts, DISTANCES[s.distance], s.averaged, combined
-        )
-
     def _regions(self) -> list[Region]:
         prompts = self._settings.prompts
-        return self._once("regions", (prompts, self._context.size), lambda: find_regions(prompts, self._load_mask))
+        return self._once("regions", lambda: find_regions(prompts, self._load_mask), prompts, self._context.size)
 
     def _load_mask(self, text: str) -> Tensor:
         mask = masks.load_mask(text, self._context.size, self._run.inputs.pictures)
         return mask.to(self._models.generator.device)
 
-    def _once(self, name: str, key: Any, compute: Callable[[], Any]) -> Any:
+    def _once(self, name: str, compute: Callable[[], Any], *key: Any) -> Any:
         """Return ``compute()``, or its last result if ``key`` is the same."""
         if name not in self._results or self._results[name][0] != key:
             self._results[name] = key, compute()

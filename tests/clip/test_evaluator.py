@@ -31,7 +31,7 @@ def test_it_keeps_the_protocol(run):
 
 
 def test_nothing_is_guided_by_it_unasked():
-    asked = [entry.defaults for entry in GENERATORS.values()] + [preset.settings for preset in PRESETS.values()]
+    asked = [entry.defaults for entry in GENERATORS.values()] + [*PRESETS.values()]
     names = [str(settings.get("perceptor", "")) for settings in asked] + [clipgen.Settings("a cat").perceptor]
     assert "mini" in names and not any("evaluator" in name for name in names)
     assert not any("judge" in settings for settings in asked) and clipgen.Settings("a cat").judge == ""

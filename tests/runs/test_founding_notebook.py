@@ -143,7 +143,7 @@ def test_a_published_clip_alone_has_the_settings_of_das(form, published):
     with pytest.warns(UserWarning, match="VQGAN") as told:
         run = clipgen.Run("a cat", perceptor=form.format(published))
     assert sum("VQGAN" in str(one.message) for one in told) == 1
-    das = {k: v for k, v in PRESETS["das"].settings.items() if k != "perceptor"}
+    das = {k: v for k, v in PRESETS["das"].items() if k != "perceptor"}
     assert {name: getattr(run.settings, name) for name in das} == das
 
 

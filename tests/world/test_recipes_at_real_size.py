@@ -31,7 +31,7 @@ def test_a_step_shows_clip_as_many_views_and_moves_the_latent(recipe, cache, tmp
     next(frames)
     before = run.optimization.latent.detach().clone()
     next(frames)
-    preset = PRESETS[recipe].settings
+    preset = PRESETS[recipe]
     assert shown == [(preset["cutouts"], 3, 224, 224)] * 2
     assert type(run.optimization.optimizer).__name__ == preset.get("optimizer", "Adam")
     moved = (run.optimization.latent - before).abs()
@@ -46,7 +46,7 @@ def test_the_command_of_the_issue(cache, tmp_path, monkeypatch):
     words += ["--perceptor", f"ViT-B-32/{cache / 'ViT-B-32.pt'}", "-o", str(tmp_path / "city.png")]
     subprocess.run([sys.executable, "-m", "clipgen", *words], cwd=tmp_path, check=True, timeout=500)
     settings = json.loads(next(tmp_path.glob("clipgen-runs/*/settings.json")).read_text())
-    asked = PRESETS["nerdyrodent"].settings | {"recipe": "nerdyrodent", "size": [64, 64], "steps": 1}
+    asked = PRESETS["nerdyrodent"] | {"recipe": "nerdyrodent", "size": [64, 64], "steps": 1}
     assert {name: settings[name] for name in asked if name != "perceptor"} == {
         name: value for name, value in asked.items() if name != "perceptor"
     }
