@@ -48,11 +48,18 @@ class History:
         journal: Where the frames are.
         until: The last step that counts.
         changes: Of a run that goes on, a list that may grow; by default those of the journal.
+        settings: That the run began with; by default those of the journal.
     """
 
-    def __init__(self, journal: Journal, until: float = math.inf, changes: Sequence[Mapping[str, Any]] | None = None):
+    def __init__(
+        self,
+        journal: Journal,
+        until: float = math.inf,
+        changes: Sequence[Mapping[str, Any]] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
         self._journal, self._changes = journal, journal.changes if changes is None else changes
-        self._settings = journal.settings
+        self._settings = settings or journal.settings
         self._differences: list[tuple[float, float]] = []  # (step, change since the frame before)
         self._newest: Row | None = None
         self._best: Row | None = None

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from clipgen import inits
@@ -40,26 +39,22 @@ class Inputs:
     """
 
     def __init__(self, values: Mapping[str, Any] | None = None):
-        self.pictures: dict[str, Image.Image] = {}
-        self.latents: dict[str, np.ndarray] = {}
+        self.all: dict[str, Any] = {}  # a picture, or the array of a latent, by name
         for name, value in (values or {}).items():
-            if isinstance(value, np.ndarray):
-                self.latents[name] = value
-            else:
-                self.pictures[name] = to_picture(value)
+            self.all[name] = value if isinstance(value, np.ndarray) else to_picture(value)
 
     @property
-    def all(self) -> dict[str, Any]:
-        return self.pictures | self.latents
+    def pictures(self) -> dict[str, Image.Image]:
+        return {name: value for name, value in self.all.items() if not isinstance(value, np.ndarray)}
 
     @contextmanager
     def tentative(self) -> Iterator[Inputs]:
         """Undo what is added within the context if that raises an error."""
-        before = dict(self.pictures), dict(self.latents)
+        before = dict(self.all)
         try:
             yield self
         except BaseException:
-            self.pictures, self.latents = before
+            self.all = before
             raise
 
     def name_values(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +100,7 @@ class Inputs:
             return str(value) if any(mark in str(value) for mark in "./\\") else f"./{value}"
         picture = to_picture(value)
         name = f"picture-{_content_hash(np.asarray(picture))}.png"
-        self.pictures[name] = picture
+        self.all[name] = picture
         return name
 
     def _name_latent(self, value: Any) -> str:
@@ -115,7 +110,7 @@ class Inputs:
         if not (isinstance(value, np.ndarray) and _is_latent(value)):
             return ""
         name = f"tokens-{_content_hash(value)}.npy"
-        self.latents[name] = value
+        self.all[name] = value
         return name
 
     def _to_line(self, prompt: Any) -> str:
@@ -184,19 +179,19 @@ class Inputs:
             if (rgb := parse_colour(name)) is not None:
                 return inits.Colour(rgb)
             self._load_start(name, path)
-        if name in self.latents:
-            data = self.latents[name]
+        data = self.all[name]
+        if isinstance(data, np.ndarray):
             return inits.Saved(torch.from_numpy(data if data.dtype.kind == "f" else data.astype(np.int64)))
-        return inits.Picture(self.pictures[name], settings.fit)
+        return inits.Picture(data, settings.fit)
 
     def _load_start(self, name: str, path: Path) -> None:
         if isdir(expanduser(name)):  # Path.is_dir fails for a name that is too long
             journal = Journal.open(path)
             if not journal.steps:
                 raise ClipgenError(f"init={name!r}: this run has no frames; choose another, or resume it")
-            self.pictures[name] = journal.frame(journal.steps[-1])
+            self.all[name] = journal.frame(journal.steps[-1])
         elif path.suffix == ".npy":
-            self.latents[name] = _read_latent(path)
+            self.all[name] = _read_latent(path)
         elif path.suffix or "/" in name or find_file(name):
             self._load_picture(name)
         elif name == "collage":  # of run folders up to 0.4
@@ -208,8 +203,10 @@ class Inputs:
             )
 
     def _load_picture(self, name: str) -> None:
-        if name not in self.pictures:
-            self.pictures[name] = to_picture(name)
+        if name not in self.all:
+            self.all[name] = to_picture(name)
+        if isinstance(self.all[name], np.ndarray):  # a run folder that somebody wrote
+            raise ClipgenError(f"{name}: its copy is a latent, and has to be a picture")
 
 
 def _named_start(options: Mapping[str, Any]) -> str:

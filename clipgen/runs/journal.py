@@ -16,7 +16,6 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,7 @@ class Journal:
         self.write_error = ""  # why files are missing on the disk; empty if none are
         self.pending: list[Future[None]] = []  # frames that a FrameWriter writes at this moment
         self._unsaved: dict[str, bytes] = {}  # files that had no room on the disk
+        self._settings: dict[str, Any] = {}  # as last read or written, should the folder go away
 
     @classmethod
     def create(cls, parent: str | Path, slug: str, settings: dict) -> Journal:
@@ -79,7 +79,7 @@ class Journal:
             raise ClipgenError(
                 f"folder={str(parent)!r}: {error.strerror}; choose a folder that can be written"
             ) from error
-        journal.settings = json.loads(content)
+        journal._settings = json.loads(content)
         return journal
 
     @classmethod
@@ -91,10 +91,12 @@ class Journal:
         check_version(journal._read_json("settings.json"), folder)
         return journal
 
-    @cached_property
+    @property
     def settings(self) -> dict[str, Any]:
         """The settings that the run began with, of the types that settings have."""
-        return check_saved(self._read_json("settings.json"), self._path("settings.json"))
+        if not self._settings or os.path.exists(self._path("settings.json")):
+            self._settings = check_saved(self._read_json("settings.json"), self._path("settings.json"))
+        return self._settings
 
     @property
     def history(self) -> dict:

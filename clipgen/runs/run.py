@@ -64,7 +64,7 @@ class Run:
         self._state = self.journal.load_state()
         self.step = self._state[0] if self._state else 0
         self.control = RunControl(self.spec, self.journal, self.step)
-        self._history = History(self.journal, self.step, self.control.past)
+        self._history = self._load_history()
         self._frames: Iterator[Frame] | None = None
         # The steps that ``views`` made again, and their optimisation.
         self._repeated: tuple[Iterator[Optimization], Optimization] | None = None
@@ -80,7 +80,7 @@ class Run:
             run = cls(RunSpec.open(folder, losses, trust, resume=True), like=like)
             steps, every = run.settings.steps, run.settings.every
             run.journal.trim(run.step, {1, steps, *range(every, steps, every)})
-        run._history = History(run.journal, run.step, run.control.past)
+            run._history = run._load_history()
         return run
 
     @classmethod
@@ -221,6 +221,9 @@ class Run:
 
     def _repr_png_(self) -> bytes | None:
         return png_bytes(self.image) if self._history else None
+
+    def _load_history(self) -> History:
+        return History(self.journal, self.step, self.control.past, asdict(self.spec.settings))
 
     # --- the loop -------------------------------------------------------------------------------------
 

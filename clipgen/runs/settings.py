@@ -237,11 +237,6 @@ def scheduled(field: Field) -> bool:
     return type(field.default) in (int, float) and field.metadata.get("live", True)
 
 
-def immutable(names: Mapping[str, Any]) -> list[str]:
-    """Return the settings among some names that cannot change after a run has begun."""
-    return sorted(one.name for one in fields(Settings) if one.name in names and not one.metadata.get("live", True))
-
-
 def default_start(perceptor: str) -> str:
     """Return the default start of a perceptor or an ensemble: ``random`` if theirs differ.
 
@@ -275,11 +270,15 @@ def to_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options) | {name: to_python(value, name in whole) for name, value in numbers.items()}
 
 
-def check_names(options: Mapping[str, Any]) -> None:
-    """Raise ClipgenError for a name that is no setting; suggest the nearest one."""
-    names = [field.name for field in fields(Settings)]
+def check_names(options: Mapping[str, Any], only_live: bool = False) -> None:
+    """Raise ClipgenError for a name that is no setting, or with ``only_live`` for one that stays as it began."""
+    live = {field.name: field.metadata.get("live", True) for field in fields(Settings)}
+    names = [*live]
+    for name in sorted(options):
+        if only_live and not live.get(name, True):
+            raise ClipgenError(f"{name}=...: cannot be changed while a run goes on; start another, or branch")
     for name in options:
-        if name not in names:
+        if name not in live:
             nearest = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(names[1:])}"
             raise ClipgenError(f"{name}=...: there is no such setting; {hint}")

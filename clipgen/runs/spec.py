@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import clipgen
@@ -25,7 +26,7 @@ from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import check_saved, drop_removed, identify_weights
-from clipgen.runs.settings import Settings, build, check_names, default_start, immutable, to_numbers
+from clipgen.runs.settings import Settings, build, check_names, default_start, to_numbers
 from clipgen.setting import check_path
 
 Losses = Sequence[LossFunction | Loss] | Mapping[str, LossFunction] | LossFunction | Loss | None
@@ -72,9 +73,10 @@ class RunSpec:
         self.inputs.load(settings)
         self.start = self.inputs.start(settings)
         self.start.check(settings.prompts)
-        if init in self.inputs.latents and (tokens := self.inputs.latents[init]).dtype.kind in "iu":
+        data = self.inputs.all.get(init)
+        if isinstance(data, np.ndarray) and data.dtype.kind in "iu":
             width, height = settings.sizes[0]
-            entry.check_tokens(settings.generator, tokens, (height, width))
+            entry.check_tokens(settings.generator, data, (height, width))
         self.apply_changes(settings, self.changes)
 
     @classmethod
@@ -144,9 +146,7 @@ class RunSpec:
         This is the one rule for changes that are live, waiting, resumed or replayed. Raises ClipgenError for settings
         that cannot change while a run goes on, and for values that cannot work together.
         """
-        if names := immutable(options):
-            raise ClipgenError(f"{names[0]}=...: cannot be changed while a run goes on; start another, or branch")
-        check_names(options)
+        check_names(options, only_live=True)
         settings = settings.updated(**to_numbers(options))
         settings.check()
         self._check_patch_dropout(settings)
