@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from clipgen.clip.base import Perceptor
@@ -65,19 +65,14 @@ class StepReport:
     def beside(self) -> Image.Image:
         """Return the picture beside its cutouts, as a frame of a film; the warmer an edge, the stronger the pull."""
         frame = Image.new("RGB", (2 * SIDE, SIDE), "black")
-        picture = enlarge(self.picture, SIDE)
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        frame.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
+        frame.paste(ImageOps.pad(enlarge(self.picture, SIDE), (SIDE, SIDE), Image.Resampling.LANCZOS), (0, 0))
         columns, cell = self._columns, SIDE // self._columns
         edge = max(1, cell // 24)
         most = max((view.pull for view in self.views), default=0) or 1.0
-        draw = ImageDraw.Draw(frame)
         for i, view in enumerate(self.views):
-            x, y = SIDE + i % columns * cell, i // columns * cell
-            colour = tuple(round(channel * view.pull / most) for channel in WARM)
-            draw.rectangle((x, y, x + cell - 1, y + cell - 1), colour)
             inner = view.image.resize((cell - 2 * edge,) * 2, Image.Resampling.LANCZOS)
-            frame.paste(inner, (x + edge, y + edge))
+            colour = tuple(round(channel * view.pull / most) for channel in WARM)
+            frame.paste(ImageOps.expand(inner, edge, colour), (SIDE + i % columns * cell, i // columns * cell))
         return frame
 
     @property

@@ -142,32 +142,11 @@ class Job(Listener):
         del self._make, self._report  # they hold a Studio, which this job may outlive
 
 
-class Connection:
-    """Limits what is sent to BYTES_PER_SECOND: each message takes the time that its bytes need."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep):
-        self._clock, self._sleep = clock, sleep
-        self._free_at = -math.inf
-
-    @property
-    def busy_seconds(self) -> float:
-        """How long the last message still takes."""
-        return max(0.0, self._free_at - self._clock())
-
-    def wait(self) -> None:
-        """Wait until the connection is free."""
-        self._sleep(self.busy_seconds)
-
-    def add(self, size: int) -> None:
-        """Count a message of so many bytes."""
-        self._free_at = max(self._free_at, self._clock()) + size / BYTES_PER_SECOND
-
-
 class Preview(widgets.VBox):
     """The film of a run. It follows the newest frame while the timeline is at its end, and else stays."""
 
-    def __init__(self, connection: Connection | None = None) -> None:
-        self.connection = connection or Connection()
+    def __init__(self) -> None:
+        self._free_at = -math.inf  # when what was sent will have arrived
         self.journal: Journal | None = None
         self.newest_run: Run | None = None  # whose models sections can share
         self._rows: Sequence[Row] = ()
@@ -213,7 +192,7 @@ class Preview(widgets.VBox):
     def show(self, journal: Journal, rows: Sequence[Row], newest: Frame | None = None, more: bool = False) -> None:
         """Show a film: the steps and scores of its frames so far, and the newest one if it need not be read.
 
-        ``more``: further frames follow soon, so that what the connection cannot take is left out.
+        ``more``: further frames follow soon, so that a frame is left out while another is sent.
         """
         with self._lock:
             is_other = self.journal is None or journal.folder != self.journal.folder
@@ -241,14 +220,21 @@ class Preview(widgets.VBox):
         self.status.value = f"<span>{html.escape(status)}</span>"
 
     def send_image(self, widget: widgets.Image, jpeg: bytes) -> None:
-        """Set the value of an image, when the connection is free."""
-        self.connection.wait()
+        """Set the value of an image, when what was sent before has arrived."""
+        time.sleep(self._busy_seconds)
         widget.value = jpeg
-        self.connection.add(len(jpeg))
+        self._count_bytes(len(jpeg))
+
+    @property
+    def _busy_seconds(self) -> float:
+        return max(0.0, self._free_at - time.monotonic())
+
+    def _count_bytes(self, size: int) -> None:
+        self._free_at = max(self._free_at, time.monotonic()) + size / BYTES_PER_SECOND
 
     def _draw(self) -> None:
         with self._lock:
-            if not self._rows or (self._more and self.connection.busy_seconds):
+            if not self._rows or (self._more and self._busy_seconds):
                 return
             journal, step = self.position
             is_tiled = bool(self.repeat.value and journal.settings.get("tile"))
@@ -264,7 +250,7 @@ class Preview(widgets.VBox):
             curve = draw_curve(self._rows, self._index)
             if curve != self.curve.value:
                 self.curve.value = curve
-                self.connection.add(len(curve))
+                self._count_bytes(len(curve))
 
 
 def format_scores(scores: Mapping[str, float]) -> str:

@@ -9,8 +9,9 @@ from PIL import Image
 from studio_hands import COLABS
 
 from clipgen.runs.history import Frame
+from clipgen.studio import preview
 from clipgen.studio.parts import to_jpeg
-from clipgen.studio.preview import MAX_SIDE, Connection, Preview
+from clipgen.studio.preview import MAX_SIDE
 
 pytestmark = pytest.mark.skipif(COLABS, reason="ipywidgets 7 sends nothing without a kernel: see test_colab_page.py")
 SIDE, SECONDS, RATE, MOST = 512, 10, 20, 1_000_000
@@ -28,10 +29,15 @@ class Watch:
             send(widget, msg, buffers)
 
         monkeypatch.setattr(widgets.Widget, "_send", counted)
-        self.preview = Preview(Connection(lambda: self.now, self.wait))
+        monkeypatch.setattr(preview, "time", self)
+        self.preview = preview.Preview()
         self.sent.clear()
 
-    def wait(self, seconds):
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        assert seconds >= 0
         self.now += seconds
 
     @property
@@ -57,7 +63,7 @@ def watched(watch, journal, pictures, rate=RATE):
     """A run of so many pictures a second, seen to its end."""
     rows = []
     for i in range(SECONDS * rate):
-        watch.wait(1 / rate)
+        watch.sleep(1 / rate)
         rows.append({"step": i + 1, "clip": 0.5 + i / 1000, "judge": 0.5 - i / 1000})
         frame = Frame(i + 1, pictures[i % len(pictures)], rows[-1])
         watch.preview.show(journal, rows, frame, more=True)
@@ -89,11 +95,8 @@ def test_the_timeline_cannot_be_moved_faster_than_the_line(watch, run):
     assert watch.pictures == 100 and watch.most < MOST
 
 
-def test_a_line_that_gets_free_between_two_looks_is_not_waited_for():
+def test_a_line_that_gets_free_between_two_looks_is_not_waited_for(watch, monkeypatch):
     """Two threads wait for one line; a sleep of less than nothing is an error that lost the views of a frame."""
-    looks, slept = iter(range(100)), []
-    line = Connection(lambda: next(looks), slept.append)
+    monkeypatch.setattr(watch, "monotonic", lambda: watch.sleep(1) or watch.now)  # time passes between any two looks
     for size in range(0, 4 * 600_000, 100_000):
-        line.add(size)
-        line.wait()
-    assert slept and min(slept) >= 0
+        watch.preview.send_image(watch.preview.image, bytes(size))
