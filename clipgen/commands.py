@@ -26,8 +26,7 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
         "prompt", metavar="PROMPT", help='what to draw: "a red apple", "a cat:2 | dog:-0.5", "selfie.jpg:3 | a cat"'
     )
     add_settings(parser)
-    groups = {group.title: group for group in parser._action_groups}
-    add, add_speed = groups["prompt and output"].add_argument, groups["speed and memory"].add_argument
+    add = next(group for group in parser._action_groups if group.title == "prompt and output").add_argument
     files = f"{OUTPUTS}; repeatable (default: <prompt>.png and .gif, here)"
     add("-o", "--output", action="append", type=expand_home, metavar="FILE", help=files)
     add("--batch", type=int, metavar="N", help="draw N pictures with seeds from --seed on; best first")
@@ -36,8 +35,6 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     add("--fps", type=float, help="frames a second of films (default: 15; with --film: its own time)")
     add("--folder", help="where run folders are made (default: clipgen-runs)")
     add("--quiet", action="store_true", default=False, help="show no progress bar")
-    add_speed("--engine", help="with --batch: local or ray draws the pictures (default: this process)")
-    add_speed("--workers", type=int, metavar="N", help="with --batch: draw N pictures at a time")
     options = vars(parser.parse_intermixed_args(words))
     prompt, quiet, count = options.pop("prompt"), options.pop("quiet"), options.pop("batch", 1)
     output, fps, film = options.pop("output", None), options.pop("fps", None), options.pop("film", None)
@@ -46,8 +43,6 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
         raise ClipgenError(f"batch={count}: a film is redrawn once; leave --batch out, or --film")
     if fps is not None and not 0 < fps <= 60:
         raise ClipgenError(f"fps={fps}: has to be from above 0 to 60")
-    if count == 1 and (for_batches := options.keys() & {"engine", "workers"}):
-        raise ClipgenError(f"{min(for_batches)}=...: one picture or film is made in this process; give --batch, too")
 
     def name_files() -> list[Path]:
         """Return the files; default names are found again after the run, as another one may have taken them."""
@@ -59,7 +54,7 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     _check_outputs(name_files(), options.get("generator", ""))
     options["progress"] = not quiet
     if film:
-        from clipgen.studies.command import redraw
+        from clipgen.studies.films import redraw
 
         return redraw(lambda: clipgen.restyle(film, prompt, **options), name_files(), fps)
     if count == 1:
@@ -90,9 +85,11 @@ def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = Fals
     from clipgen.runs.run import Run
 
     if not again and (source / "film").is_dir():
-        from clipgen.studies.command import resume_film
+        from clipgen.runs.journal import Journal
+        from clipgen.studies.films import finish_film, redraw
 
-        return resume_film(source, output or _unused_files(source.name), quiet)
+        film = Journal.open(source)
+        return redraw(lambda: finish_film(film, not quiet), output or _unused_files(source.name))
     run = (Run.replay if again else Run.resume)(source, **options)
     _check_outputs(output, run.settings.generator)
     return _write_run(finish(run, not quiet), output or _unused_files(run.settings.prompt))

@@ -99,7 +99,7 @@ STARTS = Registry(
 ENGINES = Registry(
     "engine",
     {
-        "local": "clipgen.studies.local:ProcessExecutor",
+        "local": "clipgen.studies.executor:ProcessExecutor",
         "ray": "clipgen.studies.ray:RayExecutor",
     },
 )

@@ -52,7 +52,6 @@ def test_output_by_suffix(tmp_path):
         (["a cat", "-o", "taken/cat.png"], "choose a folder"),
         (["a cat", "-o", "cat.png", "-o", "folder.gif"], "choose a file, such as folder.gif/picture.png"),
         (["a cat", "--batch", "2", "-o", "missing/cat.png"], "choose a folder"),
-        (["a cat", "--workers", "2"], "give --batch, too"),
         (["a cat", "--perceptor", "ViT-B-32/openai", "-o", "missing/cat.png"], "choose a folder"),  # not downloaded
         (["dalle", "a cat", "--model", "dalle-mini", "-o", "missing/cat.png"], "choose a folder"),
         (["dalle", "a cat", "-o", "cat.jpeg"], "use one of"),
@@ -116,7 +115,7 @@ def test_help_lists_every_setting_in_groups(capsys):
     group = {part.partition(":")[0].strip(): part for part in parts}
     assert group.keys() >= GROUPS.keys()
     assert "--cut-min" in group["cutouts"] and "--lr" in group["optimiser"] and "--tv" in group["look"]
-    assert "--output" in group["prompt and output"] and "--workers" in group["speed and memory"]
+    assert "--output" in group["prompt and output"] and "--passes" in group["speed and memory"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

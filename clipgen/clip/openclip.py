@@ -25,7 +25,6 @@ from clipgen.errors import ClipgenError
 from clipgen.storage import weights
 from clipgen.storage.download import check_hub
 from clipgen.storage.remote import Remote, fetch
-from clipgen.storage.sources import Source
 
 _PREFIXES = ("hf-hub:", "local-dir:")
 # What the CLIP paper's repository calls OpenAI's models, and open_clip's architectures.
@@ -208,7 +207,7 @@ def _load(name: str) -> tuple[Any, Any, Path | None]:
 def _check_hub(name: str) -> None:
     """Raise ClipgenError if a model of the hub is asked for and cannot be had."""
     if name.startswith("hf-hub:"):
-        check_hub(Source(f"hf:{name.removeprefix('hf-hub:')}/open_clip_config.json"))
+        check_hub(name.removeprefix("hf-hub:"), "open_clip_config.json")
 
 
 def parse_name(name: str) -> tuple[str, str]:

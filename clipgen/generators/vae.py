@@ -24,7 +24,6 @@ from clipgen.precision import MixedPrecision
 from clipgen.storage import weights
 from clipgen.storage.download import check_hub
 from clipgen.storage.remote import fetch
-from clipgen.storage.sources import Source
 
 _conv = partial(nn.Conv2d, kernel_size=3, padding=1)
 
@@ -148,7 +147,7 @@ def hub_config(name: str) -> dict[str, Any]:
 
     repo, folder = _split_name(name)
     try:
-        check_hub(Source(f"hf:{repo}/{f'{folder}/' if folder else ''}config.json"))
+        check_hub(repo, f"{folder}/config.json" if folder else "config.json")
         config = json.loads(Path(hf_hub_download(repo, "config.json", subfolder=folder)).read_text())
     except Exception as error:  # the hub's errors differ between its versions
         raise _unreadable(name, error) from error

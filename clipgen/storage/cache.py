@@ -11,8 +11,8 @@ from pathlib import Path
 
 from clipgen.storage.weights import cache_folder, converted, converted_from, origin, version
 
-# What `atomic_write` and downloads write to until it is complete; the last is that of older versions.
-_PARTIAL = re.compile(r"\.([0-9a-f]{8}\.part(\.\w+)?|[^/]+\.[0-9a-f]{8}\.(part|etag|hub)|[^/]+\.\d+\.part)")
+# What `atomic_write` and downloads write to until it is complete.
+_PARTIAL = re.compile(r"\.([0-9a-f]{8}\.part(\.\w+)?|[^/]+\.[0-9a-f]{8}\.(part|etag|hub))")
 _COPY = re.compile(r".+-[0-9a-f]{12}\.safetensors")
 _MIN_AGE = 3600.0  # seconds; a younger unfinished file may be a download in progress
 

@@ -15,7 +15,7 @@ import time
 import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -23,12 +23,40 @@ import clipgen
 from clipgen.progress import is_listened_to, tell
 from clipgen.storage.files import atomic_write
 from clipgen.storage.network import UnreachableError, ask, check_reachable
-from clipgen.storage.sources import LARGEST, Source, WrongFileError, check_format, hash_file
 from clipgen.storage.weights import cache_folder
 
+if TYPE_CHECKING:
+    from clipgen.storage.remote import Source
+
+LARGEST = 4e10  # bytes of a file of unknown size: no open_clip model has more
 _TRIES = 5
 DRIP, SPAN = 64_000, 60.0  # fewer bytes than DRIP in SPAN seconds are no download
 _CHECKSUMS_LOCK = threading.Lock()
+
+
+class WrongFileError(OSError):
+    """The file that came is not the one that was published: its download cannot be continued."""
+
+
+def check_format(file: Path, name: str) -> None:
+    """Raise WrongFileError for a file that does not begin as weights (or json, or text, as ``name`` ends)."""
+    with file.open("rb") as stream:
+        start = stream.read(64)
+    text = start.lstrip()
+    if text[:1] == b"<":
+        raise WrongFileError("it is a web page")
+    suffix = Path(name).suffix
+    if suffix == ".json":
+        valid = text[:1] in (b"{", b"[")
+    elif suffix == ".txt":
+        valid = b"\0" not in start
+    else:
+        pickled = start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
+        # Safetensors begin with the length of a json header.
+        tensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
+        valid = start[:4] == b"PK\3\4" or pickled or tensors
+    if not valid:
+        raise WrongFileError(f"its first bytes, {start[:8]!r}, are those of no known format")
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -44,39 +72,42 @@ def partial_path(source: Source, name: str, suffix: str) -> Path:
 # --- addresses ----------------------------------------------------------------------------------------
 
 
+class _StaleError(OSError):
+    """What came is no part of the file that the server has; all of it is requested again."""
+
+
 @dataclass(frozen=True)
 class _Partial:
-    """An unfinished download, and a file with the validator (RFC 9110) of the version that it is a part of."""
+    """An unfinished download, and a note of its size when complete and the version that it is a part of (RFC 9110)."""
 
     file: Path
-    validator: Path
+    note: Path
 
     @property
     def size(self) -> int:
         return self.file.stat().st_size if self.file.exists() else 0
 
-    @property
-    def tag(self) -> str:
-        tag = self.validator.read_text("latin-1") if self.validator.exists() else ""
-        return tag if tag.isprintable() else ""
+    def begin(self, size: int, headers: Any) -> None:
+        """Delete what came, and note the version if the server can be asked for the rest of it."""
+        self.delete()
+        tag = headers.get("ETag") or ""
+        version = tag if tag.startswith('"') else headers.get("Last-Modified")  # If-Range takes no weak tag
+        if size and version:
+            self.note.write_text(f"{size} {version}", "latin-1")
+
+    def read_note(self) -> tuple[int, str]:
+        """Return the size of the complete file and its version; 0 and nothing if they are not known."""
+        text = self.note.read_text("latin-1") if self.note.exists() else ""
+        size, _, version = text.partition(" ")
+        return (int(size), version) if text.isprintable() and re.fullmatch("[0-9]+", size) else (0, "")
 
     def delete(self) -> None:
         self.file.unlink(missing_ok=True)
-        self.validator.unlink(missing_ok=True)
-
-    def restart(self, why: str) -> OSError:
-        """Delete what came; return the error after which the whole file is requested."""
-        self.delete()
-        return OSError(f"{why}; it starts again")
+        self.note.unlink(missing_ok=True)
 
 
 def from_address(source: Source, name: str) -> Path:
-    """Download a file with a progress bar; a cut connection continues where it stopped, in a later session too.
-
-    Raises:
-        UnreachableError: At once, if nobody answers and nothing came.
-        OSError: The download failed.
-    """
+    """Download a file with a progress bar; a cut connection continues where it stopped, in a later session too."""
     part = _Partial(partial_path(source, name, ".part"), partial_path(source, name, ".etag"))
     part.file.parent.mkdir(parents=True, exist_ok=True)
     _read_checksums()  # a damaged file is noticed before the work
@@ -102,6 +133,8 @@ def _download(source: Source, name: str, part: _Partial) -> None:
         try:
             return _request(source, name, part)
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, _StaleError):
+                part.delete()
             final = isinstance(error, WrongFileError) or is_disk_full(error) or attempt == _TRIES - 1
             final |= isinstance(error, UnreachableError) and part.size == size_before
             final |= isinstance(error, urllib.error.HTTPError) and error.code < 500
@@ -112,70 +145,44 @@ def _download(source: Source, name: str, part: _Partial) -> None:
 
 def _request(source: Source, name: str, part: _Partial) -> None:
     """Request the bytes that are missing. Only what the server calls the same version is continued."""
-    tag = part.tag
-    have = part.size if tag else 0
+    total, version = part.read_note()
+    start = part.size if total else 0
+    if total and start == total:
+        return
     headers = {"User-Agent": f"clipgen/{clipgen.__version__}"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": tag}
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": version}
     try:
         answer = ask(source.where, headers)
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:
-            raise
-        if error.headers.get("Content-Range", "") == f"bytes */{have}":
-            return  # it was complete already
-        raise part.restart("the partial file does not fit any more") from error
+        if error.code == 416 and start:
+            raise _StaleError("the partial file does not fit any more; it starts again") from error
+        raise
     with answer:
-        start, total = _read_range(answer, part, have, tag)
-        if total is not None:
-            source.check_size(total)
-        tell(name, start, total)
-        if not start:
-            part.validator.unlink(missing_ok=True)
-            if version := _read_version(answer.headers):
-                part.validator.write_text(version, "latin-1")
-        _receive(answer, source, name, part.file, start, total)
-    if total is not None and part.size > total:
-        raise part.restart(f"{part.size - total} bytes more came than it has")
-    if total is not None and part.size < total:
+        if answer.headers.get_content_type() == "text/html":  # a page that says, with status 200, that it is gone
+            raise WrongFileError("a web page came instead of it")
+        length = _parse_length(answer.headers.get("Content-Length"))
+        if start and answer.status == 206:
+            _check_rest(answer.headers, start, total, length, version)
+        else:
+            start, total = 0, length or 0
+            _check_whole(answer.status, length, source)
+            part.begin(total, answer.headers)
+        _receive(answer, source, name, part.file, start, total or None)
+    if total and part.size > total:
+        raise _StaleError(f"{part.size - total} bytes more came than it has; it starts again")
+    if total and part.size < total:
         raise OSError(f"the connection was cut {total - part.size} bytes before the end")
 
 
-def _read_range(answer: Any, part: _Partial, have: int, tag: str) -> tuple[int, int | None]:
-    """Return the first byte that comes, and the size of the whole file if it is known."""
-    if answer.headers.get_content_type() == "text/html":  # a page that says, with status 200, that it is gone
-        raise WrongFileError("a web page came instead of it")
-    length = _parse_length(answer.headers.get("Content-Length"))
-    if answer.status == 206:
-        if not have:
-            raise WrongFileError("a part of it came, and all of it was requested")
-        try:
-            return have, have + _count_remaining(answer.headers, have, length, tag)
-        except ValueError as error:
-            raise part.restart(str(error)) from error
-    if answer.status != 200:
-        raise OSError(f"it answers with status {answer.status}")
-    return 0, length
-
-
-def _receive(answer: Any, source: Source, name: str, file: Path, start: int, total: int | None) -> None:
-    with (
-        file.open("r+b" if start else "wb") as out,
-        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=is_listened_to()) as bar,
-    ):
-        out.seek(start)  # not to its end, which another process may move that downloads the same
-        mark, began = start, time.monotonic()
-        while block := answer.read1(1 << 18):  # what has come, so that a stall loses nothing
-            tell(name, out.tell() + len(block), total)
-            out.write(block)
-            bar.update(len(block))
-            if out.tell() > source.limit:
-                most = source.megabytes or LARGEST / 1e6
-                raise WrongFileError(f"more came than the {most:.0f} MB that it may have")
-            if time.monotonic() - began >= SPAN:
-                if out.tell() - mark < DRIP:
-                    raise OSError(f"only {out.tell() - mark} bytes came within {SPAN:g} seconds")
-                mark, began = out.tell(), time.monotonic()
+def _check_whole(status: int, length: int | None, source: Source) -> None:
+    """Raise an error unless a whole file comes, of a size that it can have."""
+    if status == 206:
+        raise WrongFileError("a part of it came, and all of it was requested")
+    if status != 200:
+        raise OSError(f"it answers with status {status}")
+    if length is not None:
+        source.check_size(length)
 
 
 def _parse_length(number: str | None) -> int | None:
@@ -185,22 +192,33 @@ def _parse_length(number: str | None) -> int | None:
     return None if number is None else int(number)
 
 
-def _read_version(headers: Any) -> str:
-    """Return what If-Range may name: a strong ETag, or else the time of the last change (RFC 9110, 13.1.5)."""
-    tag = headers.get("ETag") or ""
-    return tag if tag.startswith('"') else headers.get("Last-Modified") or ""
-
-
-def _count_remaining(headers: Any, have: int, length: int | None, version: str) -> int:
-    """Return how many bytes come, which are all after the first ``have``. Raises ValueError for any other range."""
-    text = headers.get("Content-Range") or "none"
-    match = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", text.strip())
-    first, last, total = map(int, match.groups()) if match else (-1, -1, -1)
-    if first != have or last < first or last + 1 != total or length not in (None, total - have):
-        raise ValueError(f"bytes from {have} on were requested, and the range that came is {text[:60]!r}")
+def _check_rest(headers: Any, start: int, total: int, length: int | None, version: str) -> None:
+    """Raise _StaleError unless all bytes after the first ``start`` come, of the same version."""
+    part = (headers.get("Content-Range") or "none").strip()
+    if part != f"bytes {start}-{total - 1}/{total}" or length not in (None, total - start):
+        raise _StaleError(f"bytes from {start} on were requested, and the range that came is {part[:60]!r}")
     if version.startswith('"') and headers.get("ETag", version) != version:
-        raise ValueError("the part that came is of another version")
-    return total - have
+        raise _StaleError("the part that came is of another version")
+
+
+def _receive(answer: Any, source: Source, name: str, file: Path, start: int, total: int | None) -> None:
+    with (
+        file.open("r+b" if start else "wb") as out,
+        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=is_listened_to()) as bar,
+    ):
+        tell(name, start, total)
+        out.seek(start)  # not to its end, which another process may move that downloads the same
+        mark, began = start, time.monotonic()
+        while block := answer.read1(1 << 18):  # what has come, so that a stall loses nothing
+            tell(name, out.tell() + len(block), total)
+            out.write(block)
+            bar.update(len(block))
+            if out.tell() > source.limit:
+                raise WrongFileError(f"more came than the {source.limit / 1e6:.0f} MB that it may have")
+            if time.monotonic() - began >= SPAN:
+                if out.tell() - mark < DRIP:
+                    raise OSError(f"only {out.tell() - mark} bytes came within {SPAN:g} seconds")
+                mark, began = out.tell(), time.monotonic()
 
 
 # --- the hub ------------------------------------------------------------------------------------------
@@ -210,20 +228,20 @@ def find_in_hub_cache(source: Source) -> Path | None:
     """Return a file of the hub that its library has saved on this machine already, for whichever program."""
     from huggingface_hub import try_to_load_from_cache
 
-    if not (hub := source.hub):
-        return None
-    file = try_to_load_from_cache(hub.repo, hub.path, revision=hub.revision)
+    file = try_to_load_from_cache(**source.hub) if source.hub else None
     return Path(file) if isinstance(file, str) else None
 
 
 def check_hub_cache(file: Path, source: Source, name: str) -> Path:
     """Return the file if it is the one of the source; its checksum is computed only once. Raises WrongFileError."""
+    blob = file.resolve().name  # of large files their checksum, as the hub has it
+    expected = source.sha256 or (blob if len(blob) == 64 else "")
+    mark = f"{source.where} {file.stat().st_size} {file.stat().st_mtime_ns}"
     try:
         source.check_size(file.stat().st_size)
         check_format(file, name)
-        mark = f"{source.where} {file.stat().st_size} {file.stat().st_mtime_ns}"
-        if source.sha256 and not _read_checksums().get(mark, "").startswith(source.sha256):
-            _check_sum(file, source.sha256, mark)
+        if expected and not _read_checksums().get(mark, "").startswith(expected):
+            _check_sum(file, expected, mark)
     except WrongFileError as error:
         raise WrongFileError(f"{file}: {error}") from error
     return file
@@ -248,53 +266,39 @@ def _progress_class(name: str) -> type[tqdm]:
     return Telling
 
 
-def check_hub(source: Source) -> None:
+def check_hub(repo_id: str, filename: str, revision: str | None = None) -> None:
     """Raise UnreachableError if a file of the hub is not here and the hub is silent: its library would retry long."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, try_to_load_from_cache
 
-    if not (constants.HF_HUB_OFFLINE or find_in_hub_cache(source)):
+    is_cached = isinstance(try_to_load_from_cache(repo_id, filename, revision=revision), str)
+    if not (constants.HF_HUB_OFFLINE or is_cached):
         check_reachable(constants.ENDPOINT)
 
 
 def from_hub(source: Source, name: str, own: bool) -> Path:
-    """Download with the hub's library, into its cache, or if ``own`` into clipgen's.
-
-    Raises:
-        UnreachableError: At once, if the hub does not answer.
-        OSError: The download failed.
-    """
+    """Download with the hub's library, into its cache, or if ``own`` into clipgen's. Raises OSError."""
     from huggingface_hub import hf_hub_download
 
-    hub = source.hub
-    assert hub
-    check_hub(source)
+    check_hub(**source.hub)
     folder = partial_path(source, name, ".hub") if own else None
     has_bar = "tqdm_class" in inspect.signature(hf_hub_download).parameters  # not before version 1.10
     bar: Any = {"tqdm_class": _progress_class(name)} if has_bar and is_listened_to() else {}
     try:
-        file = Path(hf_hub_download(hub.repo, hub.path, revision=hub.revision, local_dir=folder, **bar))
+        file = Path(hf_hub_download(**source.hub, local_dir=folder, **bar))
     except OSError:
         raise
     except Exception as error:  # the hub's own errors differ between its versions
         raise OSError(str(error)) from error
     try:
-        if not own:
-            blob = file.resolve().name  # of large files their checksum, as the hub has it
-            if not source.sha256 and len(blob) == 64 and hash_file(file) != blob:
-                raise WrongFileError(f"its SHA-256 is not the {blob[:16]}... of the hub")
-            return check_hub_cache(file, source, name)
-        source.check_size(file.stat().st_size)
-        check_format(file, name)
-        _check_sum(file, source.sha256 or "", source.where)
-        os.replace(file, cache_folder() / name)
+        check_hub_cache(file, source, name)
+        return file.replace(cache_folder() / name) if own else file
     except WrongFileError:
         file.resolve().unlink()
         file.unlink(missing_ok=True)
         raise
     finally:
-        if folder and folder.exists():
-            shutil.rmtree(folder)
-    return cache_folder() / name
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- checksums ----------------------------------------------------------------------------------------
@@ -314,7 +318,11 @@ def _read_checksums() -> dict[str, str]:
 
 def _check_sum(file: Path, expected: str, mark: str) -> None:
     """Raise WrongFileError for another checksum than ``expected`` (or its first digits); else save it by ``mark``."""
-    digest = hash_file(file)
+    sha256 = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            sha256.update(block)
+    digest = sha256.hexdigest()
     if not digest.startswith(expected):
         raise WrongFileError(f"its SHA-256 is {digest[:16]}..., and it should be {expected[:16]}...")
     cache_folder().mkdir(parents=True, exist_ok=True)

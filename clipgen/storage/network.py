@@ -1,4 +1,4 @@
-"""Requests that give up soon if nobody answers, and are patient once somebody has."""
+"""Requests that give up soon if nobody answers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-CONNECT = 5.0  # seconds for a connection to each address of a host
-ANSWER = 10.0  # seconds without a byte before an answer begins
-STALL = 30.0  # seconds without a byte after that
-HEAD = 120.0  # seconds until an answer has begun in all, however its headers drip and wherever it redirects
+TIMEOUT = 10.0  # seconds for a connection to each address of a host, and without a byte after that
 
 
 class UnreachableError(OSError):
@@ -66,49 +63,6 @@ class Deadline:
             raise TimeoutError(f"it did not end within {self._seconds:g} seconds") from error
 
 
-class _Phases:
-    """A mixin that gives each phase of a connection its own timeout."""
-
-    timeout: float | None
-    sock: Any
-
-    def __init__(self, *args: Any, deadline: Deadline, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._deadline = deadline
-
-    def connect(self) -> None:
-        self.timeout = CONNECT
-        super().connect()  # type: ignore[misc]
-        self.sock.settimeout(ANSWER)
-        self._deadline.watch(self.sock)
-
-    def getresponse(self) -> http.client.HTTPResponse:
-        socket = self.sock  # the connection gives it up, the answer keeps it
-        answer = super().getresponse()  # type: ignore[misc]
-        socket.settimeout(STALL)
-        return answer
-
-
-class _Plain(_Phases, http.client.HTTPConnection):
-    pass
-
-
-class _Secure(_Phases, http.client.HTTPSConnection):
-    pass
-
-
-class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    def __init__(self, deadline: Deadline):
-        super().__init__()
-        self._deadline = deadline
-
-    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Plain, request, deadline=self._deadline)  # type: ignore[arg-type]
-
-    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Secure, request, deadline=self._deadline)  # type: ignore[arg-type]
-
-
 def ask(address: str, headers: Mapping[str, str], method: str = "GET") -> Any:
     """Return the answer of a server, to be read and closed.
 
@@ -116,11 +70,10 @@ def ask(address: str, headers: Mapping[str, str], method: str = "GET") -> Any:
         UnreachableError: Nobody answers.
         OSError, HTTPException: Anything else that fails.
     """
-    request, deadline = urllib.request.Request(address, headers=dict(headers), method=method), Deadline(HEAD)
+    request = urllib.request.Request(address, headers=dict(headers), method=method)
     silence = f"nobody answers at {urlsplit(address).netloc}"
     try:
-        with deadline:
-            return urllib.request.build_opener(_Handler(deadline)).open(request)
+        return urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError:
         raise
     except urllib.error.URLError as error:
@@ -128,7 +81,7 @@ def ask(address: str, headers: Mapping[str, str], method: str = "GET") -> Any:
             raise
         raise UnreachableError(f"{silence} ({error.reason})") from error
     except TimeoutError as error:
-        raise UnreachableError(f"{silence} within {ANSWER:g} seconds") from error
+        raise UnreachableError(f"{silence} within {TIMEOUT:g} seconds") from error
     except ValueError as error:  # a redirect to what is no address, or a name that cannot be one
         raise OSError(f"it leads to what is no address ({error})") from error
 

@@ -3,21 +3,73 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.progress import run_stoppable
 from clipgen.storage import weights
-from clipgen.storage.download import check_hub_cache, find_in_hub_cache, from_address, from_hub, is_disk_full
+from clipgen.storage.download import (
+    LARGEST,
+    WrongFileError,
+    check_format,
+    check_hub_cache,
+    find_in_hub_cache,
+    from_address,
+    from_hub,
+    is_disk_full,
+)
 from clipgen.storage.network import UnreachableError
-from clipgen.storage.sources import Source, WrongFileError, check_format
 from clipgen.storage.weights import cache_folder
+
+_HUB = re.compile(r"hf:(?P<repo_id>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<filename>.+)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that has a file: ``where`` is an address, or ``hf:owner/repo[@revision]/path``."""
+
+    where: str
+    megabytes: float | None = None  # roughly; much more is refused, and less than half
+    sha256: str | None = None  # or its first digits
+
+    @classmethod
+    def parse(cls, line: str, megabytes: float | None = None, sha256: str | None = None) -> Source:
+        """Parse a place; what differs in this copy stands behind a ``#``: ``#sha256=0a1b&megabytes=359``."""
+        where, _, fragment = line.partition("#")
+        facts = {key: values[0] for key, values in parse_qs(fragment, strict_parsing=bool(fragment)).items()}
+        return cls(where, float(facts.get("megabytes", megabytes or 0)) or None, facts.get("sha256", sha256))
+
+    @property
+    def hub(self) -> dict[str, Any]:
+        """What the functions of huggingface_hub call a file there; empty for an address."""
+        match = _HUB.fullmatch(self.where)
+        return match.groupdict() if match else {}
+
+    @property
+    def host(self) -> str:
+        """The host of an address, or "hub"."""
+        return "hub" if self.hub else urlsplit(self.where).netloc
+
+    @property
+    def limit(self) -> float:
+        """The most bytes that are taken from here."""
+        return LARGEST if self.megabytes is None else self.megabytes * 1.25e6 + 1e6
+
+    def check_size(self, size: int) -> None:
+        """Raise WrongFileError for a number of bytes that this file cannot have."""
+        if size > self.limit:
+            raise WrongFileError(f"{size} bytes are offered, but it has about {self.megabytes or LARGEST / 1e6:.0f} MB")
+        if size < (self.megabytes or 0) * 0.5e6:
+            raise WrongFileError(f"{size} bytes are too few, it has about {self.megabytes:.0f} MB")
 
 
 @dataclass(frozen=True)

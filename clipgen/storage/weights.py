@@ -66,20 +66,6 @@ def load_weights(file: Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, config
 
 
-def save_weights(file: Path, tensors: dict[str, Tensor], config: dict, eight_bit: tuple[str, ...] = ()) -> None:
-    """Save in 16 bits; the matrices named in ``eight_bit`` in 8 bits with one scale per row."""
-    stored = {}
-    for key, tensor in tensors.items():
-        if key in eight_bit:
-            scale = tensor.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
-            stored[key], stored[f"{key}.scale"] = (tensor / scale).round().to(torch.int8), scale
-        else:
-            # Vectors stay as they are: the variances of batch norms overflow in 16 bits.
-            stored[key] = tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
-    stored = {key: tensor.detach().contiguous() for key, tensor in stored.items()}
-    save_file(stored, file, {"config": json.dumps(config)})
-
-
 def assign_weights(net: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Put tensors into a net, all or none. Raises ClipgenError that names what is missing or misshapen."""
     expected = net.state_dict()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import clipgen
 from clipgen.errors import ClipgenError
@@ -14,39 +14,6 @@ from clipgen.images.names import display_path, expand_home
 from clipgen.registry import ENGINES
 from clipgen.studies.page import check_file
 from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
-
-if TYPE_CHECKING:
-    from clipgen.runs.journal import Journal
-
-
-def redraw(make: Callable[[], Journal], files: Sequence[Path], fps: float | None = None) -> int:
-    """Write the film that ``make`` redraws, as far as it is made. Exit status: 0 done, 130 interrupted."""
-    from clipgen.runs.finish import Interrupted, resumable
-    from clipgen.runs.output import export_run
-
-    try:
-        journal, interruption = make(), ""
-    except Interrupted as error:
-        if not error.journal.steps:
-            raise
-        journal, interruption = error.journal, str(error)
-    with resumable(journal):
-        for file in files:
-            export_run(journal, file, "last", fps=fps)
-    print(
-        f"{' and '.join(map(str, files))} "
-        + (f"({interruption})" if interruption else f"(done); the run is in {display_path(journal.folder)}")
-    )
-    return 130 if interruption else 0
-
-
-def resume_film(folder: Path, files: Sequence[Path], quiet: bool) -> int:
-    """Redraw the frames that a film lacks. Exit status as of ``redraw``."""
-    from clipgen.runs.journal import Journal
-    from clipgen.studies.films import finish_film
-
-    film = Journal.open(folder)
-    return redraw(lambda: finish_film(film, not quiet), files)
 
 
 def study_command(parser: argparse.ArgumentParser, words: list[str]) -> int:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -15,17 +14,18 @@ from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
 from clipgen.images.films import FilmReader
+from clipgen.images.names import display_path
 from clipgen.images.reading import Pictorial, to_picture
 from clipgen.prompts import slug
-from clipgen.runs.finish import finish_batch, resumable
+from clipgen.runs.finish import Interrupted, finish_batch, resumable
 from clipgen.runs.inputs import Ask, Inputs, Value
 from clipgen.runs.journal import Journal, warn_unsaved
 from clipgen.runs.lock import Lock
+from clipgen.runs.output import export_run
 from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings
 from clipgen.runs.spec import Losses, RunSpec
 from clipgen.setting import check_count, check_number
-from clipgen.studies.study import study
 
 FILM = "film"  # the start of a redrawn film, and the folder with its frames until all are redrawn
 
@@ -36,8 +36,6 @@ def batch(
     *,
     seed: int = 0,
     batch: int = 1,
-    engine: str = "",
-    workers: int | None = None,
     progress: bool = True,
     folder: str | Path = "clipgen-runs",
     losses: Losses = (),
@@ -51,8 +49,6 @@ def batch(
         seed: That of the first picture.
         batch: Number of pictures in one tensor, which is faster where the device has room for more; they are equal to
             those made singly, up to rounding.
-        engine: What makes the pictures, as of ``study``; this process by default.
-        workers: Number of workers of the engine.
         progress: Show a progress bar.
         folder: Where run folders are made.
         losses: As of ``clipgen.Run``.
@@ -62,29 +58,10 @@ def batch(
         The runs that were begun; ``best`` sorts them.
 
     Raises:
-        ClipgenError: For numbers that cannot work, ``losses`` with an engine, and what went wrong in a worker.
+        ClipgenError: For numbers that cannot work.
     """
     batch, count, seed = check_count("batch", batch), check_count("count", count), check_count("seed", seed, low=0)
-    if engine or workers is not None:
-        if losses:
-            raise ClipgenError("losses=...: functions of your own stay in this process; leave engine and workers out")
-        title = slug(prompt if isinstance(prompt, str) else "pictures")
-        options: dict[str, Any] = {"workers": workers, "batch": batch, "progress": progress, **settings}
-        result = study(
-            table=[{"prompt": prompt}],
-            seed=range(seed, seed + count),
-            folder=Path(folder, f"batch-{title}"),
-            engine=engine or "local",
-            **options,
-        )
-        if failed := next((row for row in result.rows if row.state.error), None):
-            raise ClipgenError(f"{failed.label}: {failed.state.error}")
-        runs: list[Run] = []
-        for row in result.rows:
-            if row.state.step:
-                runs.append(Run.resume(row.folder, like=runs[0] if runs else None))
-        return runs
-    runs = []
+    runs: list[Run] = []
     while len(runs) < count and (not runs or runs[-1].finished):
         group: list[Run] = []
         for number in range(len(runs), min(count, len(runs) + batch)):
@@ -216,3 +193,19 @@ def finish_film(film: Journal, progress: bool = True, losses: Losses = ()) -> Jo
 
 def _frame_name(number: int) -> str:
     return f"film-{number:05d}.png"
+
+
+def redraw(make: Callable[[], Journal], files: Sequence[Path], fps: float | None = None) -> int:
+    """Write the film that ``make`` redraws, as far as it is made. Exit status: 0 done, 130 interrupted."""
+    try:
+        journal, interruption = make(), ""
+    except Interrupted as error:
+        if not error.journal.steps:
+            raise
+        journal, interruption = error.journal, str(error)
+    with resumable(journal):
+        for file in files:
+            export_run(journal, file, "last", fps=fps)
+    ending = f"({interruption})" if interruption else f"(done); the run is in {display_path(journal.folder)}"
+    print(f"{' and '.join(map(str, files))} {ending}")
+    return 130 if interruption else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import math
@@ -12,11 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from clipgen.errors import ClipgenError
-from clipgen.images.reading import Pictorial, to_array, to_picture
+from clipgen.images.reading import Pictorial
+from clipgen.runs.inputs import Inputs
 from clipgen.studies.tables import MAX_ROWS, Table, format_value, is_text, parse_value, read_table, unwrap_cell
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -44,7 +41,7 @@ def expand_grid(
     zipped: bool = False,
     max_rows: int = MAX_ROWS,
 ) -> list[GridPoint]:
-    """Return the runs of a study, in the order of its axes, the last one fastest, without duplicates.
+    """Return the runs of a study, in the order of its axes, the last one fastest.
 
     An axis is a setting, a placeholder or the template with several values, or the rows of the table.
 
@@ -81,11 +78,10 @@ def expand_grid(
     labels = _label_values(points)
     varied = [name for name in names if any(_text(label, name) != _text(labels[0], name) for label in labels)]
     placeholders = {name for point in points for name in _find_placeholders(point)}
-    unique = {}
-    for point, label in zip(points, labels, strict=True):
-        filled = _fill(point, {name: label[name] for name in varied if name in label}, placeholders)
-        unique[_identity(filled, label)] = filled
-    return list(unique.values())
+    return [
+        _fill(point, {name: label[name] for name in varied if name in label}, placeholders)
+        for point, label in zip(points, labels, strict=True)
+    ]
 
 
 def _split_axes(arguments: Mapping[str, Any], max_rows: int) -> tuple[dict[str, Any], list[list[dict[str, Any]]]]:
@@ -133,33 +129,12 @@ def _label_values(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if value is None or is_text(value):
                 continue
             if id(value) not in contents:
-                contents[id(value)] = _content(value)
+                contents[id(value)] = repr(Inputs().name_values({name: value})[name])
             kind = "image" if isinstance(value, Pictorial) else type(value).__name__
             numbers = numbered.setdefault((name, kind), {})
             label[name] = numbers.setdefault(contents[id(value)], f"{kind} {len(numbers) + 1}")
         labels.append(label)
     return labels
-
-
-def _content(value: Any) -> str:
-    """Return what equal values have in common: of pictures their pixels."""
-    if isinstance(value, Mapping):
-        return repr([(_content(key), _content(weight)) for key, weight in value.items()])
-    if isinstance(value, (list, tuple)):
-        return repr([_content(one) for one in value])
-    if not isinstance(value, Pictorial):
-        return repr(value)
-    if isinstance(value, Tensor):
-        pixels = to_array(value)
-    else:
-        pixels = value if isinstance(value, np.ndarray) else np.asarray(to_picture(value))
-    return f"{pixels.dtype} {pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
-
-
-def _identity(point: GridPoint, label: Mapping[str, Any]) -> str:
-    """Return what equal runs have in common: their prompt and settings, pictures as labels by content."""
-    prompt = point.prompt if isinstance(point.prompt, str) else label["prompt"]
-    return repr([("prompt", prompt), *((name, label[name]) for name in sorted(point.settings))])
 
 
 def _find_placeholders(point: Mapping[str, Any]) -> Iterator[str]:

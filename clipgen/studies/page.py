@@ -1,32 +1,40 @@
-"""A study as one HTML page: a grid of rows to filter, each of which opens the page of its film.
+"""What a study shows: its progress, a bar or in a notebook a grid of the newest pictures, and in the end an HTML page.
 
-It asks the network for nothing, under a Content-Security-Policy as a film's page. Without JavaScript the pictures and
-scores are there.
+The page is a grid of rows to filter, each of which opens the page of its film. It asks the network for nothing, under
+a Content-Security-Policy as a film's page. Without JavaScript the pictures and scores are there.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
 from clipgen.errors import ClipgenError
 from clipgen.export import html as film_page
 from clipgen.export.film import export
 from clipgen.images.sheets import enlarge
 from clipgen.runs.saved import base_names
-from clipgen.studies.row import Row
+from clipgen.studies.row import Row, RowState
 from clipgen.studies.tables import format_value
 
 PAGE, CSS, JS = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
 SUFFIXES = (".html", ".png", ".csv")
-FRAMES, SIDE = 30, 384  # largest number of frames of a film, pixels of a thumbnail: a page holds many
+FRAMES, THUMBNAIL = 30, 384  # largest number of frames of a film, pixels of a picture: a page holds many
+TILES, TILE = 96, 128  # number of tiles of a live grid, pixels of one
 
 
 def check_file(file: str | Path) -> Path:
@@ -107,7 +115,7 @@ def _row_html(row: Row) -> str:
     if not (image := row.image):
         return f'{item}<div class="row"><span class="none"></span>{lines}</div></li>\n'
     thumbnail = enlarge(image)
-    thumbnail.thumbnail((SIDE, SIDE))
+    thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
     picture = f'<img src="{film_page.data_url(thumbnail)}" alt="{label}">'
     film = f'<script type="application/json">{_script_json(_film_html(row))}</script>'
     return f'{item}<button class="row" type="button">{picture}{lines}</button>{film}</li>\n'
@@ -123,3 +131,123 @@ def _film_html(row: Row) -> str:
     with tempfile.TemporaryDirectory() as folder:
         frames, file = map(row.journal.frame, steps), Path(folder, "film.html")
         return export(frames, file, base_names(row.journal.history), scores=rows).read_text("utf-8")
+
+
+@contextmanager
+def show_progress(rows: Sequence[Row], progress: bool) -> Iterator[Callable[[], None]]:
+    """Yield a function that shows how far the rows are, to be called as often as one likes."""
+    if not progress:
+        yield lambda: None
+    elif _is_notebook():
+        from IPython.display import display
+
+        grid = ProgressGrid(rows)
+        display(grid.widget)
+        try:
+            yield throttle(grid.update)
+        finally:
+            grid.update()
+    else:
+        with tqdm(total=sum(row.steps for row in rows), unit="step", dynamic_ncols=True) as bar:
+            bar.initial = bar.n = bar.last_print_n = count_steps(rows, [row.state for row in rows])
+
+            def update() -> None:
+                states = [row.state for row in rows]
+                failed = sum(bool(state.error) for state in states)
+                bar.update(max(0, count_steps(rows, states) - bar.n))
+                bar.set_postfix(rows=f"{sum(state.done for state in states)}/{len(rows)}", failed=failed, refresh=False)
+
+            try:
+                yield throttle(update)
+            finally:
+                update()
+
+
+def throttle(update: Callable[[], None]) -> Callable[[], None]:
+    """Limit a function to once a second, and a twentieth of the time: 1,000 rows can take as long as a picture."""
+    next_time = 0.0
+
+    def throttled() -> None:
+        nonlocal next_time
+        began = time.monotonic()
+        if began >= next_time:
+            update()
+            next_time = began + max(1, 20 * (time.monotonic() - began))
+
+    return throttled
+
+
+def _is_notebook() -> bool:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
+
+
+def count_steps(rows: Sequence[Row], states: Sequence[RowState]) -> int:
+    """Return the number of steps that are made, or not to be made: all those of a failed row."""
+    return sum(row.steps if state.done or state.error else state.step for row, state in zip(rows, states))
+
+
+class ProgressGrid:
+    """A widget with a tile for each row: its newest frame, and what it varies; above them the progress of all.
+
+    Attributes:
+        widget: To be displayed.
+        tiles: The first ``TILES`` rows' pictures with their labels.
+        summary: The line above them.
+    """
+
+    def __init__(self, rows: Sequence[Row], clock: Callable[[], float] = time.monotonic):
+        import ipywidgets as widgets
+
+        self._rows, self._clock = rows, clock
+        self._began, self._steps_before = clock(), count_steps(rows, [row.state for row in rows])
+        self._total = sum(row.steps for row in rows)
+        self._bar, self.summary = widgets.HTML(layout={"width": "100%"}), widgets.HTML()
+        self.tiles = []
+        for row in rows[:TILES]:
+            picture = widgets.Image(format="jpeg", layout={"width": f"{TILE}px", "display": "none"})
+            label = widgets.HTML(_label_html(row.label))
+            self.tiles.append(widgets.VBox([picture, label], layout={"width": f"{TILE + 8}px", "margin": "2px"}))
+            self.tiles[-1].add_class("clipgen-tile")
+        self._displayed = [RowState()] * len(self.tiles)
+        flow = widgets.Box(self.tiles, layout={"flex_flow": "row wrap"})
+        self.widget = widgets.VBox([self.summary, self._bar, flow])
+        self.update()
+
+    def update(self) -> None:
+        """Show what has changed."""
+        states = [row.state for row in self._rows]
+        for i, state in enumerate(states[:TILES]):
+            if state != self._displayed[i]:
+                self._displayed[i] = state
+                self._update_tile(i, state)
+        done, failed = sum(state.done for state in states), sum(bool(state.error) for state in states)
+        steps = count_steps(self._rows, states)
+        self._bar.value = (
+            f'<progress aria-label="steps" value="{steps}" max="{self._total}" style="width:100%"></progress>'
+        )
+        parts = [f"{done} of {len(states)} pictures"] + [f"{failed} failed"] * bool(failed)
+        if self._steps_before < steps < self._total:
+            per_step = (self._clock() - self._began) / (steps - self._steps_before)
+            parts.append(f"{tqdm.format_interval(per_step * (self._total - steps))} left")
+        if more := len(self._rows[TILES:]):
+            parts.append(f"{more} more are not shown here")
+        self.summary.value = " · ".join(parts)
+
+    def _update_tile(self, i: int, state: RowState) -> None:
+        row = self._rows[i]
+        picture, label = self.tiles[i].children
+        if state.step and (frame := row.image):
+            picture.value, picture.layout.display = _encode_thumbnail(frame), ""
+        status = "" if state.done else f"step {state.step} of {row.steps}"
+        label.value = _label_html(row.label, f"<b>{escape(state.error)}</b>" if state.error else status)
+
+
+def _label_html(label: str, status: str = "") -> str:
+    return f'<div style="line-height:1.3;overflow-wrap:anywhere"><small>{escape(label)}<br>{status}</small></div>'
+
+
+def _encode_thumbnail(frame: Image.Image) -> bytes:
+    out = io.BytesIO()
+    ImageOps.contain(frame, (TILE, TILE)).save(out, "JPEG", quality=85)
+    return out.getvalue()

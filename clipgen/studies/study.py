@@ -25,9 +25,8 @@ from clipgen.storage.files import atomic_write
 from clipgen.studies import page
 from clipgen.studies.executor import WorkerExecutor, WorkerLost, visible_gpus
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.progress import show_progress
-from clipgen.studies.row import Row, RowState
-from clipgen.studies.storage import StudyStorage
+from clipgen.studies.page import show_progress
+from clipgen.studies.row import Row, RowState, StudyStorage
 from clipgen.studies.tables import MAX_ROWS, Table, format_value, write_csv
 from clipgen.studies.worker import make_rows
 
@@ -39,14 +38,15 @@ class Study:
     """The rows of a study, made or not. A notebook shows it as its sheet.
 
     Attributes:
-        rows: All runs, in the order of the grid.
+        rows: All runs, in the order of the grid, none twice.
         varied: Names of what differs between them.
         folder: Where they are, on this machine.
     """
 
-    def __init__(self, rows: Sequence[Row], storage: StudyStorage, template: str = ""):
-        self.rows, self.storage, self.folder, self.template = list(rows), storage, storage.folder, template
-        self.varied = list(dict.fromkeys(name for row in rows for name in row.varied))
+    def __init__(self, rows: Iterable[Row], storage: StudyStorage, template: str = ""):
+        self.storage, self.folder, self.template = storage, storage.folder, template
+        self.rows = list({row.mark: row for row in rows}.values())
+        self.varied = list(dict.fromkeys(name for row in self.rows for name in row.varied))
 
     def make(self, engine: str = "local", workers: int | None = None, batch: int = 1) -> Generator[None]:
         """Make the rows that are missing; arguments as of ``study``.
@@ -242,11 +242,10 @@ def study(
     title = template if isinstance(template, str) else format_value(points[0].prompt)
     storage = StudyStorage(folder if folder is not None else Path("clipgen-runs", f"study-{slug(title)}"))
     names = storage.row_names()
-    rows = list({row.folder: row for row in (Row(point, storage.folder, names) for point in points)}.values())
-    result = Study(rows, storage, title)
+    result = Study((Row(point, storage.folder, names) for point in points), storage, title)
     with suppress(KeyboardInterrupt), closing(result.make(engine, workers, batch)) as steps:
         for _ in steps:  # the first: all is checked
-            with show_progress(rows, progress) as update:
+            with show_progress(result.rows, progress) as update:
                 for _ in steps:
                     update()
     return result

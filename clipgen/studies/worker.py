@@ -16,8 +16,7 @@ import torch
 from clipgen.errors import ClipgenError
 from clipgen.runs.batch import iterate_batch
 from clipgen.runs.run import Run
-from clipgen.studies.row import RowState
-from clipgen.studies.storage import local_rows
+from clipgen.studies.row import RowState, local_rows
 
 _last_run: Run | None = None  # of this worker: the next rows share its models
 

@@ -23,9 +23,8 @@ from clipgen.runs.run import Run
 from clipgen.runs.saved import base_names
 from clipgen.runs.spec import RunSpec
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.progress import ProgressGrid
-from clipgen.studies.row import Row
-from clipgen.studies.storage import StudyStorage
+from clipgen.studies.page import ProgressGrid, throttle
+from clipgen.studies.row import Row, StudyStorage
 from clipgen.studies.study import Study
 from clipgen.studies.tables import parse_values
 from clipgen.studio.controls import FIELDS, Controls, defaults_of, label_of
@@ -254,13 +253,14 @@ class StudySection(Fold):
 
     def _make(self, study: Study, grid: ProgressGrid, stopped: threading.Event) -> None:
         try:
+            update = throttle(grid.update)
             with closing(study.make()) as steps:
                 for _ in steps:
-                    grid.update()
+                    update()
                     if stopped.is_set():
                         break
         finally:
-            grid.update(last=True)
+            grid.update()
             has_pictures = any(row.image for row in study.rows)
             self.is_busy, self._export_button.disabled = False, not has_pictures
             self.enable()

@@ -68,9 +68,8 @@ def cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
     from ray.cluster_utils import Cluster
 
     from clipgen.studies.grid import expand_grid
-    from clipgen.studies.progress import count_steps
-    from clipgen.studies.row import Row, RowState
-    from clipgen.studies.storage import StudyStorage
+    from clipgen.studies.page import count_steps
+    from clipgen.studies.row import Row, RowState, StudyStorage
     from clipgen.studies.study import Study
 
     os.environ |= ONE_THREAD

@@ -1,7 +1,7 @@
 import pytest
 
 from clipgen.studies import worker
-from clipgen.studies.local import ProcessExecutor
+from clipgen.studies.executor import ProcessExecutor
 
 
 class InlineWorker:

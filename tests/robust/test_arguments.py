@@ -327,7 +327,8 @@ def test_pictures_of_a_study_are_told_apart_by_number(tmp_path, inline_workers):
 
 def test_pictures_may_be_prompts_of_a_study():
     points = expand_grid([_red(), np.zeros((8, 8)), {"a": 1}, {"a": 2}, io.BytesIO(_bytes(_red()))], {})
-    assert [point.label for point in points] == ["prompt=image 1", "prompt=image 2", "prompt=dict 1", "prompt=dict 2"]
+    labels = ["image 1", "image 2", "dict 1", "dict 2", "image 1"]
+    assert [point.label for point in points] == [f"prompt={label}" for label in labels]
     assert expand_grid("a cat", {"init": io.BytesIO(_bytes(_red()))})[0].varied == {}
 
 

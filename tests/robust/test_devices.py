@@ -10,8 +10,7 @@ from clipgen import device as devices
 from clipgen import memory
 from clipgen.errors import ClipgenError
 from clipgen.fast import allocator
-from clipgen.studies.executor import visible_gpus
-from clipgen.studies.local import ProcessExecutor
+from clipgen.studies.executor import ProcessExecutor, visible_gpus
 
 CPU = torch.device("cpu")
 

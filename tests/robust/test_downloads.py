@@ -16,7 +16,8 @@ sys.path.append(str(Path(__file__).parents[1] / "storage"))
 from loopback import CONTENT, DIGEST
 
 from clipgen.errors import ClipgenError
-from clipgen.storage import download, sources, weights
+from clipgen.storage import download, weights
+from clipgen.storage import remote as remotes
 from clipgen.storage.remote import Remote, fetch
 
 TAG, SIZE, CUT = '"v1"', len(CONTENT), 5000
@@ -143,7 +144,7 @@ def test_a_damaged_ledger_is_named_before_the_work(text, server, cache):
 
 
 def test_an_endless_file_of_unknown_size_is_given_up(server, monkeypatch, cache):
-    monkeypatch.setattr(sources, "LARGEST", 100_000, raising=False)
+    monkeypatch.setattr(remotes, "LARGEST", 100_000)
     server.cut, server.headers = SIZE, {"Content-Length": None}
     failed(server, "more came than the")
     assert not list(cache.rglob("*ckpt*"))

@@ -15,8 +15,7 @@ from PIL import Image
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.row import Row, RowState
-from clipgen.studies.storage import StudyStorage
+from clipgen.studies.row import Row, RowState, StudyStorage
 from clipgen.studies.study import Study
 from clipgen.studio.gallery import Gallery
 

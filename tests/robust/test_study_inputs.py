@@ -14,8 +14,7 @@ from clipgen.cli import main
 from clipgen.errors import ClipgenError
 from clipgen.studies.executor import worker_counts
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.row import Row
-from clipgen.studies.storage import StudyStorage
+from clipgen.studies.row import Row, StudyStorage
 from clipgen.studies.study import Study
 
 TINY = {"generator": "pixels", "size": (64, 64), "init": "perlin", "cutouts": 2, "steps": 1}

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 import clipgen
-from clipgen.studies.executor import WorkerLost
+from clipgen.studies.executor import ProcessExecutor, WorkerLost
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.local import ProcessExecutor
 from clipgen.studies.row import Row, RowState
 from clipgen.studies.worker import make_rows
 

@@ -111,7 +111,6 @@ def test_what_is_left_over_goes_and_nothing_else(cache, tmp_path):
         aged(cache / "dvae" / ".encoder.pkl.0123abcd.part"),
         aged(cache / "dvae" / ".encoder.pkl.0123abcd.etag"),
         aged(cache / "faceshq" / ".last.ckpt.0123abcd.hub" / ".cache" / "huggingface" / "faceshq.ckpt.incomplete"),
-        aged(cache / "converted" / ".last.ckpt.safetensors.4711.part"),
     ]
     kept = [
         *serving,

@@ -12,8 +12,8 @@ import pytest
 from loopback import CONTENT, DIGEST, ZIP
 
 from clipgen.errors import ClipgenError
-from clipgen.storage.remote import Remote, fetch
-from clipgen.storage.sources import Hub, Source, WrongFileError, check_format
+from clipgen.storage.download import WrongFileError, check_format
+from clipgen.storage.remote import Remote, Source, fetch
 
 PAGE = b"<!DOCTYPE html>\n<html><head><title>This link is gone</title></head></html>"
 REVISION = "d" * 40
@@ -90,11 +90,12 @@ def test_first_bytes(name, start, good, tmp_path):
 def test_what_a_source_says_of_itself():
     plain = Source.parse("hf:org/repo/folder/model.ckpt", 3, "ab")
     assert plain == Source("hf:org/repo/folder/model.ckpt", 3, "ab")
-    assert plain.hub == Hub("org/repo", None, "folder/model.ckpt")
+    assert plain.hub == {"repo_id": "org/repo", "revision": None, "filename": "folder/model.ckpt"}
     own = Source.parse(f"hf:org/repo@{REVISION}/model.ckpt#sha256=cd&megabytes=1.5", 3, "ab")
-    assert own.hub == Hub("org/repo", REVISION, "model.ckpt") and (own.megabytes, own.sha256) == (1.5, "cd")
+    assert own.hub == {"repo_id": "org/repo", "revision": REVISION, "filename": "model.ckpt"}
+    assert (own.megabytes, own.sha256) == (1.5, "cd")
     address = Source.parse("https://example.org/d/x/files/?p=%2Flast.ckpt&dl=1#sha256=cd")
-    assert (address.where, address.hub) == ("https://example.org/d/x/files/?p=%2Flast.ckpt&dl=1", None)
+    assert (address.where, address.hub) == ("https://example.org/d/x/files/?p=%2Flast.ckpt&dl=1", {})
     with pytest.raises(ValueError, match="bad query"):
         Source.parse("hf:org/repo/model.ckpt#abcdef")
 
@@ -169,7 +170,7 @@ def test_a_blob_that_is_not_what_its_name_says(server, cache, tmp_path):
     server.files["/org/repo/resolve/main/model.ckpt"] = CONTENT
     server.mood = lambda number: {"tag": "e" * 64}
     refused, _ = hub(server, "hf:org/repo/model.ckpt")
-    assert f"its SHA-256 is not the {'e' * 16}... of the hub" in refused and not large(tmp_path / "hub")
+    assert f"it should be {'e' * 16}..." in refused and not large(tmp_path / "hub")
     server.mood = lambda number: {"tag": DIGEST}
     assert Path(hub(server, "hf:org/repo/model.ckpt")[0]).read_bytes() == CONTENT
 

@@ -5,6 +5,8 @@ import pytest
 
 from clipgen.errors import ClipgenError
 from clipgen.studies.grid import expand_grid
+from clipgen.studies.row import Row, StudyStorage
+from clipgen.studies.study import Study
 
 
 def runs(*arguments, **options):
@@ -34,14 +36,17 @@ def test_side_by_side():
 
 def test_templates_sizes_and_pictures_vary_too():
     prompts = ["a {colour} cat", "a cat"]
-    assert runs(prompts, {"colour": ["red", "blue"]}) == [("a red cat", {}), ("a blue cat", {}), ("a cat", {})]
+    filled = [prompt for prompt, _ in runs(prompts, {"colour": ["red", "blue"]})]
+    assert filled == ["a red cat", "a blue cat", "a cat", "a cat"]
     assert [s["size"] for _, s in runs("a", {"size": [(64, 64), (96, 64)]})] == [(64, 64), (96, 64)]
     picture = np.zeros((4, 4, 3), np.uint8)
     assert runs("a", {"init": picture})[0][1]["init"] is picture
 
 
-def test_none_twice():
-    assert len(runs("a", {"seed": [1, 1, 2]})) == 2
+def test_none_twice(tmp_path):
+    points = expand_grid(["a {colour} cat", "a cat"], {"colour": ["red", "blue"], "seed": [1, 1]})
+    study = Study((Row(point, tmp_path) for point in points), StudyStorage(tmp_path))
+    assert [row.spec.settings.prompt for row in study.rows] == ["a red cat", "a blue cat", "a cat"]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "yaml", "rows"])

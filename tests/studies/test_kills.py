@@ -12,9 +12,8 @@ import pytest
 
 from clipgen.runs.journal import Journal
 from clipgen.studies import executor, study
-from clipgen.studies.local import ProcessExecutor, ProcessWorker
-from clipgen.studies.row import RowState
-from clipgen.studies.storage import StudyStorage
+from clipgen.studies.executor import ProcessExecutor, ProcessWorker
+from clipgen.studies.row import RowState, StudyStorage
 from clipgen.studies.study import ATTEMPTS, make_batches
 
 pytestmark = pytest.mark.slow

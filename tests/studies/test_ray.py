@@ -12,8 +12,7 @@ import pytest
 
 import clipgen
 from clipgen.studies import study
-from clipgen.studies.row import RowState
-from clipgen.studies.storage import StudyStorage
+from clipgen.studies.row import RowState, StudyStorage
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow

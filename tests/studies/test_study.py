@@ -15,7 +15,7 @@ from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
 from clipgen.studies.executor import count_cores, worker_counts
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.progress import ProgressGrid
+from clipgen.studies.page import ProgressGrid
 from clipgen.studies.ray import RayExecutor
 from clipgen.studies.row import Row, RowState
 
@@ -191,7 +191,7 @@ def test_the_live_grid_fills(study, quick):
         now[0] += 60
         RowState(3, 1.0, 1.0).write(study.rows[0].folder)
         grid.update()
-        assert grid.summary.value == "3 of 4 pictures · 1 min left" and "step 3 of 4" in grid.tiles[0].children[1].value
+        assert grid.summary.value == "3 of 4 pictures · 01:00 left" and "step 3 of 4" in grid.tiles[0].children[1].value
         RowState(3, 1.0, 1.0, error="<no memory>").write(study.rows[0].folder)
         grid.update()
         assert (

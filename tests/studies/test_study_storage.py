@@ -10,8 +10,7 @@ import pytest
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.row import Row, RowState
-from clipgen.studies.storage import StudyStorage
+from clipgen.studies.row import Row, RowState, StudyStorage
 from clipgen.studies.worker import make_rows
 
 TINY = {"seed": range(2), "steps": 2, "generator": "pixels", "workers": 1}

@@ -22,10 +22,9 @@ from clipgen.losses.init_loss import lightness
 from clipgen.mini.clip import ImageTower, MiniCLIP
 from clipgen.mini.training.bundle import sources
 from clipgen.mini.training.composer import Pool
-from clipgen.mini.training.training import Job, Training, load_embedded
+from clipgen.mini.training.training import Job, Training, load_embedded, save_weights
 from clipgen.mini.training.vqgan import psnr
 from clipgen.mini.vocabulary import held_out
-from clipgen.storage import weights
 
 CONFIG: dict[str, Any] = {"n_hid": 64, "n_blk_per_group": 2, "n_init": 64, "vocab_size": 2048}
 DIM = 16  # of a code, while it is learnt
@@ -248,7 +247,7 @@ def train(job: Job, batch: int = 64) -> None:
     training.log(**values)
     folder = job.out / "weights"
     folder.mkdir(exist_ok=True)
-    weights.save_weights(folder / "dvae.safetensors", {key: value.cpu() for key, value in net.folded().items()}, CONFIG)
+    save_weights(folder / "dvae.safetensors", {key: value.cpu() for key, value in net.folded().items()}, CONFIG)
     pairs = torch.stack([test[:48], again[:48]], 1).flatten(0, 1)
     to_image(make_grid(pairs, nrow=12)).save(job.out / "first.webp", quality=90)
 

@@ -11,9 +11,8 @@ from clipgen.images.reading import to_image
 from clipgen.mini import WEIGHTS
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.training import critic, data, dvae, prior, vqgan
-from clipgen.mini.training.training import Job
+from clipgen.mini.training.training import Job, save_weights
 from clipgen.mini.vocabulary import everyday_name
-from clipgen.storage import weights
 
 
 def pack(job: Job) -> None:
@@ -21,16 +20,16 @@ def pack(job: Job) -> None:
     drawings = data.drawings(job.cache)
     target = WEIGHTS if job.out == job.cache else job.out / "weights"
     target.mkdir(parents=True, exist_ok=True)
-    weights.save_weights(target / "clip.safetensors", job.shipped("critic"), critic.CONFIG, ("text.tokens.weight",))
-    weights.save_weights(target / "judge.safetensors", job.shipped("evaluator"), {}, ("words.weight",))
-    weights.save_weights(target / "vqgan.safetensors", job.shipped("vqgan"), vqgan.CONFIG)
-    weights.save_weights(target / "dvae.safetensors", job.shipped("dvae"), dvae.CONFIG)
-    weights.save_weights(target / "prior.safetensors", job.shipped("prior"), prior.CONFIG)
+    save_weights(target / "clip.safetensors", job.shipped("critic"), critic.CONFIG, ("text.tokens.weight",))
+    save_weights(target / "judge.safetensors", job.shipped("evaluator"), {}, ("words.weight",))
+    save_weights(target / "vqgan.safetensors", job.shipped("vqgan"), vqgan.CONFIG)
+    save_weights(target / "dvae.safetensors", job.shipped("dvae"), dvae.CONFIG)
+    save_weights(target / "prior.safetensors", job.shipped("prior"), prior.CONFIG)
     names = [thing.name for thing in drawings.things]
     with torch.no_grad():
         clip = job.trained("critic", MiniCLIP(**critic.CONFIG))
         embeddings = clip.embed_text([everyday_name(name) for name in names])
-    weights.save_weights(target / "names.safetensors", {"embeddings": embeddings.cpu()}, {"names": names})
+    save_weights(target / "names.safetensors", {"embeddings": embeddings.cpu()}, {"names": names})
     rows = drawings.test_set()
     sheet = make_grid(drawings.pictures(rows)[0], nrow=20, padding=0)
     to_image(sheet).save(target / "heldout.webp", lossless=True, quality=100)

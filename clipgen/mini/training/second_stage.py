@@ -24,9 +24,8 @@ from clipgen.mini.training.evaluate import PROMPTS
 from clipgen.mini.training.first_stage import CONFIG as FIRST
 from clipgen.mini.training.first_stage import Snapped
 from clipgen.mini.training.prior import losses
-from clipgen.mini.training.training import Job, Training, load_embedded
+from clipgen.mini.training.training import Job, Training, load_embedded, save_weights
 from clipgen.priors.protocol import guided
-from clipgen.storage import weights
 
 CONFIG: dict[str, Any] = {
     "width": 320,
@@ -104,7 +103,7 @@ def train(job: Job, batch: int = 512, captions: int = 600_000) -> None:
             training.log(words=spoken, codes=codes, unseen=right, misled=misled)
     folder = job.out / "weights"
     folder.mkdir(exist_ok=True)
-    weights.save_weights(folder / "prior.safetensors", job.shipped("second"), CONFIG)
+    save_weights(folder / "prior.safetensors", job.shipped("second"), CONFIG)
     text = scenes.read(PROMPTS[:batch]).to(job.device)
     drawn, likelihoods = draw(net, text, clip.text.features(text), rng)
     best = drawn.unflatten(0, (len(text), -1))[torch.arange(len(text)), likelihoods.view(len(text), -1).argmax(1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import shutil
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clipgen import device as devices
@@ -179,3 +181,17 @@ def learning_rate(optimiser: torch.optim.Optimizer, peak: float, progress: float
     rate = peak * min(1.0, progress / warm + 0.01) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
     for group in optimiser.param_groups:
         group["lr"] = rate * group.get("scale", 1.0)
+
+
+def save_weights(file: Path, tensors: dict[str, Tensor], config: dict, eight_bit: tuple[str, ...] = ()) -> None:
+    """Save in 16 bits; the matrices named in ``eight_bit`` in 8 bits with one scale per row."""
+    stored = {}
+    for key, tensor in tensors.items():
+        if key in eight_bit:
+            scale = tensor.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
+            stored[key], stored[f"{key}.scale"] = (tensor / scale).round().to(torch.int8), scale
+        else:
+            # Vectors stay as they are: the variances of batch norms overflow in 16 bits.
+            stored[key] = tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
+    stored = {key: tensor.detach().contiguous() for key, tensor in stored.items()}
+    save_file(stored, file, {"config": json.dumps(config)})
