@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import ipywidgets as widgets
 
-from clipgen.images.names import absolute_path
+from clipgen.images.names import absolute_path, display_path
 from clipgen.runs.inputs import Ask, Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
@@ -81,7 +81,7 @@ class Studio(widgets.VBox):
         Studio._open, self.is_closed = self, False
 
     def __repr__(self) -> str:
-        return f"Studio(folder={str(self.folder)!r})"
+        return f"Studio(folder={display_path(self.folder)!r})"
 
     # --- what the buttons do --------------------------------------------------------------------------
 
