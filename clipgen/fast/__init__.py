@@ -51,14 +51,11 @@ def paused_gc() -> Iterator[None]:
 
 
 def optimize_for(net: Net, device: torch.device, save_memory: bool = True, channels_last: bool = True) -> Net:
-    """Make a frozen net faster, in place, and return it. Weights keep their names; doing it again changes nothing.
+    """Make a frozen net or a part of one faster, in place, and return it. Weights keep their names.
 
     Args:
-        net: A net, or a part of one, in eval mode and without gradients of its weights.
-        device: Where it computes.
-        save_memory: Whether convolutions, ReLUs and norms keep less for the backward pass, as decoders need; for CLIP
-            towers that was not measured.
-        channels_last: Whether its convolutions compute with the channels of a pixel side by side.
+        save_memory: Whether layers keep less for the backward pass; for CLIP towers that was not measured.
+        channels_last: Whether convolutions compute with the channels of a pixel side by side.
     """
     if not enabled:
         return net

@@ -39,10 +39,7 @@ _lock = threading.RLock()
 
 
 def keep_freed_memory(owner: object, plentiful: bool) -> None:
-    """While ``owner`` is alive, keep freed blocks if memory is plentiful; otherwise return them to the system.
-
-    With several owners, one whose memory is plentiful is enough.
-    """
+    """While ``owner`` is alive, keep freed blocks if memory is plentiful for any owner; else return them."""
     with _lock:
         if owner not in _owners:
             weakref.finalize(owner, _set_options)  # called after the owner has left ``_owners``
@@ -77,10 +74,7 @@ def _set_options() -> None:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that this process can still allocate, or None if the system does not say.
-
-    This is the least of what the machine has available and of what containers' and batch systems' limits leave.
-    """
+    """Return the bytes that the machine and containers' limits leave this process; None if unknown."""
     limits, machine = list(_cgroup_limits()), _read_numbers(ROOT / "proc/meminfo")
     if "MemAvailable" in machine:
         limits.append(1024 * machine["MemAvailable"])

@@ -20,11 +20,10 @@ Randomness = torch.Generator | Sequence[torch.Generator]  # one for the whole ba
 
 
 class Generator:
-    """A latent and the image that it stands for.
+    """A latent and the image that it stands for, (B, 3, H, W) float32 in [0, 1].
 
-    Images are (B, 3, H, W) float32 in [0, 1]. A latent is one float32 tensor whose first dimension is the batch; the
-    rest is the generator's own: codebook vectors, frequencies, strokes. The defaults here are those of a continuous
-    latent without a net.
+    A latent is one float32 tensor whose first dimension is the batch; the rest is the generator's own, such as codes,
+    frequencies or strokes. The defaults here are those of a continuous latent without a net.
     """
 
     name: str
@@ -88,11 +87,7 @@ class Generator:
         return latent.detach().half()
 
     def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the latent of an image of (H, W) from what ``pack`` returned.
-
-        Raises:
-            ClipgenError: Another shape, or numbers that are not finite.
-        """
+        """Return the latent of an image of (H, W) from what ``pack`` returned; raise ClipgenError if it is none."""
         shape = self.shape(size)
         if tuple(saved.shape) != shape or not saved.isfinite().all():
             raise ClipgenError(
@@ -184,15 +179,7 @@ class Entry:
 
 
 def parse_relaxation(relax: str) -> tuple[str, dict[str, float]]:
-    """Return a relaxation's name and its numbers, as in ``none:6``.
-
-    Args:
-        relax: The name; behind colons the temperature of gumbel and the number of its softmaxes (``gumbel:1.873:2``),
-            or the limit of none.
-
-    Raises:
-        ClipgenError: An unknown name, or a number that it cannot have.
-    """
+    """Return the name and numbers of ``gumbel:temperature:softmaxes`` or ``none:limit``; check them."""
     name, *numbers = relax.split(":")
     RELAXATIONS.check(name)
     arguments = {"gumbel": ("temperature", "groups"), "none": ("limit",)}.get(name, ())

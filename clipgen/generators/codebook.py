@@ -55,12 +55,9 @@ class VQBase(nn.Module):
 
 
 def used_codes(codebook: Tensor) -> Tensor:
-    """Return the codes (k, dim) of a codebook (K, dim) that its decoder was trained with.
-
-    Most codes of published VQGANs were never chosen in training and lie near zero, where they were initialised: all but
-    a few percent of f16-16384's (CompVis/taming-transformers issue 67). A code is unused if it is shorter than a tenth
-    of the 99th percentile.
-    """
+    """Return the codes (k, dim) of a codebook (K, dim) that its decoder was trained with."""
+    # Most codes of published VQGANs were never chosen in training and lie near zero, where they were initialised: all
+    # but a few percent of f16-16384's (CompVis/taming-transformers issue 67).
     lengths = codebook.float().norm(dim=1)
     return codebook[lengths >= 0.1 * lengths.quantile(0.99)]
 
@@ -155,6 +152,8 @@ class Codebook(MixedPrecision, Generator):
         return self.tokens(latent)[0]
 
     def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
+        if saved.is_floating_point():
+            return super().unpack(saved, size)
         check_tokens(self.name, saved, size, self.stride, len(self.codebook))
         return self.from_tokens(saved[None].long().to(self.device))
 
@@ -191,10 +190,6 @@ class Unquantized(Codebook):
 
     def pack(self, latent: Tensor) -> Tensor:
         return latent.half()
-
-    def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
-        unpack = Generator.unpack if saved.is_floating_point() else Codebook.unpack
-        return unpack(self, saved, size)
 
 
 class Gumbel(Codebook):
@@ -273,9 +268,7 @@ class Gumbel(Codebook):
         return super().pack(latent) if self.temperature is None else latent.half()
 
     def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
-        if self.temperature is None or not saved.is_floating_point():
-            return super().unpack(saved, size)
-        return fast.channels_last(Generator.unpack(self, saved, size))
+        return fast.channels_last(super().unpack(saved, size))
 
 
 class Sampled(Gumbel):

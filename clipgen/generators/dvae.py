@@ -28,11 +28,10 @@ def conv(inner: int, outer: int, size: int) -> nn.Conv2d:
 
 
 class ResBlock(CheckpointedBlock):
-    """Four convolutions on a quarter of the channels, added to the input with a small gain.
+    """Four convolutions on a quarter of the channels, added to the input with a small gain."""
 
-    OpenAI's nets enlarge the image before the block. Doing so behind the 1x1 convolutions takes a quarter of the work
-    and of the memory, for the same numbers.
-    """
+    # OpenAI's nets enlarge the image before the block. Doing so behind the 1x1 convolutions takes a quarter of the work
+    # and of the memory, for the same numbers.
 
     def __init__(self, inner: int, outer: int, sizes: tuple[int, int, int, int], gain: float, upsample: bool):
         super().__init__()
@@ -59,16 +58,7 @@ class ResBlock(CheckpointedBlock):
 
 
 class Blocks(nn.Module):
-    """Either half of the net: four groups of blocks; between two of them the image is twice as large, or half.
-
-    Args:
-        inner: Channels of the input.
-        size: Width of the first kernel.
-        widths: Channels behind the first layer, and behind each group.
-        outer: Channels of the output.
-        blocks: How many a group has.
-        decodes: Whether it enlarges.
-    """
+    """Half of the net: a convolution of ``size``, four groups of ``blocks`` with a resampling between, and a 1x1."""
 
     def __init__(self, inner: int, size: int, widths: list[int], outer: int, blocks: int, decodes: bool):
         super().__init__()

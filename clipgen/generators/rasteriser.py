@@ -53,10 +53,7 @@ def rasterise(marks: Marks, size: tuple[int, int], paper: float = 1.0) -> Tensor
 
 @torch.no_grad()
 def _group_tiles(marks: Marks, corners: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield tiles (t,), the numbers of their marks (t, M) from the bottom up, and which of these are present (t, M).
-
-    Tiles without any mark are left out.
-    """
+    """Yield tiles (t,) with marks, the numbers of these (t, M) from the bottom up, and which are present (t, M)."""
     centres, reach = corners[:, 0] + TILE / 2, TILE / 2**0.5 + REACH
     at_once = max(1, WORK // (marks.lines[..., 0].numel() or 1))
     depths = [_depth(part[None], marks.lines, marks.radius, marks.filled).T for part in centres.split(at_once)]
@@ -100,12 +97,8 @@ def _paint(
 
 
 def _depth(points: Tensor, lines: Tensor, radius: Tensor, filled: bool) -> Tensor:
-    """Return how far inside the edges of K marks their points (K or 1, P, 2) are, (K, P); negative outside.
-
-    The nearest point of a line is found without a gradient: that it slides along the line does not change the distance
-    to first order, because the distance is least there.
-    """
-    with torch.no_grad():
+    """Return how far inside the edges of K marks their points (K or 1, P, 2) are, (K, P); negative outside."""
+    with torch.no_grad():  # the nearest point of a line slides along it, which does not change the least distance
         points = points.expand(len(lines), -1, -1)
         begin, along = lines[:, :-1], lines.diff(dim=1)
         length = along.square().sum(-1)[:, None].clamp(min=1e-12)

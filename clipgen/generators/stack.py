@@ -15,10 +15,7 @@ from clipgen.generators.pixels import Pixels
 
 
 class Stack(Pixels):
-    """A latent (B, 3, H + K, W): an image of the full size, and in K rows below it all its halvings down to one pixel.
-
-    Each is enlarged bicubically, and the sum goes through a sigmoid (the paper's tanh, from 0 to 1).
-    """
+    """A latent (B, 3, H + K, W): an image, and in K rows below it its halvings down to one pixel, to be added up."""
 
     lr = 0.4
 

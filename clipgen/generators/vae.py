@@ -136,11 +136,7 @@ _CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 
 @lru_cache
 def hub_config(name: str) -> dict[str, Any]:
-    """Return ``class`` and ``stride`` of ``hf-hub:org/name`` or ``hf-hub:org/name/folder``, from its config.json alone.
-
-    Raises:
-        ClipgenError: diffusers is missing, there is no such autoencoder, or it is of another class.
-    """
+    """Return ``class`` and ``stride`` of ``hf-hub:org/name`` or ``hf-hub:org/name/folder``, from its config alone."""
     if not importlib.util.find_spec("diffusers"):
         raise ClipgenError(f'generator={name!r} is read by diffusers, which is missing; pip install ".[vae]"')
     from huggingface_hub import hf_hub_download
@@ -161,15 +157,12 @@ def hub_config(name: str) -> dict[str, Any]:
 
 
 def load_hub(name: str, entry: Entry, device: torch.device) -> VAE:
-    """Load an autoencoder from the hub; ``entry.config`` is what ``hub_config`` returned.
-
-    Only safetensors are read, by diffusers' own classes: no code from the hub is run.
-    """
+    """Load an autoencoder from the hub; ``entry.config`` is what ``hub_config`` returned."""
     import diffusers
 
     repo, folder = _split_name(name)
     kind = getattr(diffusers, entry.config["class"])
-    try:
+    try:  # only safetensors are read, by diffusers' own classes: no code from the hub is run
         net = kind.from_pretrained(repo, subfolder=folder, use_safetensors=True, low_cpu_mem_usage=False).float()
     except Exception as error:  # diffusers and the hub fail in their own ways
         raise _unreadable(name, error) from error

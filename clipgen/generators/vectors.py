@@ -98,10 +98,7 @@ class Vectors(Generator):
     # --- of drawings alone ----------------------------------------------------------------------------
 
     def transform(self, latents: Tensor, origin: Tensor, rng: torch.Generator) -> Tensor:
-        """Return latents as a camera sees them after its move; ``origin`` is that of ``Camera.origin``.
-
-        A mark that leaves the sheet in all of them restarts at random, as faint as can be.
-        """
+        """Return latents as a camera sees them after its move; ``origin`` is that of ``Camera.origin``."""
         size, coordinates = sheet_size(latents), 2 * self.corners
         rows, rotation = latents[:, self.header :].clone(), origin[:, :2].to(latents)
         points = rows[..., :coordinates].unflatten(-1, (-1, 2)) - origin[:, 2].to(latents)
@@ -109,6 +106,7 @@ class Vectors(Generator):
         rows[..., self.lengths] /= rotation.det().sqrt()
         fresh = self.random_rows(size, rng).to(rows)
         fresh[:, coordinates + 3 : coordinates + 4] = 0.0
+        # A mark that leaves the sheet in all of them restarts at random, as faint as can be.
         gone = torch.stack([self._out_of_sight(each, size) for each in rows]).all(0)
         latents = torch.cat([latents[:, : self.header], torch.where(gone[:, None], fresh, rows)], 1)
         self.project_(latents)

@@ -221,12 +221,9 @@ _FIRST_STAGE = "first_stage_model."  # prefix of the VQGAN in a transformer's ch
 
 
 def load(name: str, entry: Entry, device: torch.device) -> Codebook:
-    """Load a VQGAN in taming's format: a published one, or the checkpoint whose path ``name`` is.
-
-    Checkpoints hold more than the net, such as a transformer or a discriminator: only its tensors are read.
-    """
+    """Load a VQGAN in taming's format: a published one, or the checkpoint whose path ``name`` is."""
     net = weights.build_empty(VQModel, entry.config)
-    names = list(net.state_dict())
+    names = list(net.state_dict())  # checkpoints hold more, such as a transformer or a discriminator
     tensor_names = names + [_FIRST_STAGE + key for key in names]
     if entry.files:
         tensors = remote.fetch_weights(entry.files[0], tensor_names)
@@ -243,11 +240,7 @@ def load_llamagen(name: str, entry: Entry, device: torch.device) -> Codebook:
 
 
 def config_beside(file: Path) -> dict[str, Any]:
-    """Return the arguments of VQModel from the yaml next to a checkpoint.
-
-    Raises:
-        ClipgenError: There is none.
-    """
+    """Return the arguments of VQModel from the yaml next to a checkpoint."""
     for yaml in (file.with_suffix(".yaml"), file.with_name("model.yaml"), file.with_name("config.yaml")):
         if yaml.is_file():
             return from_yaml(yaml)
@@ -255,11 +248,7 @@ def config_beside(file: Path) -> dict[str, Any]:
 
 
 def from_yaml(file: str | Path) -> dict[str, Any]:
-    """Return the arguments of VQModel from taming's yaml of a VQModel, GumbelVQ or Net2NetTransformer.
-
-    Raises:
-        ClipgenError: Any other model.
-    """
+    """Return the arguments of VQModel from taming's yaml of a VQModel, GumbelVQ or Net2NetTransformer."""
     from omegaconf import OmegaConf
 
     try:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from clipgen import fast
 from clipgen.clip.base import Perceptor
@@ -71,11 +72,8 @@ class TextTower(nn.Module):
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Texts to (P, L) int64, -1 where there is nothing; longer texts are cut at the context."""
-        rows = [encode(text)[: self.context] or [VOCABULARY - 1] for text in texts]
-        tokens = torch.full((len(rows), max(map(len, rows))), -1)
-        for i, row in enumerate(rows):
-            tokens[i, : len(row)] = torch.tensor(row)
-        return tokens
+        rows = [torch.tensor(encode(text)[: self.context] or [VOCABULARY - 1]) for text in texts]
+        return pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
 class ResBlock(nn.Module):
@@ -95,10 +93,7 @@ class ResBlock(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """Images (B, 3, S, S), any S that is a multiple of 16, to (B, dim).
-
-    ``layout``: so many numbers are read from where things are on the last map, beside its mean; with 0, none.
-    """
+    """Images (B, 3, S, S), S a multiple of 16, to (B, dim); ``layout`` numbers say where things are on the last map."""
 
     def __init__(
         self,

@@ -69,11 +69,8 @@ class Layout(NamedTuple):
 
 
 def layout(*prompts: str) -> Layout:
-    """Return the first two things of prompts, and the first background.
-
-    "A red car and a cat" is "a car" and "a cat". "A cat on a table" is "a cat": what stands beside a thing or after a
-    comma is a thing only if there are drawings with its name. Otherwise it is left to CLIP.
-    """
+    """Return the first two things of prompts, and the first background. "A cat on a table" is "a cat"."""
+    # What stands beside a thing or after a comma is one only if drawings have its name. Otherwise it is left to CLIP.
     things, behind = list[Thing](), None
     for text in prompts:
         parts, background = _parse(text.lower().strip(" .,!"))
@@ -163,14 +160,12 @@ def _bare(text: str) -> str:
 
 
 def squares(count: int, height: int, width: int) -> list[tuple[int, int, int]]:
-    """Return (top, left, side) of up to two squares: one in the middle, or two along the longer side, a little askew.
-
-    Where two would be small, their margins overlap: mini CLIP recognises pairs side by side better than in corners.
-    """
+    """Return (top, left, side) of up to two squares: one in the middle, or two along the longer side, askew."""
     long, short = max(height, width), min(height, width)
     if count < 2:
         side = max(1, 7 * short // 8)
         return count * [((height - side) // 2, (width - side) // 2, side)]
+    # Small ones overlap by their margins: mini CLIP recognises pairs side by side better than in corners.
     side = max(1, min(short, long // 2), 9 * short // 16)
     middle, askew = (short - side) // 2, (short - side) // 6
     first, second = (0, middle - askew), (long - side, middle + askew)

@@ -49,10 +49,8 @@ def held_out() -> tuple[Tensor, list[str]]:
 
 
 def common() -> list[str]:
-    """Return 285 words: the names of the held-out drawings, other everyday things, and colours.
-
-    They are few because mini CLIP mistakes one word for another more often the more there are.
-    """
+    """Return 285 words: the names of the held-out drawings, other everyday things, and colours."""
+    # They are few because mini CLIP mistakes one word for another more often the more there are.
     held_out_names = json.loads((WEIGHTS / "heldout.json").read_text())
     return [*held_out_names, *(WEIGHTS / "everyday.txt").read_text().splitlines(), *COLOURS]
 

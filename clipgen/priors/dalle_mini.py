@@ -68,11 +68,7 @@ def spell_out(text: str) -> str:
 
 
 class Tokenizer:
-    """Byte-pair encoding of plain English: lower case, emoji in words, and nothing but ASCII, as min-dalle reads it.
-
-    ``vocabulary``: a json of token numbers by their text; ``merges``: a line of version, then pairs, most frequent
-    first. Raises ClipgenError for files that are not that.
-    """
+    """Byte-pair encoding of plain English: lower case, emoji in words, and nothing but ASCII, as min-dalle reads it."""
 
     def __init__(self, vocabulary: Path, merges: Path):
         try:
@@ -217,10 +213,7 @@ def text_mask(text: Tensor) -> Tensor:
 
 
 class DalleMini:
-    """DALL-E mini or mega as a prior. ``name``: one of MODELS; its files are fetched at the first use.
-
-    Computes in float16 on CUDA, in float32 elsewhere. Raises ClipgenError for files that cannot be had or do not fit.
-    """
+    """DALL-E mini or mega as a prior, by its name in MODELS; in float16 on CUDA, in float32 elsewhere."""
 
     generator, perceptor, side, codes = "dalle_mini_f16_16384", "ViT-B-32/openai", SIDE, CODES
     temperature, guidance, top_k = 1.0, 10.0, 256  # Dayma's and min-dalle's

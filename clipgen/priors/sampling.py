@@ -136,11 +136,7 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
 
 
 def load_prior(name: str = "mini", device: torch.device | str = "cpu") -> Prior:
-    """Load a prior by name: ``mini``, which is built in, or DALL-E mini's published weights.
-
-    Raises:
-        ClipgenError: An unknown name, or weights that cannot be downloaded, read or fitted.
-    """
+    """Load a prior by name: ``mini``, which is built in, or DALL-E mini's published weights."""
     return PRIORS[name](name, torch.device(device))
 
 
@@ -219,14 +215,11 @@ def _rank_last(stages: Iterator[Drawings], judge: Perceptor | None) -> Iterator[
 
 
 class Sampler:
-    """Samples tokens from logits, among the likeliest ``top_k``, by adding Gumbel noise (Gumbel 1954).
-
-    Each position of each picture has its own noise, so that the same logits give the same token.
-    """
+    """Samples tokens from logits, among the likeliest ``top_k``, by adding Gumbel noise (Gumbel 1954)."""
 
     def __init__(self, temperature: float, top_k: int, rng: torch.Generator):
         self.temperature, self.top_k, self.rng = temperature, top_k, rng
-        self._noise: dict[int, Tensor] = {}  # of positions that may be sampled again
+        self._noise: dict[int, Tensor] = {}  # of positions that may be sampled again, to the same token
 
     def __call__(self, logits: Tensor, first: int) -> Tensor:
         """Return tokens (B, n) for logits (B, n, codes) of the positions from ``first`` on; earlier ones are final."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from clipgen.fast import vit
+from clipgen.fast.layers import MAX_WRITTEN_OUT, PatchEmbedding, SelfAttention
 
 
 def improved(layer, kind):
@@ -25,18 +25,18 @@ def gradient(layer, x, out):
 def test_patches_are_the_convolutions(bias, size):
     convolution = nn.Conv2d(3, 12, 16, 16, bias=bias).double().requires_grad_(False)
     x = torch.randn(2, 3, *size).double().requires_grad_()
-    ours, theirs = improved(convolution, vit.PatchEmbedding), convolution
+    ours, theirs = improved(convolution, PatchEmbedding), convolution
     out = theirs(x).detach()
     assert ours(x).shape == out.shape and torch.allclose(ours(x), out)
     assert torch.allclose(gradient(ours, x, out), gradient(theirs, x, out))
 
 
-@pytest.mark.parametrize("places", [50, vit.MAX_WRITTEN_OUT + 1])
+@pytest.mark.parametrize("places", [50, MAX_WRITTEN_OUT + 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_is_torchs_written_out_or_fused(places, dtype):
     theirs = nn.MultiheadAttention(64, 4, batch_first=True).requires_grad_(False).eval()
     nn.init.normal_(theirs.in_proj_weight, std=0.3)
-    ours = improved(theirs, vit.SelfAttention)
+    ours = improved(theirs, SelfAttention)
     x = torch.randn(2, places, 64, requires_grad=True)
     exact = theirs(x, x, x, need_weights=False)[0].detach()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
