@@ -140,9 +140,7 @@ class Cutouts:
         if "shift" in self.augmentations:
             strength, chosen = having("shift")
             offset = offset + chosen[:, None] * rand(-2 * strength, 2 * strength, 2)
-        if "shift_y" in self.augmentations:
-            strength, chosen = having("shift_y")
-            offset[:, 1] += chosen * rand(-2 * strength, 2 * strength)
+        offset[:, 1] += 2 * signed("shift_y")
         warp = warps.affine(across, down, mirror, angle, signed("shear"), offset)
         if "perspective" in self.augmentations:
             strength, chosen = having("perspective")
@@ -154,12 +152,10 @@ class Cutouts:
         low, high = self.cut_min or min(own, self.cut_max), self.cut_max
         if self.cut_sizes == "normal":
             middle, deviation = (low + high) / 2, (high - low) / 5
-            scale = (middle + deviation * torch.randn(n, generator=rng)).clamp(low, high)
-        elif self.cut_sizes == "area":
-            scale = (low**2 + (high**2 - low**2) * torch.rand(n, generator=rng)).sqrt()
-        else:
-            scale = low + (high - low) * torch.rand(n, generator=rng)
-        return scale
+            return (middle + deviation * torch.randn(n, generator=rng)).clamp(low, high)
+        if self.cut_sizes == "area":
+            return (low**2 + (high**2 - low**2) * torch.rand(n, generator=rng)).sqrt()
+        return low + (high - low) * torch.rand(n, generator=rng)
 
     def _tint(self, rand: Rand, having: Having) -> Tensor | None:
         """Sample colour matrices (n, 3, 4)."""
@@ -257,7 +253,9 @@ class Views:
     def _sampled(self, images: Tensor, part: slice) -> Tensor:
         """Sample cutouts ``part`` of images (B, 3, H, W) as (B·n, 3, size, size), without other augmentations."""
         views = []
-        for image, warp, reductions in zip(images.split(1), *map(self._per_image, (self.warp, self.reductions))):
+        for image, warp, reductions in zip(
+            images.split(1), self.warp.split(self.count), self.reductions.split(self.count)
+        ):
             warp, reductions = warp[part], reductions[part]
             for reduction in reductions.unique_consecutive().tolist():
                 views.append(self._sampled_from(image, warp[reductions == reduction], reduction))
@@ -287,10 +285,7 @@ class Views:
         return None if self.patch_indices is None else self._select(self.patch_indices, part, device)
 
     def _select(self, tensor: Tensor, part: slice, device: torch.device) -> Tensor:
-        return _to(self._per_image(tensor)[:, part].flatten(0, 1), device)
-
-    def _per_image(self, tensor: Tensor) -> Tensor:
-        return tensor.unflatten(0, (-1, self.count))
+        return _to(tensor.unflatten(0, (-1, self.count))[:, part].flatten(0, 1), device)
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:

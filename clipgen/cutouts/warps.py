@@ -15,13 +15,8 @@ CORNERS = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 def affine(across: Tensor, down: Tensor, mirror: Tensor, angle: Tensor, shear: Tensor, offset: Tensor) -> Tensor:
     """Return matrices (n, 3, 3) from coordinates in a cutout to those in the picture, both in [-1, 1].
 
-    Args:
-        across: (n,) the cutout's width as a share of the picture's.
-        down: (n,) the cutout's height as a share of the picture's.
-        mirror: (n,) 1, or -1 to flip left and right.
-        angle: (n,) degrees.
-        shear: (n,) degrees.
-        offset: (n, 2) the cutout's centre.
+    ``across`` and ``down`` are the cutout's sides as shares of the picture's, ``mirror`` is 1 or -1, angles are in
+    degrees, ``offset`` (n, 2) is the cutout's centre.
     """
     radians, slant = angle.deg2rad(), shear.deg2rad().tan()
     cos, sin, zero, one = radians.cos(), radians.sin(), torch.zeros_like(angle), torch.ones_like(angle)
@@ -41,29 +36,17 @@ def perspective(inwards: Tensor) -> Tensor:
     x, y = (CORNERS * (1 - inwards)).unbind(-1)  # in the cutout, of the picture's corner (u, v)
     u, v = CORNERS.expand_as(inwards).unbind(-1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
-    left = torch.cat(
-        [
-            torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1),
-            torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1),
-        ],
-        1,
-    )
-    solved = torch.linalg.solve(left, torch.cat([u, v], 1))
+    across = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1)
+    down = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1)
+    solved = torch.linalg.solve(torch.cat([across, down], 1), torch.cat([u, v], 1))
     return torch.cat([solved, torch.ones(len(solved), 1)], 1).view(-1, 3, 3)
 
 
 def reductions(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
-    """Return how the picture is reduced before each cutout is sampled, by the distance of the cutout's pixels.
+    """Return how a picture (H, W) is reduced before each cutout (n,) is sampled, by the distance of its pixels.
 
-    Args:
-        warp: (n, 3, 3), as ``grid`` takes it.
-        size: Pixels of a cutout's side.
-        shape: The picture's (H, W).
-
-    Returns:
-        (n,) int64: twice the number of halvings, plus 1 for a mean of 2 x 2 pixels. Halvings bring the cutout's pixels
-        to less than 3 of the picture's apart; the mean follows where they are then more than 1.5 apart. The distance is
-        the larger of those to the right and down, in the centre of the cutout.
+    That is twice the number of halvings, which bring them to less than 3 of the picture's pixels apart, plus 1 for a
+    mean of 2 x 2 pixels, where they are then more than 1.5 apart: to the right or down, in the cutout's centre.
     """
     slope = warp[:, :2, :2] - warp[:, :2, 2:] * warp[:, 2:, :2]  # of the projection, where its divisor is 1
     steps = (slope * torch.tensor([[shape[1]], [shape[0]]]) / size).norm(dim=1).amax(1)
