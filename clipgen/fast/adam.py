@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SLICE = 2**18  # numbers that a CPU moves at a time, so that temporaries stay in its cache
 MOMENTS = "exp_avg", "exp_avg_sq"
 
 
@@ -42,19 +41,16 @@ class Adam:
         if not self.state:
             self.state = {"step": torch.zeros(()), **{name: torch.zeros_like(self.latent) for name in MOMENTS}}
         step = self.state["step"].item() + 1
-        tensors = self.latent, gradient, *(self.state[name] for name in MOMENTS)
-        slices = math.ceil(self.latent.numel() / SLICE) if self.latent.device.type == "cpu" else 1
-        dim = -min(2, self.latent.dim())
-        for latent, gradient, mean, square in zip(*(each.chunk(slices, dim) for each in tensors), strict=True):
-            spread = torch.empty_like(square)  # allocated before anything moves: memory may be short
-            if self.decoupled:
-                latent.mul_(1 - lr * decay)
-            elif decay:
-                gradient = gradient.add(latent, alpha=decay)
-            mean.lerp_(gradient, 1 - beta1)
-            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            torch.sqrt(square, out=spread).div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
-            latent.addcdiv_(mean, spread, value=-lr / (1 - beta1**step))
+        latent, mean, square = self.latent, self.state["exp_avg"], self.state["exp_avg_sq"]
+        spread = torch.empty_like(square)  # allocated before anything moves: memory may be short
+        if self.decoupled:
+            latent.mul_(1 - lr * decay)
+        elif decay:
+            gradient = gradient.add(latent, alpha=decay)
+        mean.lerp_(gradient, 1 - beta1)
+        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        torch.sqrt(square, out=spread).div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
+        latent.addcdiv_(mean, spread, value=-lr / (1 - beta1**step))
         self.state["step"] += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -171,12 +171,6 @@ class Entry:
         if self.codes % numbers.get("groups", 1):
             raise ClipgenError(f"relax={relax!r}: {name} has {self.codes} tokens, which do not share out so; use 2")
 
-    def check_tokens(self, name: str, tokens: Any, size: tuple[int, int]) -> None:
-        """Raise ClipgenError unless whole numbers (h, w) are its tokens of an image of (H, W) pixels."""
-        if not self.codes:
-            raise ClipgenError(f"init: tokens were given, and {name} has none; start from a picture")
-        check_tokens(name, tokens, size, self.stride, self.codes)
-
 
 def parse_relaxation(relax: str) -> tuple[str, dict[str, float]]:
     """Return the name and numbers of ``gumbel:temperature:softmaxes`` or ``none:limit``; check them."""
@@ -206,7 +200,9 @@ def check_size(name: str, stride: int, size: tuple[int, int]) -> None:
 
 
 def check_tokens(name: str, tokens: Any, size: tuple[int, int], stride: int, codes: int) -> None:
-    """Raise ClipgenError unless whole numbers (h, w) are tokens of an image of (H, W) pixels."""
+    """Raise ClipgenError unless whole numbers (h, w) are tokens of an image of (H, W) pixels; no codes: no tokens."""
+    if not codes:
+        raise ClipgenError(f"init: tokens were given, and {name} has none; start from a picture")
     shape = size[0] // stride, size[1] // stride
     if tuple(tokens.shape) != shape or tokens.min() < 0 or tokens.max() >= codes:
         raise ClipgenError(
