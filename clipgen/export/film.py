@@ -233,7 +233,18 @@ def settings_of(file: str | Path) -> dict:
     Raises:
         ClipgenError: The file has none, as an MP4 has, or more than 1 MB of them, or it cannot be read.
     """
-    text = _read_settings(Path(file)) or ""
+    file, errors = Path(file), []
+    for suffix in sorted(WRITERS, key=lambda suffix: suffix != file.suffix.lower()):  # whatever its suffix
+        try:
+            text = WRITERS[suffix]().read_settings(file) or ""
+            break
+        except Exception as error:  # readers raise anything on damaged files
+            errors.append(error)
+    else:
+        why = getattr(errors[0], "strerror", None) or errors[0]
+        raise ClipgenError(
+            f"{file}: cannot be read as a picture or page ({why}); choose one that clipgen wrote"
+        ) from errors[0]
     try:
         settings = json.loads(text) if len(text) <= MAX_SETTINGS else None
     except (ValueError, RecursionError):
@@ -243,17 +254,3 @@ def settings_of(file: str | Path) -> dict:
             f"{file}: carries no settings; choose a PNG, GIF, WebP, HTML or SVG that clipgen wrote, or a run folder"
         )
     return settings
-
-
-def _read_settings(file: Path) -> str | None:
-    """Return the settings that the first format which can read the file finds; that of its suffix is tried first."""
-    errors: list[Exception] = []
-    for suffix in sorted(WRITERS, key=lambda suffix: suffix != file.suffix.lower()):
-        try:
-            return WRITERS[suffix]().read_settings(file)
-        except Exception as error:  # readers raise anything on damaged files
-            errors.append(error)
-    why = getattr(errors[0], "strerror", None) or errors[0]
-    raise ClipgenError(
-        f"{file}: cannot be read as a picture or page ({why}); choose one that clipgen wrote"
-    ) from errors[0]

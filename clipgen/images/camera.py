@@ -36,8 +36,11 @@ class Camera:
         """
         moves = []
         for part in filter(None, map(str.strip, text.split(","))):
-            move = _parse_move(part)
-            if move is None:
+            match = _TERM.fullmatch(part)
+            name, value, first, last = match.groups() if match else ("zoom", "nan", None, None)
+            move = name, float(value), int(first or 0), float(last or math.inf)
+            low, high = _BOUNDS[name]
+            if not (low <= move[1] <= high and move[2] < move[3]):
                 bounds = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in _BOUNDS.items())
                 raise ClipgenError(f"camera={text!r}: {part!r} is no move; write 'zoom=1.02, x=0.01@0-50': {bounds}")
             moves.append(move)
@@ -68,12 +71,3 @@ class Camera:
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
         return images.clamp(0, 1)
-
-
-def _parse_move(text: str) -> tuple[str, float, int, float] | None:
-    match = _TERM.fullmatch(text)
-    if not match:
-        return None
-    name, value, first, last = match[1], float(match[2]), int(match[3] or 0), int(match[4]) if match[4] else math.inf
-    low, high = _BOUNDS[name]
-    return (name, value, first, last) if low <= value <= high and first < last else None

@@ -14,8 +14,6 @@ from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.storage.weights import as_safetensors, load_weights
 
-_PREFIXES = ("params_ema.", "params.")  # of weights in files of Real-ESRGAN and similar ones; the averaged ones first
-
 
 def load_upscaler(file: str | Path) -> Callable[[Image.Image], Image.Image]:
     """Return a function that makes a picture larger by the factor that the weights were trained for, such as 4.
@@ -32,10 +30,9 @@ def load_upscaler(file: str | Path) -> Callable[[Image.Image], Image.Image]:
     from spandrel import ImageModelDescriptor, ModelLoader
 
     tensors, _ = load_weights(as_safetensors(file))
-    for prefix in _PREFIXES:
-        if inner := {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}:
-            tensors = inner
-            break
+    for prefix in ("params_ema.", "params."):  # of Real-ESRGAN and similar ones; the averaged weights first
+        inner = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        tensors = inner or tensors
     try:
         model = ModelLoader(pick()).load_from_state_dict(tensors)
     except Exception as error:  # an architecture that is not known, or weights that are not all there
