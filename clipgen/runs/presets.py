@@ -20,7 +20,7 @@ _PLAIN = {
     "lr_unit": "absolute",
 }
 # Half a side of black around the picture, cutouts of about 1.2 of the side, and three of 32 that show all of it.
-_MURDOCH = _PLAIN | {
+_MURDOCK = _PLAIN | {
     "size": (512, 512),
     "cutouts": 32,
     "cut_min": 0.43,
@@ -41,9 +41,9 @@ _MURDOCH = _PLAIN | {
 }
 PRESETS: dict[str, Mapping[str, Any]] = {
     # A softmax with Gumbel noise over 8,192 tokens; cutouts of half to nearly twice the picture, on black.
-    "murdoch-dalle": _MURDOCH | {"generator": "dvae", "relax": "gumbel:1.873:2", "lift": 0.5, "every": 10},
+    "murdock-dalle": _MURDOCK | {"generator": "dvae", "relax": "gumbel:1.873:2", "lift": 0.5, "every": 10},
     # The same with VQGAN: a latent that is not snapped to the codebook, within 6 of zero.
-    "murdoch-vqgan": _MURDOCH | {"generator": "vqgan_imagenet_f16_16384", "relax": "none:6", "weight_decay": 0.1},
+    "murdock-vqgan": _MURDOCK | {"generator": "vqgan_imagenet_f16_16384", "relax": "none:6", "weight_decay": 0.1},
     # VQGAN+CLIP, z+quantize: 64 plain cutouts, from CLIP's own size to the whole picture.
     "crowson": _PLAIN
     | {
@@ -102,3 +102,8 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "ema": 0.9,
     },
 }
+
+
+def canonical_recipe(name: str) -> str:
+    """Return the name of a recipe; older runs spell Ryan Murdock's with a ch."""
+    return name.replace("murdoch", "murdock")

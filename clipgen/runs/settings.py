@@ -23,7 +23,7 @@ from clipgen.losses.prompt_loss import DISTANCES
 from clipgen.optimizers import OptimizerConfig
 from clipgen.prompts import Prompt, parse, parse_weighted
 from clipgen.registry import LOSSES, RELAXATIONS, STARTS
-from clipgen.runs.presets import PRESETS
+from clipgen.runs.presets import PRESETS, canonical_recipe
 from clipgen.runs.schedules import Schedule, parse_growth, parse_schedule, parse_size
 from clipgen.setting import check, describe, setting, to_python
 
@@ -170,6 +170,8 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         """Leave the checks of the parts to ``check``: a schedule has another value at each step."""
+        if isinstance(self.recipe, str):
+            object.__setattr__(self, "recipe", canonical_recipe(self.recipe))
 
     def select(self, part: type[Part]) -> Part:
         """Return a part of the run, made with its settings. Raises ClipgenError for values that it refuses."""
@@ -256,6 +258,7 @@ def defaults_for(
 
     Raises ClipgenError for an unknown generator, perceptor or device.
     """
+    recipe = canonical_recipe(recipe)
     own = PRESETS[recipe] if recipe in PRESETS else entry_of(generator).defaults_on(device)
     if recipe not in PRESETS and generator == Settings.generator and default_start(perceptor) == "random":
         own = {name: value for name, value in PRESETS["das"].items() if name not in ("generator", "perceptor")}

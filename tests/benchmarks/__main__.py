@@ -41,7 +41,7 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 # What is compared: the reference, the side of its picture, and clipgen's settings for the same work.
 WORK: dict[str, tuple[str, int, dict[str, Any]]] = {
     "vqgan": ("nerdyrodent", 256, {"generator": "vqgan_imagenet_f16_16384", "cut_min": 1.0, "cut_max": 1.0}),
-    "dvae": ("murdoch", 512, {"generator": "dvae", "relax": "gumbel", "cut_min": 0.43, "cut_max": 1.9}),
+    "dvae": ("murdock", 512, {"generator": "dvae", "relax": "gumbel", "cut_min": 0.43, "cut_max": 1.9}),
     "embedded": ("", 128, {"generator": "mini-vqgan"}),
 }
 

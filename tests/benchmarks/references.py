@@ -124,7 +124,7 @@ def nerdyrodent(side: int, views: int, device: torch.device) -> Callable[[], Non
     return step
 
 
-def murdoch(side: int, views: int, device: torch.device) -> Callable[[], None]:
+def murdock(side: int, views: int, device: torch.device) -> Callable[[], None]:
     """A step of github.com/simonsanvil/DALL-E-Explained: DALL-E's dVAE by a Gumbel softmax, two texts, AdamW."""
     decoder = dall_e.Decoder().to(device).eval().requires_grad_(False)
     judge = vit_b_32(device)

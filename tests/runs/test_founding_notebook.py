@@ -23,8 +23,8 @@ from clipgen.runs.settings import build
 
 README = Path(__file__).parents[2] / "README.md"
 MINI = {"perceptor": "mini", "size": (64, 64), "cutouts": 4, "steps": 3, "every": 1, "progress": False}
-DALLE = MINI | {"recipe": "murdoch-dalle", "generator": "mini-dvae"}
-VQGAN = MINI | {"recipe": "murdoch-vqgan", "generator": "mini-vqgan"}
+DALLE = MINI | {"recipe": "murdock-dalle", "generator": "mini-dvae"}
+VQGAN = MINI | {"recipe": "murdock-vqgan", "generator": "mini-vqgan"}
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +80,18 @@ def test_a_picture_to_start_from_is_no_goal_of_a_recipe(name):
     assert clipgen.Run("a cat", **{k: v for k, v in asked.items() if k != "progress"}).settings.near == 0
     held = clipgen.generate("a cat", **asked | {"near": 2.0, "steps": 1})
     assert held.settings.near == 2 and len(held.optimization.spec.init_targets) == 1
+
+
+def test_the_old_spelling_of_murdock(tmp_path):
+    options = {name: value for name, value in DALLE.items() if name != "progress"} | {"folder": tmp_path}
+    run = clipgen.Run("a cat", **options)
+    old = clipgen.Run("a cat", **options | {"recipe": "murdoch-dalle"})
+    assert old.settings == run.settings
+    for _ in run:
+        run.stop()
+    file = run.journal.folder / "settings.json"
+    file.write_text(file.read_text().replace("murdock-dalle", "murdoch-dalle"))
+    assert clipgen.Run.resume(run.journal.folder).settings == run.settings
 
 
 def test_what_to_stay_away_from():
@@ -163,7 +175,7 @@ def test_what_is_asked_for_beside_a_published_clip_wins(published):
         assert clipgen.Run("a cat").settings.init == "dalle"
 
 
-@pytest.mark.parametrize(("asked", "share"), [({"generator": "dvae"}, 0.95), ({"recipe": "murdoch-dalle"}, 0.75)])
+@pytest.mark.parametrize(("asked", "share"), [({"generator": "dvae"}, 0.95), ({"recipe": "murdock-dalle"}, 0.75)])
 def test_logits_move_at_their_rate(asked, share):
     """Their gradients' median is 2.4e-9 at 512x512: less than what Adam usually adds to it."""
     settings = build("a cat", asked)
@@ -173,11 +185,11 @@ def test_logits_move_at_their_rate(asked, share):
     assert share < float(-latent.detach().mean()) / settings.lr <= 1
 
 
-EXAMPLES = re.findall(r"^clipgen .*--recipe murdoch-\w+$", README.read_text(), re.MULTILINE)
+EXAMPLES = re.findall(r"^clipgen .*--recipe murdock-\w+$", README.read_text(), re.MULTILINE)
 
 
 def test_both_examples_are_in_the_readme():
-    assert {re.search(r"murdoch-\w+", line)[0] for line in EXAMPLES} == {"murdoch-dalle", "murdoch-vqgan"}
+    assert {re.search(r"murdock-\w+", line)[0] for line in EXAMPLES} == {"murdock-dalle", "murdock-vqgan"}
 
 
 @pytest.mark.parametrize("line", EXAMPLES)

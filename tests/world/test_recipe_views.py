@@ -61,7 +61,7 @@ def nerdyrodent_step():
     return views
 
 
-def murdoch_step():
+def murdock_step():
     """Views of a white picture with half a side of black around it, turned and moved as a whole."""
     half = SIDE // 2
     picture = F.pad(torch.ones(1, 1, SIDE, SIDE), [half] * 4)
@@ -104,12 +104,12 @@ def test_a_box_is_erased_in_all_views_of_a_step_or_in_none():
 
 
 @pytest.mark.slow
-def test_murdochs_views_are_as_black():
+def test_murdocks_views_are_as_black():
     """Those of both recipes, which show a picture to CLIP in the same views."""
     torch.manual_seed(0)
-    theirs = sum(murdoch_step() for _ in range(STEPS)) / STEPS
+    theirs = sum(murdock_step() for _ in range(STEPS)) / STEPS
     white = torch.ones(1, 3, SIDE, SIDE)
-    for name in ("murdoch-dalle", "murdoch-vqgan"):
+    for name in ("murdock-dalle", "murdock-vqgan"):
         assert sum(black(views.render(white)) for views in draws(name)) / STEPS == pytest.approx(theirs, rel=0.05)
 
 

@@ -31,7 +31,7 @@ def settings(name, **asked):
     return build("a city in the style of Van Gogh", {"recipe": name, **asked})
 
 
-def murdoch(side):
+def murdock(side):
     """32 sizes: normal about 1.2 of the side, clipped; the last three 1.4."""
     sizes = (1.2 + 0.3 * torch.randn(32)).clamp(0.43, 1.9)
     sizes[29:] = 1.4
@@ -49,8 +49,8 @@ def pixray(side):
 
 
 SIZES = {
-    "murdoch-dalle": murdoch,
-    "murdoch-vqgan": murdoch,
+    "murdock-dalle": murdock,
+    "murdock-vqgan": murdock,
     "crowson": crowson,
     "nerdyrodent": lambda side: torch.ones(32),
     "pixray": pixray,
@@ -58,8 +58,8 @@ SIZES = {
 }
 # Each augmentation's share of the views, and how strong it is at the most.
 AUGMENTED = {
-    "murdoch-dalle": {"flip": (0.5, 1), "affine": (1, 24), "shift": (1, 0.2), "grain": (1, 0.11)},
-    "murdoch-vqgan": {"flip": (0.5, 1), "affine": (1, 24), "shift": (1, 0.2), "grain": (1, 0.11)},
+    "murdock-dalle": {"flip": (0.5, 1), "affine": (1, 24), "shift": (1, 0.2), "grain": (1, 0.11)},
+    "murdock-vqgan": {"flip": (0.5, 1), "affine": (1, 24), "shift": (1, 0.2), "grain": (1, 0.11)},
     "crowson": {},
     "nerdyrodent": {
         "affine": (0.7, 15),
@@ -81,8 +81,8 @@ AUGMENTED = {
 }
 # Optimiser, its rate at the beginning, late and at the end; steps; picture; generator; CLIPs.
 MOVES = {
-    "murdoch-dalle": ("AdamW", (0.015, 0.015, 0.015), (512, 512), "dvae", 1),
-    "murdoch-vqgan": ("AdamW", (0.015, 0.015, 0.015), (512, 512), "vqgan_imagenet_f16_16384", 1),
+    "murdock-dalle": ("AdamW", (0.015, 0.015, 0.015), (512, 512), "dvae", 1),
+    "murdock-vqgan": ("AdamW", (0.015, 0.015, 0.015), (512, 512), "vqgan_imagenet_f16_16384", 1),
     "crowson": ("Adam", (0.05, 0.05, 0.05), (480, 480), "vqgan_imagenet_f16_1024", 1),
     "nerdyrodent": ("Adam", (0.1, 0.1, 0.1), (512, 512), "vqgan_imagenet_f16_16384", 1),
     "pixray": ("Adam", (0.2, 0.2, 0.02), (288, 288), "vqgan_imagenet_f16_16384", 2),
@@ -155,7 +155,7 @@ def test_optimiser_and_rate(name):
     latent = torch.zeros(3)
     made = asked.at(0).select(OptimizerConfig).create(latent)
     assert type(made).__name__ == optimiser and made.param_groups[0]["betas"] == (0.9, 0.999)
-    assert made.param_groups[0]["weight_decay"] == (0.1 if name == "murdoch-vqgan" else 0)
+    assert made.param_groups[0]["weight_decay"] == (0.1 if name == "murdock-vqgan" else 0)
     for share, rate in zip((0, 0.7, 0.99), rates, strict=True):
         step = int(share * asked.steps)
         config = asked.at(step).select(OptimizerConfig)
@@ -167,7 +167,7 @@ def test_optimiser_and_rate(name):
 
 
 def test_what_is_particular():
-    dalle, vqgan = settings("murdoch-dalle"), settings("murdoch-vqgan")
+    dalle, vqgan = settings("murdock-dalle"), settings("murdock-vqgan")
     assert parse_relaxation(dalle.relax) == ("gumbel", {"temperature": 1.873, "groups": 2})
     assert parse_relaxation(vqgan.relax) == ("none", {"limit": 6})
     assert (dalle.distance, dalle.combine, dalle.padding, dalle.cut_pad) == ("cosine", "embeddings", "black", 0.5)
@@ -176,8 +176,8 @@ def test_what_is_particular():
 
 
 def test_places_of_padded_views():
-    """Murdoch's views lie anywhere in a picture that has half a side of black around it."""
-    warps = torch.cat([*drawn(dataclasses.replace(settings("murdoch-dalle").select(Cutouts), augment=""), 512)])
+    """Murdock's views lie anywhere in a picture that has half a side of black around it."""
+    warps = torch.cat([*drawn(dataclasses.replace(settings("murdock-dalle").select(Cutouts), augment=""), 512)])
     across, middle = warps[:, 0, 0], warps[:, 0, 2]
     reach = middle.abs() + across  # how far a view's edge is from the middle; the picture's edge is at 1
     assert reach.max() <= 2 + 1e-5 and reach.quantile(0.95) > 1.6

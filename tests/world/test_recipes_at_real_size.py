@@ -12,7 +12,7 @@ from clipgen.runs.presets import PRESETS
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("recipe", ["murdoch-dalle", "crowson"])
+@pytest.mark.parametrize("recipe", ["murdock-dalle", "crowson"])
 def test_a_step_shows_clip_as_many_views_and_moves_the_latent(recipe, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPGEN_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -1,4 +1,4 @@
-"""``murdoch-dalle`` and ``murdoch-vqgan`` beside the founding notebook's loop: simonsanvil/DALL-E-Explained.
+"""``murdock-dalle`` and ``murdock-vqgan`` beside the founding notebook's loop: simonsanvil/DALL-E-Explained.
 
 Its cells 28 and 30 (``Pars``, ``ascend_txt``, ``augment``, ``train``, ``checkin``), read there and said in our words.
 """
@@ -27,7 +27,7 @@ def clip(tmp_path):
     return small_clip(tmp_path)
 
 
-class Murdoch(Loop):
+class Murdock(Loop):
     """AdamW, ten times the cosine to the text, minus five times that to what is to be removed."""
 
     unwanted = 5.0
@@ -48,7 +48,7 @@ class Murdoch(Loop):
         self.optimiser.param_groups[0]["weight_decay"] = 0.1 if self.strongest() > 5 else 0.0
 
 
-class Dalle(Murdoch):
+class Dalle(Murdock):
     """The dVAE: two softmaxes a place with Gumbel noise, over the even and over the odd tokens."""
 
     def weights(self, noise):
@@ -71,7 +71,7 @@ class Dalle(Murdoch):
         return self.picture(torch.zeros_like(self.latent) if noise is None else noise).clamp(0, 1)
 
 
-class Vqgan(Murdoch):
+class Vqgan(Murdock):
     """The VQGAN: any latent, clipped to 6."""
 
     def counted(self, latent):
@@ -95,7 +95,7 @@ def check_loss(apart, factor, offset):
 
 @pytest.mark.slow
 def test_dalle(clip, tmp_path, monkeypatch):
-    apart = beside("murdoch-dalle", Dalle, clip, small_dvae(tmp_path / "cache", monkeypatch))
+    apart = beside("murdock-dalle", Dalle, clip, small_dvae(tmp_path / "cache", monkeypatch))
     assert max(apart.views) < 1e-4 and min(apart.cosines) > 0.9999
     check_loss(apart, 15, 5)
     assert apart.moved < 0.005, "but for weight decay in the first step: a factor of 0.9985 on logits of 1"
@@ -104,7 +104,7 @@ def test_dalle(clip, tmp_path, monkeypatch):
 
 
 def test_every_picture_of_the_notebook_has_noise_of_its_own_where_clipgen_has_none(clip, tmp_path, monkeypatch):
-    apart = beside("murdoch-dalle", Dalle, clip, small_dvae(tmp_path / "cache", monkeypatch), steps=1)
+    apart = beside("murdock-dalle", Dalle, clip, small_dvae(tmp_path / "cache", monkeypatch), steps=1)
     noise = -(-torch.rand(apart.optimization.latent.shape).log()).log()
     away = (apart.source.shown(noise) - apart.optimization.image()).abs().mean()
     assert 0.003 < away < 0.03
@@ -112,7 +112,7 @@ def test_every_picture_of_the_notebook_has_noise_of_its_own_where_clipgen_has_no
 
 def test_beyond_black_and_white(clip, tmp_path, monkeypatch):
     """Brighter than white is clipped without a gradient, as in the notebook; darker than black it shows as that."""
-    apart = beside("murdoch-dalle", Dalle, clip, small_dvae(tmp_path / "cache", monkeypatch, contrast=40), steps=3)
+    apart = beside("murdock-dalle", Dalle, clip, small_dvae(tmp_path / "cache", monkeypatch, contrast=40), steps=3)
     picture = apart.source.decode(torch.Generator().manual_seed(0))
     beyond = [float((picture < 0).float().mean()), float((picture > 1).float().mean())]
     assert min(beyond) > 0.01
@@ -123,7 +123,7 @@ def test_beyond_black_and_white(clip, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_vqgan(clip, tmp_path):
     net, file = small_vqgan(tmp_path)
-    apart = beside("murdoch-vqgan", Vqgan, clip, net, generator=file)
+    apart = beside("murdock-vqgan", Vqgan, clip, net, generator=file)
     assert apart.cosines[0] > 0.99999 and min(apart.cosines) > 0.995
     assert max(apart.views[:2]) < 1e-4
     check_loss(apart, 15, 5)
@@ -173,7 +173,7 @@ def test_texts_of_their_own_lengths(clip):
 
 
 def test_the_recipes_say_what_their_source_does():
-    dalle, vqgan = (build("a city", {"recipe": name}) for name in ("murdoch-dalle", "murdoch-vqgan"))
+    dalle, vqgan = (build("a city", {"recipe": name}) for name in ("murdock-dalle", "murdock-vqgan"))
     assert [(p.weight, p.text[:10]) for p in dalle.prompts] == [(1, "a city"), (-0.5, "incoherent")]
     assert (dalle.lift, vqgan.lift, dalle.weight_decay, vqgan.weight_decay) == (0.5, 0, 0, 0.1)
     assert dalle.eps == vqgan.eps == pytest.approx(1e-8 / 15)
