@@ -7,14 +7,15 @@ import ipaddress
 import re
 import socket
 import string
+import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from clipgen.errors import ClipgenError
-from clipgen.storage.network import Deadline
 
 BYTES = 32_000_000  # of a download
 SECONDS = 120.0  # for all of it, however its bytes drip
@@ -41,28 +42,34 @@ def _is_public(address: str) -> bool:
     return unicast and all(_is_public(str(one)) for one in embedded if one)
 
 
-def _connect(
-    deadline: Deadline, address: tuple[str, int], timeout: float | None = None, source: Any = None
-) -> socket.socket:
-    """Return a connection to the very addresses that were checked: a name may answer differently the next time."""
-    results = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
-    if not all(_is_public(str(result[4][0])) for result in results):
-        raise PermissionError(f"{address[0]} is this machine or a private network, which is not read from")
-    connection = socket.create_connection((str(results[0][4][0]), address[1]), timeout, source)
-    deadline.watch(connection)
-    return connection
+class _Guard(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens public addresses, until ``end``: a socket's own timeout begins anew with every byte."""
 
-
-class _Guarded(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    """Opens addresses by connections of ``_connect``."""
-
-    def __init__(self, deadline: Deadline):
+    def __init__(self) -> None:
         super().__init__()
-        self._deadline = deadline
+        self.ended, self.twins = False, list[socket.socket]()  # twins of the connections, which TLS takes over
+
+    def end(self) -> None:
+        """End all connections, now and from now on."""
+        self.ended = True
+        for twin in self.twins:
+            with suppress(OSError):
+                twin.shutdown(socket.SHUT_RDWR)  # ends a pending read
+
+    def connect(self, address: tuple[str, int], timeout: float | None = None, source: Any = None) -> socket.socket:
+        """Return a connection to the very addresses that were checked: a name may answer differently the next time."""
+        results = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        if not all(_is_public(str(result[4][0])) for result in results):
+            raise PermissionError(f"{address[0]} is this machine or a private network, which is not read from")
+        connection = socket.create_connection((str(results[0][4][0]), address[1]), timeout, source)
+        self.twins.append(connection.dup())
+        if self.ended:
+            self.end()
+        return connection
 
     def _guard(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
         connection = kind(*args, **kwargs)
-        connection._create_connection = partial(_connect, self._deadline)
+        connection._create_connection = self.connect
         return connection
 
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
@@ -92,25 +99,35 @@ def download(address: str, name: str = "image", limit: int | None = None) -> byt
         ClipgenError: For a private address, one that gives no picture or film, and for what is too large or too slow.
     """
     # No proxy: it would resolve names for us, unchecked.
-    limit, deadline, opener = limit or BYTES, Deadline(SECONDS), urllib.request.OpenerDirector()
+    limit, guard, opener = limit or BYTES, _Guard(), urllib.request.OpenerDirector()
     redirect, default = urllib.request.HTTPRedirectHandler(), urllib.request.HTTPDefaultErrorHandler()
-    for handler in (_Guarded(deadline), redirect, default, urllib.request.HTTPErrorProcessor()):
+    for handler in (guard, redirect, default, urllib.request.HTTPErrorProcessor()):
         opener.add_handler(handler)
     headers = {"User-Agent": "clipgen", "Accept": "image/*, video/*, */*;q=0.5"}
+    timer = threading.Timer(SECONDS, guard.end)
+    timer.daemon = True
+    timer.start()
     try:
         request = urllib.request.Request(_encode(address), headers=headers)
-        with deadline:
-            answer = opener.open(request, timeout=20)
-            if answer is None:
-                raise OSError("only http and https addresses are read")
-            with answer:
-                content, kind = answer.read(limit + 1), answer.headers.get_content_type()
-                if kind.startswith("text/") and content.lstrip().startswith(b"<"):  # any other is up to its decoder
-                    raise OSError(f"it is {kind}, not an image")
+        answer = opener.open(request, timeout=20)
+        if answer is None:
+            raise OSError("only http and https addresses are read")
+        with answer:
+            content, kind = answer.read(limit + 1), answer.headers.get_content_type()
+        if guard.ended:
+            raise TimeoutError
+        if kind.startswith("text/") and content.lstrip().startswith(b"<"):  # any other is up to its decoder
+            raise OSError(f"it is {kind}, not an image")
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = " ".join(str(getattr(error, "reason", "") or error).split())
+        if guard.ended:
+            reason = f"it did not end within {SECONDS:g} seconds"
         code = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
         raise ClipgenError(f"{name}={address!r}: {code}{reason}; download it yourself and give the file") from error
+    finally:
+        timer.cancel()
+        for twin in guard.twins:
+            twin.close()
     if len(content) > limit:
         raise ClipgenError(f"{name}={address!r}: more than {limit // 10**6} MB; download it and make it smaller")
     return content
