@@ -9,13 +9,13 @@ import re
 import sys
 from contextlib import suppress
 from functools import partial
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.fast import paused_gc
 from clipgen.images.terminal import with_inert_streams
-from clipgen.registry import load_attribute
 
 
 class Command(NamedTuple):
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.parse_args(words)
     name, *words = words if words[0] in COMMANDS else ["generate", *words]
     try:
-        return load_attribute(COMMANDS[name].run)(subparsers.choices[name], words)
+        return resolve_name(COMMANDS[name].run)(subparsers.choices[name], words)
     except ClipgenError as error:
         print(f"clipgen: {error}", file=sys.stderr)
         return 2

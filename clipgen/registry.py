@@ -5,16 +5,10 @@ from __future__ import annotations
 import difflib
 from collections import UserDict
 from collections.abc import Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from clipgen.errors import ClipgenError
-
-
-def load_attribute(path: str) -> Any:
-    """Return the object at ``module:attribute``."""
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
 
 
 class Registry(UserDict[str, Any]):
@@ -26,7 +20,7 @@ class Registry(UserDict[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         self.check(name)
-        return load_attribute(self.data[name])
+        return resolve_name(self.data[name])
 
     def check(self, name: str) -> None:
         """Raise ClipgenError for an unknown name; nothing is imported."""

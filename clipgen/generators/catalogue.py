@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from os.path import isfile
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ import torch
 from clipgen import device as devices
 from clipgen.errors import ClipgenError
 from clipgen.generators.base import Entry, Generator, parse_relaxation
-from clipgen.registry import RELAXATIONS, load_attribute, unknown_name
+from clipgen.registry import RELAXATIONS, unknown_name
 from clipgen.storage.remote import Remote
 
 MAX_MARKS = 4096  # of a drawing
@@ -250,9 +251,9 @@ def entry_of(name: str) -> Entry:
             raise ClipgenError(f"generator={name!r}: behind {kind}: stands how many there are, from 1 to {MAX_MARKS}")
         return replace(GENERATORS[kind], config={"marks": int(number)})
     if isfile(name):  # not Path.is_file: a name may be too long for a path
-        return _vqgan(load_attribute("clipgen.generators.vqgan:config_beside")(Path(name)), licence="yours")
+        return _vqgan(resolve_name("clipgen.generators.vqgan:config_beside")(Path(name)), licence="yours")
     if name.startswith("hf-hub:"):
-        config = load_attribute("clipgen.generators.vae:hub_config")(name)
+        config = resolve_name("clipgen.generators.vae:hub_config")(name)
         return replace(
             GENERATORS["taesd"],
             loader="clipgen.generators.vae:load_hub",
@@ -288,7 +289,7 @@ def load_generator(
     entry.check(name, relax, (entry.native_size, entry.native_size))
     device, (kind, numbers) = torch.device(device), parse_relaxation(relax)
     precision = devices.precision(device, precision)
-    generator = load_attribute(entry.loader)(name, entry, device)
+    generator = resolve_name(entry.loader)(name, entry, device)
     if entry.codes:
         generator = RELAXATIONS[kind](name, generator.net, generator.native_size, **numbers)
     generator.set_precision("fp32" if entry.overflows_fp16 and precision == "fp16" else precision)

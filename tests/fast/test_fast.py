@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from pkgutil import resolve_name
 
 import open_clip
 import pytest
@@ -16,7 +17,6 @@ from clipgen.generators.catalogue import GENERATORS
 from clipgen.generators.codebook import Codebook
 from clipgen.generators.dvae import DVAE
 from clipgen.generators.vqgan import VQModel
-from clipgen.registry import load_attribute
 
 BUILTIN = [f"{name}:8" if entry.is_vector else name for name, entry in GENERATORS.items() if not entry.files]
 VQGAN = {"n_embed": 16, "embed_dim": 32, "z_channels": 32, "ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1}
@@ -88,7 +88,7 @@ def test_a_builtin_clip_is_the_same_without_speed_ups(name, monkeypatch):
 def test_each_class_that_is_improved_exists():
     for name in FASTER_LAYERS | LEANER_LAYERS:
         module, _, kind = name.rpartition(".")
-        assert issubclass(load_attribute(f"{module}:{kind}"), torch.nn.Module)
+        assert issubclass(resolve_name(f"{module}:{kind}"), torch.nn.Module)
 
 
 def test_improving_a_net_again_changes_nothing():
