@@ -35,11 +35,7 @@ class MemoryPlan:
         self.passes = self.requested_passes = passes
 
     def fit(self, spec: StepSpec, latent: Tensor) -> None:
-        """Choose passes and checkpointing so that a step fits into the free memory; warn where it does not.
-
-        What decoder and CLIP save for the backward pass is measured on a small latent and one cutout. Nothing is
-        planned where free memory is unknown, nor for a generator without a net.
-        """
+        """Choose passes and checkpointing so that a step fits into the free memory, if known; else warn."""
         if spec.generator.net is None or (available := free_bytes(latent.device)) is None:
             return
         try:
@@ -60,18 +56,15 @@ class MemoryPlan:
         if needed() > available and spec.generator.enable_checkpointing():
             decoder = decoder_bytes(spec, latent)
         if full > available:
-            self._warn(spec, latent, full, available, fits=needed() <= available)
-
-    def _warn(self, spec: StepSpec, latent: Tensor, needed: float, available: float, fits: bool) -> None:
-        height, width = (n * spec.generator.stride for n in latent.shape[-2:])
-        remedy = f"passes={self.passes}, and the step takes longer"
-        if not fits:
-            remedy = "it may not fit; lower size, or choose a smaller perceptor"
-        warnings.warn(
-            f"{width}x{height} with {spec.cutouts.cutouts} views needs about {needed / 1e9:.1f} GB, "
-            f"{available / 1e9:.1f} are free: {remedy}",
-            stacklevel=5,
-        )
+            height, width = (n * spec.generator.stride for n in latent.shape[-2:])
+            remedy = f"passes={self.passes}, and the step takes longer"
+            if needed() > available:
+                remedy = "it may not fit; lower size, or choose a smaller perceptor"
+            warnings.warn(
+                f"{width}x{height} with {spec.cutouts.cutouts} cutouts needs about {full / 1e9:.1f} GB, "
+                f"{available / 1e9:.1f} are free: {remedy}",
+                stacklevel=4,
+            )
 
     def set_passes(self, passes: int, spec: StepSpec, latent: Tensor) -> None:
         """Use at least this many passes from now on."""
@@ -80,14 +73,7 @@ class MemoryPlan:
             self.fit(spec, latent)
 
     def handle_oom(self, error: RuntimeError | MemoryError, spec: StepSpec) -> None:
-        """Use less memory from now on.
-
-        The tensors that the error refers to are freed only after its ``except`` clause: call ``release`` then.
-
-        Raises:
-            ClipgenError: Nothing is left to reduce.
-            RuntimeError, MemoryError: The error itself, if it is another one.
-        """
+        """Use less memory from now on, or raise what cannot be helped. Call ``release`` after the ``except`` clause."""
         if not is_oom(error):
             raise error
         if self.passes < spec.cutouts.cutouts:

@@ -52,7 +52,9 @@ def test_a_step_is_parted_as_the_free_memory_asks(share, sparing, fits, ample, f
     spec, latent = ample.optimization.spec, ample.optimization.latent
     room = memory.MARGIN * (share * memory.decoder_bytes(spec, latent) + memory.view_bytes(spec) / 3)
     monkeypatch.setattr(memory, "free_bytes", lambda device: room if share else 0)
-    with pytest.warns(UserWarning, match="64x64 with 4 views needs about .* free: " + ("passes" if fits else "it may")):
+    with pytest.warns(
+        UserWarning, match="64x64 with 4 cutouts needs about .* free: " + ("passes" if fits else "it may")
+    ):
         list(fresh)
     blocks = [
         block for block in fresh.optimization.spec.generator.net.modules() if isinstance(block, CheckpointedBlock)

@@ -61,14 +61,13 @@ def trim() -> None:
 
 
 def _set_options() -> None:
-    if not fast.enabled:
+    if not (fast.enabled and _mallopt):
         return
     with _lock:
         keep = any(_owners.values())
         options = _KEEP_LITTLE if _owners else _DEFAULTS
         for option, value in (_KEEP_ALL if keep else options).items():
-            if _mallopt:
-                _mallopt(option, value)
+            _mallopt(option, value)
         if not keep:
             trim()
 
