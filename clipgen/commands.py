@@ -197,18 +197,18 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
 def cache(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Print what lies in the cache folder; with --prune, delete what is not needed any more."""
-    from clipgen.storage import cache
+    from clipgen.storage.remote import list_items, prune
 
     parser.add_argument("--prune", action="store_true", default=False, help="delete what is marked with *")
-    prune, items = parser.parse_intermixed_args(words).prune, cache.list_items()
+    clear, items = parser.parse_intermixed_args(words).prune, list_items()
     for item in items:
         print(f"{item.megabytes:10.1f} MB {'*' if item.deletable else ' '} {item.file}  ({item.kind})")
     deletable = [item for item in items if item.deletable]
     total, less = (sum(item.megabytes for item in some) for some in (items, deletable))
     print(f"{total:10.1f} MB; not needed any more (*, what --prune deletes): {less:.1f} MB")
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
-    if prune and deletable and (not is_terminal or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
-        print(f"deleted: {len(cache.prune())} files")
+    if clear and deletable and (not is_terminal or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
+        print(f"deleted: {len(prune())} files")
     return 0
 
 

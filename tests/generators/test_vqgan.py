@@ -18,7 +18,7 @@ from clipgen.errors import ClipgenError
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.generators.codebook import Gumbel
 from clipgen.generators.vqgan import VQModel
-from clipgen.storage import cache
+from clipgen.storage import remote as cache
 from clipgen.storage.weights import converted
 
 DDCONFIG = {

@@ -16,7 +16,7 @@ import clipgen
 from clipgen.cli import main
 from clipgen.errors import ClipgenError
 from clipgen.prompts import slug
-from clipgen.storage import cache as downloads
+from clipgen.storage import remote as downloads
 from clipgen.storage.weights import as_safetensors
 from clipgen.studio.parts import save_input
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from clipgen.errors import ClipgenError
-from clipgen.storage import cache as folder
 from clipgen.storage import remote, weights
 from clipgen.storage.remote import Remote
 
@@ -87,8 +86,8 @@ def test_other_wants_are_converted_anew(big, cache):
 def test_a_download_that_changed_is_kept(big, cache):
     remote.fetch_weights(big, WANTED)
     torch.save({"encoder.weight": torch.ones(2)}, cache / big.name)
-    assert folder.prune() == [] and remote.fetch_weights(big, WANTED)["encoder.weight"].tolist() == [1, 1]
-    assert [item.file for item in folder.prune()] == [cache / big.name]
+    assert remote.prune() == [] and remote.fetch_weights(big, WANTED)["encoder.weight"].tolist() == [1, 1]
+    assert [item.file for item in remote.prune()] == [cache / big.name]
 
 
 def test_what_is_left_over_goes_and_nothing_else(cache, tmp_path):
@@ -123,11 +122,11 @@ def test_what_is_left_over_goes_and_nothing_else(cache, tmp_path):
         aged(cache / "notes.part"),
         aged(cache / "checksums.json", content=b"{}"),
     ]
-    assert {item.file for item in folder.prune()} == set(left)
+    assert {item.file for item in remote.prune()} == set(left)
     assert all(file.exists() for file in kept) and not any(file.exists() for file in left)
     assert not (cache / "faceshq" / ".last.ckpt.0123abcd.hub").exists()
     assert (cache / "linked").is_symlink() and (cache / ".link.ckpt.0123abcd.part").is_symlink()
-    assert not [item for item in folder.list_items() if item.deletable]
+    assert not [item for item in remote.list_items() if item.deletable]
 
 
 @pytest.mark.slow
