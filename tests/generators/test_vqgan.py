@@ -206,8 +206,8 @@ def test_published_checksums_and_revisions():
     wikiart, faces = (GENERATORS[name].files[0].parsed_sources for name in ("wikiart_f16_16384", "faceshq"))
     assert {source.sha256[:8] for source in wikiart} == {"bd08bb46"} and {s.sha256[:8] for s in faces} == {"3274bba5"}
     hub = faces[0].hub
-    assert hub.repo == "Somnai/pytti-vqgan-checkpoints" and hub.path == "faceshq/faceshq.ckpt"
-    assert re.fullmatch("[0-9a-f]{40}", hub.revision)
+    assert hub["repo_id"] == "Somnai/pytti-vqgan-checkpoints" and hub["filename"] == "faceshq/faceshq.ckpt"
+    assert re.fullmatch("[0-9a-f]{40}", hub["revision"])
     digests = [s.sha256 for e in GENERATORS.values() for f in e.files for s in f.parsed_sources if s.sha256]
     assert len(digests) > 10 and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
     assert GENERATORS["wikiart_f16_1024"].codes == 1024 and GENERATORS["llamagen_vq16_t2i"].stride == 16
