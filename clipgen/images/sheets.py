@@ -90,7 +90,7 @@ def strip(pictures: Sequence[Any], labels: Sequence[str] | None = None) -> Image
     large = [enlarge(picture) for picture in _read_pictures("strip", pictures, labels)]
     height = max(picture.height for picture in large)
     widths = [max(1, round(picture.width * height / picture.height)) for picture in large]
-    _check_size(sum(widths), height)
+    _check_size(sum(widths) + GAP * (len(widths) + 1), height + 2 * GAP)  # before resizing takes the memory
     resized = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture, width in zip(large, widths)]
     return _lay_out([resized], widths, below=labels or ())
 

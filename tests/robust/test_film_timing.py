@@ -4,8 +4,7 @@ import json
 import os
 import re
 import stat
-import subprocess
-import sys
+import threading
 
 import imageio.v3 as iio
 import numpy as np
@@ -177,11 +176,11 @@ def test_pictures_have_no_time_of_their_own(tmp_path):
 
 def test_fewer_frames_take_the_same_time(tmp_path):
     rng = np.random.default_rng(0)
-    frames = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(40)]
-    settings = {"durations": [0.05 + 0.01 * (i % 3) for i in range(40)]}
+    frames = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(30)]
+    settings = {"durations": [0.05 + 0.01 * (i % 3) for i in range(30)]}
     whole = export(frames, tmp_path / "a.webp", settings)
     part = export(frames, tmp_path / "b.webp", settings, megabytes=whole.stat().st_size / 2e6)
-    assert len(durations(part)) < 25 and sum(durations(part)) == sum(durations(whole)) == 2390
+    assert len(durations(part)) < 25 and sum(durations(part)) == sum(durations(whole)) == 1800
 
 
 # --- stillness ------------------------------------------------------------------------------------------
@@ -246,18 +245,15 @@ def test_the_picture_decides_which_is_best(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a script of the shell")
-def test_an_ffmpeg_that_complains_at_length_is_listened_to(tmp_path):
+def test_an_ffmpeg_that_complains_at_length_is_listened_to(tmp_path, monkeypatch):
     """It says more than a pipe holds before it reads a frame, and then works as it does."""
     program = tmp_path / "ffmpeg"
     program.write_text(f'#!/bin/sh\nyes "deprecated pixel format" | head -n 20000 >&2\nexec {get_ffmpeg_exe()} "$@"\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    code = """
-import sys
-from PIL import Image
-from clipgen.export.film import export
-export([Image.new("RGB", (256, 256), (9 * i, 0, 0)) for i in range(9)], sys.argv[1], hold=0)
-"""
-    environment = os.environ | {"IMAGEIO_FFMPEG_EXE": str(program)}
-    command = [sys.executable, "-c", code, "a.mp4"]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
-    assert len(iio.imread(tmp_path / "a.mp4")) == 9
+    frames = [Image.new("RGB", (256, 256), (9 * i, 0, 0)) for i in range(9)]
+    with monkeypatch.context() as changed:
+        changed.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+        thread = threading.Thread(target=export, args=(frames, tmp_path / "a.mp4"), kwargs={"hold": 0}, daemon=True)
+        thread.start()
+        thread.join(60)
+    assert not thread.is_alive() and len(iio.imread(tmp_path / "a.mp4")) == 9
