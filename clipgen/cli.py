@@ -99,7 +99,7 @@ class CommandParser(argparse.ArgumentParser):
         if not unknown[0].startswith("-"):
             raise ClipgenError(f"{unknown[0]!r}: is one too many; if it is a part of the prompt, put it in quotes")
         names = [name for action in self._actions for name in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], names, 1)
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], names, 1, 0.75)
         hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
         raise ClipgenError(f"{unknown[0]}: there is no such option; {hint}")
 
@@ -125,7 +125,13 @@ def main(argv: list[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,
         )
-    if not words or words[0] in ("-h", "--help", "--version"):
+    if not words:
+        examples = ["clipgen", *(f"clipgen {words}" for words in COMMANDS["generate"].examples)]
+        examples[0] = "clipgen: write what you want to see, for example"
+        print("\n  ".join(examples), file=sys.stderr)
+        print("clipgen --help lists the commands", file=sys.stderr)
+        return 2
+    if words[0] in ("-h", "--help", "--version"):
         parser.parse_args(words)
     name, *words = words if words[0] in COMMANDS else ["generate", *words]
     try:

@@ -153,9 +153,9 @@ def dalle(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
     from clipgen.export.film import export
 
-    sheets = []
+    stages, sheets = clipgen.dalle(prompt, stream=True, **options), []
     with tqdm(total=100, disable=quiet, unit="%", dynamic_ncols=True) as bar:
-        for drawings in clipgen.dalle(prompt, stream=True, **options):
+        for drawings in stages:
             sheets.append(drawings.sheet())
             bar.update(round(100 * drawings.done) - bar.n)
     file = export(sheets, output or _unused_files(prompt, ".png")[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import sys
@@ -97,9 +98,12 @@ def check(field: Field, value: Any) -> None:
         return
     kinds = (int, float) if kind is float else kind
     if field.default is not None and not (isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)):
-        raise ClipgenError(f"{name}={value!r}: has to be a {kind.__name__}, such as {field.default!r}")
+        nouns = {int: "whole number", float: "number", str: "text", bool: "bool"}
+        raise ClipgenError(f"{name}={value!r}: has to be a {nouns.get(kind, kind.__name__)}, such as {field.default!r}")
     if facts["choices"] and value not in facts["choices"]:
-        raise ClipgenError(f"{name}={value!r}: choose one of: {', '.join(facts['choices'])}")
+        nearest = difflib.get_close_matches(value, facts["choices"], 1, 0.75)
+        hint = f"did you mean {nearest[0]}? There are" if nearest else "choose one of:"
+        raise ClipgenError(f"{name}={value!r}: {hint} {', '.join(filter(None, facts['choices']))}")
     if kind in (int, float) and not (abs(value) <= _MAX_NUMBER and facts["low"] <= value <= facts["high"]):
         range_ = f"a number from {bounds_of(field)}" if facts["low"] > -math.inf else "finite"
         raise ClipgenError(f"{name}={value!r:.40}: has to be {range_}; {field.default} is the default")

@@ -41,6 +41,14 @@ def test_output_by_suffix(tmp_path):
     ("arguments", "remedy"),
     [
         ([""], "write what you want to see"),
+        ([], "clipgen --help lists the commands"),
+        (["a cat", "--recipe", "crowsn"], "recipe='crowsn': did you mean crowson? There are murdock-dalle,"),
+        (["a cat", "--temperature", "2"], "--temperature: there is no such option; clipgen"),
+        (["a cat", "--mask", "nope.png"], "mask='nope.png': there is no such file"),
+        (["a cat", "--init", "nope.png"], "init='nope.png': there is no such file"),
+        (["nope.png | a cat"], "prompt='nope.png': there is no such file"),
+        (["a cat [middle]"], "the region of a prompt='middle': use all, top"),
+        (["dalle", "a cat", "--keep", "middle"], "keep='middle': use all, top"),
         (["a cat", "--generator", "nothing"], "choose one of"),
         (["a cat", "--generator", "mini-dvae", "--size", "500x500"], "nearest is (496, 496)"),
         (["a cat", "--size", "big"], "size='big': write width x height"),
@@ -72,7 +80,7 @@ def test_bad_input(arguments, remedy, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arguments", "remedy"), [("--stepz 3", "did you mean --steps?"), ("--steps many", "steps='many': has to be a int")]
+    ("arguments", "remedy"), [("--stepz 3", "did you mean --steps?"), ("--steps many", "a whole number")]
 )
 def test_a_mistake_is_told_without_a_traceback(arguments, remedy, tmp_path):
     done = clipgen("a cat", *arguments.split(), cwd=tmp_path)

@@ -63,7 +63,7 @@ def load_mask(spec: str, size: tuple[int, int], pictures: Mapping[str, Image.Ima
     else:
         raise ClipgenError(
             f"{label}={spec!r}: use {', '.join(_WORDS)}, a box x,y,width,height in shares from 0 to 1, "
-            f"{'an image file, ' if label == 'mask' else ''}or not before any of these"
+            f"{'' if label == 'keep' else 'an image file, '}or not before any of these"
         )
     mask = 1 - mask if negated else mask
     if not (mask > 0.5).any():

@@ -39,7 +39,9 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
-def to_picture(image: Pictorial | str | os.PathLike[str], formats: Sequence[str] = FORMATS) -> Image.Image:
+def to_picture(
+    image: Pictorial | str | os.PathLike[str], formats: Sequence[str] = FORMATS, argument: str = "image"
+) -> Image.Image:
     """Return anything pictorial as RGB: upright, in sRGB, transparency on white, the first frame of an animation.
 
     Args:
@@ -47,6 +49,7 @@ def to_picture(image: Pictorial | str | os.PathLike[str], formats: Sequence[str]
             (H, W, C), or a tensor (H, W), (C, H, W) or (1, C, H, W), with 1, 3 or 4 channels. The type says the range
             of the numbers: unsigned integers use all of theirs, anything else is in [0, 1].
         formats: Those that a file may have, as Pillow names them.
+        argument: The argument that the picture is, for errors.
 
     Raises:
         ClipgenError: For what is no picture, is broken or far too large, and for addresses inside a private network.
@@ -55,9 +58,10 @@ def to_picture(image: Pictorial | str | os.PathLike[str], formats: Sequence[str]
         return _from_numbers(image)
     if not isinstance(image, (Image.Image, str, os.PathLike, bytes, io.BytesIO)):
         raise ClipgenError(
-            f"image={image!r}: is no picture; give a file, its bytes, an address, a PIL image or an array"
+            f"{argument}={image!r}: is no picture; give a file, its bytes, an address, a PIL image or an array"
         )
-    with open_picture(image, formats=formats) as picture:
+    label = f"{argument}={str(image)!r}" if isinstance(image, (str, os.PathLike)) else argument
+    with open_picture(image, label, formats) as picture:
         return to_rgb(picture)
 
 

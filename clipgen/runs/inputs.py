@@ -63,9 +63,9 @@ class Inputs:
         named = to_numbers(options)
         named |= {name: self._to_line(named[name]) for name in ("prompt", "negative") if name in named}
         if "init" in named:
-            named["init"] = self._name_latent(named["init"]) or self._name_picture(named["init"])
+            named["init"] = self._name_latent(named["init"]) or self._name_picture(named["init"], "init")
         if "mask" in named:
-            named["mask"] = self._name_picture(named["mask"])
+            named["mask"] = self._name_picture(named["mask"], "mask")
         return named
 
     def name_files(self, settings: Settings) -> Settings:
@@ -87,19 +87,19 @@ class Inputs:
     def _name_file(self, text: str) -> str:
         """Return the name of the picture in a file; empty if it is no picture and ``text`` is a plain word."""
         try:
-            return self._name_picture(to_picture(text))
+            return self._name_picture(to_picture(text, argument="prompt"))
         except ClipgenError:
             if Path(text).suffix or Path(text).name != text:
                 raise
             return ""
 
-    def _name_picture(self, value: Any) -> str:
+    def _name_picture(self, value: Any, argument: str = "prompt") -> str:
         """Return the name of a picture: its path or address, otherwise one made from its content."""
         if isinstance(value, str):
             return value
         if isinstance(value, Path):  # a bare word could be taken for something else
             return str(value) if any(mark in str(value) for mark in "./\\") else f"./{value}"
-        picture = to_picture(value)
+        picture = to_picture(value, argument=argument)
         name = f"picture-{_content_hash(np.asarray(picture))}.png"
         self.all[name] = picture
         return name
@@ -123,7 +123,7 @@ class Inputs:
             with suppress(ClipgenError):
                 if parse_parts(text) == [Prompt(text, is_image=True)]:
                     return text
-            return self._name_picture(to_picture(prompt))
+            return self._name_picture(to_picture(prompt, argument="prompt"))
         if isinstance(prompt, Pictorial):
             return self._name_picture(prompt)
         if isinstance(prompt, Mapping):
@@ -161,12 +161,13 @@ class Inputs:
         """Load the pictures of prompts and masks. Raises ClipgenError for what cannot be read or does not fit."""
         for prompt in settings.prompts:
             if prompt.is_image:
-                self._load_picture(prompt.text)
-        for where in {settings.mask, *(prompt.where for prompt in settings.prompts)} - {""}:
+                self._load_picture(prompt.text, "prompt")
+        regions = {prompt.where: "the region of a prompt" for prompt in settings.prompts} | {settings.mask: "mask"}
+        for where, argument in regions.items():
             if file := masks.find_mask_file(where):
-                self._load_picture(file)
-            for width, height in settings.sizes:
-                masks.load_mask(where, (height, width), self.pictures)
+                self._load_picture(file, argument)
+            for width, height in settings.sizes if where else ():
+                masks.load_mask(where, (height, width), self.pictures, argument)
 
     def start(self, settings: Settings) -> inits.Start:
         """Return the start that ``init`` means: a latent, a picture, a word, a colour, a file or a run folder.
@@ -194,7 +195,7 @@ class Inputs:
         elif path.suffix == ".npy":
             self.all[name] = _read_latent(path)
         elif path.suffix or "/" in name or find_file(name):
-            self._load_picture(name)
+            self._load_picture(name, "init")
         elif name == "collage":  # of run folders up to 0.4
             raise ClipgenError("init='collage': this start is no longer part of clipgen; choose init='dalle'")
         else:
@@ -203,9 +204,9 @@ class Inputs:
                 "a colour, or the path of an image, of tokens or of a run folder"
             )
 
-    def _load_picture(self, name: str) -> None:
+    def _load_picture(self, name: str, argument: str) -> None:
         if name not in self.all:
-            self.all[name] = to_picture(name)
+            self.all[name] = to_picture(name, argument=argument)
         if isinstance(self.all[name], np.ndarray):  # a run folder that somebody wrote
             raise ClipgenError(f"{name}: its copy is a latent, and has to be a picture")
 

@@ -115,7 +115,7 @@ def test_an_interrupt_keeps_what_was_made(tmp_path, monkeypatch):
         ({"near": float("nan")}, "near=nan: has to be a number from 0 up"),
         ({"ema": 1.0}, "from 0 to 0.99999"),
         ({"stepz": 3}, "no such setting; did you mean steps"),
-        ({"steps": 3.5}, "has to be a int"),
+        ({"steps": 3.5}, "has to be a whole number"),
         ({"quality": "great"}, "choose one of: draft, normal, best"),
         ({"optimizer": "LBFGS"}, "choose one of: .*Adam"),
         ({"cut_min": 2.0}, "above cut_max"),
