@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 import urllib.error
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -285,10 +286,8 @@ def from_hub(source: Source, name: str, own: bool) -> Path:
     bar: Any = {"tqdm_class": _progress_class(name)} if has_bar and is_listened_to() else {}
     try:
         file = Path(hf_hub_download(**source.hub, local_dir=folder, **bar))
-    except OSError:
-        raise
     except Exception as error:  # the hub's own errors differ between its versions
-        raise OSError(str(error)) from error
+        raise error if isinstance(error, OSError) else OSError(str(error)) from error
     try:
         check_hub_cache(file, source, name)
         return file.replace(cache_folder() / name) if own else file
@@ -325,6 +324,7 @@ def _check_sum(file: Path, expected: str, mark: str) -> None:
     digest = sha256.hexdigest()
     if not digest.startswith(expected):
         raise WrongFileError(f"its SHA-256 is {digest[:16]}..., and it should be {expected[:16]}...")
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    with _CHECKSUMS_LOCK, atomic_write(cache_folder() / "checksums.json") as part:
-        part.write_text(json.dumps(_read_checksums() | {mark: digest}, indent=1), "utf-8")
+    with suppress(OSError), _CHECKSUMS_LOCK:  # where it cannot be saved, it is computed again
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with atomic_write(cache_folder() / "checksums.json") as part:
+            part.write_text(json.dumps(_read_checksums() | {mark: digest}, indent=1), "utf-8")

@@ -12,7 +12,7 @@ import pytest
 from loopback import CONTENT, DIGEST, ZIP
 
 from clipgen.errors import ClipgenError
-from clipgen.storage.download import WrongFileError, check_format
+from clipgen.storage.download import WrongFileError, check_format, check_hub_cache
 from clipgen.storage.remote import Remote, Source, fetch
 
 PAGE = b"<!DOCTYPE html>\n<html><head><title>This link is gone</title></head></html>"
@@ -113,6 +113,14 @@ def test_copies_may_differ(server, cache):
     assert file.read_bytes() == copy
     file.unlink()
     fetch(Remote("some/model.ckpt", (f"{server.address}/model.ckpt", mirror)))  # no pin of another address is held to
+
+
+def test_a_file_of_the_hub_is_taken_where_nothing_can_be_noted(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("no folder")
+    monkeypatch.setenv("CLIPGEN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "model.ckpt").write_bytes(CONTENT)
+    source = Source("hf:org/repo/model.ckpt", sha256=DIGEST)
+    assert check_hub_cache(tmp_path / "model.ckpt", source, "model.ckpt") == tmp_path / "model.ckpt"
 
 
 def hub(server, *sources, **knobs):
