@@ -50,9 +50,8 @@ class Prompt:
     span: tuple[int, float] = (0, math.inf)  # the first step, and the one after the last
     where: str = ""  # the part of the picture that it is about; empty for all of it
     is_image: bool = False  # whether ``text`` names a picture
-    title: str = field(
-        default="", compare=False, repr=False
-    )  # the text as written, if a colon in it looks like a weight
+    # The text as written, if a colon in it looks like a weight.
+    title: str = field(default="", compare=False, repr=False)
 
 
 def positive_texts(prompts: Sequence[Prompt]) -> list[Prompt]:

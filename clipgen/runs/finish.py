@@ -1,21 +1,30 @@
-"""Runs that go on to their end, with a progress bar, and what Ctrl-C or a notebook's stop button does meanwhile."""
+"""Runs that go on to their end: one, or several in one tensor, which is faster where a device has room for more.
+
+A progress bar shows how far they are; Ctrl-C, or a notebook's stop button, ends them after the current step.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from clipgen.images.names import display_path
-from clipgen.runs.batch import iterate_batch
+from clipgen.memory import is_oom, release
+from clipgen.optimize import Optimization, backward
+from clipgen.runs.history import Frame
 from clipgen.runs.inputs import Ask
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.settings import list_settings
+from clipgen.runs.spec import RunSpec
 
 
 @list_settings
@@ -55,6 +64,92 @@ def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
         for _ in iterate_batch(runs):
             bar.update(sum(run.step for run in runs) - bar.n)
     return runs
+
+
+def batch_key(spec: RunSpec) -> tuple[Any, ...]:
+    """Return what runs must share to be batched: models, size, and number of steps."""
+    s = spec.settings
+    return s.generator, s.relax, s.perceptor, str(spec.device), spec.precision, s.size, s.tile, s.steps
+
+
+def iterate_batch(runs: Sequence[Run]) -> Iterator[tuple[Run, Frame]]:
+    """Yield the frames of runs with one ``batch_key`` and shared models. Runs that are behind catch up first."""
+    batched = BatchedSteps()
+    with ExitStack() as stack:
+        sessions = {id(run): stack.enter_context(ExitStack()) for run in runs}
+        for run in runs:
+            sessions[id(run)].enter_context(run.session())
+        to_prepare, ready = list(runs), list[Run]()
+        while to_prepare or ready:
+            for run in to_prepare:
+                if run.prepare_step():
+                    ready.append(run)
+                else:
+                    sessions[id(run)].close()
+            first = min((run.step for run in ready), default=0)
+            to_prepare = [run for run in runs if run in ready and run.step == first]
+            ready = [run for run in ready if run not in to_prepare]
+            if not to_prepare:
+                continue
+            all_scores = batched.advance([run.optimization for run in to_prepare])
+            for run, scores in zip(to_prepare, all_scores, strict=True):
+                if frame := run.record_step(scores):
+                    yield run, frame
+
+
+class BatchedSteps:
+    """Steps of optimisations that share their models, their size and their step.
+
+    Their latents go through the decoder as one tensor; all else is each one's own.
+    The pictures are those of ``Optimization.advance``, to rounding. Where memory runs out, the batch is halved.
+    """
+
+    def __init__(self) -> None:
+        self.max_size: int | None = None  # known once memory ran out
+
+    def advance(self, optimizations: Sequence[Optimization]) -> list[dict[str, Tensor]]:
+        """Take one step of each; return what ``Optimization.advance`` returns, for each."""
+        if len(optimizations) == 1:
+            return [optimizations[0].advance()]
+        if self.max_size and len(optimizations) > self.max_size:
+            return self.advance(optimizations[: self.max_size]) + self.advance(optimizations[self.max_size :])
+        rng_states = [one.rng.get_state() for one in optimizations]
+        try:
+            scores = compute_gradients(optimizations)
+        except (RuntimeError, MemoryError) as error:
+            if not is_oom(error):
+                raise
+        else:
+            for one, own_scores in zip(optimizations, scores, strict=True):
+                one.update_latent(own_scores["loss"])
+            return scores
+        release(optimizations[0].latent.device)
+        self.max_size = len(optimizations) // 2
+        warnings.warn(f"memory is short: at most {self.max_size} pictures are made together now", stacklevel=2)
+        for one, state in zip(optimizations, rng_states, strict=True):
+            one.rng.set_state(state)  # the same cutouts again
+        return self.advance(optimizations)
+
+
+def compute_gradients(optimizations: Sequence[Optimization]) -> list[dict[str, Tensor]]:
+    """Do ``Optimization.compute_gradient`` for several, with one decoder pass; return the scores of each."""
+    for one in optimizations:
+        one.begin_step()
+    latents, rngs = [one.latent for one in optimizations], [one.rng for one in optimizations]
+    spec, progress = optimizations[0].spec, optimizations[0].step / optimizations[0].spec.steps
+    decoded = spec.generator.image(torch.cat(latents), progress, rngs).split(1)
+    scores, images, gradients = list[dict[str, Tensor]](), list[Tensor](), list[Tensor]()
+    for one, picture in zip(optimizations, decoded, strict=True):
+        image = one.apply_mask(picture)
+        context = one.context(image.detach().requires_grad_(), one.rng)
+        loss = backward(one.spec.losses, context, one.loss_scaler.scale)
+        scores.append(context.scores | {"loss": loss})
+        if image.requires_grad and context.image.grad is not None:
+            images.append(image)
+            gradients.append(context.image.grad)
+    if images:
+        torch.autograd.backward(images, gradients)
+    return scores
 
 
 class Interrupted(KeyboardInterrupt):

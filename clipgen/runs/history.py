@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
-from clipgen.images.camera import Camera
 from clipgen.images.sheets import png_bytes
 from clipgen.prompts import parse
 from clipgen.runs.journal import Journal, is_steering, warn_unsaved
-from clipgen.runs.schedules import parse_growth, parse_schedule
-from clipgen.runs.settings import Settings, scheduled
+from clipgen.runs.settings import Settings
 
 Row = Mapping[str, float]  # of the table of scores
 MAX_PENDING = 2  # frames that may wait for the disk
@@ -56,10 +54,10 @@ class History:
         journal: Journal,
         until: float = math.inf,
         changes: Sequence[Mapping[str, Any]] | None = None,
-        settings: Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
     ):
         self._journal, self._changes = journal, journal.changes if changes is None else changes
-        self._settings = settings or journal.settings
+        self._settings = settings or Settings.of(journal.settings)
         self._differences: list[tuple[float, float]] = []  # (step, change since the frame before)
         self._newest: Row | None = None
         self._best: Row | None = None
@@ -70,7 +68,7 @@ class History:
 
     def add(self, frame: Frame) -> None:
         """Add a new frame. With ``settled`` its scores get the change since the frame before."""
-        if self._settings.get("settled"):
+        if self._settings.settled:
             frame.scores["change"] = mean_difference(self.newest.image, frame.image) if self else 255.0
         self._add_row({"step": frame.step} | frame.scores)
         self._frames = [one for one in (*self._frames, frame) if one.step in (frame.step, self.best_step)]
@@ -90,7 +88,7 @@ class History:
     def _objective_changed_at(self, step: int) -> int:
         """Return the last step, up to ``step``, at which the prompts changed or one of their spans began or ended."""
         changes = [(change["step"], change["prompt"]) for change in self._changes if "prompt" in change]
-        changes = [(0, self._settings["prompt"]), *(change for change in changes if change[0] <= step)]
+        changes = [(0, self._settings.prompt), *(change for change in changes if change[0] <= step)]
         changed_at, prompt = changes[-1]
         edges = [int(edge) for one in parse(prompt) for edge in one.span if edge <= step]
         return max([changed_at, *edges])
@@ -119,17 +117,18 @@ class History:
         """Whether no frame was better for ``patience`` steps, or the picture has ``settled``."""
         if self._newest is None:
             return False
-        patience, limit, step = *map(self._settings.get, ("patience", "settled")), self._newest["step"]
-        if patience and step - self.best_step >= patience:
+        s, step = self._settings, self._newest["step"]
+        if s.patience and step - self.best_step >= s.patience:
             return True
-        return bool(limit and self._recent_change(step) < limit)
+        return bool(s.settled and self._recent_change(step) < s.settled)
 
     def _recent_change(self, step: float) -> float:
         """Return the change of the picture in the last tenth of the steps; infinite while the objective changes."""
-        steps = self._settings["steps"]
+        steps, edges = self._settings.steps, {0, *self._settings.span_edges}
         first = step - max(1, steps // 10)
-        changes = [change for change in self._changes if change["step"] <= step and is_steering(change)]
-        edges = {0, *(change["step"] for change in changes)}.union(*map(span_edges, [self._settings, *changes]))
+        for change in self._changes:
+            if change["step"] <= step and is_steering(change):
+                edges |= {change["step"], *Settings.of(vars(self._settings) | change).span_edges}
         if any(first < edge < steps for edge in edges):
             return math.inf
         return sum(change for at, change in self._differences if at > first)
@@ -186,22 +185,6 @@ class FrameWriter:
             if not self._has_failed:
                 warn_unsaved(self._journal, error)
             self._has_failed = True
-
-
-def span_edges(settings: Mapping[str, Any]) -> set[int]:
-    """Return the steps at which spans begin or end: of prompts, scheduled numbers, sizes and camera moves.
-
-    Args:
-        settings: Some settings, as a journal has them, or a change of them.
-    """
-    prompts = parse(settings.get("prompt", "the same"), settings.get("negative", ""))
-    spans: list[tuple[int, float]] = [prompt.span for prompt in prompts]
-    spans += [(first, last) for *_, first, last in Camera.parse(settings.get("camera", "")).moves]
-    for field in fields(Settings):
-        if isinstance(value := settings.get(field.name), str) and scheduled(field):
-            spans += parse_schedule(field.name, value).spans
-    begins = parse_growth(size).begins if isinstance(size := settings.get("size"), str) else ()
-    return {*begins, *(int(edge) for span in spans for edge in span if edge < math.inf)}
 
 
 def mean_difference(image: Image.Image, other: Image.Image) -> float:

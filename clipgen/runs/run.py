@@ -64,7 +64,7 @@ class Run:
         self._state = self.journal.load_state()
         self.step = self._state[0] if self._state else 0
         self.control = RunControl(self.spec, self.journal, self.step)
-        self._history = self._load_history()
+        self._history = History(self.journal, self.step, self.control.past, self.spec.settings)
         self._frames: Iterator[Frame] | None = None
         # The steps that ``views`` made again, and their optimisation.
         self._repeated: tuple[Iterator[Optimization], Optimization] | None = None
@@ -77,11 +77,11 @@ class Run:
         ``trust``: read what the folder names and has no copy of. Raises ClipgenError for a run that goes on elsewhere.
         """
         with Lock(Journal.open(folder).folder):
-            run = cls(RunSpec.open(folder, losses, trust, resume=True), like=like)
-            steps, every = run.settings.steps, run.settings.every
-            run.journal.trim(run.step, {1, steps, *range(every, steps, every)})
-            run._history = run._load_history()
-        return run
+            spec = RunSpec.open(folder, losses, trust, resume=True)
+            assert spec.journal
+            state, steps, every = spec.journal.load_state(only_step=True), spec.settings.steps, spec.settings.every
+            spec.journal.trim(state[0] if state else 0, {1, steps, *range(every, steps, every)})
+            return cls(spec, like=like)
 
     @classmethod
     def replay(
@@ -221,9 +221,6 @@ class Run:
 
     def _repr_png_(self) -> bytes | None:
         return png_bytes(self.image) if self._history else None
-
-    def _load_history(self) -> History:
-        return History(self.journal, self.step, self.control.past, asdict(self.spec.settings))
 
     # --- the loop -------------------------------------------------------------------------------------
 

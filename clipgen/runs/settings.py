@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import cached_property
@@ -173,6 +174,11 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
         if isinstance(self.recipe, str):
             object.__setattr__(self, "recipe", canonical_recipe(self.recipe))
 
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Settings:
+        """Return the settings among what a journal has saved."""
+        return cls(**{field.name: saved[field.name] for field in fields(cls) if field.name in saved})
+
     def select(self, part: type[Part]) -> Part:
         """Return a part of the run, made with its settings. Raises ClipgenError for values that it refuses."""
         return part(**{field.name: getattr(self, field.name) for field in fields(part)})  # type: ignore[arg-type]
@@ -194,6 +200,15 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
         if isinstance(self.size, str):
             return parse_growth(self.size).sizes
         return (self.size,) if self.size else ()
+
+    @property
+    def span_edges(self) -> set[int]:
+        """The steps at which spans begin or end: of prompts, scheduled numbers, sizes and camera moves."""
+        spans: list[tuple[int, float]] = [prompt.span for prompt in self.prompts]
+        spans += [(first, last) for *_, first, last in Camera.parse(self.camera).moves]
+        spans += [span for schedule in self.schedules.values() for span in schedule.spans]
+        begins = parse_growth(self.size).begins if isinstance(self.size, str) else ()
+        return {*begins, *(int(edge) for span in spans for edge in span if edge < math.inf)}
 
     def updated(self, **values: Any) -> Settings:
         """Return a copy with other values. Prompts are parsed again only if they are among them."""
@@ -240,10 +255,7 @@ def scheduled(field: Field) -> bool:
 
 
 def default_start(perceptor: str) -> str:
-    """Return the default start of a perceptor or an ensemble: ``random`` if theirs differ.
-
-    Raises ClipgenError for a perceptor of no known family.
-    """
+    """Return the default start of a perceptor or an ensemble: ``random`` if theirs differ."""
     starts = {family(name).default_start for name, _ in parse_weighted(perceptor)}
     return starts.pop() if len(starts) == 1 else "random"
 
@@ -276,15 +288,13 @@ def to_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
 def check_names(options: Mapping[str, Any], only_live: bool = False) -> None:
     """Raise ClipgenError for a name that is no setting, or with ``only_live`` for one that stays as it began."""
     live = {field.name: field.metadata.get("live", True) for field in fields(Settings)}
-    names = [*live]
-    for name in sorted(options):
-        if only_live and not live.get(name, True):
-            raise ClipgenError(f"{name}=...: cannot be changed while a run goes on; start another, or branch")
     for name in options:
         if name not in live:
-            nearest = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(names[1:])}"
+            nearest = difflib.get_close_matches(name, live, 1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join([*live][1:])}"
             raise ClipgenError(f"{name}=...: there is no such setting; {hint}")
+        if only_live and not live[name]:
+            raise ClipgenError(f"{name}=...: cannot be changed while a run goes on; start another, or branch")
 
 
 def build(prompt: str, options: Mapping[str, Any]) -> Settings:

@@ -37,7 +37,6 @@ class Models:
     """The models of a run. Runs with the same names can share them."""
 
     names: tuple[str, ...]
-    precision: str
     generator: Generator
     perceptors: list[tuple[Perceptor, float]]  # with their shares, which sum to one
     judge: Perceptor | None = None  # scores frames, and does not guide
@@ -165,16 +164,16 @@ class RunSpec:
     def notes(self) -> dict[str, Any]:
         """The settings, losses, versions and machine, for the journal."""
         versions = {"clipgen": clipgen.__version__, "torch": torch.__version__, "python": platform.python_version()}
-        machine = {"device": str(self.device), "precision": self.precision, "platform": platform.platform()}
-        names = [loss.name for loss in self.losses]
-        notes: dict[str, Any] = {
-            "losses": names,
-            "versions": versions,
-            "machine": machine | {"threads": torch.get_num_threads()},
+        machine = {
+            "device": str(self.device),
+            "precision": self.precision,
+            "platform": platform.platform(),
+            "threads": torch.get_num_threads(),
         }
-        if weights := identify_weights(asdict(self.settings)):
-            notes["weights"] = weights
-        return asdict(self.settings) | notes
+        notes = asdict(self.settings)
+        weights = identify_weights(notes)
+        notes |= {"losses": [loss.name for loss in self.losses], "versions": versions, "machine": machine}
+        return notes | ({"weights": weights} if weights else {})
 
     def create_journal(self, folder: str | Path) -> Journal:
         """Make a run folder in ``folder``, with all that is needed to make the run again."""
@@ -191,7 +190,7 @@ class RunSpec:
         if not (models and models.names == names):
             perceptors = [(load_perceptor(name, self.device, self.precision), share) for name, share in self.perceptors]
             generator = load_generator(s.generator, self.device, s.relax, self.precision)
-            models = Models(names, self.precision, generator, perceptors)
+            models = Models(names, generator, perceptors)
         if s.judge == (models.judge.name if models.judge else ""):
             return models
         return replace(models, judge=load_perceptor(s.judge, self.device, self.precision) if s.judge else None)

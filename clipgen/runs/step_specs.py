@@ -126,7 +126,7 @@ class StepSpecBuilder:
             mask=mask,
             steps=s.steps,
             cutouts=cutouts,
-            precision=self._models.precision,
+            precision=self._run.precision,
         )
 
     def _regions(self) -> list[Region]:

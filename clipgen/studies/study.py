@@ -19,7 +19,7 @@ from clipgen.errors import ClipgenError
 from clipgen.images.sheets import contact_sheet, grid, png_bytes
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES
-from clipgen.runs.batch import batch_key
+from clipgen.runs.finish import batch_key
 from clipgen.setting import check_count
 from clipgen.storage.files import atomic_write
 from clipgen.studies import page

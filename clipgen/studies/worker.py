@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from clipgen.errors import ClipgenError
-from clipgen.runs.batch import iterate_batch
+from clipgen.runs.finish import iterate_batch
 from clipgen.runs.run import Run
 from clipgen.studies.row import RowState, local_rows
 

@@ -83,7 +83,7 @@ def main() -> None:
                 like=runs[0] if seed else None, **asked["settings"],
             ))  # fmt: skip
         if len(runs) > 1:
-            from clipgen.runs.batch import iterate_batch
+            from clipgen.runs.finish import iterate_batch
 
             list(iterate_batch(runs))
         list(runs[0])

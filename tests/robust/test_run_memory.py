@@ -16,7 +16,7 @@ from clipgen.fast.adam import Adam
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.generators.pixels import Pixels
 from clipgen.optimize import Optimization
-from clipgen.runs.batch import iterate_batch
+from clipgen.runs.finish import iterate_batch
 from clipgen.runs.run import Run
 
 SMALL = {"init": "random", "size": (32, 32), "cutouts": 2, "steps": 2, "every": 1, "device": "cpu"}

@@ -5,8 +5,8 @@ import pytest
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.runs import batch
-from clipgen.runs.batch import batch_key, iterate_batch
+from clipgen.runs import finish
+from clipgen.runs.finish import batch_key, iterate_batch
 from clipgen.runs.run import Run
 
 QUICK = {"size": (64, 64), "init": "perlin", "cutouts": 3, "steps": 4, "every": 2}
@@ -77,7 +77,7 @@ def test_what_is_behind_catches_up_and_what_ends_early_is_left_out(tmp_path):
 
 
 def test_fewer_go_together_where_memory_is_short(tmp_path, monkeypatch):
-    tried, differentiate = [], batch.compute_gradients
+    tried, differentiate = [], finish.compute_gradients
 
     def narrow(renders):
         tried.append(len(renders))
@@ -86,7 +86,7 @@ def test_fewer_go_together_where_memory_is_short(tmp_path, monkeypatch):
             raise RuntimeError("cannot allocate memory")
         return differentiate(renders)
 
-    monkeypatch.setattr(batch, "compute_gradients", narrow)
+    monkeypatch.setattr(finish, "compute_gradients", narrow)
     settings = QUICK | {"steps": 2, "every": 1}
     made = [Run("a cat", folder=tmp_path, seed=0, **settings)]
     made += [Run("a cat", folder=tmp_path, seed=seed, like=made[0], **settings) for seed in (1, 2, 3)]
