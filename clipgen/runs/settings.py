@@ -267,8 +267,6 @@ def defaults_for(
 
     With the published decoders of 2021 a GPU makes as many steps as their notebooks did, a CPU fewer. The defaults of
     ``stack`` are tuned on drawings for the built-in perceptors; with published ones it has those of ``das``.
-
-    Raises ClipgenError for an unknown generator, perceptor or device.
     """
     recipe = canonical_recipe(recipe)
     own = PRESETS[recipe] if recipe in PRESETS else entry_of(generator).defaults_on(device)
