@@ -35,7 +35,7 @@ class MemoryPlan:
         self.passes = self.requested_passes = passes
 
     def fit(self, spec: StepSpec, latent: Tensor) -> None:
-        """Choose passes and checkpointing so that a step fits into the free memory, if known; else warn."""
+        """Choose passes and checkpointing so that a step fits into the free memory; warn if it does not."""
         if spec.generator.net is None or (available := free_bytes(latent.device)) is None:
             return
         try:
