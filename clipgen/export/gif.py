@@ -14,7 +14,6 @@ from clipgen.export.protocol import Film, Shot, Writer
 
 
 class Gif(Writer):
-    mime = "image/gif"
     max_fps = 50  # browsers slow a frame of less than 1/50 s down to a tenth of a second
 
     def write(self, film: Film, file: Path, settings: str) -> None:

@@ -30,7 +30,6 @@ MIN_FALL = 0.05  # of the judge's whole range, in a disagreement
 
 
 class Html(Writer):
-    mime = "text/html"
     max_side = 16_383  # its pictures are WebP
 
     def write(self, film: Film, file: Path, settings: str) -> None:

@@ -20,7 +20,6 @@ ENCODING = (  # as browsers play it
 
 
 class Mp4(Writer):
-    mime = "video/mp4"
     loops = False
     max_side = 16_384
 

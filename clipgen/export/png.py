@@ -12,7 +12,6 @@ from clipgen.export.protocol import Film, Writer
 
 
 class Png(Writer):
-    mime = "image/png"
     film = False
 
     def write(self, film: Film, file: Path, settings: str) -> None:

@@ -69,7 +69,6 @@ class Film:
 class Writer:
     """A format of files; subclasses say how it differs from these defaults."""
 
-    mime: str
     film: bool = True  # False: of a film only the last frame is written
     vectors: bool = False  # True: it takes drawings instead of pictures
     loops: bool = True  # False: the player decides whether a film begins again

@@ -19,7 +19,6 @@ _METADATA = re.compile(r'<metadata id="clipgen">([^<]*)</metadata>')
 
 
 class Svg(Writer):
-    mime = "image/svg+xml"
     film = False
     vectors = True
 

@@ -11,7 +11,6 @@ from clipgen.export.protocol import Film, Writer
 
 
 class WebP(Writer):
-    mime = "image/webp"
     max_side = 16_383
 
     def write(self, film: Film, file: Path, settings: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import mimetypes
 import sys
 import threading
 from contextlib import closing
@@ -69,10 +70,10 @@ class ExportSection(widgets.VBox):
         else:
             pictures = export_frames(journal, file, [step]) if writer.vectors else [self._preview.picture]
             export(pictures, file, base_names(journal.history), scores=[self._preview.row])
-        self.link.value = download_link(file, writer.mime)
+        self.link.value = download_link(file)
 
 
-def download_link(file: Path, mime: str) -> str:
+def download_link(file: Path) -> str:
     """Return a link to a file as HTML, or its path if it is too large for one; Colab downloads the file at once."""
     if "google.colab" in sys.modules:
         from google.colab import files
@@ -81,7 +82,8 @@ def download_link(file: Path, mime: str) -> str:
     path = f"<small>{html.escape(file.as_posix())}</small>"
     if file.stat().st_size > MAX_LINK_BYTES:
         return f"{path} is written; it is too large for a link"
-    return f'<a download="{file.name}" href="{to_url(file.read_bytes(), mime)}">Download {file.name}</a> {path}'
+    mime, _ = mimetypes.guess_type(file.name, strict=False)  # not strict: Python 3.12 knows no WebP otherwise
+    return f'<a download="{file.name}" href="{to_url(file.read_bytes(), mime or "")}">Download {file.name}</a> {path}'
 
 
 class MaskPainter:
@@ -270,4 +272,4 @@ class StudySection(Fold):
     def _export(self) -> None:
         if self.study:
             page = self.study.export(self.study.folder / f"{self.study.folder.name}.html")
-            self.link.value = download_link(page, "text/html")
+            self.link.value = download_link(page)
