@@ -200,7 +200,7 @@ def site(monkeypatch):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.handle_error = lambda *_: None
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(fetching, "_is_public", lambda address: address == "127.0.0.1")
     monkeypatch.setattr(fetching, "BYTES", 1_000_000)
     yield f"http://127.0.0.1:{server.server_port}"

@@ -51,7 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(cache, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.log, server.headers, server.status, server.cut, server.handle_error = [], {}, 200, CUT, lambda *_: None
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     yield server
     server.shutdown()

@@ -294,7 +294,7 @@ def site():
             self.wfile.write(b"<!doctype html><p>no picture" if page else content.getvalue())
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"//127.0.0.1:{server.server_port}", asked
     server.shutdown()
     server.server_close()

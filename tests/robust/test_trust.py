@@ -16,16 +16,26 @@ from clipgen.images.reading import to_picture
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "cutouts": 2, "steps": 2, "every": 1}
 
 
-@pytest.fixture
-def private(tmp_path):
-    """Files on this machine that a stranger might guess the names of."""
-    home = tmp_path / "home"
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """What the next two fixtures copy: files of this machine, and a run stopped after one step of two."""
+    folder = tmp_path_factory.mktemp("originals")
+    home = folder / "home"
     home.mkdir()
     Image.new("RGB", (32, 32), "red").save(home / "private.png")
     Image.linear_gradient("L").resize((32, 32)).save(home / "mask.png")
     np.save(home / "latent.npy", np.zeros((1, 3, 32, 32), np.float16))
     clipgen.generate("a cat", folder=home / "runs", progress=False, **SMALL).journal.folder.rename(home / "run")
-    return home
+    run = clipgen.Run("a cat", folder=folder / "sent", **SMALL)
+    for _ in run:
+        run.stop()
+    return folder
+
+
+@pytest.fixture
+def private(originals, tmp_path):
+    """Files on this machine that a stranger might guess the names of."""
+    return shutil.copytree(originals / "home", tmp_path / "home")
 
 
 CASES = {
@@ -45,12 +55,9 @@ CASES = {
 
 
 @pytest.fixture
-def stranger(tmp_path):
+def stranger(originals, tmp_path):
     """A run folder that somebody sent, stopped after one step of two."""
-    run = clipgen.Run("a cat", folder=tmp_path / "sent", **SMALL)
-    for _ in run:
-        run.stop()
-    return run.journal.folder
+    return next(shutil.copytree(originals / "sent", tmp_path / "sent").iterdir())
 
 
 def write(folder, change, private):
@@ -121,7 +128,7 @@ def test_the_command_resumes_with_trust(stranger, private, tmp_path, capsys):
 def test_ordinary_runs_need_none(private, tmp_path):
     """All that a person named is copied into the run, and so belongs to it."""
     files = {"prompt": f"a cat | {private}/private.png [not {private}/mask.png]", "mask": f"{private}/mask.png"}
-    run = clipgen.Run(**SMALL | files | {"init": str(private / "run"), "steps": 3}, folder=tmp_path / "runs")
+    run = clipgen.Run(**SMALL | files | {"init": str(private / "run"), "steps": 3, "near": 0}, folder=tmp_path / "runs")
     for frame in run:
         if frame.step == 1:
             run.change(prompt=["a dog", str(private / "private.png"), to_picture(private / "private.png")])

@@ -12,7 +12,7 @@ from clipgen.storage.network import check_reachable
 @pytest.fixture
 def server():
     server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()

@@ -34,7 +34,7 @@ def server():
     out = io.BytesIO()
     torch.save({"state_dict": VQModel(**CONFIG).state_dict()}, out)
     server = SlowServer(out.getvalue())
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.let(len(server.content))
     server.shutdown()
