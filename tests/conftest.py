@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -52,3 +53,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker("world")
         if "robust" in item.path.parts:  # run by themselves: pytest tests/robust
             item.add_marker("slow")
+
+
+def pytest_collection_finish():
+    """Set aside what libraries made: tests that look for what is left would go through it each time."""
+    gc.collect()
+    gc.freeze()
