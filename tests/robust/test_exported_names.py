@@ -26,7 +26,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(home, tmp_path_factory):
     prompt = f"a cat / a dog | {home}/me.png:2@0-1 | sky [not {home}/a:mask.png]"
-    asked = SMALL | {"init": f"{home}/latent.npy", "mask": f"{home}/me.png"}
+    asked = SMALL | {"init": f"{home}/latent.npy", "mask": f"{home}/me.png", "near": 0}  # no draft
     made = clipgen.Run(prompt, folder=tmp_path_factory.mktemp("runs"), **asked)
     for frame in made:
         if frame.step == 1:
@@ -45,7 +45,7 @@ def test_base_names_in_exports(suffix, run, home, tmp_path):
 
 
 def test_base_names_in_a_drawing(home, tmp_path):
-    asked = SMALL | {"generator": "strokes:4"}
+    asked = SMALL | {"generator": "strokes:4", "init": "random"}
     run = clipgen.generate(f"a cat | {home}/me.png", folder=tmp_path / "runs", progress=False, **asked)
     text = run.export(tmp_path / "out.svg").read_text()
     assert "private" not in text and "a cat | me.png" in text

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import os
 import socket
 import subprocess
 import sys
@@ -96,30 +95,12 @@ def test_rows_with_moved_columns_are_read_as_far_as_they_are_right(made, tmp_pat
     assert rows == [{"step": 1, "clip": 0.1, "loss": 0.9}, {"step": 2, "clip": 0.2}, {"step": 3, "clip": 0.3}]
 
 
-RESUME = "import sys; from clipgen.cli import main; sys.exit(main(['resume', *sys.argv[1:]]))"
-
-
 def stopped(folder):
     """The folder of a run that has made one of its steps."""
     run = clipgen.Run("a cat", folder=folder, **SMALL)
     for _ in run:
         run.stop()
     return run.journal.folder
-
-
-def test_a_second_process_says_who_goes_on_with_a_run(tmp_path):
-    folder = stopped(tmp_path)
-    run = clipgen.Run.resume(folder)
-    frames = iter(run)
-    next(frames)
-    second = subprocess.run(
-        [sys.executable, "-c", RESUME, folder, "a.png"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert second.returncode == 2 and "Traceback" not in second.stderr
-    assert f"this run is going on, in process {os.getpid()} on {socket.gethostname()}" in second.stderr
-    assert len([*frames]) == 2
-    assert [row["step"] for row in run.journal.scores] == run.journal.steps == [1, 2, 3, 4], "each row once"
-    assert clipgen.Run.resume(folder, like=run).finished, "it is free again"
 
 
 def in_thread(work):
@@ -174,14 +155,30 @@ def test_an_iteration_that_was_given_up_holds_nothing(tmp_path):
     assert len([*clipgen.Run.resume(folder, like=left)]) == 2
 
 
-def test_what_a_killed_process_held_is_free(tmp_path):
+STEP = """
+import sys, clipgen
+frames = iter(clipgen.Run.resume(sys.argv[1]))
+next(frames)
+print("going on", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_says_who_goes_on_until_that_is_killed(tmp_path, capsys):
     folder = stopped(tmp_path)
-    code = "import os, sys, clipgen; next(iter(clipgen.Run.resume(sys.argv[1]))); os.kill(os.getpid(), 9)"
-    killed = subprocess.run([sys.executable, "-c", code, folder])
-    assert killed.returncode == -9
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", STEP, folder], **pipes) as first:
+        try:
+            assert first.stdout.readline().strip() == b"going on"
+            assert main(["resume", str(folder), str(tmp_path / "a.png")]) == 2
+            said = capsys.readouterr().err
+            assert f"this run is going on, in process {first.pid} on {socket.gethostname()}" in said
+        finally:
+            first.kill()
     (folder / "frames" / "00003.png.part").write_bytes(b"half")
     run = clipgen.Run.resume(folder)
-    assert [*run] and run.finished and [row["step"] for row in run.journal.scores] == [1, 2, 3, 4]
+    assert [*run] and run.finished
+    assert [row["step"] for row in run.journal.scores] == run.journal.steps == [1, 2, 3, 4], "each row once"
     names = {file.name for file in folder.rglob("*")}
     assert not [name for name in names if name.endswith((".part", ".lock"))]
 
