@@ -104,7 +104,7 @@ def test_a_bar_stays_on_its_line(tmp_path, monkeypatch, capsys):
         ("'a cat' {small} 2>&1 | true", 141),
         ("'a cat' {small} >&- 2>&- <&-", 0),
         ("'a cat' {small} 2> >(true)", 0),
-        ("'' 2>&-", 2),
+        ("2>&-", 2),
     ],
 )
 def test_closed_streams(line, status, tmp_path):
