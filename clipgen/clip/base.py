@@ -17,8 +17,8 @@ class Perceptor(MixedPrecision):
     name: str
     device: torch.device
     size: int  # side of its square input, in pixels
-    scale: float  # cosines are multiplied by this before the softmax, or before the sigmoid if there is a bias
-    bias: float | None = None  # added before the sigmoid (SigLIP); None for a model trained with a softmax
+    scale: float  # exp(logit_scale): the factor of cosines before the softmax, or the sigmoid if there is a bias
+    bias: float | None = None  # logit_bias of a model trained with a sigmoid (SigLIP), otherwise None
     patches = 0  # number of an image's patches, if some can be left out
     default_start = "random"  # the ``init`` that suits it
 
@@ -40,7 +40,7 @@ class Perceptor(MixedPrecision):
     def feature_layers(self) -> list[nn.Module]:
         """The layers of the image tower whose outputs ``clipgen.explain`` reads.
 
-        They give maps (B, C, h, w), of the last two stages, or tokens (B, N, C), of all blocks, patches last.
+        A ResNet returns its last two stages, with outputs (B, C, h, w); a ViT all blocks, (B, N, C), patches last.
         """
         raise NotImplementedError
 
@@ -60,12 +60,12 @@ class Perceptor(MixedPrecision):
         raise NotImplementedError
 
     def embed_image(self, pictures: list[Image.Image]) -> Tensor:
-        """Return unit vectors (N, d), float32, of pictures that are resized as in training. Takes no gradient."""
+        """Return unit vectors (N, d), float32, of pictures that are resized as in training. Not differentiable."""
         raise NotImplementedError
 
     def encode_image(self, images: Tensor, patch_indices: Tensor | None = None) -> Tensor:
-        """Return unit vectors (B, d), float32, of images (B, 3, size, size) in [0, 1].
+        """Return unit vectors (B, d), float32, of images (B, 3, size, size) in [0, 1]. Differentiable.
 
-        Only the patches with these numbers (B, n) are looked at; None: all of them.
+        ``patch_indices``: indices (B, n) of the patches that are kept; None keeps all.
         """
         raise NotImplementedError

@@ -46,7 +46,7 @@ def load_perceptor(name: str = "mini", device: torch.device | str = "cpu", preci
         precision: Of the image tower: bf16, fp16, fp32, or auto for what suits the device.
 
     Raises:
-        ClipgenError: For an unknown name, and for weights that cannot be had, read or fitted.
+        ClipgenError: For an unknown name, and for weights that cannot be downloaded, read or loaded.
     """
     kind, device = family(name), torch.device(device)
     precision = devices.precision(device, precision)

@@ -242,13 +242,13 @@ def _load(name: str) -> tuple[Any, Any, Path | None]:
 
 
 def _check_hub(name: str) -> None:
-    """Raise ClipgenError if a model of the hub is asked for and cannot be had."""
+    """Raise ClipgenError if a model of the hub is not available."""
     if name.startswith("hf-hub:"):
         check_hub(name.removeprefix("hf-hub:"), "open_clip_config.json")
 
 
 def parse_name(name: str) -> tuple[str, str]:
-    """Return (architecture, tag or file), the tag in full if only one begins so. Raise ClipgenError if none does."""
+    """Return (architecture, tag or file). The unique beginning of a tag is completed. Raises ClipgenError."""
     architecture, _, tag = name.partition("/")
     if name in _PAPER_NAMES:
         architecture, tag = _PAPER_NAMES[name], "openai"
@@ -264,6 +264,6 @@ def parse_name(name: str) -> tuple[str, str]:
     if len(matches) == 1:
         return architecture, matches[0]
     raise ClipgenError(
-        f"perceptor={name!r}: {tag!r} is neither a file nor a tag of {architecture} nor the beginning of one only "
-        f"({', '.join(tags) or 'none'})"
+        f"perceptor={name!r}: {tag!r} is neither a file nor a tag of {architecture} nor the beginning of only one "
+        f"of them: {', '.join(tags) or 'none'}"
     )

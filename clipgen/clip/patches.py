@@ -1,4 +1,4 @@
-"""Patch dropout: a ViT that is given some of the patches costs as much less (Li et al. 2023, FLIP)."""
+"""Patch dropout: a ViT that processes fewer patches is proportionally cheaper (Li et al. 2023, FLIP)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def only_patches(indices: Tensor | None) -> Iterator[None]:
 
 
 class PatchDropout(nn.Module):
-    """Stands behind the positional embedding. Keeps the class token and registers, and the patches of only_patches."""
+    """Applied after the positional embedding. Keeps the class token, registers, and the patches of only_patches."""
 
     def __init__(self, prefix_tokens: int):
         super().__init__()
         self.prefix_tokens = prefix_tokens
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, prefix + N, width) to (B, prefix + n, width)."""
+        """Select the patches: (B, prefix + N, width) to (B, prefix + n, width)."""
         if (indices := _patch_indices.get()) is None:
             return tokens
         prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
@@ -60,4 +60,4 @@ def has_patches(vision_cfg: Mapping[str, Any]) -> bool:
 
 
 def _is_plain_vit(module: str) -> bool:
-    return module == "timm.models.vision_transformer"  # others mix patches, or tell their places by their order
+    return module == "timm.models.vision_transformer"  # others mix patches, or infer positions from their order

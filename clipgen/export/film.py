@@ -22,7 +22,10 @@ from clipgen.registry import WRITERS
 from clipgen.setting import check_number
 from clipgen.storage.files import atomic_write
 
-_INPUTS = {False: "pictures: of a run, run.export does", True: "drawings: generate with strokes, and use run.export"}
+_INPUTS = {
+    False: "pictures, not drawings; run.export makes them",
+    True: "drawings; use generator='strokes' and run.export",
+}
 UPSCALES = 1, 2, 4
 MAX_FPS = 100  # of a film with a time of its own: a GIF counts in hundredths
 MIN_FRAMES, MIN_SIDE = 16, 64  # frames, and pixels of the shorter side, that a size limit leaves
@@ -52,17 +55,17 @@ def export(
     """Write frames as a film, or the last one as a picture.
 
     The file appears only when it is complete. An MP4 and a page are written frame by frame; other films, and those
-    that run back or have a limit, are held in memory.
+    with ``boomerang`` or ``megabytes``, are held in memory.
 
     Args:
         frames: Pictures, or for .svg drawings.
         file: Where to write; its suffix is the format.
         settings: What goes along as JSON, see ``settings_of``. Its "durations" are the seconds of the frames.
-        fps: Frames a second, up to 60 (a GIF plays at most 50); by default as "durations" say, or else 15.
+        fps: Frames per second, up to 60 (a GIF plays at most 50); by default as "durations" say, or else 15.
         hold: Seconds for which the last frame is shown; by default 0 with "durations", or else 2.
         boomerang: Whether the film runs forwards, holds, and runs back.
-        loop: Whether it begins again; of an MP4 the player decides.
-        animate: Whether a drawing (.svg) is a film of its making.
+        loop: Whether it begins again; ignored for MP4, where the player decides.
+        animate: Whether an .svg is animated, mark by mark.
         upscale: 2 or 4 times as wide and as high (Lanczos), or a file with the weights of a published upscaler, see
             ``images.upscaler``.
         megabytes: The largest size (of 10^6 bytes), with fewer frames over the same time and then smaller ones.
@@ -147,7 +150,7 @@ def _upscale(
     if first is None:
         raise ClipgenError(f"output={str(file)!r}: this run has no frames yet; let it make at least one")
     if isinstance(first.picture, Drawing) != writer.vectors:
-        raise ClipgenError(f"output={str(file)!r}: {file.suffix.lower()} is written of {_INPUTS[writer.vectors]}")
+        raise ClipgenError(f"output={str(file)!r}: {file.suffix.lower()} needs {_INPUTS[writer.vectors]}")
     width, height = first.picture.size if writer.vectors else enlarge(first.picture).size
     size = width * upscale, height * upscale
     if max(size) > writer.max_side:

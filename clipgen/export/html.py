@@ -102,7 +102,7 @@ def _scale(values: Sequence[float], size: int) -> list[float]:
 def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -> tuple[dict[int, str], str]:
     """Return each frame's point on the curve of CLIP scores over steps, as attributes, and the figure with the curve.
 
-    There is none of fewer than two scores. A judge's curve is dashed, and has a scale of its own.
+    Both are empty if fewer than two frames have a score. A judge's curve is dashed, and has a scale of its own.
     """
     scored = {n: row for n, row in rows.items() if math.isfinite(row.get("clip", math.nan))}
     if len(scored) < 2:
@@ -135,7 +135,7 @@ def _judge_curve(rows: Sequence[Mapping[str, float]], xs: Sequence[float]) -> tu
     shades = "".join(f'<rect x="{x:.1f}" width="{end - x:.1f}" height="{HEIGHT}"/>\n' for x, end in stretches)
     caption = f"dashed: the judge, {min(scores):.3f} to {max(scores):.3f}"
     if stretches:
-        caption += "; shaded: CLIP likes it more and more, the judge less and less"
+        caption += "; shaded: CLIP's score rises while the judge's falls"
     return f'{shades}<polyline class="judge" points="{line}"/>\n', f" <span>{caption}</span>"
 
 
@@ -156,8 +156,8 @@ def _format(value: Any) -> str:
 def find_disagreements(rows: Sequence[Mapping[str, float]]) -> list[tuple[int, int]]:
     """Return the first and last frames, as indices, of each stretch in which "clip" rises and "judge" falls.
 
-    Scores tremble from frame to frame, CLIP's because its cutouts change. So the mean of an eighth of the film is
-    compared with that of the eighth before, and a stretch has two frames at least.
+    Scores are noisy, CLIP's because its cutouts are random. So means over an eighth of the film are compared, and a
+    stretch has at least two frames.
 
     Args:
         rows: The scores of each frame, as in ``Journal.scores``.

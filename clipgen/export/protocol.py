@@ -36,7 +36,7 @@ class Drawing:
 
 
 class Shot(NamedTuple):
-    """A frame while it is shown."""
+    """A frame with its duration."""
 
     picture: Any  # a PIL image; for a writer of vectors a ``Drawing``
     seconds: float
@@ -58,7 +58,7 @@ class Film:
         return picture.convert("RGB").resize(self.size, Image.Resampling.LANCZOS)
 
     def ticks(self, rate: float) -> Iterator[tuple[Shot, int]]:
-        """Yield each shot with its whole ticks of 1 / ``rate`` seconds; rounding errors go to the next shot."""
+        """Yield each shot with its duration in whole ticks of 1 / ``rate`` s; rounding errors are carried over."""
         time, total = 0.0, 0
         for shot in self.shots:
             time += shot.seconds

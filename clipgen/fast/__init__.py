@@ -4,11 +4,12 @@ What each gained when it was added, on a machine with two cores and AMX (bf16), 
 
 - layers, convolutions and ReLUs of frozen nets: a dVAE step at 512x512 takes 3.4 instead of 5.5 GB, with weights in
   bf16 (*); the backward pass of a large convolution takes 0.5 to 0.9 of the time;
-- layers, group norms with SiLU: half of the time or less backward up to 4 channels a group, 0.5 GB less for VQGAN at
+- layers, group norms with SiLU: half of the time or less backward up to 4 channels per group, 0.5 GB less for VQGAN at
   512x512;
-- vit: in the backward pass cutting CLIP's patches took a ninth of a step; copies were more than half of the attention;
+- layers, open_clip's ViT: the backward pass of its patch embedding no longer takes a ninth of a step, nor do copies
+  take more than half of the attention's time;
 - channels last: a softmax over token logits takes a sixth of the time;
-- allocator: returning and clearing freed blocks took a third of a step; VQGAN at 1024x1024 12.6 instead of 21.1 s;
+- allocator: a VQGAN step at 1024x1024 takes 12.6 instead of 21.1 s;
 - pages of 2 MB: a dVAE step at 512x512 takes a tenth less memory and a twentieth less time;
 - adam: ``torch.optim`` imports torch's compiler, 1.5 s of a core and a third of the time to the first preview (*);
 - no garbage collection while libraries load: a seventh of the time that importing torch takes.

@@ -1,7 +1,7 @@
 """Memory of a process that computes on the CPU: what is available, and whether freed blocks stay for the next step.
 
-glibc returns every freed block of more than 32 MB to the system, and the next one is made of pages that must be cleared
-first. A step for a large image takes and frees gigabytes of these: it takes about two thirds of the time if they stay.
+glibc returns every freed block of more than 32 MB to the system, and the kernel has to clear the next one first. A step
+for a large image allocates gigabytes of these: it takes about two thirds of the time if they stay.
 But they leave gaps, so that the process holds up to half as much again; where memory is short, smaller blocks are
 returned, too. Runs in other threads than the first gain no time, because glibc's arenas for these are too small for
 such blocks. With another C library nothing happens.
@@ -39,7 +39,7 @@ _lock = threading.RLock()
 
 
 def keep_freed_memory(owner: object, plentiful: bool) -> None:
-    """While ``owner`` is alive, keep freed blocks if memory is plentiful for any owner; else return them."""
+    """Keep freed blocks as long as any living owner has plentiful memory; otherwise return them to the system."""
     with _lock:
         if owner not in _owners:
             weakref.finalize(owner, _set_options)  # called after the owner has left ``_owners``

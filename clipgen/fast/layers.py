@@ -64,13 +64,13 @@ class _ReLU(torch.autograd.Function):
 
 
 class ByteReLU(nn.ReLU):
-    """A ReLU that keeps a byte a number for the backward pass instead of the number."""
+    """A ReLU that saves a boolean mask for the backward pass instead of its output."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _ReLU.apply(x) if x.requires_grad else x.relu()
 
 
-FEW = 8  # channels a group, up to which torch's backward pass on a CPU in bf16 takes at least twice as long
+FEW = 8  # channels per group, up to which torch's backward pass on a CPU in bf16 takes at least twice as long
 
 
 class _NormSiLU(torch.autograd.Function):
@@ -106,7 +106,7 @@ class _NormSiLU(torch.autograd.Function):
             """Average over groups what is summed over pixels (B, C)."""
             return per_channel(sums.unflatten(1, (groups, size)).sum(2) / (size * pixels))
 
-        # The derivative of (x - mean) * scale is the gradient without its mean and without its part along x.
+        # Subtract from the gradient its mean and its projection on the normalised input, then scale.
         total, product = (part.sum((2, 3)).to(dtype) for part in (gradient, gradient * normed))
         slope = -per_channel(scale).square() * group_mean(product - bias * total)
         offset = -slope * per_channel(mean) - per_channel(scale) * group_mean(weight * total)

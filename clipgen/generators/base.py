@@ -61,8 +61,8 @@ class Generator:
         Args:
             latent: One latent or several along the first dimension.
             progress: Share of the run that is done, in [0, 1]; a relaxation may harden with it.
-            rng: Source of a relaxation's noise; None for the image that is shown. With a generator for each image, each
-                image is the one that it would be alone, to rounding.
+            rng: Source of a relaxation's noise; None for the image that is shown. With a sequence of random generators,
+                one per image, each image equals the one decoded on its own, up to rounding.
         """
         raise NotImplementedError
 
@@ -71,7 +71,7 @@ class Generator:
         raise NotImplementedError
 
     def residual(self, latent: Tensor) -> Tensor:
-        """Return the part of a latent that its image does not show, and that ``encode`` would lose."""
+        """Return ``latent - encode(image(latent))``, such as the quantization error; zeros if there is none."""
         return torch.zeros_like(latent)
 
     def transform(self, latents: Tensor, origin: Tensor, rng: torch.Generator) -> Tensor:
@@ -139,8 +139,8 @@ class Entry:
     overflows_fp16: bool = False  # whether it computes in fp32 where fp16 is asked for
     tileable: bool = True  # whether its images can repeat without a seam
     defaults: Mapping[str, Any] = field(default_factory=dict)  # settings that suit it
-    notebook_size: bool = False  # whether size and steps on a card are those of the notebooks of 2021
-    settled: float = 0.0  # the setting ``settled`` if no number of steps is given
+    notebook_size: bool = False  # whether a GPU gets the size and steps of the notebooks of 2021
+    settled: float = 0.0  # default of the setting ``settled`` when ``steps`` is not given
 
     @property
     def is_vector(self) -> bool:
@@ -169,11 +169,13 @@ class Entry:
         if kind in ("gumbel", "sample") and not self.has_logits:
             raise ClipgenError(f"relax={kind!r}: {name} has no token logits; use relax='straight-through'")
         if self.codes % numbers.get("groups", 1):
-            raise ClipgenError(f"relax={relax!r}: {name} has {self.codes} tokens, which do not share out so; use 2")
+            raise ClipgenError(
+                f"relax={relax!r}: {name} has {self.codes} tokens, which cannot be divided into that many groups; use 2"
+            )
 
 
 def parse_relaxation(relax: str) -> tuple[str, dict[str, float]]:
-    """Return the name and numbers of ``gumbel:temperature:softmaxes`` or ``none:limit``; check them."""
+    """Return the name and numbers of ``gumbel:temperature:groups`` or ``none:limit``. Raises ClipgenError."""
     name, *numbers = relax.split(":")
     RELAXATIONS.check(name)
     arguments = {"gumbel": ("temperature", "groups"), "none": ("limit",)}.get(name, ())
@@ -183,8 +185,8 @@ def parse_relaxation(relax: str) -> tuple[str, dict[str, float]]:
         values = {"": 0.0}
     if not all(0 < value < 1e6 for value in values.values()) or values.get("groups", 1) % 1:
         raise ClipgenError(
-            f"relax={relax!r}: only gumbel and none have numbers above 0, as gumbel:1.873, gumbel:1.873:2 (two "
-            "softmaxes, a whole number) or none:6"
+            f"relax={relax!r}: only gumbel and none take numbers, above 0, as in gumbel:1.873, gumbel:1.873:2 (two "
+            "groups of tokens, each with a softmax) or none:6"
         )
     return name, values
 

@@ -2,8 +2,8 @@
 
 Addresses, sizes and checksums are those of the publishers' pages and of the notebooks of 2021: CompVis'
 taming-transformers (heibox), openai/DALL-E, FoundationVision/LlamaGen, madebyollin/taesd. The SHA-256 of the VQGANs
-are those that pytti-core and PyTTI Portable use the mirrors ``Somnai/pytti-vqgan-checkpoints`` (with a manifest, at the
-revision given here) and ``pxlpshr/pytti-models`` with; where both know a file, they agree.
+are taken from pytti-core and PyTTI Portable, which use the mirrors ``Somnai/pytti-vqgan-checkpoints`` (at the revision
+given here) and ``pxlpshr/pytti-models``, and agree wherever both list a file.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _CONTINUOUS = _PHOTOGRAPHS | {"lr": 0.05}
 _VQGAN = _PHOTOGRAPHS | {"lr_unit": "absolute", "lr": 0.1, "init": "perlin"}
 # Codes of length 1 in 8 numbers: an absolute 0.1 would be 0.28 of their standard deviation.
 _LLAMAGEN = _VQGAN | {"lr_unit": "own"}
-# Crowson's notebook also adds noise to the logits and never draws the codes that DALL-E does not use; neither is here.
-# Gradients of logits, thousands for each place, are some 1e-9 at 512x512: with Adam's usual eps few move at the rate.
+# Crowson's notebook also adds noise to the logits and masks codes that DALL-E never uses; neither is implemented. A
+# logit's gradient is about 1e-9 at 512x512, below Adam's usual eps of 1e-8, with which most logits would hardly move.
 _DVAE = _PHOTOGRAPHS | {
     "lr_unit": "absolute",
     "lr": 0.05,
@@ -171,8 +171,8 @@ GENERATORS: dict[str, Entry] = {
         "hf:thomwolf/vqgan_imagenet_f16_1024/pytorch_model.bin#megabytes=359",  # without the optimisers' state
     ),
     "vqgan_imagenet_f16_16384": _IMAGENET_16384,
-    # What DALL-E mini's and mega's tokens are of: the same file, says the card of dalle-mini/vqgan_imagenet_f16_16384.
-    # Dayma's notebooks (encode_dataset, inference_pipeline), and min-dalle, show it pixels in [0, 1] and take them so.
+    # The VQGAN of DALL-E mini and mega: the same file, says the card of dalle-mini/vqgan_imagenet_f16_16384, but with
+    # pixels in [0, 1] in Dayma's notebooks (encode_dataset, inference_pipeline) and in min-dalle.
     "dalle_mini_f16_16384": replace(_IMAGENET_16384, config=_F16 | {"low": 0.0}),
     # The same model, fine-tuned on photographs of people: the tokens of the first DALL-E mini, of July 2021.
     "vqgan_yfcc_f16_16384": _taming(
@@ -248,7 +248,7 @@ def entry_of(name: str) -> Entry:
     kind, _, number = name.partition(":")
     if kind in GENERATORS and GENERATORS[kind].is_vector:
         if not (number.isdecimal() and len(number) < 10 and 1 <= int(number) <= MAX_MARKS):
-            raise ClipgenError(f"generator={name!r}: behind {kind}: stands how many there are, from 1 to {MAX_MARKS}")
+            raise ClipgenError(f"generator={name!r}: expected {kind}:<number of marks>, from 1 to {MAX_MARKS}")
         return replace(GENERATORS[kind], config={"marks": int(number)})
     if isfile(name):  # not Path.is_file: a name may be too long for a path
         return _vqgan(resolve_name("clipgen.generators.vqgan:config_beside")(Path(name)), licence="yours")

@@ -42,7 +42,7 @@ class VQBase(nn.Module):
         raise NotImplementedError
 
     def tokens(self, latent: Tensor) -> Tensor:
-        """Return the nearest codes (B, h, w) int64 of (B, dim, h, w)."""
+        """Return the indices (B, h, w), int64, of the codes nearest to a latent (B, dim, h, w)."""
         points = latent.permute(0, 2, 3, 1).flatten(0, 2).float()
         codes = self.codebook.float()
         # |p - c|² without |p|², which is the same for every code
@@ -136,7 +136,7 @@ class Codebook(MixedPrecision, Generator):
         return self.compute(self.net.decode, latent)
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        """Return the mean squared difference, in variances of the codebook."""
+        """Return the mean squared difference, divided by the variance of the codebook."""
         return (latent - other).square().mean() / self.deviation**2
 
     @torch.no_grad()
@@ -159,10 +159,10 @@ class Codebook(MixedPrecision, Generator):
 
 
 class Unquantized(Codebook):
-    """A latent that is decoded as it is: more freedom, and images that no tokens stand for (Murdoch 2021).
+    """A latent that is decoded as it is: more freedom, and images that no tokens stand for (Murdock 2021).
 
-    With a ``limit``, Murdoch's notebook: latents go up to that instead of the codebook's range and start with normal
-    numbers of deviation 0.5 whose extremes are stretched; nothing that is clipped, latent or image, has a gradient.
+    With a ``limit`` it behaves as Murdock's notebook: the latent is clamped to ``[-limit, limit]`` instead of the
+    codebook's range, starts from a heavy-tailed normal distribution, and clipped latents and pixels get no gradient.
     """
 
     def __init__(self, name: str, net: VQBase, native_size: int, limit: float | None = None):
@@ -198,9 +198,9 @@ class Gumbel(Codebook):
     The decoder sees a softmax over the codebook with Gumbel noise, whose temperature falls from 1 to 1/16 so that
     tokens remain (Ramesh et al. 2021; Jang et al. 2017). It takes codes/dim times the memory of a quantised latent.
 
-    With a fixed ``temperature``, Murdoch's notebook: the mixture itself is shown and stored, and the start has a logit
-    of 1 for one token a place. ``groups`` gives every n-th token a softmax of its own (2: even and odd tokens), whose
-    results are added; nothing brighter than white has a gradient.
+    With a fixed ``temperature`` it behaves as Murdock's notebook: the output is the softmax mixture, not the argmax,
+    logits start one-hot, and pixels above 1 get no gradient. ``groups=n`` splits the codebook into n interleaved
+    groups, each with its own softmax, and adds the results.
     """
 
     def __init__(self, name: str, net: VQBase, native_size: int, temperature: float | None = None, groups: float = 1):
@@ -237,7 +237,7 @@ class Gumbel(Codebook):
         return self.compute(self.net.logits, image)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        """Return the relaxed image; without ``rng`` that of the likeliest tokens, or of the mixture if it is fixed."""
+        """Return the relaxed image; without ``rng`` the likeliest tokens', or the mixture's at a fixed temperature."""
         if rng is None and self.temperature is None:
             return self._decode(self.net.lookup(self.tokens(latent)))
         temperature = self.temperature or 16**-progress

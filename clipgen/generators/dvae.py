@@ -58,7 +58,7 @@ class ResBlock(CheckpointedBlock):
 
 
 class Blocks(nn.Module):
-    """Half of the net: a convolution of ``size``, four groups of ``blocks`` with a resampling between, and a 1x1."""
+    """The encoder or the decoder: a convolution of kernel size ``size``, four groups of blocks, a 1x1 convolution."""
 
     def __init__(self, inner: int, size: int, widths: list[int], outer: int, blocks: int, decodes: bool):
         super().__init__()

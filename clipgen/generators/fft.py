@@ -26,8 +26,8 @@ class FFT(Pixels):
     Hartley's numbers, the real part less the imaginary part of Fourier's, are as many as there are pixels, so that a
     latent has its image's size, and none of its numbers is redundant.
 
-    The image is clamped around mid-grey, with a gradient: one number moves every pixel, and pixels that others' steps
-    push far beyond white would stay there as white specks if a sigmoid took their gradient.
+    The image is clamped around mid-grey, with a gradient. Each number moves every pixel and can push one far out of
+    range; a sigmoid would saturate there and leave white specks.
     """
 
     limit = 1e3

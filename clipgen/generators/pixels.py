@@ -49,5 +49,5 @@ class Pixels(Generator):
         return self.to_logits(latent).sigmoid()
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        """Return the mean squared difference of the images, in that of two of standard deviation 1/4."""
+        """Return the mean squared difference of the images, divided by that of unrelated ones (deviation 1/4)."""
         return (self.image(latent) - self.image(other)).square().mean() / (2 * 0.25**2)

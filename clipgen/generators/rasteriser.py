@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 TILE = 8  # pixels of a side
 WORK = 2**20  # numbers at once: pixels times the segments of all marks near them
-EDGE = 0.16  # pixels: the sigmoid of this scale is as wide as a pixel, by the standard deviation of its slope
+EDGE = 0.16  # scale of an edge's sigmoid, in pixels: its slope has the standard deviation of a pixel-wide box
 FAINTEST = -16.0  # below it the sigmoid gives only denormal numbers, which processors are slow with
 REACH = 6 * EDGE  # beyond it a mark covers less than half an 8-bit level
 
@@ -53,7 +53,7 @@ def rasterise(marks: Marks, size: tuple[int, int], paper: float = 1.0) -> Tensor
 
 @torch.no_grad()
 def _group_tiles(marks: Marks, corners: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield tiles (t,) with marks, the numbers of these (t, M) from the bottom up, and which are present (t, M)."""
+    """Yield indices (t,) of tiles, of the marks on each (t, M), lowest first, and a mask (t, M), False for padding."""
     centres, reach = corners[:, 0] + TILE / 2, TILE / 2**0.5 + REACH
     at_once = max(1, WORK // (marks.lines[..., 0].numel() or 1))
     depths = [_depth(part[None], marks.lines, marks.radius, marks.filled).T for part in centres.split(at_once)]
@@ -97,7 +97,7 @@ def _paint(
 
 
 def _depth(points: Tensor, lines: Tensor, radius: Tensor, filled: bool) -> Tensor:
-    """Return how far inside the edges of K marks their points (K or 1, P, 2) are, (K, P); negative outside."""
+    """Return signed distances (K, P) of points (K or 1, P, 2) to the edges of K marks, positive inside."""
     with torch.no_grad():  # the nearest point of a line slides along it, which does not change the least distance
         points = points.expand(len(lines), -1, -1)
         begin, along = lines[:, :-1], lines.diff(dim=1)

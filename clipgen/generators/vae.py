@@ -78,7 +78,7 @@ class Diffusers(nn.Module):
         return self.net.decoder
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the likeliest latent of (B, 3, H, W)."""
+        """Return the mode of the posterior of images (B, 3, H, W)."""
         output = self.net.encode(images * 2 - 1)
         latent = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
         return (latent - self.shift) * self.scale
@@ -116,7 +116,7 @@ class VAE(MixedPrecision, Generator):
         return clamp(self.compute(self.net.decode, latent))
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        """Return the mean squared difference, in that of two unrelated latents."""
+        """Return the mean squared difference, divided by that of two unrelated latents."""
         return (latent - other).square().mean() / 2
 
 

@@ -21,9 +21,10 @@ BITS = 12  # of a side less one
 class Vectors(Generator):
     """A latent (B, K + N, C): K rows with the size of the sheet, then one for each mark, the lowest first.
 
-    The sheet's size is in the signs of numbers, because no image depends on these: an optimiser may shrink them but
-    does not change them, and they are exact in float16. The first numbers of a mark are the x and y of its ``corners``,
-    from -1 to 1 across the sheet; ``low`` and ``high`` bound all C numbers, which are scaled to suit one learning rate.
+    The sheet's size is stored in the signs of the first K rows, one bit per number. No image depends on these numbers,
+    so an optimiser may shrink them but does not flip their signs, which are exact in float16. The first numbers of a
+    mark are the x and y of its ``corners``, from -1 to 1 across the sheet; ``low`` and ``high`` bound all C numbers,
+    which are scaled to suit one learning rate.
     """
 
     is_vector = True
@@ -82,7 +83,7 @@ class Vectors(Generator):
         return torch.stack([rasterise(self.marks(rows, size), size) for rows in latent[:, self.header :]])
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        """Return the mean squared difference of the images, in that of two of standard deviation 1/4."""
+        """Return the mean squared difference of the images, divided by that of unrelated ones (deviation 1/4)."""
         return (self.image(latent) - self.image(other)).square().mean() / (2 * 0.25**2)
 
     def project_(self, latent: Tensor) -> None:

@@ -64,7 +64,7 @@ class AttnBlock(nn.Module):
 
 
 class Resample(nn.Module):
-    """Double the size by nearest neighbours, or halve it by a stride, padded to the right and below."""
+    """Upsample by 2 (nearest), or downsample by 2 with a strided convolution, padded right and bottom."""
 
     def __init__(self, channels: int, up: bool):
         super().__init__()
@@ -157,7 +157,7 @@ class VQModel(VQBase):
     Args are those of taming's yaml (``ddconfig`` flattened), and:
         norm_kind: group, or batch.
         gumbel: Whether it is a GumbelVQ, whose encoder gives logits over the codes.
-        low: What black is to the nets, whose pixels are in [low, 1].
+        low: Lower end of the nets' range of pixels, [low, 1]; black is ``low``.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ class Camera:
         return now
 
     def origin(self, step: int, size: tuple[int, int]) -> Tensor:
-        """Return an affine map (2, 3) from points of a picture of (H, W) to where they were before, both in [-1, 1]."""
+        """Return the affine matrix (2, 3) from output to input coordinates in [-1, 1], as for ``F.affine_grid``."""
         now, ratio = self.at(step), size[0] / size[1]
         angle = math.radians(now["angle"])
         cos, sin = math.cos(angle) / now["zoom"], math.sin(angle) / now["zoom"]

@@ -43,11 +43,14 @@ def _is_public(address: str) -> bool:
 
 
 class _Guard(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    """Opens public addresses, until ``end``: a socket's own timeout begins anew with every byte."""
+    """Connects to public addresses only, until ``end``: a socket's own timeout restarts with every byte."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ended, self.twins = False, list[socket.socket]()  # twins of the connections, which TLS takes over
+        self.ended, self.twins = (
+            False,
+            list[socket.socket](),
+        )  # duplicates of the sockets, because TLS detaches the originals
 
     def end(self) -> None:
         """End all connections, now and from now on."""

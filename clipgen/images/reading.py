@@ -104,7 +104,7 @@ def open_picture(
 
 
 def locate(file: str | os.PathLike[str], label: str, remedy: str = "name a file in it") -> str:
-    """Return the path of an existing file. Raises ClipgenError for none; ``remedy``: of a folder."""
+    """Return the path of an existing file. Raises ClipgenError for none; ``remedy`` is what to do about a folder."""
     if (path := find_file(file)) is not None:
         return path
     if os.path.isdir(file):
@@ -216,8 +216,10 @@ def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
 
 
 def to_array(tensor: Tensor, label: str = "image") -> np.ndarray:
-    """Return a tensor as an array, floats in 32 bits unless NumPy has their kind. Raises ClipgenError for a sparse one,
-    a quantised one, and one without values."""
+    """Return a tensor as an array; floating-point types that NumPy lacks, such as bfloat16, become float32.
+
+    Raises ClipgenError for a sparse, nested or quantised tensor, and for one without values.
+    """
     if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         raise ClipgenError(f"{label}: needs a dense tensor with values; use .to_dense() or .dequantize()")
     has_kind = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)

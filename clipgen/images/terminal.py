@@ -68,7 +68,7 @@ class InertStream:
 
 
 def with_inert_streams(command: Callable[P, int]) -> Callable[P, int]:
-    """Decorate a command so that everything written to stdout and stderr meanwhile is inert.
+    """Decorate a command so that control characters that it writes to stdout and stderr are escaped.
 
     A command that succeeds returns ``CLOSED`` if its output was not read to the end, and 2 if it could not be written
     for another reason.

@@ -51,7 +51,7 @@ class Targets(NamedTuple):
         return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
 
     def combined(self) -> Targets:
-        """Return the targets with all positive ones added up to one of weight 1 (Murdoch 2021)."""
+        """Return the targets with all positive ones added up to one of weight 1 (Murdock 2021)."""
         positive = self.weights > 0
         if not positive.any():
             return self

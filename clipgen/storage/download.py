@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 LARGEST = 4e10  # bytes of a file of unknown size: no open_clip model has more
 _TRIES = 5
-DRIP, SPAN = 64_000, 60.0  # fewer bytes than DRIP in SPAN seconds are no download
+DRIP, SPAN = 64_000, 60.0  # a download of fewer bytes than DRIP in SPAN seconds is given up
 _CHECKSUMS_LOCK = threading.Lock()
 
 
 class WrongFileError(OSError):
-    """The file that came is not the one that was published: its download cannot be continued."""
+    """The downloaded file is not the published one. The download is not continued."""
 
 
 def check_format(file: Path, name: str) -> None:
@@ -74,7 +74,7 @@ def partial_path(source: Source, name: str, suffix: str) -> Path:
 
 
 class _StaleError(OSError):
-    """What came is no part of the file that the server has; all of it is requested again."""
+    """The partial download does not match the file on the server. The download restarts."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _request(source: Source, name: str, part: _Partial) -> None:
             part.begin(total, answer.headers)
         _receive(answer, source, name, part.file, start, total or None)
     if total and part.size > total:
-        raise _StaleError(f"{part.size - total} bytes more came than it has; it starts again")
+        raise _StaleError(f"{part.size - total} bytes more than the file has were received; the download restarts")
     if total and part.size < total:
         raise OSError(f"the connection was cut {total - part.size} bytes before the end")
 
@@ -179,7 +179,7 @@ def _request(source: Source, name: str, part: _Partial) -> None:
 def _check_whole(status: int, length: int | None, source: Source) -> None:
     """Raise an error unless a whole file comes, of a size that it can have."""
     if status == 206:
-        raise WrongFileError("a part of it came, and all of it was requested")
+        raise WrongFileError("the server sent a partial response (206) to a full request")
     if status != 200:
         raise OSError(f"it answers with status {status}")
     if length is not None:

@@ -15,14 +15,14 @@ TIMEOUT = 10.0  # seconds for a connection to each address of a host, and withou
 
 
 class UnreachableError(OSError):
-    """Nobody answers: no network, no such host, no server. Another try at once would change nothing."""
+    """No server answers: no network, no such host, or no server. A retry would not help."""
 
 
 def ask(address: str, headers: Mapping[str, str], method: str = "GET") -> Any:
-    """Return the answer of a server, to be read and closed.
+    """Open a URL and return the response, which the caller closes.
 
     Raises:
-        UnreachableError: Nobody answers.
+        UnreachableError: No server answers.
         OSError, HTTPException: Anything else that fails.
     """
     request = urllib.request.Request(address, headers=dict(headers), method=method)

@@ -65,10 +65,10 @@ _NAMES = {
 
 
 class _Sealed:
-    """Something that a pickle may use and not change: ``BUILD``, which sets attributes, is refused."""
+    """An object whose attributes a pickle cannot set: the opcode ``BUILD`` is refused."""
 
     def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it tries to change what it may only name")
+        raise pickle.UnpicklingError("it tries to set attributes of an object that it may only refer to")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Published files: where they are had, and what lies in the cache folder."""
+"""Published files: where they are downloaded from, and what is in the cache folder."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _MIN_AGE = 3600.0  # seconds; a younger unfinished file may be a download in pro
 
 @dataclass(frozen=True)
 class Source:
-    """One place that has a file: ``where`` is an address, or ``hf:owner/repo[@revision]/path``."""
+    """One place that has a file: ``where`` is a URL, or ``hf:owner/repo[@revision]/path``."""
 
     where: str
-    megabytes: float | None = None  # roughly; much more is refused, and less than half
+    megabytes: float | None = None  # approximate; much larger files, and smaller than half, are refused
     sha256: str | None = None  # or its first digits
 
     @classmethod
@@ -87,9 +87,9 @@ class Remote:
 
     name: str  # in the cache folder, such as "dvae/encoder.pkl"
     sources: tuple[str, ...]
-    megabytes: float | None = None  # roughly; much more is refused, and less than half
+    megabytes: float | None = None  # approximate; much larger files, and smaller than half, are refused
     sha256: str | None = None  # or its first digits, of the file at addresses; a copy on the hub has its own
-    bulky: bool = False  # little of it is needed: also from the hub it is saved where `clipgen cache --prune` deletes
+    bulky: bool = False  # only a part is needed: kept in our own cache, which `clipgen cache --prune` clears
 
     @property
     def parsed_sources(self) -> list[Source]:
@@ -142,7 +142,7 @@ def fetch(remote: Remote) -> Path:
             failures.append(f"{source.where}: {reason}")
             if isinstance(error, UnreachableError):
                 silent.add(source.host)
-            warnings.warn(f"{source.where} cannot be had ({reason}); trying the next source", stacklevel=2)
+            warnings.warn(f"{source.where} is not available ({reason}); trying the next source", stacklevel=2)
     if silent == {source.host for source in sources}:
         failures.append("no server answers: is there a network here? The built-in models (mini) need none")
     raise ClipgenError(

@@ -58,7 +58,7 @@ def test_sampled_tokens_are_drawn_as_often_as_their_logits_say():
 
 
 def test_a_temperature_that_stays():
-    """Murdoch's 1.873: at the end of a run the relaxation is as soft as at its beginning."""
+    """Murdock's 1.873: at the end of a run the relaxation is as soft as at its beginning."""
     falling, still = (clipgen.load_generator("mini-dvae", relax=relax) for relax in ("gumbel", "gumbel:1.873"))
     latent = falling.start((64, 64), rng())
     assert torch.equal(still.image(latent, 0, rng()), still.image(latent, 1, rng()))

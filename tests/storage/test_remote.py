@@ -53,7 +53,7 @@ def test_a_file_that_changed_meanwhile_starts_again(server, cache):
 
 def test_wrong_checksum_then_mirror(server, cache):
     server.files["/bad.ckpt"] = CONTENT[:-1] + b"x"
-    with pytest.warns(UserWarning, match=r"bad\.ckpt cannot be had \(its SHA-256 is"):
+    with pytest.warns(UserWarning, match=r"bad\.ckpt is not available \(its SHA-256 is"):
         file = fetch(remote(server, f"{server.address}/model.ckpt", path="/bad.ckpt", sha256=DIGEST[:8]))
     assert file.read_bytes() == CONTENT and left(cache) == ["checksums.json", "model.ckpt"]
 

@@ -40,7 +40,7 @@ def test_another_file_is_refused_and_the_next_source_tried(content, mood, says, 
     server.files["/gone"] = content
     server.mood = lambda number: mood if server.log[-1][0] == "/gone" else {}
     gone = f"{server.address}/gone"
-    with pytest.warns(UserWarning, match=f"gone cannot be had .*{says}"):
+    with pytest.warns(UserWarning, match=f"gone is not available .*{says}"):
         file = fetch(Remote("faceshq/last.ckpt", (gone, f"{server.address}/model.ckpt"), 0.307))
     assert file.read_bytes() == CONTENT and left(cache) == ["checksums.json", "last.ckpt"]
     assert [path for path, _ in server.log] == ["/gone", "/model.ckpt"], "it is not asked for a second time"
@@ -157,8 +157,8 @@ def test_the_hub_is_held_to_checksums_and_revisions(server, cache, tmp_path):
         f"hf:org/repo@{REVISION}/folder/model.ckpt#sha256={DIGEST}",
     )
     assert Path(file).read_bytes() == CONTENT and Path(file).is_relative_to(tmp_path / "hub")
-    assert re.search(r"bad/model\.ckpt cannot be had .*its SHA-256 is", said)
-    assert re.search(r"page/model\.ckpt cannot be had .*it is a web page", said)
+    assert re.search(r"bad/model\.ckpt is not available .*its SHA-256 is", said)
+    assert re.search(r"page/model\.ckpt is not available .*it is a web page", said)
     assert {p.read_bytes() for p in large(tmp_path / "hub")} == {CONTENT}, "the wrong ones were deleted"
     (mark,) = json.loads((cache / "checksums.json").read_text())
     assert mark.startswith(f"hf:org/repo@{REVISION}/folder/model.ckpt {len(CONTENT)} "), "so it is read through once"
