@@ -29,27 +29,27 @@ class Command(NamedTuple):
 COMMANDS = {
     "generate": Command(
         "clipgen.commands:generate",
-        "draw a prompt; the word generate can be left out",
+        "draw a prompt; the word generate is optional",
         ('"a red apple"', '"a cat:2 | dog:-0.5" --steps 200 --batch 4 -o cat.png', '"a painting" --film film.gif'),
     ),
     "resume": Command(
         "clipgen.commands:resume",
-        "go on with a run that was interrupted",
+        "resume an interrupted run",
         ("clipgen-runs/RUN", "clipgen-runs/RUN cat.png cat.gif", "clipgen-runs/RUN --trust"),
     ),
     "replay": Command(
         "clipgen.commands:replay",
-        "make a run again, from its folder or from a PNG, GIF, WebP or HTML file that clipgen wrote",
+        "repeat a run, from its folder or an exported PNG, GIF, WebP or HTML file",
         ("clipgen-runs/RUN", "cat.png", "cat.gif again.mp4 --folder again"),
     ),
     "export": Command(
         "clipgen.commands:export",
-        "write a run as films, pictures and pages",
+        "export a run as films, pictures and pages",
         ("RUN cat.gif --fps 20", "RUN cat.html cat.mp4 --boomerang", "RUN cat.png --keep best --upscale 4"),
     ),
     "dalle": Command(
         "clipgen.commands:dalle",
-        "draw with a transformer instead",
+        "draw with a DALL-E transformer",
         ('"a red car in the snow" -n 9 -o car.png', '"a cat" --image cat.png --keep top', '"a cat" -o cat.gif'),
     ),
     "explain": Command(
@@ -64,14 +64,14 @@ COMMANDS = {
     ),
     "study": Command(
         "clipgen.studies.command:study_command",
-        "draw many prompts, seeds and settings, each with each",
+        "draw all combinations of prompts, seeds and settings",
         ("study.yaml", "study.yaml --workers 2 -o study.html -o table.csv", "study.yaml --engine ray"),
     ),
-    "models": Command("clipgen.commands:models", "list generators and perceptors", ("", "vqgan", "ViT-B-32")),
+    "models": Command("clipgen.commands:models", "list generators and CLIPs", ("", "vqgan", "ViT-B-32")),
     "cache": Command(
         "clipgen.commands:cache",
-        "list downloads, and delete what is not needed any more",
-        ("", "--prune", "--prune < /dev/null"),
+        "list downloads, and delete unneeded ones",
+        ("", "--prune"),
     ),
 }
 GROUPS = {  # of options: the sections of settings
@@ -110,9 +110,9 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     parser = CommandParser(
         "clipgen",
-        description="A sentence becomes a picture, and the film of its making.",
+        description="Generate a picture, and the film of its making, from a sentence.",
         epilog='clipgen "a red apple" is short for clipgen generate "a red apple". Options and examples of a command: '
-        "clipgen COMMAND --help; those of generate are all settings.",
+        "clipgen COMMAND --help; generate takes every setting.",
     )
     parser.add_argument("--version", action="version", version=f"clipgen {clipgen.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -29,11 +29,11 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     add = next(group for group in parser._action_groups if group.title == "prompt and output").add_argument
     files = f"{OUTPUTS}; repeatable (default: <prompt>.png and .gif, here)"
     add("-o", "--output", action="append", type=expand_home, metavar="FILE", help=files)
-    add("--batch", type=int, metavar="N", help="draw N pictures with seeds from --seed on; best first")
+    add("--batch", type=int, metavar="N", help="draw N pictures with consecutive seeds from --seed; best first")
     add("--film", metavar="FILE", help="redraw every frame of a video, GIF or WebP")
-    add("--carry", type=float, help="with --film: share of the last frame in the next (default: 0.5)")
-    add("--fps", type=float, help="frames a second of films (default: 15; with --film: its own time)")
-    add("--folder", help="where run folders are made (default: clipgen-runs)")
+    add("--carry", type=float, help="with --film: share of the previous frame that is kept (default: 0.5)")
+    add("--fps", type=float, help="frames per second (default: 15; with --film: the source's)")
+    add("--folder", help="where run folders are created (default: clipgen-runs)")
     add("--quiet", action="store_true", default=False, help="show no progress bar")
     options = vars(parser.parse_intermixed_args(words))
     prompt, quiet, count = options.pop("prompt"), options.pop("quiet"), options.pop("batch", 1)
@@ -72,12 +72,14 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
 def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = False) -> int:
     """Go on with an interrupted run or film, or make it ``again``."""
-    parser.add_argument("source", type=Path, metavar="RUN", help="a run folder" + ", or a file of its" * again)
+    parser.add_argument(
+        "source", type=Path, metavar="RUN", help="a run folder" + ", or a file exported from it" * again
+    )
     parser.add_argument("output", nargs="*", type=expand_home, metavar="FILE", help=OUTPUTS)
     parser.add_argument("--quiet", action="store_true", default=False, help="show no progress bar")
-    parser.add_argument("--trust", action="store_true", help="read files that the run names and does not bring along")
+    parser.add_argument("--trust", action="store_true", help="read files that the run refers to elsewhere")
     if again:
-        parser.add_argument("--folder", help="where run folders are made (default: clipgen-runs)")
+        parser.add_argument("--folder", help="where run folders are created (default: clipgen-runs)")
     options = vars(parser.parse_intermixed_args(words))
     source, output, quiet = options.pop("source"), options.pop("output", []), options.pop("quiet")
     _check_outputs(output or _unused_files("here"))
@@ -104,15 +106,15 @@ def export(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Write a run as files."""
     parser.add_argument("source", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("output", nargs="+", type=expand_home, metavar="FILE", help=OUTPUTS)
-    parser.add_argument("--fps", type=float, help="frames a second (default: 15, or as the redrawn film has them)")
-    parser.add_argument("--hold", type=float, help="seconds on the last frame (default: 2, of a redrawn film 0)")
-    larger = "2 or 4 times as wide and high; or the file of a published upscaler's weights"
+    parser.add_argument("--fps", type=float, help="frames per second (default: 15; of a redrawn film: the source's)")
+    parser.add_argument("--hold", type=float, help="seconds on the last frame (default: 2; of a redrawn film: 0)")
+    larger = "2 or 4 times the size; or the file of a published upscaler's weights"
     parser.add_argument("--upscale", type=lambda text: int(text) if text.isdecimal() else text, help=larger)
-    parser.add_argument("--animate", action="store_true", help="an .svg as the film of its making")
-    parser.add_argument("--boomerang", action="store_true", help="forwards, then backwards")
-    parser.add_argument("--megabytes", type=float, help="at most so large: fewer and smaller frames if need be")
-    parser.add_argument("--keep", help="last: all frames; best: up to the one the judge likes best")
-    parser.add_argument("--what", choices=("picture", "views"), help="views: also what CLIP was shown")
+    parser.add_argument("--animate", action="store_true", help="animate an .svg, mark by mark")
+    parser.add_argument("--boomerang", action="store_true", help="play forwards, then backwards")
+    parser.add_argument("--megabytes", type=float, help="maximum size in MB; drops and shrinks frames if needed")
+    parser.add_argument("--keep", help="last: all frames; best: up to the judge's best")
+    parser.add_argument("--what", choices=("picture", "views"), help="views: add the cutouts that CLIP was shown")
     options = vars(parser.parse_intermixed_args(words))
     source, output, what = options.pop("source"), options.pop("output"), options.pop("what", "picture")
     _check_outputs(output)
@@ -133,14 +135,14 @@ def export(parser: argparse.ArgumentParser, words: list[str]) -> int:
 def dalle(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Draw with a transformer; the options are the arguments of ``clipgen.dalle``."""
     parser.add_argument("prompt", help='what to draw: "a red car in the snow"')
-    parser.add_argument("-n", type=int, help="pictures (default: 16)")
+    parser.add_argument("-n", type=int, help="number of pictures (default: 16)")
     parser.add_argument("--model", help="mini (built in; default), dalle-mini or dalle-mega")
     parser.add_argument("--image", help="complete this picture")
-    parser.add_argument("--keep", help="of --image: top (default), bottom, left, right or a box x,y,w,h")
-    parser.add_argument("--temperature", type=float, help="lower is safer, higher wilder (mini: 0.7)")
-    parser.add_argument("--top-k", type=int, help="draw each token from the K likeliest (mini: 128)")
-    parser.add_argument("--guidance", type=float, help="how much the text counts, 1 or more (mini: 1.5)")
-    parser.add_argument("--seed", type=int, help="same seed, same machine: same pictures (default: 0)")
+    parser.add_argument("--keep", help="part of --image to keep: top (default), bottom, left, right or a box x,y,w,h")
+    parser.add_argument("--temperature", type=float, help="sampling temperature; lower is safer (mini: 0.7)")
+    parser.add_argument("--top-k", type=int, help="sample from the K likeliest tokens (mini: 128)")
+    parser.add_argument("--guidance", type=float, help="strength of the text, at least 1 (mini: 1.5)")
+    parser.add_argument("--seed", type=int, help="random seed (default: 0)")
     parser.add_argument("--perceptor", help="the CLIP that ranks the pictures")
     parser.add_argument("--device", help="auto, cpu, cuda or mps")
     files = "contact sheet; .gif .webp .mp4 .html: as it is drawn (default: <prompt>.png)"
@@ -169,7 +171,7 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
     from clipgen.generators.catalogue import GENERATORS
     from clipgen.storage.remote import cached
 
-    parser.add_argument("filter", nargs="?", default="", help="only names with this text in them")
+    parser.add_argument("filter", nargs="?", default="", help="only names that contain this text")
     text = parser.parse_intermixed_args(words).filter.lower()
     generators = []
     for name, entry in GENERATORS.items():
@@ -199,7 +201,7 @@ def cache(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Print what lies in the cache folder; with --prune, delete what is not needed any more."""
     from clipgen.storage.remote import list_items, prune
 
-    parser.add_argument("--prune", action="store_true", default=False, help="delete what is marked with *")
+    parser.add_argument("--prune", action="store_true", default=False, help="delete the files marked with *")
     clear, items = parser.parse_intermixed_args(words).prune, list_items()
     for item in items:
         print(f"{item.megabytes:10.1f} MB {'*' if item.deletable else ' '} {item.file}  ({item.kind})")

@@ -26,27 +26,23 @@ class OptimizerConfig:
     optimizer: str = setting(
         "Adam", "a class of torch.optim", common=("Adam", "AdamW", "RAdam", "RMSprop", "SGD"), live=False
     )
-    lr: float = setting(0.15, "learning rate, in what lr_unit says, a step", 1e-12, 1e6)
+    lr: float = setting(0.15, "learning rate, in the unit of lr_unit", 1e-12, 1e6)
     lr_unit: str = setting(
         "own",
-        "what lr counts in: own (the generator's unit, such as deviations of its codebook), absolute (the latent's)",
+        "unit of lr: own (the generator's, such as its codebook's deviation), absolute (the latent's)",
         choices=("own", "absolute"),
     )
-    beta2: float = setting(
-        0.99, "of Adam and AdamW: how long gradients' squares are remembered", 0, 0.99999, live=False
-    )
+    beta2: float = setting(0.99, "decay of squared gradients, of Adam and AdamW", 0, 0.99999, live=False)
     eps: float = setting(
-        1e-8, "of Adam and AdamW: a gradient far below this moves nothing; logits' are small", 1e-20, 1, live=False
+        1e-8, "epsilon of Adam and AdamW; lower it for small gradients, such as logits'", 1e-20, 1, live=False
     )
-    weight_decay: float = setting(0.0, "how much of the latent each step takes away, times lr", 0, 1, live=False)
+    weight_decay: float = setting(0.0, "weight decay of the latent, times lr", 0, 1, live=False)
     schedule: str = setting(
         "auto",
         "how the learning rate falls (auto: constant with a camera, else cosine)",
         choices=("auto", "cosine", "linear", "constant"),
     )
-    ema: float = setting(
-        0.8, "how much of the average latent each step keeps: the average is what is shown", 0, 0.99999
-    )
+    ema: float = setting(0.8, "decay of the latent's moving average, which is what is shown", 0, 0.99999)
 
     def __post_init__(self) -> None:
         if not _is_usable(getattr(torch.optim, self.optimizer, None)):

@@ -27,34 +27,30 @@ Having = Callable[[str], tuple[float, Tensor]]  # name to the strength of an aug
 class Cutouts:
     """How cutouts are sampled. Raises ClipgenError for an unknown augmentation."""
 
-    cutouts: int = setting(16, "views that CLIP is shown at every step", 1, 10**4)
+    cutouts: int = setting(16, "cutouts shown to CLIP per step", 1, 10**4)
     cut_min: float = setting(
-        0.65, "smallest side of a view, as a share of the picture's shorter side; 0: CLIP's own size", 0, 4
+        0.65, "smallest side of a cutout, as a share of the picture's shorter side; 0: CLIP's input size", 0, 4
     )
-    cut_max: float = setting(1.05, "largest side of a view", 0.05, 4)
+    cut_max: float = setting(1.05, "largest side of a cutout", 0.05, 4)
     cut_sizes: str = setting(
         "uniform",
-        "how sizes spread: uniform; area: as areas are; normal: about the middle, a fifth of the range",
+        "distribution of sizes: uniform; area (uniform in area); normal (deviation a fifth of the range)",
         choices=("uniform", "area", "normal"),
     )
-    cut_pad: float = setting(0.0, "how far views may lie beyond the picture, as a share of its side", 0, 2)
+    cut_pad: float = setting(0.0, "how far cutouts may reach beyond the picture, as a share of its side", 0, 2)
     padding: str = setting(
         "border",
-        "what is seen beyond the picture (grey: another level at every step; wrap: its other side)",
+        "what fills cutouts beyond the edge (grey: random per step; wrap: the opposite side)",
         choices=tuple(PADDINGS),
     )
-    lift: float = setting(
-        0.0, "how light black is shown to CLIP: 0.5 shows it a picture in the upper half of the range", 0, 0.95
-    )
-    overview: float = setting(0.0, "share of the views that see all of the picture", 0, 1)
-    overview_size: float = setting(1.05, "the side of those views, as a share of the picture's longer side", 0.05, 4)
+    lift: float = setting(0.0, "level that black is raised to for CLIP; 0.5 uses the upper half of the range", 0, 0.95)
+    overview: float = setting(0.0, "share of cutouts that show the whole picture", 0, 1)
+    overview_size: float = setting(1.05, "side of those cutouts, as a share of the picture's longer side", 0.05, 4)
     augment: str = setting(
         "flip, affine, noise",
-        f"what happens to views, as 'affine=15:0.7' (name=strength:share of views); of {', '.join(AUGMENTATIONS)}",
+        f"augmentations, as 'affine=15:0.7' (name=strength:share of cutouts): {', '.join(AUGMENTATIONS)}",
     )
-    patch_dropout: float = setting(
-        0.0, "share of its patches that a ViT is not shown of each view: less to compute", 0, 0.9
-    )
+    patch_dropout: float = setting(0.0, "share of each cutout's patches that a ViT skips; faster", 0, 0.9)
 
     def __post_init__(self) -> None:
         if self.cut_min > self.cut_max:

@@ -146,17 +146,17 @@ def picture_and_perceptor(source: Any, perceptor: Perceptor | str | None, device
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that ``clipgen describe`` and ``clipgen explain`` have in common."""
     parser.add_argument("image", help="a picture: a file or an address")
-    parser.add_argument("--perceptor", help="the CLIP that judges (default: mini, which is built in)")
+    parser.add_argument("--perceptor", help="the CLIP to use (default: mini, built in)")
     parser.add_argument("--device", help="auto, cpu, cuda or mps")
-    parser.add_argument("--quiet", action="store_true", default=False, help="print the file or the words only")
+    parser.add_argument("--quiet", action="store_true", default=False, help="print only the file or the words")
 
 
 def describe_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Print the words that describe a picture, and how near they come to its embedding."""
     add_options(parser)
     names = ", ".join(VOCABULARIES)
-    parser.add_argument("--vocabulary", help=f"{names}, or words with commas between them (default: common)")
-    parser.add_argument("--penalty", type=float, help="between 0 and 1: higher is fewer words (default: 0.5)")
+    parser.add_argument("--vocabulary", help=f"{names}, or comma-separated words (default: common)")
+    parser.add_argument("--penalty", type=float, help="0 to 1; higher gives fewer words (default: 0.5)")
     options = vars(parser.parse_intermixed_args(words))
     quiet, vocabulary = options.pop("quiet"), options.get("vocabulary", "")
     if "," in vocabulary:

@@ -184,8 +184,10 @@ def explain_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Write the overlay, or with --figure the figure, and print the score."""
     add_options(parser)
     parser.add_argument("text", help='what to look for: "a cat"')
-    parser.add_argument("--how", help=f"{' or '.join(HOWS)} (slow, and true of any net; default: {HOWS[0]})")
-    parser.add_argument("--figure", action="store_true", default=False, help="picture, map and both, with a scale")
+    parser.add_argument("--how", help=f"{' or '.join(HOWS)} (slow, works with any CLIP; default: {HOWS[0]})")
+    parser.add_argument(
+        "--figure", action="store_true", default=False, help="show picture, map and overlay, with a scale"
+    )
     files = f"{' '.join(SUFFIXES)} (default: <image>-why.png, here)"
     parser.add_argument("-o", "--output", type=expand_home, metavar="FILE", help=files)
     options = vars(parser.parse_intermixed_args(words))

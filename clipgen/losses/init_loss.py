@@ -23,15 +23,15 @@ class InitLoss(Loss):
 
     name = "near"
     near: float = setting(
-        1.0, "how strongly the picture is drawn to the drawing or image it started from", 0, section="steer"
+        1.0, "weight of staying near the drawing or image that the run started from", 0, section="steer"
     )
     near_space: str = setting(
         "auto",
-        "where nearness is measured; colouring: lines and colours hold, what is grey may take any; auto: as suits init",
+        "space in which near is measured; colouring: keeps lines and colours, grey takes any colour; auto: by init",
         choices=("auto", "latent", "pixels", "colouring", "clip"),
         section="start",
     )
-    near_fade: float = setting(0.0, "0: as strong to the end; 1: fading to nothing by the end", 0, 1, section="start")
+    near_fade: float = setting(0.0, "how much near fades by the end: 0 not at all, 1 to nothing", 0, 1, section="start")
 
     def terms(self, context: StepContext) -> Iterator[Tensor]:
         weights = context.spec.target_weights(context.step)

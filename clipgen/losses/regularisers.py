@@ -41,7 +41,7 @@ class TotalVariation(Regulariser):
     """Mean absolute difference of neighbouring pixels."""
 
     name = "tv"
-    tv: float = setting(0.0, "weight of the total variation: smoother pictures", 0, section="steer")
+    tv: float = setting(0.0, "weight of total variation; higher is smoother", 0, section="steer")
 
     def of(self, images: Tensor) -> Tensor:
         return images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()
@@ -52,7 +52,7 @@ class Saturation(Regulariser):
     """Minus the mean distance of pixels from their grey."""
 
     name = "saturation"
-    saturation: float = setting(0.0, "weight of more colour")
+    saturation: float = setting(0.0, "weight of colour saturation")
 
     def of(self, images: Tensor) -> Tensor:
         return -(images - images.mean(1, keepdim=True)).square().sum(1).add(1e-8).sqrt().mean()
@@ -74,7 +74,7 @@ class Sharpness(Regulariser):
     """Minus the mean absolute Laplacian."""
 
     name = "sharpness"
-    sharpness: float = setting(0.0, "weight of more contrast in the small")
+    sharpness: float = setting(0.0, "weight of fine contrast")
 
     def of(self, images: Tensor) -> Tensor:
         kernel = images.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).expand(3, 1, 3, 3)
@@ -86,8 +86,8 @@ class Palette(Regulariser):
     """Mean squared distance of pixels to the nearest colour of a palette."""
 
     name = "palette"
-    palette: str = setting("", "colours to keep to: 'navy, #ffcc00, white'")
-    palette_weight: float = setting(1.0, "how strongly the palette is kept to", 0)
+    palette: str = setting("", "colours to use: 'navy, #ffcc00, white'")
+    palette_weight: float = setting(1.0, "weight of the palette", 0)
 
     def __post_init__(self) -> None:
         _ = self.colours  # raises for a word that is no colour

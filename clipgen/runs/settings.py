@@ -47,22 +47,24 @@ class RunSettings:
 
     prompt: str
     negative: str = setting(
-        "", "what to stay away from: texts that push half as strongly, or as 'blurry:0.3' says", section="clip"
+        "", "what to avoid; weighs half as much as the prompt, or as given: 'blurry:0.3'", section="clip"
     )
     quality: str = setting(
-        "normal", "draft, normal or best: steps, cutouts, size", choices=tuple(QUALITIES), live=False, section="basic"
+        "normal", "preset for steps, cutouts and size", choices=tuple(QUALITIES), live=False, section="basic"
     )
     steps: int = setting(120, "optimisation steps", 1, 10**6, live=False, section="basic")
-    seed: int = setting(0, "same seed, same machine: same picture", 0, 2**63 - 1, live=False, section="basic")
+    seed: int = setting(
+        0, "random seed: the same picture on the same machine", 0, 2**63 - 1, live=False, section="basic"
+    )
     size: tuple[int, int] | str | None = setting(
         None,
-        "in pixels, by default what the generator draws best; it may grow: 128x128@0-60, 256x256@60-",
+        "width x height in pixels (default: the generator's); can grow: 128x128@0-60, 256x256@60-",
         common=("128x128", "128x96", "256x256", "512x384", "128x128@0-60, 256x256@60-"),
         live=False,
         section="basic",
     )
     tile: bool = setting(
-        False, "a picture that repeats without a seam: cutouts and decoder wrap around", live=False, section="look"
+        False, "make the picture repeat without a seam: cutouts and decoder wrap around", live=False, section="look"
     )
     generator: str = setting(
         "stack",
@@ -80,39 +82,39 @@ class RunSettings:
     )
     judge: str = setting(
         "",
-        "a second CLIP, which scores every frame and does not guide, such as evaluator or ViT-L-14/openai",
+        "a second CLIP that scores frames without guiding, such as evaluator or ViT-L-14/openai",
         common=("evaluator", "ViT-B-16/openai", "ViT-L-14/openai"),
         live=False,
         section="clip",
     )
     recipe: str = setting(
         "",
-        "the settings of a famous notebook, by name; other settings that are given replace its own",
+        "settings of a published source, by name; other settings override them",
         choices=("", *PRESETS),
         live=False,
         section="basic",
     )
     relax: str = setting(
         "straight-through",
-        "how tokens get a gradient: straight-through; gumbel (of token logits; gumbel:1.9 at one temperature, mixed to "
-        "the end); sample (a token is drawn); none (a latent that is not snapped; none:6 within 6)",
+        "how tokens get a gradient: straight-through; gumbel (of logits; gumbel:1.9 fixes the temperature); sample "
+        "(one token is sampled); none (not quantised; none:6 clamps to 6)",
         common=tuple(RELAXATIONS),
         live=False,
         section="optimizer",
     )
     init: str = setting(
         "auto",
-        "where to start: random (codes), dalle (what a transformer draws; auto with the mini CLIP), "
+        "start: random (codes), dalle (a transformer's draft; the default with the mini CLIP), "
         "dalle-mini, dalle-mega, noise, perlin, gradient, a colour, an image, a run "
         "folder (its last frame), tokens as .npy",
         common=lambda: ("auto", *STARTS),
         live=False,
         section="start",
     )
-    fit: str = setting("crop", "how pictures are brought to size", choices=tuple(FITS), section="start")
+    fit: str = setting("crop", "how pictures are resized", choices=tuple(FITS), section="start")
     mask: str = setting(
         "",
-        "paint only there: top, bottom, left, right, x,y,w,h, not ..., or an image (white: paint)",
+        "area to paint: top, bottom, left, right, centre, x,y,w,h, not ..., or an image (white is painted)",
         common=("top", "bottom", "left", "right", "centre", "not centre"),
         section="start",
     )
@@ -124,16 +126,18 @@ class RunSettings:
         section="clip",
     )
     averaged: float = setting(
-        0.0, "weight of the distance of the cutouts' mean embedding, beside the mean of distances", 0, 1, section="clip"
+        0.0,
+        "weight of the mean embedding's distance, against the mean of the cutouts' distances",
+        0,
+        1,
+        section="clip",
     )
-    passes: int = setting(
-        1, "parts that cutouts go through CLIP in: less memory, same picture", 1, 10**4, section="speed"
-    )
-    camera: str = setting("", "moves from frame to frame: 'zoom=1.02, x=0.01, angle=1@50-100'", section="output")
-    every: int = setting(3, "steps from frame to frame", 1, 10**6, live=False, section="output")
+    passes: int = setting(1, "passes that cutouts are split into: less memory, same picture", 1, 10**4, section="speed")
+    camera: str = setting("", "camera motion between frames: 'zoom=1.02, x=0.01, angle=1@50-100'", section="output")
+    every: int = setting(3, "steps between frames", 1, 10**6, live=False, section="output")
     patience: int = setting(
         0,
-        "end when for so many steps the judge (or CLIP) has scored no frame higher; 0: never",
+        "stop after this many steps without a better score from the judge (or CLIP); 0: never",
         0,
         10**6,
         live=False,
@@ -141,8 +145,8 @@ class RunSettings:
     )
     settled: float = setting(
         0.0,
-        "end when in a tenth of the steps the picture changes by less than this, in levels of 255; 0: never. Unless "
-        "steps are given, 2 with stack and 1 with mini-vqgan",
+        "stop when the picture changes by less than this, in levels of 255, over a tenth of the steps; 0: never. "
+        "Without steps, 2 with stack and 1 with mini-vqgan",
         0,
         255,
         live=False,
@@ -150,14 +154,14 @@ class RunSettings:
     )
     keep: str = setting(
         "last",
-        "what is shown and exported: the last frame, or the judge's favourite",
+        "frame to show and export: the last, or the judge's best",
         choices=KEEP_CHOICES,
         section="output",
     )
     device: str = setting("auto", "auto, cpu, cuda or mps", live=False, section="speed")
     precision: str = setting(
         "auto",
-        "number type of the models: auto (the fastest that the device computes correctly), bf16, fp16, fp32",
+        "floating-point type of the models: auto (the fastest accurate one), bf16, fp16, fp32",
         choices=("auto", *PRECISIONS),
         live=False,
         section="speed",

@@ -21,8 +21,8 @@ def study_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
     source = "the arguments of clipgen.study, and the template as prompt"
     parser.add_argument("source", type=Path, metavar="study.yaml", help=source)
     parser.add_argument("--workers", type=int, metavar="N", help="draw N rows at a time")
-    parser.add_argument("--batch", type=int, metavar="N", help="draw N rows in one tensor (default: 1)")
-    parser.add_argument("--max-rows", type=int, metavar="N", help=f"refuse more rows (default: {MAX_ROWS})")
+    parser.add_argument("--batch", type=int, metavar="N", help="draw N rows in one batch (default: 1)")
+    parser.add_argument("--max-rows", type=int, metavar="N", help=f"maximum number of rows (default: {MAX_ROWS})")
     parser.add_argument("--engine", help=" or ".join(ENGINES))
     parser.add_argument("--folder", help="where the runs are kept (default: clipgen-runs/study-<prompt>)")
     files = ".html: a page; .png: the sheet; .csv: the table; repeatable (default: study.html, after study.yaml)"

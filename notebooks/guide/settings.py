@@ -10,7 +10,10 @@ from clipgen.setting import bounds_of
 PAGE = Path(__file__).with_suffix(".md")
 HEADING = "## All settings"
 HEADER = "| setting | what it does | default | values |", "|---|---|---|---|"
-INTRO = "Those marked with * can change while a run goes on, with `run.change(...)` or in the Studio."
+INTRO = (
+    "Settings marked with * can change while a run goes on, with `run.change(...)` or in the Studio. Generators and recipes can "
+    "have other defaults: `clipgen.Run(\"a cat\", generator=...).settings` shows them."
+)
 
 
 def describe_setting(field: Field) -> str:
@@ -30,7 +33,7 @@ def list_settings() -> str:
         rows = [describe_setting(field) for field in declared if field.metadata["section"] in sections]
         lines += [
             "",
-            f"### {title.capitalize()}",
+            f"### {title[0].upper()}{title[1:]}",
             "",
             "| setting | what it does | default | values |",
             "|---|---|---|---|",
@@ -41,7 +44,7 @@ def list_settings() -> str:
 
 def main() -> None:
     """Write the list."""
-    PAGE.write_text(PAGE.read_text().split(HEADING)[0] + list_settings())
+    PAGE.write_text(f"{PAGE.read_text().split(HEADING)[0].rstrip()}\n\n{list_settings()}")
 
 
 if __name__ == "__main__":
