@@ -71,7 +71,7 @@ COMMANDS = {
     "cache": Command(
         "clipgen.commands:cache",
         "list downloads, and delete unneeded ones",
-        ("", "--prune"),
+        ("", "--prune", "--help"),
     ),
 }
 GROUPS = {  # of options: the sections of settings

@@ -55,11 +55,11 @@ class Start:
         return context.latent
 
     def base(self, context: InitContext, latent: Tensor) -> Tensor:
-        """Return the picture (1, 3, H, W) outside the mask; at a new size the enlarged one of before."""
+        """Return the picture (1, 3, H, W) that is kept outside the mask; ``context.base`` if it is given."""
         return context.generator.image(latent).detach() if context.base is None else context.base
 
     def targets(self, context: InitContext) -> list[InitTarget]:
-        """Return the pictures that the run is held to: by default those of the fallback in a masked part."""
+        """Return the init targets: by default the fallback's, for a masked part."""
         return context.fallback.targets(context) if context.fallback and context.mask is not None else []
 
 
@@ -152,7 +152,7 @@ class Colour(Procedural):
 
 
 class Dalle(Start):
-    """The best drawing of the built-in transformer, which the run is firmly held to."""
+    """The best drawing of the built-in transformer, with a large weight of the init loss."""
 
     model, strength, space = "mini", 12.0, "latent"  # strength and space: of the init targets
 
@@ -176,7 +176,7 @@ class Dalle(Start):
         return subject
 
     def latent(self, context: InitContext) -> Tensor:
-        """Return the latent of the draft: the very tokens of a drawing, where the generator has the same."""
+        """Return the latent of the draft: a drawing's own tokens if the generator has the same codebook."""
         subject, generator = self.first_subject(context), context.generator
         if text := self.only_text(subject):
             drawings = self.drawings(context, text)
@@ -186,7 +186,7 @@ class Dalle(Start):
         return generator.encode(self.draw(context, subject, context.size))
 
     def first_subject(self, context: InitContext) -> Any:
-        """Return the subject of the text prompts that hold first."""
+        """Return the subject of the text prompts that are active first."""
         self.check(context.prompts)  # they may have been changed since
         prompts = positive_texts(context.prompts)
         first = min(prompt.span[0] for prompt in prompts)

@@ -55,7 +55,7 @@ class Optimization:
         return scores
 
     def compute_gradient(self) -> dict[str, Tensor]:
-        """Add the gradient of the losses to the latent's; return the scores of the step."""
+        """Compute the gradient of the losses with respect to the latent; return the scores of the step."""
         self.begin_step()
         image = self.decode(self.rng)
         # Losses see a detached copy; the sum of their gradients then goes through the decoder once.
@@ -63,7 +63,7 @@ class Optimization:
         context = self.context(image_copy, self.rng)
         loss = backward(self.spec.losses, context, self.loss_scaler.scale)
         if image.requires_grad and image_copy.grad is not None:
-            (image * image_copy.grad).sum().backward()  # passing the gradient itself would import sympy
+            (image * image_copy.grad).sum().backward()  # image.backward with this gradient would import sympy
         return context.scores | {"loss": loss}
 
     def begin_step(self) -> None:
@@ -96,7 +96,7 @@ class Optimization:
         self.step += 1
 
     def is_finite(self, loss: Tensor) -> bool:
-        """Unscale the gradient; return whether it and the loss are finite. If not, later steps are smaller."""
+        """Unscale the gradient; return whether it and the loss are finite. If not, reduce the scale or the rate."""
         gradient, checks = self.latent.grad, [loss.isfinite()]
         if gradient is not None:
             extremes = torch.stack([gradient.amin(), gradient.amax()])  # isfinite() of all would copy it
@@ -125,9 +125,9 @@ class Optimization:
     # --- between two steps ----------------------------------------------------------------------------
 
     def restart_from_draft(self) -> None:
-        """Restart from the current draft if it is another than before. The average fades from one to the other.
+        """Reset the latent to the current draft if the draft has changed; the average then fades to it.
 
-        Painting one draft over another leaves both: saturated colours have no gradient.
+        Optimising from the old draft would leave traces of it, because saturated colours have no gradient.
         """
         target = self.spec.init_target(self.step, self.draft_key)
         if target is None or target.draft_key in ("", self.draft_key):
@@ -194,7 +194,7 @@ class Optimization:
         return tensors, values
 
     def restore(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Continue from what ``state`` returned after ``step``. Raises any exception for another's state."""
+        """Continue from what ``state`` returned after ``step``. May raise any exception for another run's state."""
         shapes = {"latent": self.latent.shape, "shown": self.latent.shape, "base": self.base.shape}
         moments = {key: tensor for key, tensor in tensors.items() if key.startswith("optimizer.")}
         shapes |= {key: self.latent.shape for key, tensor in moments.items() if tensor.ndim}
@@ -230,7 +230,7 @@ class LossScaler:
     """Loss scaling for fp16, whose range small gradients would fall below (Micikevicius et al. 2018).
 
     The scale is quartered where a gradient overflows, and doubled after ``GROWTH_INTERVAL`` good steps in a row.
-    torch.amp.GradScaler has no upper bound, knows no scale of 1 as its end, and needs a torch optimiser.
+    torch.amp.GradScaler has no upper bound, no lower bound of 1, and needs a torch optimiser.
     """
 
     INIT_SCALE, MAX_SCALE, GROWTH_INTERVAL = 2.0**16, 2.0**24, 100
@@ -245,7 +245,7 @@ class LossScaler:
             gradient.div_(self.scale)
 
     def overflowed(self, finite: bool) -> bool:
-        """Update the scale after a gradient; return whether the scale was the reason that it is not finite."""
+        """Update the scale after a gradient; return whether the scale made it overflow, so that the step is skipped."""
         if not self.enabled:
             return False
         if finite:

@@ -5,13 +5,13 @@ Prompts are separated by ``|``. Each may end with any of
 * ``:weight`` - how much it counts; a negative one pushes away,
 * ``:weight:stop`` - the distance below which it does not pull any more, or with a negative weight (whose stop may have
   a minus, too) the one beyond which it does not push any more (Crowson's VQGAN+CLIP notebook, 2021),
-* ``@from-to`` - the steps in which it holds; where two spans overlap, one fades into the other,
+* ``@from-to`` - the steps in which it is active; overlapping spans are cross-faded,
 * ``[where]`` - the part of the picture that it is about: ``top``, ``left``, ``x,y,w,h``, a mask file.
 
 A prompt that is an address or ends like an image file is an image, in quotes, too. ``\|``, ``\:``, ``\@`` and ``\[``
-are plain characters, but not in a Windows path. The colon of a title, a time or a ratio is plain, too: ``Blade Runner:
-2049``, ``at 10:30``, ``16:9``. It has a space behind it, or none before it and either whole numbers on both sides or a
-number above 100 behind it. ``area 51 :2`` has a weight.
+are plain characters, but not in a Windows path. A colon before a number is plain if a space follows it (``Blade
+Runner: 2049``), or if no space precedes it and it joins two whole numbers (``16:9``) or the number is above 100. In
+``area 51 :2`` the number is a weight.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def warn_of_titles(prompts: Sequence[Prompt]) -> None:
 
 def format_prompt(prompt: Prompt) -> str:
     """Return a prompt in the grammar, as ``parse`` reads it."""
-    # Of a picture's name a colon means something before a number, of words unless a space and words follow it.
+    # A colon is escaped in the name of a picture if a number may follow, in words unless a space and words follow.
     colon = r":(?=\s*[-+.\dni])" if is_picture_name(prompt.text) else r":(?!//|\s+[^-+.\dni\s])"
     text = prompt.text if is_windows_path(prompt.text) else re.sub(rf"([|@\[]|{colon})", r"\\\1", prompt.text)
     where = f" [{prompt.where}]" if prompt.where else ""

@@ -10,7 +10,7 @@ from clipgen.setting import UNSIGNED
 
 
 class Augmentation(NamedTuple):
-    """The strength of an augmentation, and the share of cutouts that have it."""
+    """The strength of an augmentation, and the share of cutouts that it is applied to."""
 
     strength: float
     share: float
@@ -19,21 +19,21 @@ class Augmentation(NamedTuple):
 
 # Defaults. Sizes are shares of the cutout's side, areas of its area.
 AUGMENTATIONS = {
-    "flip": Augmentation(1, 0.5),  # left and right change places
-    "affine": Augmentation(6.8755, 1),  # turned by up to so many degrees
-    "shear": Augmentation(5, 1),  # by up to so many degrees
-    "stretch": Augmentation(1.2, 1),  # wider or taller by up to this factor
-    "shift": Augmentation(0.17, 1),  # moved by up to so much
-    "perspective": Augmentation(0.5, 1),  # corners drawn in by up to so much of half the side
-    "colour": Augmentation(0.1, 1),  # brightness, contrast, saturation by so much; hue by so much of a full turn
-    "grey": Augmentation(1, 0.2),  # so much of the colour is lost
-    "noise": Augmentation(0.03, 1),  # of this deviation
-    "grain": Augmentation(0.1, 1),  # noise whose deviation is each view's own, up to this
-    "shift_y": Augmentation(0.1, 1),  # moved up or down by up to so much
-    "erase": Augmentation(0.4, 1),  # a black box of a tenth to so much of the area
-    "erase_all": Augmentation(0.4, 1),  # the same box in all views of a step, in this share of the steps
+    "flip": Augmentation(1, 0.5),  # mirrored horizontally
+    "affine": Augmentation(6.8755, 1),  # rotation, at most this many degrees
+    "shear": Augmentation(5, 1),  # at most this many degrees
+    "stretch": Augmentation(1.2, 1),  # wider or taller, at most by this factor
+    "shift": Augmentation(0.17, 1),  # translation, at most
+    "perspective": Augmentation(0.5, 1),  # corners moved inwards, at most this share of half the side
+    "colour": Augmentation(0.1, 1),  # jitter of brightness, contrast, saturation; hue as a share of a turn
+    "grey": Augmentation(1, 0.2),  # share of the colour that is removed
+    "noise": Augmentation(0.03, 1),  # Gaussian, standard deviation
+    "grain": Augmentation(0.1, 1),  # noise with a deviation drawn for each cutout, at most this
+    "shift_y": Augmentation(0.1, 1),  # vertical translation, at most
+    "erase": Augmentation(0.4, 1),  # a black box, from a tenth to this share of the area
+    "erase_all": Augmentation(0.4, 1),  # the same box in all cutouts of a step, in this share of the steps
     "blur": Augmentation(1, 0.5),  # by a mean of 3 x 3 pixels
-    "levels": Augmentation(1, 1),  # all views of a step are stretched together, from black to white
+    "levels": Augmentation(1, 1),  # all cutouts of a step are stretched together, from black to white
 }
 _ITEM = re.compile(rf"([a-z_]+)\s*(?:=\s*({UNSIGNED})\s*)?(?::\s*({UNSIGNED}))?")
 

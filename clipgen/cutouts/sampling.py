@@ -20,7 +20,7 @@ setting = partial(declare, section="cutouts")
 PADDINGS = {"border": "border", "reflection": "reflection", "black": "zeros", "grey": "zeros", "wrap": "wrap"}
 
 Rand = Callable[..., Tensor]  # (low, high, *more) to uniform numbers (n, *more)
-Having = Callable[[str], tuple[float, Tensor]]  # name to the strength of an augmentation, and who has it (n,)
+Having = Callable[[str], tuple[float, Tensor]]  # name to the strength of an augmentation, and its mask (n,)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Cutouts:
         groups: dict[str, Tensor] = {}
 
         def having(name: str) -> tuple[float, Tensor]:
-            """Return the strength of an augmentation, and which cutouts have it, as 0 or 1 (n,)."""
+            """Return the strength of an augmentation, and a mask (n,) of the cutouts that it is applied to, 0 or 1."""
             strength, share, group = self.augmentations.get(name, (0.0, 0.0, ""))
             if group in groups:
                 return strength, groups[group]
@@ -92,7 +92,7 @@ class Cutouts:
             return strength, chosen
 
         warp = self._warp(shape, size, rng, rand, having)
-        # Cutouts of one reduction are adjacent, so that none has to be moved back.
+        # Cutouts of one reduction become adjacent. Masks of groups follow the new order; later draws need not.
         reductions = warps.reductions(warp, size, (height, width))
         order = (reductions + len(reductions) * torch.arange(b).repeat_interleave(self.cutouts)).argsort(stable=True)
         groups = {name: chosen[order] for name, chosen in groups.items()}
@@ -260,8 +260,8 @@ class Views:
     def _sampled_from(self, image: Tensor, warp: Tensor, reduction: int) -> Tensor:
         """Sample the cutouts of ``warp`` (n, 3, 3) from an image (1, 3, H, W) after its ``reduction``.
 
-        Bilinear sampling skips pixels where a cutout shrinks the picture, so it is sampled from averages of as many
-        pixels as its own are apart.
+        Bilinear sampling aliases where a cutout shrinks the picture, so the picture is average-pooled first, as in a
+        mipmap.
         """
         halvings, averaged = divmod(reduction, 2)
         for _ in range(halvings):

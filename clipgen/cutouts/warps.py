@@ -43,10 +43,10 @@ def perspective(inwards: Tensor) -> Tensor:
 
 
 def reductions(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
-    """Return how a picture (H, W) is reduced before each cutout (n,) is sampled, by the distance of its pixels.
+    """Return how much a picture (H, W) is pooled before each cutout (n,) is sampled, as ``2 * halvings + mean``.
 
-    That is twice the number of halvings, which bring them to less than 3 of the picture's pixels apart, plus 1 for a
-    mean of 2 x 2 pixels, where they are then more than 1.5 apart: to the right or down, in the cutout's centre.
+    Halvings bring neighbouring pixels of a cutout to less than 3 pixels of the picture apart, in the cutout's centre;
+    ``mean`` is 1, for a mean of 2 x 2 pixels, where they are then still more than 1.5 apart.
     """
     slope = warp[:, :2, :2] - warp[:, :2, 2:] * warp[:, 2:, :2]  # of the projection, where its divisor is 1
     steps = (slope * torch.tensor([[shape[1]], [shape[0]]]) / size).norm(dim=1).amax(1)

@@ -59,8 +59,8 @@ class InitLoss(Loss):
 def colouring_distance(image: Tensor, drawing: Tensor) -> Tensor:
     """Return how far images (B, 3, H, W) are from a drawing whose grey parts may take any colour, as a scalar.
 
-    Compared are the lines, and the colours where the drawing is coloured or white. A line is what is lighter or darker
-    than its surroundings, a sixteenth of the height wide, so that grey may become yellow or navy.
+    Compares lines everywhere, and colours where the drawing is coloured or white. Lines are the lightness minus its
+    mean over a sixteenth of the height, so that grey may become yellow or navy.
     """
     colourful = drawing.amax(1, keepdim=True) - drawing.amin(1, keepdim=True) > 0.05
     paper = drawing.amin(1, keepdim=True) > 0.93

@@ -22,7 +22,7 @@ LossFunction = Callable[[Tensor, Tensor, int], Tensor | float]  # (image (1, 3, 
 
 
 class InitTarget(NamedTuple):
-    """A picture that a run is held to while some of its prompts hold."""
+    """A reference picture of the init loss, used while any of its prompts is active."""
 
     image: Tensor  # (1, 3, H, W) in [0, 1]
     latent: Tensor
@@ -54,7 +54,7 @@ class StepSpec:
         return [sum(max(0.0, weights[i]) for i in target.prompts) for target in self.init_targets]
 
     def init_target(self, step: int, draft_key: str = "") -> InitTarget | None:
-        """Return the init target with the largest weight at a step; that of ``draft_key`` while its prompts hold."""
+        """Return the init target with the largest weight at a step, or ``draft_key``'s while its prompts are active."""
         weights, shares = self.target_weights(step), fade([prompt.span for prompt in self.prompts], step)
         for target in self.init_targets:
             if target.draft_key and target.draft_key == draft_key and max(shares[i] for i in target.prompts) >= 0.5:

@@ -51,7 +51,7 @@ class Targets(NamedTuple):
         return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
 
     def combined(self) -> Targets:
-        """Return the targets with all positive ones added up to one of weight 1 (Murdock 2021)."""
+        """Return the targets, the positive ones replaced by their normalised weighted sum (Murdock 2021)."""
         positive = self.weights > 0
         if not positive.any():
             return self
@@ -152,7 +152,7 @@ class PromptLoss(Loss):
             yield batch.evaluate(batch.perceptor.encode_image(*batch.render()))
 
     def view_batches(self, context: StepContext) -> Iterator[ViewBatch]:
-        """Yield the cutouts of a step: for each region and CLIP one batch a pass."""
+        """Yield the cutouts of a step: one batch per region, CLIP and pass."""
         context.scores["clip"] = torch.zeros((), device=context.image.device)
         weights = torch.tensor(weights_at(self.prompts, context.step))  # on the CPU: reading it does not synchronise
         stops = torch.tensor([prompt.stop for prompt in self.prompts])
@@ -181,6 +181,7 @@ class PromptLoss(Loss):
         passes = min(context.passes, views.count)
         parts = [slice(a, b) for a, b in pairwise(round(i * views.count / passes) for i in range(passes + 1))]
         total: Tensor | None = None  # of all embeddings
+        collected: list[Tensor] = []  # embeddings of the batches so far
 
         def evaluate(embeddings: Tensor) -> Tensor:
             share = len(embeddings) / views.count
@@ -189,10 +190,12 @@ class PromptLoss(Loss):
                 part = embeddings.sum(0)
                 mean = (part if total is None else total + part - part.detach()) / views.count
                 joint = prompt_distance(F.normalize(mean, dim=-1)[None], targets, self.distance)
+                # Its value is share * joint, so that the batches add up to joint; its gradient is that of joint.
                 loss = loss.lerp(joint + (share - 1) * joint.detach(), self.averaged)
-            if score_weight:
-                score = clip_score(embeddings, targets.embeddings, targets.weights)
-                context.scores["clip"] = context.scores["clip"] + score_weight * share * score
+            collected.append(embeddings.detach())
+            if score_weight and len(collected) == len(parts):
+                score = clip_score(torch.cat(collected), targets.embeddings, targets.weights)
+                context.scores["clip"] = context.scores["clip"] + score_weight * score
             return loss * loss_weight
 
         batches = [ViewBatch(perceptor, region, targets, views, part, context.image, evaluate) for part in parts]

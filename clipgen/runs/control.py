@@ -20,8 +20,8 @@ class RunControl:
     Args:
         spec: The run; its changes are those of a resumed or replayed one.
         journal: Where live changes are recorded.
-        step: The step that the run goes on from. Changes before it have been made, and so has one at ``step`` itself
-            that affects no step.
+        step: Number of steps taken. Changes at earlier steps have been applied, and so have those at this step that
+            only set ``keep``.
     """
 
     def __init__(self, spec: RunSpec, journal: Journal, step: int):
@@ -60,8 +60,8 @@ class RunControl:
             change |= {name: getattr(latest, name) for name in prompts}
             if self.closed and is_steering(change):
                 raise ClipgenError(
-                    f"{min(change)}=...: no step follows step {self._step} of this run that could change; branch, or "
-                    "start another; what was stopped early goes on with Run.resume"
+                    f"{min(change)}=...: the run ended at step {self._step}, so the change has no effect; branch, or "
+                    "start a new run, or continue with Run.resume if it was stopped early"
                 )
             self._spec.apply_changes(latest, [later for later in self._planned if later["step"] > self._step])
             self._keep_inputs(inputs.all.keys() - before)
@@ -79,12 +79,8 @@ class RunControl:
             self._step = step + 1
             self._latest = self._next_settings()
 
-    def close(self, over: bool = True) -> bool:
-        """If the run is ``over`` and no change waits for a next step, refuse changes from now on.
-
-        Returns:
-            Whether changes are refused.
-        """
+    def close(self, over: bool) -> bool:
+        """Refuse further changes if the run is ``over`` and no change is pending; return whether they are refused."""
         with self._lock:
             has_change = any(map(is_steering, [*self._waiting, *self._due()]))
             self._closed = self._closed or (over and not (has_change and self._step < self.settings.steps))

@@ -1,4 +1,4 @@
-"""Runs that go on to their end: one, or several in one tensor, which is faster where a device has room for more.
+"""Runs to their end: one, or several in one batch, which is faster where a device has room for more.
 
 A progress bar shows how far they are; Ctrl-C, or a notebook's stop button, ends them after the current step.
 """
@@ -50,7 +50,7 @@ def finish(run: Run, progress: bool = True) -> Run:
 
 
 def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
-    """Let runs go on to their end, as ``clipgen.finish`` does with one; an interrupt ends all after their next step."""
+    """Finish several runs, as ``clipgen.finish`` does one; an interrupt ends all after the current step."""
     if len(runs) == 1:
         return [finish(runs[0], progress)]
 

@@ -28,8 +28,8 @@ class Frame:
 
     step: int
     image: Image.Image
-    scores: dict[str, float]  # clip: cosine of the cutouts to the prompts; loss; judge: of the frame, if there is one;
-    # with ``settled`` the change since the frame before, in levels of 255
+    scores: dict[str, float]  # clip and loss: of the latent, before the step's update; judge: of the frame, if there is
+    # one; with ``settled`` the change since the frame before, in levels of 255
     seconds: float = math.nan  # since the loop started, or continued; unknown of a frame from the journal
 
     def _repr_png_(self) -> bytes:

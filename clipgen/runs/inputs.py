@@ -69,7 +69,7 @@ class Inputs:
         return named
 
     def name_files(self, settings: Settings) -> Settings:
-        """Return settings whose prompts name the pictures in files that have no suffix of a picture."""
+        """Return settings in which prompts that are image files without such a suffix have the pictures' names."""
         if not any(find_file(prompt.text) for prompt in settings.prompts if not prompt.is_image):
             return settings
         return settings.updated(

@@ -25,7 +25,7 @@ class Lock:
     """A lock on a folder until it is released or its process ends.
 
     The system frees the lock of a process that is gone. On a filesystem without locks, only the threads of this process
-    exclude each other. A thread takes over its own lock: an iteration that it has left cannot go on beside a new one.
+    exclude each other. A thread may acquire its own lock again; the iteration that held it then fails.
     Any thread takes over the lock of a thread that has ended.
 
     Args:

@@ -79,7 +79,9 @@ def export_frames(
         return (journal.frame(step).resize(size, Image.Resampling.LANCZOS) for step in steps)
     check_output(file, journal.settings.get("generator", ""))
     if any(change.get("mask") for change in (journal.settings, *journal.changes)):
-        raise ClipgenError(f"output={str(file)!r}: what its mask kept of a picture is no drawing; choose .png")
+        raise ClipgenError(
+            f"output={str(file)!r}: a run with a mask contains pixels, which are no drawing; choose .png"
+        )
     return _drawings(journal, steps, size)
 
 

@@ -37,14 +37,14 @@ from clipgen.setting import check_count
 
 @list_settings
 class Run:
-    """One generation, as an iterator of frames that keeps everything it shows in its journal.
+    """One generation, as an iterable of frames, which are kept in its journal.
 
     ``Run("a cat:2 | dog:-0.5", steps=200, seed=1)``; the keyword arguments are the fields of Settings, and
-    ``folder`` is where run folders are made. A prompt may also be a picture, or a list of pictures and prompts;
-    ``init`` and ``mask`` may be pictures, and ``init`` what a journal kept of a latent. ``losses``: functions
-    ``(image, latent, step) -> loss`` that are added, in a list or by name, or objectives. ``like``: a run with the same
-    models, which are shared then. Nothing is computed before the first frame is asked for. Raises ClipgenError for what
-    a person can mend.
+    ``folder`` is where run folders are created. A prompt may also be a picture, or a list of pictures and prompts;
+    ``init`` and ``mask`` may be pictures, and ``init`` a latent read from a journal. ``losses``: additional losses, as
+    functions ``(image, latent, step) -> loss`` or ``Loss`` objects, in a list or a dict. ``like``: a run whose models
+    are reused where the names match. Nothing is computed before the first frame is requested. Raises ClipgenError for
+    invalid arguments.
     """
 
     optimization: Optimization  # since the first frame was asked for
@@ -124,9 +124,9 @@ class Run:
     def change(self, **settings: Value | Ask) -> None:
         """Change settings from the next step on: the prompt, lr, near, mask, cutouts...
 
-        Each change is in the journal, so that a replay gives the same film. Raises ClipgenError for what cannot be
-        changed, for values that cannot work, alone or with changes that wait, and where no step follows that could be
-        changed; the run goes on as it was. ``keep`` can change after the last step, too.
+        Each change is in the journal, so that a replay gives the same film. Raises ClipgenError for a
+        setting that cannot be changed, for an invalid value, by itself or with pending changes, and if no step is
+        left; the run is then unaffected. ``keep`` can change after the last step, too.
         """
         self.control.change(settings)
 
@@ -172,16 +172,16 @@ class Run:
     def views(self, step: int, *, progress: bool = True) -> StepReport:
         """What CLIP was shown in a step, counted from 1: every cutout, what it scored, and how it pulled.
 
-        The steps before are made again, from the seed and what was changed: nothing is kept for it while the run goes
-        on, and a later step continues from an earlier one. Raises ClipgenError for a step that is not made yet; warns
-        if the journal has another score of it.
+        The steps up to it are repeated from the seed and the changes, as nothing is kept for this during the run; a
+        later step continues from an earlier one. Raises ClipgenError for a step that is not taken yet; warns if the
+        journal has another score of it.
         """
         step = check_count("step", step)
         if step > self.step:
-            raise ClipgenError(f"step={step}: there are views of the steps that are made, 1 to {self.step}")
+            raise ClipgenError(f"step={step}: views exist for steps 1 to {self.step}")
         with self._views_lock:
             steps, optimization = self._repeated or (None, None)
-            self._repeated = None  # an interrupt leaves none within a step
+            self._repeated = None  # discarded if interrupted within a step
             if steps is None or optimization is None or optimization.step >= step:
                 steps = repeat_steps(self.spec, self.models, self.control.past)
                 optimization = next(steps)
@@ -197,7 +197,7 @@ class Run:
         if abs(score - report.score) > 0.01:
             warnings.warn(
                 f"step {step} has a CLIP score of {report.score:.3f} now and had {score:.3f}: the run was made by "
-                "another machine or version, whose cutouts were others",
+                "another machine or version, with different cutouts",
                 stacklevel=2,
             )
         return report
@@ -246,6 +246,7 @@ class Run:
                     "on there"
                 )
             self._step_specs = StepSpecBuilder(self.spec, self.models)
+            # The last step's settings: a restored latent has their size.
             self.optimization = self._step_specs.start(self.settings.at(max(0, self.step - 1)))
             self._started_at = time.monotonic()
             self._writer = FrameWriter(self.journal, in_background=self.optimization.latent.device.type != "cpu")

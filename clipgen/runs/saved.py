@@ -36,7 +36,7 @@ def read_json(text: str | bytes, source: str | Path, remedy: str = "this run can
     try:
         value = json.loads(text)
         if not _is_plain(value, MAX_DEPTH):
-            raise ValueError(f"nested deeper than {MAX_DEPTH}, or with a number that is none")
+            raise ValueError(f"nested deeper than {MAX_DEPTH}, or with a number that is not finite")
     except (ValueError, RecursionError) as error:
         raise ClipgenError(f"{source} is damaged ({error}); {remedy}") from error
     return value
@@ -135,7 +135,7 @@ def read_array(source: Path | bytes) -> np.ndarray:
     except Exception as error:  # a header can fail in every way that Python's literals can
         raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
     if not array.size or array.ndim > 4 or array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
-        raise ValueError(f"numbers of {array.dtype} in {array.shape} are none of a picture")
+        raise ValueError(f"an array of {array.dtype} of shape {array.shape} is no picture and no latent")
     return array
 
 
@@ -147,7 +147,7 @@ def named_files(options: Mapping[str, Any]) -> list[str]:
 
 
 def named_weights(options: Mapping[str, Any]) -> list[str]:
-    """Return the files of weights that ``generator``, ``perceptor`` and ``judge`` name; published models are none."""
+    """Return the files of weights that ``generator``, ``perceptor`` and ``judge`` name, without published models."""
     clips = "|".join(str(options.get(name, "")) for name in ("perceptor", "judge"))
     tags = (name if name.startswith("local-dir:") else name.partition("/")[2] for name, _ in parse_weighted(clips))
     names = [name for name in (options.get("generator", ""), *tags) if not name.startswith("hf-hub:")]
@@ -155,7 +155,7 @@ def named_weights(options: Mapping[str, Any]) -> list[str]:
 
 
 def identify_weights(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the size and time of each file of weights that settings name: what only its owner can have recorded."""
+    """Return size and time of each file of weights that settings name, which only its owner can know."""
     files: dict[str, str] = {}
     for name in named_weights(options):
         with suppress(OSError):

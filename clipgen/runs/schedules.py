@@ -18,13 +18,13 @@ _Spans = tuple[tuple[int, float], ...]  # the first step, and the one after the 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Numbers, and the span of steps in which each holds."""
+    """Numbers, and the span of steps in which each is active."""
 
     numbers: tuple[float, ...]
     spans: _Spans
 
     def at(self, step: int) -> float:
-        """Return the number at a step. Overlapping spans fade into each other; in a gap the last number holds."""
+        """Return the number at a step. Overlapping spans are cross-faded; in a gap the last number stays."""
         shares = fade(self.spans, step)
         if total := sum(shares):
             return sum(number * share for number, share in zip(self.numbers, shares, strict=True)) / total
@@ -34,7 +34,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Growth:
-    """Sizes (width, height) from small to large, and the step from which each holds."""
+    """Sizes (width, height) from small to large, and the step from which each is used."""
 
     sizes: tuple[tuple[int, int], ...]
     begins: tuple[int, ...]

@@ -53,9 +53,7 @@ class RunSettings:
         "normal", "preset for steps, cutouts and size", choices=tuple(QUALITIES), live=False, section="basic"
     )
     steps: int = setting(120, "optimisation steps", 1, 10**6, live=False, section="basic")
-    seed: int = setting(
-        0, "random seed: the same picture on the same machine", 0, 2**63 - 1, live=False, section="basic"
-    )
+    seed: int = setting(0, "random seed (reproducible on a machine)", 0, 2**63 - 1, live=False, section="basic")
     size: tuple[int, int] | str | None = setting(
         None,
         "width x height in pixels (default: the generator's); can grow: 128x128@0-60, 256x256@60-",
@@ -126,11 +124,7 @@ class RunSettings:
         section="clip",
     )
     averaged: float = setting(
-        0.0,
-        "weight of the mean embedding's distance, against the mean of the cutouts' distances",
-        0,
-        1,
-        section="clip",
+        0.0, "weight of the mean embedding's distance, against the cutouts' mean distance", 0, 1, section="clip"
     )
     passes: int = setting(1, "passes that cutouts are split into: less memory, same picture", 1, 10**4, section="speed")
     camera: str = setting("", "camera motion between frames: 'zoom=1.02, x=0.01, angle=1@50-100'", section="output")
@@ -174,7 +168,7 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
     """The settings of a run and its parts. Values are checked by ``build`` and ``check``, not when this is made."""
 
     def __post_init__(self) -> None:
-        """Leave the checks of the parts to ``check``: a schedule has another value at each step."""
+        """Replace the parts' own checks, which ``check`` makes for each value of a schedule; normalise ``recipe``."""
         if isinstance(self.recipe, str):
             object.__setattr__(self, "recipe", canonical_recipe(self.recipe))
 

@@ -43,7 +43,7 @@ class Models:
 
 
 class RunSpec:
-    """Settings that can work, with the pictures and latents that they name. Raises ClipgenError for others."""
+    """Validated settings, with the pictures and latents that they name. Raises ClipgenError for invalid ones."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class RunSpec:
         _check_judge(settings.judge, self.perceptors)
         entry, init = entry_of(settings.generator), settings.init
         size = settings.size or _default_size(entry.native_size_on(self.device), settings.quality, self.device)
-        if init == "auto":  # no start draws what no text says
+        if init == "auto":  # drafts need text
             init = default_start(settings.perceptor) if positive_texts(settings.prompts) else "random"
         self.settings = settings = settings.updated(size=size, init=init)
         for width, height in settings.sizes:
@@ -118,8 +118,8 @@ class RunSpec:
             before, given = saved.get("losses", []), [loss.name for loss in to_losses(losses)]
             if before != given:
                 raise ClipgenError(
-                    f"{source}: this run followed {len(before)} losses of its own ({', '.join(map(str, before))}), "
-                    f"and {len(given)} are given ({', '.join(given)}); pass the same as losses=[...]"
+                    f"{source}: this run used {len(before)} losses of its own ({', '.join(map(str, before))}), "
+                    f"but {len(given)} are given ({', '.join(given)}); pass the same as losses=[...]"
                 )
             if not trust:
                 inputs.check_contained([values, *changes], source, saved.get("weights"))
@@ -156,7 +156,7 @@ class RunSpec:
         for name, _ in self.perceptors if settings.patch_dropout else ():
             if not family(name).has_patches(name):
                 raise ClipgenError(
-                    f"patch_dropout={settings.patch_dropout}: {name} looks at all of a view at once, in no patches; "
+                    f"patch_dropout={settings.patch_dropout}: {name} has no patches; "
                     "choose a ViT such as ViT-B-32/openai, or patch_dropout=0"
                 )
 

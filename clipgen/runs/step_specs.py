@@ -45,7 +45,7 @@ class StepSpecBuilder:
         self._context = self._first_context = replace(context, base=spec.start.base(context, self._start_latent))
 
     def start(self, settings: Settings) -> Optimization:
-        """Return the optimisation before its first step; at another size its latent is one to restore another into."""
+        """Return the optimisation before its first step, or for a run that goes on at another size, to be restored."""
         base = self._resize(_first_size(settings))
         self._settings, context, latent = settings, self._context, self._start_latent
         spec = self._build(settings)

@@ -11,8 +11,8 @@ PAGE = Path(__file__).with_suffix(".md")
 HEADING = "## All settings"
 HEADER = "| setting | what it does | default | values |", "|---|---|---|---|"
 INTRO = (
-    "Settings marked with * can change while a run goes on, with `run.change(...)` or in the Studio. Generators and recipes can "
-    "have other defaults: `clipgen.Run(\"a cat\", generator=...).settings` shows them."
+    "Settings marked with * can change while a run goes on, with `run.change(...)` or in the Studio. Generators "
+    'and recipes can have other defaults: `clipgen.Run("a cat", generator=...).settings` shows them.'
 )
 
 

@@ -220,6 +220,7 @@ def test_why_it_has_neither_accordions_nor_uploads(colab, ask):
 
 FILM = """
 import time
+import clipgen
 import numpy
 from PIL import Image
 
@@ -228,7 +229,8 @@ journal = studio.wait().journal
 noise = [Image.fromarray(numpy.random.default_rng(i).integers(0, 256, (512, 512, 3), numpy.uint8)) for i in range(4)]
 begin = time.monotonic()
 for i in range(100):
-    studio.preview.show(journal, [{"step": step + 1, "clip": 0.5} for step in range(i + 1)], noise[i % 4], more=True)
+    frame = clipgen.Frame(i + 1, noise[i % 4], {})
+    studio.preview.show(journal, [{"step": step + 1, "clip": 0.5} for step in range(i + 1)], frame, more=True)
     time.sleep(max(0, begin + (i + 1) / 20 - time.monotonic()))
 seconds = time.monotonic() - begin
 """

@@ -112,7 +112,7 @@ def test_a_run_tells_the_names_of_its_losses(tmp_path):
     run = clipgen.Run("a cat", losses={"sky": blue}, **quick)
     assert run.journal.settings["losses"] == ["sky"]
     list(run)
-    with pytest.raises(clipgen.ClipgenError, match=r"followed 1 losses of its own \(sky\), and 1 are given \(blue\)"):
+    with pytest.raises(clipgen.ClipgenError, match=r"used 1 losses of its own \(sky\), but 1 are given \(blue\)"):
         clipgen.Run.replay(run.journal.folder, losses=[blue], folder=tmp_path)
     assert clipgen.Run("a cat", losses=[FunctionLoss(blue)], **quick).journal.settings["losses"] == ["blue"]
     with pytest.raises(clipgen.ClipgenError, match="losses: 3 is neither a function"):

@@ -81,7 +81,7 @@ def resumed(folder):
 @pytest.mark.parametrize("end", [finished, stopped, settled, resumed])
 def test_a_change_after_the_last_step_is_an_error(end, tmp_path):
     run = end(tmp_path)
-    with pytest.raises(clipgen.ClipgenError, match=f"no step follows step {run.step}"):
+    with pytest.raises(clipgen.ClipgenError, match=f"the run ended at step {run.step}"):
         run.change(lr=0.1)
     assert run.journal.changes == []
     run.change(keep="best")
@@ -94,7 +94,7 @@ def test_a_change_during_the_last_step_is_an_error(tmp_path):
 
     def loss(image, latent, step):
         if step == 3:
-            with pytest.raises(clipgen.ClipgenError, match="no step follows step 4") as error:
+            with pytest.raises(clipgen.ClipgenError, match="the run ended at step 4") as error:
                 run.change(lr=0.1)
             refused.append(error)
         return image.mean()

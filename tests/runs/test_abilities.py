@@ -202,7 +202,7 @@ def test_a_loss_that_is_no_number(tmp_path):
     with pytest.warns(UserWarning) as said:
         frames = list(run)
     assert sum("skipped" in str(w.message) for w in said) == 3 and "three times in a row" in str(said[-1].message)
-    with pytest.raises(clipgen.ClipgenError, match=r"1 losses of its own \(loss\), and 0 are given"):
+    with pytest.raises(clipgen.ClipgenError, match=r"1 losses of its own \(loss\), but 0 are given"):
         clipgen.Run.resume(run.journal.folder)
     bad.clear()
     assert clipgen.finish(clipgen.Run.resume(run.journal.folder, losses=[loss]), progress=False).finished
