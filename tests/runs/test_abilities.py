@@ -163,6 +163,8 @@ def test_passes_make_the_same_picture(tmp_path):
     one, four = (clipgen.generate("a bee", passes=p, folder=tmp_path, **small(cutouts=7)) for p in (1, 4))
     difference = np.abs(np.asarray(one.image, float) - np.asarray(four.image, float))
     assert difference.mean() < 1, "up to rounding"
+    first, again = one.journal.scores[0], four.journal.scores[0]
+    assert again["clip"] == pytest.approx(first["clip"], abs=1e-4) and again["loss"] == pytest.approx(first["loss"])
 
 
 @pytest.mark.slow
