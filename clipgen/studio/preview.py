@@ -270,7 +270,7 @@ def draw_curve(rows: Sequence[Row], index: int) -> str:
     for begin, end in find_disagreements(rows):
         width = max(xs[end] - xs[begin], 1.5)
         shapes += f'<rect x="{xs[begin]:.1f}" width="{width:.1f}" height="60" fill="currentColor" opacity="0.15"/>'
-        legend = "; shaded: CLIP likes it more and more, the judge less and less"
+        legend = "; shaded: CLIP's score rises while the judge's falls"
     for name, label, dash in (("clip", "CLIP score", ""), ("judge", "judge", ' stroke-dasharray="5 3"')):
         if name in rows[-1]:
             scores = [row[name] for row in rows]

@@ -106,9 +106,9 @@ def test_what_has_no_vectors_is_refused_before_anything(run, tmp_path, monkeypat
         run.export(file)
     with pytest.raises(clipgen.ClipgenError, match="vectors are sharp at any size"):
         export([Drawing((64, 64), MARKS)], file, upscale=2)
-    with pytest.raises(clipgen.ClipgenError, match="written of drawings"):
+    with pytest.raises(clipgen.ClipgenError, match="needs drawings"):
         export([Image.new("RGB", (8, 8))], file)
-    with pytest.raises(clipgen.ClipgenError, match="written of pictures"):
+    with pytest.raises(clipgen.ClipgenError, match="needs pictures"):
         export([Drawing((64, 64), MARKS)], tmp_path / "a.png")
     with pytest.raises(clipgen.ClipgenError, match=r"animate=True: is for \.svg"):
         run.export(tmp_path / "a.gif", animate=True)

@@ -11,7 +11,9 @@ from clipgen.runs.settings import Settings, build
 @pytest.mark.parametrize("name", ["Run", "generate", "stream"])
 def test_help_lists_every_setting(name):
     text = getattr(clipgen, name).__doc__
-    lines = {line.split(" (")[0].strip("* "): line for line in text.splitlines() if line.startswith("    ")}
+    lines = {
+        line.split(" (")[0].strip("* "): line for line in text.splitlines() if line[:5].strip() and line[:4] == " " * 4
+    }
     words = " ".join(text.split())
     for field in fields(Settings):
         if field.name != "prompt":
