@@ -103,7 +103,6 @@ def test_a_bar_stays_on_its_line(tmp_path, monkeypatch, capsys):
         ("models | true", 141),
         ("'a cat' {small} 2>&1 | true", 141),
         ("'a cat' {small} >&- 2>&- <&-", 0),
-        ("'a cat' {small} 2> >(true)", 0),
         ("2>&-", 2),
     ],
 )
