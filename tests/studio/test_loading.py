@@ -81,8 +81,8 @@ def test_a_download_is_shown_and_the_run_begins_after_it(studio, server):
     assert "slow/last.ckpt · " in studio.preview.status.value
     assert not named(studio, "Stop")[0].disabled
     server.let(total // 2)
-    until(lambda: "B/s" in studio.preview.status.value and " left" in studio.preview.status.value, "the speed")
-    assert "(50%)" in studio.preview.status.value
+    until(lambda: "(50%)" in studio.preview.status.value, "half of it")
+    assert "B/s" in studio.preview.status.value and " left" in studio.preview.status.value
     server.let(total)
     assert studio.wait(120).finished
     assert "step 2/2" in studio.preview.status.value and "<progress" not in studio.preview.phase.value
