@@ -165,7 +165,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         if kind in (int, float):
             how = {"type": partial(_parse_number, kind)}
         option = f"--{field.name.replace('_', '-')}"
-        groups[field.metadata["section"]].add_argument(option, help=text.replace("%", "%%"), **how)
+        add = groups[field.metadata["section"]].add_argument
+        add(option, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **how)
 
 
 def _parse_number(kind: type, text: str) -> Any:
