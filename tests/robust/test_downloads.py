@@ -101,7 +101,7 @@ def test_the_rest_that_was_asked_for_is_taken(server):
 
 def test_a_part_although_all_was_asked_for(server, cache):
     server.status, server.cut, server.headers = 206, SIZE, {"Content-Range": f"bytes 9-{SIZE + 8}/{SIZE + 9}"}
-    failed(server, "a part of it came")
+    failed(server, "a partial response")
     assert not list(cache.rglob("*ckpt"))
 
 
