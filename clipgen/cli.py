@@ -126,9 +126,8 @@ def main(argv: list[str] | None = None) -> int:
             argument_default=argparse.SUPPRESS,
         )
     if not words:
-        examples = ["clipgen", *(f"clipgen {words}" for words in COMMANDS["generate"].examples)]
-        examples[0] = "clipgen: write what you want to see, for example"
-        print("\n  ".join(examples), file=sys.stderr)
+        examples = "".join(f"  clipgen {words}\n" for words in COMMANDS["generate"].examples)
+        print(f"clipgen: write what you want to see, for example\n{examples}", end="", file=sys.stderr)
         print("clipgen --help lists the commands", file=sys.stderr)
         return 2
     if words[0] in ("-h", "--help", "--version"):

@@ -1,6 +1,6 @@
 """The famous notebooks as settings: ``recipe="crowson"`` sets all of them; other settings that are given replace them.
 
-Every number was read in the source. notebooks/guide/published-models.md names the sources, and what differs.
+The numbers are the sources'. notebooks/guide/published-models.md names these, what differs on purpose, and why.
 """
 
 from __future__ import annotations

@@ -106,6 +106,16 @@ def test_a_change_that_names_what_it_has_not(change, stranger, private, tmp_path
     assert clipgen.finish(clipgen.Run.replay(stranger, folder=tmp_path, trust=True), progress=False).finished
 
 
+def test_an_array_is_no_copy_of_a_picture(stranger, private):
+    """It would be no copy that is used, and the file of that name on this machine would be read instead."""
+    write(stranger, {"prompt": "a cat | {}/private.png"}, private)
+    (stranger / "inputs").mkdir(exist_ok=True)
+    np.save(stranger / "inputs/copy.npy", np.zeros((1, 3, 32, 32), np.float16))
+    (stranger / "inputs/names.json").write_text(json.dumps({f"{private}/private.png": "copy.npy"}))
+    with pytest.raises(clipgen.ClipgenError, match=r"private\.png: its copy is a latent, and has to be a picture"):
+        clipgen.Run.resume(stranger)
+
+
 def test_an_exported_picture_that_names_files(stranger, private, tmp_path, capsys):
     saved = json.loads((stranger / "settings.json").read_text())
     files = [f"{private}/private.png", f"{private}/mask.png"]
