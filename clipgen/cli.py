@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.fast import paused_gc
-from clipgen.images.terminal import with_inert_streams
+from clipgen.images.terminal import with_sanitized_streams
 
 
 class Command(NamedTuple):
@@ -104,7 +104,7 @@ class CommandParser(argparse.ArgumentParser):
         raise ClipgenError(f"{unknown[0]}: there is no such option; {hint}")
 
 
-@with_inert_streams
+@with_sanitized_streams
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit status: 0 done, 2 something to mend, 130 interrupted (what was made is kept)."""
     words = sys.argv[1:] if argv is None else argv

@@ -175,10 +175,10 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
     text = parser.parse_intermixed_args(words).filter.lower()
     generators = []
     for name, entry in GENERATORS.items():
-        size, weights = "-", "built-in" if entry.codes else "none needed"
+        size, weights = "-", "built-in" if entry.codebook_size else "none needed"
         if entry.files:
             size, weights = f"{entry.megabytes:.0f} MB", "cached" if all(map(cached, entry.files)) else "-"
-        generators.append((name, size, f"f{entry.stride}", entry.codes or "-", entry.licence, weights))
+        generators.append((name, size, f"f{entry.stride}", entry.codebook_size or "-", entry.licence, weights))
     perceptors = [(name, "64", "", "", "see model card", "built-in") for name in ("mini", "evaluator")]
     for architecture, tag in published().list_pretrained():
         pixels = (read_config(architecture) or {}).get("vision_cfg", {}).get("image_size", "")
@@ -206,7 +206,7 @@ def cache(parser: argparse.ArgumentParser, words: list[str]) -> int:
     for item in items:
         print(f"{item.megabytes:10.1f} MB {'*' if item.deletable else ' '} {item.file}  ({item.kind})")
     deletable = [item for item in items if item.deletable]
-    total, less = (sum(item.megabytes for item in some) for some in (items, deletable))
+    total, less = (sum(item.megabytes for item in group) for group in (items, deletable))
     print(f"{total:10.1f} MB; not needed any more (*, what --prune deletes): {less:.1f} MB")
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     if clear and deletable and (not is_terminal or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):

@@ -32,7 +32,7 @@ def pick(name: str = "auto") -> torch.device:
         raise ClipgenError(f"device={name!r} cannot be used here ({message}); use auto or cpu") from error
 
 
-def card_memory(device: torch.device) -> int:
+def gpu_memory(device: torch.device) -> int:
     """Return the total memory of a CUDA or MPS device in bytes."""
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else torch.mps.recommended_max_memory()
 

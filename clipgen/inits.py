@@ -34,18 +34,18 @@ class InitContext:
     latent: Tensor  # the generator's own start
     prompts: Sequence[Prompt]
     mask: Tensor | None = None  # (1, 1, H, W), 1 where the picture is painted
-    base: Tensor | None = None  # (1, 3, H, W), the picture outside the mask; None before it exists
-    fallback: Start | None = None  # the perceptor's default start, which gives the targets of a masked part
+    background: Tensor | None = None  # (1, 3, H, W), the picture outside the mask; None before it exists
+    fallback: Init | None = None  # the perceptor's default start, which gives the targets of a masked part
 
     def target(self, image: Tensor, strength: float = 1.0, space: str = "latent") -> InitTarget:
         """Return an init target for all prompts."""
         return InitTarget(image, self.generator.encode(image), strength, tuple(range(len(self.prompts))), space)
 
 
-class Start:
+class Init:
     """Where a run starts: by default at the generator's own start."""
 
-    drafts_masked_part = False  # whether the masked part of a picture starts from the draft of its prompts
+    starts_mask_from_draft = False  # whether the masked part of a picture starts from the draft of its prompts
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Raise ClipgenError for prompts that it cannot start from, before anything is loaded."""
@@ -54,23 +54,23 @@ class Start:
         """Return the first latent, of one picture."""
         return context.latent
 
-    def base(self, context: InitContext, latent: Tensor) -> Tensor:
-        """Return the picture (1, 3, H, W) that is kept outside the mask; ``context.base`` if it is given."""
-        return context.generator.image(latent).detach() if context.base is None else context.base
+    def background(self, context: InitContext, latent: Tensor) -> Tensor:
+        """Return the picture (1, 3, H, W) that is kept outside the mask; ``context.background`` if it is given."""
+        return context.generator.image(latent).detach() if context.background is None else context.background
 
     def targets(self, context: InitContext) -> list[InitTarget]:
         """Return the init targets: by default the fallback's, for a masked part."""
         return context.fallback.targets(context) if context.fallback and context.mask is not None else []
 
 
-class Random(Start):
+class Random(Init):
     """The generator's own start, led by CLIP alone, as in 2021."""
 
     def targets(self, context: InitContext) -> list[InitTarget]:
         return []
 
 
-class Saved(Start):
+class Saved(Init):
     """A latent from a journal."""
 
     def __init__(self, saved: Tensor):
@@ -80,28 +80,28 @@ class Saved(Start):
         return context.generator.unpack(self.saved, context.size)
 
 
-class Picture(Start):
+class Picture(Init):
     """A given picture, which the run is held to; ``fit``: how it is resized."""
 
-    drafts_masked_part = True
+    starts_mask_from_draft = True
 
     def __init__(self, picture: Image.Image, fit: str = "crop"):
         self.picture, self.fit = picture, fit
 
     def latent(self, context: InitContext) -> Tensor:
-        return context.generator.encode(self.base(context, context.latent))
+        return context.generator.encode(self.background(context, context.latent))
 
-    def base(self, context: InitContext, latent: Tensor) -> Tensor:
+    def background(self, context: InitContext, latent: Tensor) -> Tensor:
         height, width = context.size
         return to_tensor(self.picture, (width, height), self.fit).to(context.generator.device)
 
     def targets(self, context: InitContext) -> list[InitTarget]:
         if context.mask is not None:
             return super().targets(context)
-        return [context.target(self.base(context, context.latent))]
+        return [context.target(self.background(context, context.latent))]
 
 
-class Procedural(Start):
+class Procedural(Init):
     """A picture drawn with the run's random numbers, such as clouds. The run is not held to it."""
 
     def draw(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
@@ -151,7 +151,7 @@ class Colour(Procedural):
         return self.colour[None, :, None, None].expand(1, 3, *size).clone()
 
 
-class Dalle(Start):
+class Dalle(Init):
     """The best drawing of the built-in transformer, with a large weight of the init loss."""
 
     model, strength, space = "mini", 12.0, "latent"  # strength and space: of the init targets
@@ -163,7 +163,7 @@ class Dalle(Start):
         if not positive_texts(prompts):
             raise ClipgenError(f"init: {self.model}'s transformer draws words; add some to the prompt, or init=random")
 
-    def subject(self, prompts: Sequence[Prompt]) -> Any:
+    def find_subject(self, prompts: Sequence[Prompt]) -> Any:
         """Return what is drawn for prompts: the texts of the positive ones, joined by "and"."""
         return " and ".join(prompt.text for prompt in prompts if prompt.weight > 0)
 
@@ -171,14 +171,14 @@ class Dalle(Start):
         """Return the name of the draft of a subject, as in ``InitTarget``."""
         return subject
 
-    def only_text(self, subject: Any) -> str:
+    def single_text(self, subject: Any) -> str:
         """Return the text whose drawing is the whole draft; empty if the draft has several parts."""
         return subject
 
     def latent(self, context: InitContext) -> Tensor:
         """Return the latent of the draft: a drawing's own tokens if the generator has the same codebook."""
         subject, generator = self.first_subject(context), context.generator
-        if text := self.only_text(subject):
+        if text := self.single_text(subject):
             drawings = self.drawings(context, text)
             side = drawings.tokens.shape[1] * generator.stride
             if drawings.generator == generator.name and context.size == (side, side):
@@ -190,7 +190,7 @@ class Dalle(Start):
         self.check(context.prompts)  # they may have been changed since
         prompts = positive_texts(context.prompts)
         first = min(prompt.span[0] for prompt in prompts)
-        return self.subject([prompt for prompt in prompts if prompt.span[0] == first])
+        return self.find_subject([prompt for prompt in prompts if prompt.span[0] == first])
 
     def targets(self, context: InitContext) -> list[InitTarget]:
         """Return an init target for each span of steps that text prompts have."""
@@ -198,19 +198,19 @@ class Dalle(Start):
         spans = dict.fromkeys(context.prompts[i].span for i in indices if context.prompts[i].weight > 0)
         targets = []
         for span in spans:
-            some = tuple(i for i in indices if context.prompts[i].span == span)
-            subject = self.subject([context.prompts[i] for i in some])
+            members = tuple(i for i in indices if context.prompts[i].span == span)
+            subject = self.find_subject([context.prompts[i] for i in members])
             target = context.target(self._draw_in_mask(context, subject), self.strength, self.space)
-            targets.append(target._replace(prompts=some, draft_key=self.draft_key(subject)))
+            targets.append(target._replace(prompts=members, draft_key=self.draft_key(subject)))
         return targets
 
     def _draw_in_mask(self, context: InitContext, subject: Any) -> Tensor:
-        if context.mask is None or context.base is None:
+        if context.mask is None or context.background is None:
             return self.draw(context, subject, context.size)
         rows, columns = masks.bounding_box(context.mask)
-        image = context.base.clone()
+        image = context.background.clone()
         image[..., rows, columns] = self.draw(context, subject, (rows.stop - rows.start, columns.stop - columns.start))
-        return masks.blend(image, context.base, context.mask)
+        return masks.blend(image, context.background, context.mask)
 
     def draw(self, context: InitContext, subject: Any, size: tuple[int, int]) -> Tensor:
         """Return the best drawing of a text as an image (1, 3, H, W), its border repeated where it is not square."""

@@ -39,19 +39,19 @@ class MemoryPlan:
         if spec.generator.net is None or (available := free_bytes(latent.device)) is None:
             return
         try:
-            decoder, views = decoder_bytes(spec, latent), view_bytes(spec)
+            decoder, cutouts = decoder_bytes(spec, latent), cutout_bytes(spec)
         except (RuntimeError, MemoryError) as error:
             if not is_oom(error):
                 raise
             return  # the step will fail, and handle it
 
         def needed() -> float:
-            return MARGIN * (decoder + views / self.passes)
+            return MARGIN * (decoder + cutouts / self.passes)
 
         full = needed()
         if latent.device.type == "cpu":
             allocator.keep_freed_memory(self, AMPLE * full < available)
-        while needed() > available and self.passes < spec.cutouts.cutouts and views / self.passes > decoder / 4:
+        while needed() > available and self.passes < spec.cutouts.cutouts and cutouts / self.passes > decoder / 4:
             self.passes = min(2 * self.passes, spec.cutouts.cutouts)
         if needed() > available and spec.generator.enable_checkpointing():
             decoder = decoder_bytes(spec, latent)
@@ -145,12 +145,12 @@ def decoder_bytes(spec: StepSpec, latent: Tensor) -> float:
     return factor * saved_bytes(lambda: spec.generator.image(small, 0.0, torch.Generator().manual_seed(0)))
 
 
-def view_bytes(spec: StepSpec) -> float:
+def cutout_bytes(spec: StepSpec) -> float:
     """Return the bytes that all cutouts save in the largest CLIP; several CLIPs run one after another."""
     largest = 0
     for perceptor, _ in spec.perceptors:
-        view = torch.zeros(1, 3, perceptor.size, perceptor.size, device=spec.generator.device, requires_grad=True)
-        views = spec.cutouts.sample(view.shape, 1, torch.Generator(), perceptor.patches)
-        patches = views.patches(slice(1), view.device)
-        largest = max(largest, saved_bytes(lambda: perceptor.encode_image(view, patches)))  # noqa: B023
+        image = torch.zeros(1, 3, perceptor.size, perceptor.size, device=spec.generator.device, requires_grad=True)
+        params = spec.cutouts.sample(image.shape, 1, torch.Generator(), perceptor.patches)
+        patches = params.patches(slice(1), image.device)
+        largest = max(largest, saved_bytes(lambda: perceptor.encode_image(image, patches)))  # noqa: B023
     return spec.cutouts.cutouts * largest

@@ -21,21 +21,21 @@ class Optimization:
     Args:
         spec: What a step computes with; may be replaced between two steps.
         latent: Where to start, of one picture.
-        base: (1, 3, H, W), the picture that stays outside the mask.
+        background: (1, 3, H, W), the picture that stays outside the mask.
         rng: Of the run, on the CPU.
         passes: The cutouts go through CLIP in at least this many parts.
     """
 
-    def __init__(self, spec: StepSpec, latent: Tensor, base: Tensor, rng: torch.Generator, passes: int = 1):
+    def __init__(self, spec: StepSpec, latent: Tensor, background: Tensor, rng: torch.Generator, passes: int = 1):
         self.rng, self.memory, self.loss_scaler = rng, MemoryPlan(passes), LossScaler(spec.precision)
         self.step, self.lr_scale, self.nonfinite_steps = 0, 1.0, 0
         target = spec.init_target(0)
         self.draft_key = target.draft_key if target else ""
-        self.restart(spec, latent, base)
+        self.restart(spec, latent, background)
 
-    def restart(self, spec: StepSpec, latent: Tensor, base: Tensor) -> None:
-        """Continue with a latent and a base of another size, and a new optimiser."""
-        self.spec, self.base = spec, base
+    def restart(self, spec: StepSpec, latent: Tensor, background: Tensor) -> None:
+        """Continue with a latent and a background of another size, and a new optimiser."""
+        self.spec, self.background = spec, background
         self.latent, self.ema_latent = latent.clone().requires_grad_(), latent.clone()
         self.optimizer = spec.optimizer.create(self.latent)
         self.memory.fit(spec, self.latent)
@@ -87,7 +87,7 @@ class Optimization:
         Each part allocates before it changes anything, and can be repeated when memory runs out.
         """
         device = self.latent.device
-        if retry_after_oom(partial(self.is_finite, loss), device):
+        if retry_after_oom(partial(self.unscale_and_check, loss), device):
             if self.latent.grad is not None:
                 retry_after_oom(self.optimizer.step, device)
             retry_after_oom(partial(self.spec.generator.project_, self.latent), device)
@@ -95,7 +95,7 @@ class Optimization:
             retry_after_oom(partial(self.ema_latent.lerp_, self.latent.detach(), 1 - decay), device)
         self.step += 1
 
-    def is_finite(self, loss: Tensor) -> bool:
+    def unscale_and_check(self, loss: Tensor) -> bool:
         """Unscale the gradient; return whether it and the loss are finite. If not, reduce the scale or the rate."""
         gradient, checks = self.latent.grad, [loss.isfinite()]
         if gradient is not None:
@@ -104,7 +104,7 @@ class Optimization:
         finite = torch.stack(checks).tolist()  # the step's only synchronisation with the device
         if gradient is not None:
             self.loss_scaler.unscale_(gradient)
-            if finite[0] and self.loss_scaler.overflowed(finite[1]):
+            if finite[0] and self.loss_scaler.update(finite[1]):
                 return False
         if all(finite):
             self.nonfinite_steps = 0
@@ -145,9 +145,9 @@ class Optimization:
         if not camera:
             return
         if generator.is_vector:
-            origin = camera.origin(self.step, (image.shape[-2], image.shape[-1]))
+            inverse_affine = camera.inverse_affine(self.step, (image.shape[-2], image.shape[-1]))
             latents = torch.cat([self.latent.detach(), self.ema_latent])
-            latent, self.ema_latent = generator.transform(latents, origin, self.rng).split(1)
+            latent, self.ema_latent = generator.transform(latents, inverse_affine, self.rng).split(1)
             self.latent.data.copy_(latent)
         else:
             # The residual is what the latent has gathered beyond its picture, which encoding alone would lose.
@@ -173,15 +173,20 @@ class Optimization:
         return self.spec.generator.pack(self.output_latent)
 
     def apply_mask(self, image: Tensor) -> Tensor:
-        """Return the image with the base outside the mask."""
-        return image if self.spec.mask is None else masks.blend(image, self.base, self.spec.mask)
+        """Return the image with the background outside the mask."""
+        return image if self.spec.mask is None else masks.blend(image, self.background, self.spec.mask)
 
     # --- saving and restoring -------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything that the next step depends on, as tensors and as values for JSON."""
         state = self.optimizer.state_dict()["state"].get(0, {})
-        tensors = {"latent": self.latent, "shown": self.ema_latent, "base": self.base, "rng": self.rng.get_state()}
+        tensors = {
+            "latent": self.latent,
+            "shown": self.ema_latent,
+            "base": self.background,
+            "rng": self.rng.get_state(),
+        }
         tensors |= {f"optimizer.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
         values = {
             "passes": self.memory.passes,
@@ -195,7 +200,7 @@ class Optimization:
 
     def restore(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Continue from what ``state`` returned after ``step``. May raise any exception for another run's state."""
-        shapes = {"latent": self.latent.shape, "shown": self.latent.shape, "base": self.base.shape}
+        shapes = {"latent": self.latent.shape, "shown": self.latent.shape, "base": self.background.shape}
         moments = {key: tensor for key, tensor in tensors.items() if key.startswith("optimizer.")}
         shapes |= {key: self.latent.shape for key, tensor in moments.items() if tensor.ndim}
         for key, shape in shapes.items():
@@ -204,7 +209,7 @@ class Optimization:
         self.step, self.draft_key = step, values.get("drafted", self.draft_key)
         self.rng.set_state(tensors["rng"])
         self.latent.data.copy_(tensors["latent"])
-        self.ema_latent, self.base = tensors["shown"].to(self.ema_latent), tensors["base"].to(self.base)
+        self.ema_latent, self.background = tensors["shown"].to(self.ema_latent), tensors["base"].to(self.background)
         self.memory.passes, self.lr_scale = int(values["passes"]), float(values["slower"])
         self.nonfinite_steps = int(values["trouble"])
         if self.memory.passes < 1 or not 0 < self.lr_scale <= 1:
@@ -244,7 +249,7 @@ class LossScaler:
         if self.enabled:
             gradient.div_(self.scale)
 
-    def overflowed(self, finite: bool) -> bool:
+    def update(self, finite: bool) -> bool:
         """Update the scale after a gradient; return whether the scale made it overflow, so that the step is skipped."""
         if not self.enabled:
             return False

@@ -83,15 +83,15 @@ def share_weights(model: M) -> M:
 
     Runs in several threads can then use one set of weights, and change nothing of each other's.
     """
-    twin = copy.copy(model)
-    if twin.net is not None:
-        twin.net = _copy_modules(twin.net)
-    return twin
+    shared = copy.copy(model)
+    if shared.net is not None:
+        shared.net = _copy_modules(shared.net)
+    return shared
 
 
 def _copy_modules(net: nn.Module) -> nn.Module:
     """Return new modules that hold the same parameters and buffers, so that moving these moves them for both."""
-    twin = net.__new__(type(net))
-    twin.__dict__.update(net.__dict__)
-    twin.__dict__["_modules"] = {name: part and _copy_modules(part) for name, part in net._modules.items()}
-    return twin
+    shared = net.__new__(type(net))
+    shared.__dict__.update(net.__dict__)
+    shared.__dict__["_modules"] = {name: part and _copy_modules(part) for name, part in net._modules.items()}
+    return shared

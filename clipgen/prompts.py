@@ -61,22 +61,22 @@ def positive_texts(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 def weights_at(prompts: Sequence[Prompt], step: int) -> list[float]:
     """Return the weight of each prompt at a step, faded where spans overlap."""
-    shares = fade([prompt.span for prompt in prompts], step)
-    return [prompt.weight * share for prompt, share in zip(prompts, shares, strict=True)]
+    factors = fade([prompt.span for prompt in prompts], step)
+    return [prompt.weight * factor for prompt, factor in zip(prompts, factors, strict=True)]
 
 
 def fade(spans: Sequence[tuple[int, float]], step: int) -> list[float]:
-    """Return the share of each span at a step: 1 within it, 0 outside, and linear where one runs into the next."""
-    shares = []
+    """Return the factor of each span at a step: 1 within it, 0 outside, and linear where one runs into the next."""
+    factors = []
     for start, end in spans:
-        share = 1.0 if start <= step < end else 0.0
+        factor = 1.0 if start <= step < end else 0.0
         for other_start, other_end in spans:
             if other_start < start < other_end < end and step < other_end:  # fade in, over the end of the other
-                share *= (step - start + 0.5) / (other_end - start)
+                factor *= (step - start + 0.5) / (other_end - start)
             elif start < other_start < end < other_end and other_start <= step:  # fade out, into the other
-                share *= 1 - (step - other_start + 0.5) / (end - other_start)
-        shares.append(share)
-    return shares
+                factor *= 1 - (step - other_start + 0.5) / (end - other_start)
+        factors.append(factor)
+    return factors
 
 
 def parse(text: str, negative: str = "") -> list[Prompt]:

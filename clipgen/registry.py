@@ -76,7 +76,7 @@ PRIORS = Registry(
     },
 )
 
-STARTS = Registry(
+INITS = Registry(
     "init",
     {
         "random": "clipgen.inits:Random",

@@ -12,14 +12,14 @@ from clipgen.images.reading import parse_colour
 from clipgen.inits import Dalle
 from clipgen.mini import drafts
 from clipgen.prompts import Prompt
-from clipgen.registry import STARTS
+from clipgen.registry import INITS
 
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-MADE = {name: STARTS[name]() for name in ("noise", "perlin", "gradient")} | {
+MADE = {name: INITS[name]() for name in ("noise", "perlin", "gradient")} | {
     name: starts.Colour(parse_colour(name)) for name in ("navy", "#ff8000")
 }
 
@@ -112,7 +112,7 @@ def test_each_thing_is_drawn_alone():
 
 def test_prompts_are_read_one_by_one_and_what_weighs_most_is_drafted():
     def drawn(*prompts):
-        return drafts.Drafts().subject(prompts)
+        return drafts.Drafts().find_subject(prompts)
 
     cat, snow = Prompt("a golden cat"), Prompt("in the snow")
     assert drawn(cat, snow) == ([("a cat", True)], "snow")
@@ -124,7 +124,7 @@ def test_prompts_are_read_one_by_one_and_what_weighs_most_is_drafted():
 
 def test_a_draft_is_named_as_run_folders_of_0_4_have_it():
     start = drafts.Drafts()
-    key = start.draft_key(start.subject([Prompt("a golden cat in the snow")]))
+    key = start.draft_key(start.find_subject([Prompt("a golden cat in the snow")]))
     assert key == "Layout(things=[Thing(text='a cat', coloured=True)], place='snow')"
 
 
@@ -188,7 +188,7 @@ def test_two_drawings_have_the_room_there_is(size, squares, monkeypatch):
     param = clipgen.load_generator("stack")
     latent, prompts = param.start(size, rng()), [Prompt("a cat and a red horse")]
     scene = starts.InitContext(param, None, size, 0, rng(), latent, prompts)
-    image = drafts.Drafts().draw(scene, drafts.Drafts().subject(scene.prompts), scene.size)
+    image = drafts.Drafts().draw(scene, drafts.Drafts().find_subject(scene.prompts), scene.size)
     wanted = torch.ones(size)
     for (top, left, side), value in zip(squares, (0.5, 0.7), strict=True):  # the second lies on the first
         wanted[top : top + side, left : left + side] = value

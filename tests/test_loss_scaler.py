@@ -14,20 +14,20 @@ def overflows(it, *gradient):
     """What a step does with its gradient."""
     made = torch.tensor(gradient)
     it.unscale_(made)
-    return it.overflowed(bool(made.isfinite().all()))
+    return it.update(bool(made.isfinite().all()))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_without_fp16_nothing_is_scaled(precision):
     it, gradient = LossScaler(precision), torch.tensor([3.0, float("inf")])
     it.unscale_(gradient)
-    assert gradient[0] == 3 and not it.overflowed(False) and it.scale == 1
+    assert gradient[0] == 3 and not it.update(False) and it.scale == 1
 
 
 def test_the_factor_falls_where_it_is_too_large_and_rises_with_patience():
     it, gradient = LossScaler("fp16"), torch.ones(2)
     it.unscale_(gradient)
-    assert gradient.tolist() == [1 / LossScaler.INIT_SCALE] * 2 and not it.overflowed(True)
+    assert gradient.tolist() == [1 / LossScaler.INIT_SCALE] * 2 and not it.update(True)
     assert overflows(it, 1.0, float("inf")) and it.scale == LossScaler.INIT_SCALE / 4
     assert overflows(it, float("nan"), 1.0) and it.scale == LossScaler.INIT_SCALE / 16
     for _ in range(LossScaler.GROWTH_INTERVAL - 1):

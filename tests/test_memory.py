@@ -43,14 +43,14 @@ def test_a_small_latent_foretells_what_a_large_one_keeps(generator, ample):
     spec = ample.optimization.spec
     told = memory.decoder_bytes(type("Spec", (), {"generator": param}), latent)
     assert told == pytest.approx(memory.saved_bytes(lambda: param.image(latent)), rel=0.2)
-    assert memory.view_bytes(spec) > 0
+    assert memory.cutout_bytes(spec) > 0
 
 
 @pytest.mark.parametrize("share, sparing, fits", [(1.0, False, True), (0.7, True, True), (0.0, True, False)])
 def test_a_step_is_parted_as_the_free_memory_asks(share, sparing, fits, ample, fresh, monkeypatch):
     """``share``: of what the decoder keeps is free, beside a third of the views."""
     spec, latent = ample.optimization.spec, ample.optimization.latent
-    room = memory.MARGIN * (share * memory.decoder_bytes(spec, latent) + memory.view_bytes(spec) / 3)
+    room = memory.MARGIN * (share * memory.decoder_bytes(spec, latent) + memory.cutout_bytes(spec) / 3)
     monkeypatch.setattr(memory, "free_bytes", lambda device: room if share else 0)
     with pytest.warns(
         UserWarning, match="64x64 with 4 cutouts needs about .* free: " + ("passes" if fits else "it may")

@@ -20,7 +20,7 @@ class Perceptor(MixedPrecision):
     scale: float  # exp(logit_scale): the factor of cosines before the softmax, or the sigmoid if there is a bias
     bias: float | None = None  # logit_bias of a model trained with a sigmoid (SigLIP), otherwise None
     patches = 0  # number of an image's patches, if some can be left out
-    default_start = "random"  # the ``init`` that suits it
+    default_init = "random"  # the ``init`` that suits it
 
     @classmethod
     def knows(cls, name: str) -> bool:

@@ -119,7 +119,7 @@ class OpenCLIP(Perceptor):
         self.net.to(self.device)
         fast.optimize_for(self.net.visual, self.device, save_memory=False, channels_last=False)
         self.patches = add_patch_dropout(self.net.visual)
-        self.context = self.tokenizer.context_length
+        self.context_length = self.tokenizer.context_length
         self.scale = float(self.net.logit_scale.exp())
         bias = getattr(self.net, "logit_bias", None)  # SigLIP's alone
         self.bias = None if bias is None else float(bias)
@@ -146,9 +146,9 @@ class OpenCLIP(Perceptor):
         return [*norms, blocks[-1]]  # the input of each block, and the output of the last
 
     def fits(self, text: str) -> bool:
-        tokens, (more_tokens, empty) = self.tokenizer([text])[0], self.tokenizer([text, ""], 4 * self.context)
-        is_rest_empty = bool((more_tokens[self.context :] == empty[-1]).all())
-        return torch.equal(tokens, more_tokens[: self.context]) and is_rest_empty
+        tokens, (more_tokens, empty) = self.tokenizer([text])[0], self.tokenizer([text, ""], 4 * self.context_length)
+        is_rest_empty = bool((more_tokens[self.context_length :] == empty[-1]).all())
+        return torch.equal(tokens, more_tokens[: self.context_length]) and is_rest_empty
 
     @torch.no_grad()
     def embed_text(self, texts: list[str]) -> Tensor:

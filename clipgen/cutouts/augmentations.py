@@ -1,4 +1,4 @@
-"""Augmentations of cutouts: names, strengths, and the share of cutouts that have them."""
+"""Augmentations of cutouts: names, strengths, and the probability that a cutout has them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from clipgen.setting import UNSIGNED
 
 
 class Augmentation(NamedTuple):
-    """The strength of an augmentation, and the share of cutouts that it is applied to."""
+    """The strength of an augmentation, and the probability that a cutout has it."""
 
     strength: float
-    share: float
+    probability: float
     group: str = ""  # augmentations of one group are on the same cutouts
 
 
@@ -51,17 +51,18 @@ def parse_augmentations(text: str) -> dict[str, Augmentation]:
         if len(names) < len(matches) or any(match and match[3] for match in matches[:-1]):
             raise ClipgenError(
                 f"augment={item!r}: choose among {', '.join(AUGMENTATIONS)}, as affine=15:0.7, or as affine=15 + "
-                "shear=5:0.7 for both on the same views"
+                "shear=5:0.7 for both on the same cutouts"
             )
         group = names[0] if len(names) > 1 else ""
         strengths = [float(match[2]) if match and match[2] else None for match in matches]
         last = matches[-1]
-        share = float(last[3]) if last and last[3] else max(AUGMENTATIONS[name].share for name in names)
-        if share > 1:
-            raise ClipgenError(f"augment={item!r}: what follows the colon is a share of the views, at most 1")
+        default = max(AUGMENTATIONS[name].probability for name in names)
+        probability = float(last[3]) if last and last[3] else default
+        if probability > 1:
+            raise ClipgenError(f"augment={item!r}: what follows the colon is a share of the cutouts, at most 1")
         for name, strength in zip(names, strengths, strict=True):
             usual = AUGMENTATIONS[name].strength
-            result[name] = Augmentation(usual if strength is None else strength, share, group)
+            result[name] = Augmentation(usual if strength is None else strength, probability, group)
     if {"erase", "erase_all"} <= result.keys():
         raise ClipgenError(f"augment={text!r}: erase and erase_all cut out the same box; choose one of them")
     return result

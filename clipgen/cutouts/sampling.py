@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -19,12 +19,9 @@ from clipgen.setting import setting as declare
 setting = partial(declare, section="cutouts")
 PADDINGS = {"border": "border", "reflection": "reflection", "black": "zeros", "grey": "zeros", "wrap": "wrap"}
 
-Rand = Callable[..., Tensor]  # (low, high, *more) to uniform numbers (n, *more)
-Having = Callable[[str], tuple[float, Tensor]]  # name to the strength of an augmentation, and its mask (n,)
-
 
 @dataclass(frozen=True)
-class Cutouts:
+class CutoutConfig:
     """How cutouts are sampled. Raises ClipgenError for an unknown augmentation."""
 
     cutouts: int = setting(16, "cutouts shown to CLIP per step", 1, 10**4)
@@ -62,7 +59,7 @@ class Cutouts:
         """The augmentations by name."""
         return parse_augmentations(self.augment)
 
-    def sample(self, shape: Sequence[int], size: int, rng: torch.Generator, patches: int = 0) -> Views:
+    def sample(self, shape: Sequence[int], size: int, rng: torch.Generator, patches: int = 0) -> CutoutParams:
         """Sample the cutouts of a step.
 
         Args:
@@ -72,130 +69,151 @@ class Cutouts:
             patches: How many a CLIP cuts a cutout into, if some can be left out.
         """
         b, _, height, width = shape
-        n = b * self.cutouts
-
-        def rand(low: float, high: float, *more: int) -> Tensor:
-            return low + (high - low) * torch.rand(n, *more, generator=rng)
-
-        groups: dict[str, Tensor] = {}
-
-        def having(name: str) -> tuple[float, Tensor]:
-            """Return the strength of an augmentation, and a mask (n,) of the cutouts that it is applied to, 0 or 1."""
-            strength, share, group = self.augmentations.get(name, (0.0, 0.0, ""))
-            if group in groups:
-                return strength, groups[group]
-            chosen = torch.full((n,), float(share == 1))
-            if 0 < share < 1:
-                chosen = (rand(0, 1) < share).float()
-            if group:
-                groups[group] = chosen
-            return strength, chosen
-
-        warp = self._warp(shape, size, rng, rand, having)
-        # Cutouts of one reduction become adjacent. Masks of groups follow the new order; later draws need not.
-        reductions = warps.reductions(warp, size, (height, width))
-        order = (reductions + len(reductions) * torch.arange(b).repeat_interleave(self.cutouts)).argsort(stable=True)
-        groups = {name: chosen[order] for name, chosen in groups.items()}
-        return Views(
+        draws = _Draws(self.augmentations, b * self.cutouts, rng)
+        warp = self._draw_warps(draws, shape, size)
+        # Cutouts of one pooling level become adjacent. Masks of groups follow the new order; later draws need not.
+        pooling_levels = warps.pooling_levels(warp, size, (height, width))
+        batch_indices = torch.arange(b).repeat_interleave(self.cutouts)
+        order = (pooling_levels + len(pooling_levels) * batch_indices).argsort(stable=True)
+        draws.reorder(order)
+        return CutoutParams(
             self.cutouts,
             size,
             warp[order],
-            reductions[order],
+            pooling_levels[order],
             PADDINGS[self.padding],
             self.lift,
             float(torch.rand((), generator=rng)) if self.padding == "grey" else 0.0,
-            self._tint(rand, having),
-            self._noise(n, size, having, rng),
-            self._holes(rand, having),
-            having("blur")[1] if "blur" in self.augmentations else None,
-            self._patch_indices(n, patches, rng),
-            "levels" in self.augmentations and bool(having("levels")[1][0]),
+            self._draw_colour_matrices(draws),
+            self._draw_noise(draws, size),
+            self._draw_holes(draws),
+            draws.mask("blur") if "blur" in self.augmentations else None,
+            self._draw_patch_indices(draws, patches),
+            "levels" in self.augmentations and bool(draws.mask("levels")[0]),
         )
 
-    def _warp(self, shape: Sequence[int], size: int, rng: torch.Generator, rand: Rand, having: Having) -> Tensor:
-        """Sample matrices (n, 3, 3) from coordinates in cutouts to those in the picture."""
-        b, _, height, width = shape
+    def _draw_warps(self, draws: _Draws, shape: Sequence[int], size: int) -> Tensor:
+        """Draw matrices (n, 3, 3) from coordinates in cutouts to those in the picture."""
+        _, _, height, width = shape
         short = min(height, width)
-
-        def signed(name: str) -> Tensor:
-            """Return (n,) numbers between minus and plus a strength; 0 for cutouts without the augmentation."""
-            strength, chosen = having(name)
-            return chosen * rand(-strength, strength) if name in self.augmentations else chosen
-
-        scale = self._sizes(b * self.cutouts, size / short, rng)
+        scale = self._draw_sides(draws, size / short)
         if overviews := round(self.overview * self.cutouts):
             scale.view(-1, self.cutouts)[:, -overviews:] = self.overview_size * max(height, width) / short
-        angle, mirror = signed("affine"), 1 - 2 * having("flip")[1]
+        angle, mirror = draws.signed("affine"), 1 - 2 * draws.mask("flip")
         stretch = self.augmentations["stretch"].strength if "stretch" in self.augmentations else 1.0
-        ratio = torch.exp(0.5 * math.log(stretch) * rand(-1, 1) * having("stretch")[1]) if stretch != 1 else 1.0
-        across, down = scale * ratio * short / width, scale / ratio * short / height
-        room = 1 + 2 * self.cut_pad
-        offset = torch.stack([rand(-1, 1) * (room - across).abs(), rand(-1, 1) * (room - down).abs()], 1)
+        ratio: Tensor | float = 1.0
+        if stretch != 1:
+            ratio = torch.exp(0.5 * math.log(stretch) * draws.uniform(-1, 1) * draws.mask("stretch"))
+        # Sides of the cutouts, and of the picture with what lies around it, as shares of the picture's.
+        x_side, y_side, extent = scale * ratio * short / width, scale / ratio * short / height, 1 + 2 * self.cut_pad
+        x_offset = draws.uniform(-1, 1) * (extent - x_side).abs()
+        offset = torch.stack([x_offset, draws.uniform(-1, 1) * (extent - y_side).abs()], 1)
         if self.padding == "wrap":  # there is no edge to stay away from
-            offset = rand(-1, 1, 2)
+            offset = draws.uniform(-1, 1, 2)
         if "shift" in self.augmentations:
-            strength, chosen = having("shift")
-            offset = offset + chosen[:, None] * rand(-2 * strength, 2 * strength, 2)
-        offset[:, 1] += 2 * signed("shift_y")
-        warp = warps.affine(across, down, mirror, angle, signed("shear"), offset)
+            strength, mask = self.augmentations["shift"].strength, draws.mask("shift")
+            offset = offset + mask[:, None] * draws.uniform(-2 * strength, 2 * strength, 2)
+        offset[:, 1] += 2 * draws.signed("shift_y")
+        warp = warps.affine(x_side, y_side, mirror, angle, draws.signed("shear"), offset)
         if "perspective" in self.augmentations:
-            strength, chosen = having("perspective")
-            warp = warp @ warps.perspective(chosen[:, None, None] * rand(0, strength, 4, 2))
+            strength, mask = self.augmentations["perspective"].strength, draws.mask("perspective")
+            warp = warp @ warps.perspective(mask[:, None, None] * draws.uniform(0, strength, 4, 2))
         return warp
 
-    def _sizes(self, n: int, own: float, rng: torch.Generator) -> Tensor:
-        """Sample sides (n,) as shares of the shorter side; ``own``: CLIP's."""
-        low, high = self.cut_min or min(own, self.cut_max), self.cut_max
+    def _draw_sides(self, draws: _Draws, clip_side: float) -> Tensor:
+        """Draw sides (n,) as shares of the shorter side; ``clip_side``: that of CLIP's input."""
+        low, high = self.cut_min or min(clip_side, self.cut_max), self.cut_max
         if self.cut_sizes == "normal":
             middle, deviation = (low + high) / 2, (high - low) / 5
-            return (middle + deviation * torch.randn(n, generator=rng)).clamp(low, high)
+            return (middle + deviation * torch.randn(draws.n, generator=draws.rng)).clamp(low, high)
         if self.cut_sizes == "area":
-            return (low**2 + (high**2 - low**2) * torch.rand(n, generator=rng)).sqrt()
-        return low + (high - low) * torch.rand(n, generator=rng)
+            return (low**2 + (high**2 - low**2) * torch.rand(draws.n, generator=draws.rng)).sqrt()
+        return draws.uniform(low, high)
 
-    def _tint(self, rand: Rand, having: Having) -> Tensor | None:
-        """Sample colour matrices (n, 3, 4)."""
+    def _draw_colour_matrices(self, draws: _Draws) -> Tensor | None:
+        """Draw colour matrices (n, 3, 4)."""
         if not self.augmentations.keys() & {"colour", "grey"}:
             return None
-        strength, coloured = having("colour")
-        light, contrast, colour, hue = (coloured * rand(-strength, strength) for _ in range(4))
-        lost, chosen = having("grey")
-        return warps.tint(light, 1 + contrast, (1 + colour) * (1 - lost * chosen), hue)
+        strength, mask = draws.strength("colour"), draws.mask("colour")
+        light, contrast, colour, hue = (mask * draws.uniform(-strength, strength) for _ in range(4))
+        colour = (1 + colour) * (1 - draws.strength("grey") * draws.mask("grey"))
+        return warps.colour_matrix(light, 1 + contrast, colour, hue)
 
-    def _noise(self, n: int, size: int, having: Having, rng: torch.Generator) -> Tensor | None:
-        """Sample noise (n, 3, size, size)."""
-        deviations = torch.zeros(n)
+    def _draw_noise(self, draws: _Draws, size: int) -> Tensor | None:
+        """Draw noise (n, 3, size, size)."""
+        deviations = torch.zeros(draws.n)
         for name in ("noise", "grain"):
-            strength, chosen = having(name)
+            strength, mask = draws.strength(name), draws.mask(name)
             if strength:
-                own = torch.rand(n, generator=rng) if name == "grain" else 1.0
-                deviations = (deviations.square() + (strength * chosen * own) ** 2).sqrt()
+                factor = torch.rand(draws.n, generator=draws.rng) if name == "grain" else 1.0
+                deviations = (deviations.square() + (strength * mask * factor) ** 2).sqrt()
         if not deviations.any():
             return None
-        return deviations[:, None, None, None] * torch.randn(n, 3, size, size, generator=rng)
+        return deviations[:, None, None, None] * torch.randn(draws.n, 3, size, size, generator=draws.rng)
 
-    def _holes(self, rand: Rand, having: Having) -> Tensor | None:
-        """Sample boxes (n, 4): left, top, width and height as shares."""
+    def _draw_holes(self, draws: _Draws) -> Tensor | None:
+        """Draw boxes (n, 4): left, top, width and height as shares."""
         name = next((name for name in ("erase", "erase_all") if name in self.augmentations), None)
         if name is None:
             return None
-        strength, chosen = having(name)
-        area, aspect = chosen * rand(min(0.1, strength), strength), rand(-1.2, 1.2).exp()  # from 0.3 to 3.3
+        strength, mask = draws.strength(name), draws.mask(name)
+        area = mask * draws.uniform(min(0.1, strength), strength)
+        aspect = draws.uniform(-1.2, 1.2).exp()  # from 0.3 to 3.3
         sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)
-        holes = torch.cat([rand(0, 1, 2) * (1 - sides), sides], 1)
+        holes = torch.cat([draws.uniform(0, 1, 2) * (1 - sides), sides], 1)
         if name == "erase_all":  # that of a picture's first cutout
             holes = holes[:: self.cutouts].repeat_interleave(self.cutouts, 0)
         return holes
 
-    def _patch_indices(self, n: int, patches: int, rng: torch.Generator) -> Tensor | None:
-        """Sample the indices (n, k) of the patches that are encoded."""
+    def _draw_patch_indices(self, draws: _Draws, patches: int) -> Tensor | None:
+        """Draw the indices (n, k) of the patches that are encoded."""
         if not (self.patch_dropout and patches):
             return None
-        return torch.rand(n, patches, generator=rng).argsort(1)[:, : max(1, round((1 - self.patch_dropout) * patches))]
+        count = max(1, round((1 - self.patch_dropout) * patches))
+        return torch.rand(draws.n, patches, generator=draws.rng).argsort(1)[:, :count]
+
+
+class _Draws:
+    """The random numbers of ``n`` cutouts, and which of them have an augmentation."""
+
+    def __init__(self, augmentations: Mapping[str, Augmentation], n: int, rng: torch.Generator):
+        self.augmentations, self.n, self.rng = augmentations, n, rng
+        self._group_masks: dict[str, Tensor] = {}
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Draw uniform numbers (n, *shape)."""
+        return low + (high - low) * torch.rand(self.n, *shape, generator=self.rng)
+
+    def strength(self, name: str) -> float:
+        """Return the strength of an augmentation, 0 without it."""
+        return self.augmentations[name].strength if name in self.augmentations else 0.0
+
+    def mask(self, name: str) -> Tensor:
+        """Draw the mask (n,) of the cutouts that an augmentation is applied to, 0 or 1; one for all of a group."""
+        if name not in self.augmentations:
+            return torch.zeros(self.n)
+        _, probability, group = self.augmentations[name]
+        if group in self._group_masks:
+            return self._group_masks[group]
+        mask = torch.full((self.n,), float(probability == 1))
+        if 0 < probability < 1:
+            mask = (self.uniform(0, 1) < probability).float()
+        if group:
+            self._group_masks[group] = mask
+        return mask
+
+    def signed(self, name: str) -> Tensor:
+        """Draw numbers (n,) between minus and plus a strength; 0 for cutouts without the augmentation."""
+        mask = self.mask(name)
+        return mask * self.uniform(-self.strength(name), self.strength(name)) if name in self.augmentations else mask
+
+    def reorder(self, order: Tensor) -> None:
+        """Apply a new order of the cutouts to the masks of groups."""
+        self._group_masks = {name: mask[order] for name, mask in self._group_masks.items()}
 
 
 @dataclass(frozen=True)
-class Views:
+class CutoutParams:
     """The random numbers of ``count`` cutouts of each picture.
 
     They are sampled before the rendering, so that cutouts rendered in several passes are the same.
@@ -204,11 +222,11 @@ class Views:
     count: int
     size: int
     warp: Tensor  # (B·count, 3, 3) from coordinates in the cutout to those in the picture
-    reductions: Tensor  # (B·count,) how the picture is reduced for each, as of ``warps.reductions``
+    pooling_levels: Tensor  # (B·count,) how the picture is pooled for each, as of ``warps.pooling_levels``
     padding: str = "border"  # of grid_sample, or wrap
     lift: float = 0.0  # black becomes this grey, and white stays; the padding is not lifted
     level: float = 0.0  # of grey, where ``padding`` is zeros
-    tint: Tensor | None = None  # (B·count, 3, 4) from colour to colour
+    colour_matrix: Tensor | None = None  # (B·count, 3, 4) from colour to colour
     noise: Tensor | None = None  # (B·count, 3, size, size)
     hole: Tensor | None = None  # (B·count, 4) x, y, width, height as shares
     blur: Tensor | None = None  # (B·count,) 0 or 1
@@ -223,47 +241,47 @@ class Views:
         if self.lift:
             images = self.lift + (1 - self.lift) * images
 
-        def some(tensor: Tensor) -> Tensor:
+        def select(tensor: Tensor) -> Tensor:
             return self._select(tensor, part, images.device)
 
-        views = self._sampled(images, part)
-        if self.tint is not None:
-            tint = some(self.tint)
-            views = torch.einsum("nij,njhw->nihw", tint[:, :, :3], views) + tint[:, :, 3, None, None]
+        views = self._sample(images, part)
+        if self.colour_matrix is not None:
+            matrix = select(self.colour_matrix)
+            views = torch.einsum("nij,njhw->nihw", matrix[:, :, :3], views) + matrix[:, :, 3, None, None]
         if self.blur is not None:
             soft = F.avg_pool2d(views, 3, 1, 1, count_include_pad=False)
-            views = views.lerp(soft, some(self.blur)[:, None, None, None])
+            views = views.lerp(soft, select(self.blur)[:, None, None, None])
         if self.hole is not None:
             axis = torch.linspace(0, 1, self.size, device=images.device)
-            x, y, w, h = (some(self.hole)[:, i, None] for i in range(4))
+            x, y, w, h = (select(self.hole)[:, i, None] for i in range(4))
             inside = ((axis >= y) & (axis < y + h))[:, :, None] & ((axis >= x) & (axis < x + w))[:, None]
             views = views.masked_fill(inside[:, None], 0.0)
         if self.noise is not None:
-            views = views + some(self.noise)
+            views = views + select(self.noise)
         if self.levels:  # of the cutouts that are rendered together: each pass has its own range
             batch = views.unflatten(0, (len(images), -1))
             least, most = batch.amin((1, 2, 3, 4), keepdim=True), batch.amax((1, 2, 3, 4), keepdim=True)
             views = ((batch - least) / (most - least).clamp(min=1e-6)).flatten(0, 1)
         return views
 
-    def _sampled(self, images: Tensor, part: slice) -> Tensor:
+    def _sample(self, images: Tensor, part: slice) -> Tensor:
         """Sample cutouts ``part`` of images (B, 3, H, W) as (B·n, 3, size, size), without other augmentations."""
         views = []
-        for image, warp, reductions in zip(
-            images.split(1), self.warp.split(self.count), self.reductions.split(self.count)
+        for image, warp, levels in zip(
+            images.split(1), self.warp.split(self.count), self.pooling_levels.split(self.count)
         ):
-            warp, reductions = warp[part], reductions[part]
-            for reduction in reductions.unique_consecutive().tolist():
-                views.append(self._sampled_from(image, warp[reductions == reduction], reduction))
+            warp, levels = warp[part], levels[part]
+            for level in levels.unique_consecutive().tolist():
+                views.append(self._sample_pooled(image, warp[levels == level], level))
         return views[0] if len(views) == 1 else torch.cat(views)
 
-    def _sampled_from(self, image: Tensor, warp: Tensor, reduction: int) -> Tensor:
-        """Sample the cutouts of ``warp`` (n, 3, 3) from an image (1, 3, H, W) after its ``reduction``.
+    def _sample_pooled(self, image: Tensor, warp: Tensor, pooling_level: int) -> Tensor:
+        """Sample the cutouts of ``warp`` (n, 3, 3) from an image (1, 3, H, W) after pooling.
 
         Bilinear sampling aliases where a cutout shrinks the picture, so the picture is average-pooled first, as in a
         mipmap.
         """
-        halvings, averaged = divmod(reduction, 2)
+        halvings, averaged = divmod(pooling_level, 2)
         for _ in range(halvings):
             image = F.avg_pool2d(image, 2)
         grid = warps.grid(_to(warp, image.device), self.size)
@@ -292,4 +310,4 @@ def _to(tensor: Tensor, device: torch.device) -> Tensor:
 
 def cutouts(images: Tensor, count: int, size: int, rng: torch.Generator, **settings) -> Tensor:
     """Return ``count`` cutouts of each image (B, 3, H, W) in [0, 1] as (B·count, 3, size, size)."""
-    return Cutouts(cutouts=count, **settings).sample(images.shape, size, rng).render(images)
+    return CutoutConfig(cutouts=count, **settings).sample(images.shape, size, rng).render(images)

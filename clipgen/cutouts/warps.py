@@ -12,17 +12,17 @@ from torch.nn import functional as F
 CORNERS = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
-def affine(across: Tensor, down: Tensor, mirror: Tensor, angle: Tensor, shear: Tensor, offset: Tensor) -> Tensor:
+def affine(x_side: Tensor, y_side: Tensor, mirror: Tensor, angle: Tensor, shear: Tensor, offset: Tensor) -> Tensor:
     """Return matrices (n, 3, 3) from coordinates in a cutout to those in the picture, both in [-1, 1].
 
-    ``across`` and ``down`` are the cutout's sides as shares of the picture's, ``mirror`` is 1 or -1, angles are in
+    ``x_side`` and ``y_side`` are the cutout's sides as shares of the picture's, ``mirror`` is 1 or -1, angles are in
     degrees, ``offset`` (n, 2) is the cutout's centre.
     """
     radians, slant = angle.deg2rad(), shear.deg2rad().tan()
     cos, sin, zero, one = radians.cos(), radians.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     rows = [
-        [across * cos * mirror, across * (cos * mirror * slant - sin), offset[:, 0]],
-        [down * sin * mirror, down * (sin * mirror * slant + cos), offset[:, 1]],
+        [x_side * cos * mirror, x_side * (cos * mirror * slant - sin), offset[:, 0]],
+        [y_side * sin * mirror, y_side * (sin * mirror * slant + cos), offset[:, 1]],
         [zero, zero, one],
     ]
     return torch.stack([torch.stack(row, 1) for row in rows], 1)
@@ -36,13 +36,13 @@ def perspective(inwards: Tensor) -> Tensor:
     x, y = (CORNERS * (1 - inwards)).unbind(-1)  # in the cutout, of the picture's corner (u, v)
     u, v = CORNERS.expand_as(inwards).unbind(-1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
-    across = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1)
-    down = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1)
-    solved = torch.linalg.solve(torch.cat([across, down], 1), torch.cat([u, v], 1))
+    x_equations = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1)
+    y_equations = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1)
+    solved = torch.linalg.solve(torch.cat([x_equations, y_equations], 1), torch.cat([u, v], 1))
     return torch.cat([solved, torch.ones(len(solved), 1)], 1).view(-1, 3, 3)
 
 
-def reductions(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
+def pooling_levels(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
     """Return how much a picture (H, W) is pooled before each cutout (n,) is sampled, as ``2 * halvings + mean``.
 
     Halvings bring neighbouring pixels of a cutout to less than 3 pixels of the picture apart, in the cutout's centre;
@@ -83,7 +83,7 @@ def wrap(images: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
     return F.pad(images, (1, 1, 1, 1), "circular"), ((grid + 1).remainder(2) - 1) * (sides / (sides + 2))
 
 
-def tint(light: Tensor, contrast: Tensor, colour: Tensor, hue: Tensor) -> Tensor:
+def colour_matrix(light: Tensor, contrast: Tensor, colour: Tensor, hue: Tensor) -> Tensor:
     """Return matrices (n, 3, 4) from (red, green, blue, 1) to new colours.
 
     ``light`` is added; ``contrast`` and ``colour`` (saturation) are factors; ``hue`` rotates about the grey axis, as a

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from clipgen.errors import ClipgenError
-from clipgen.export.protocol import MAX_SETTINGS, Drawing, Film, Shot, Writer
+from clipgen.export.protocol import MAX_SETTINGS, Drawing, Film, TimedFrame, Writer
 from clipgen.images.names import expand_home
 from clipgen.images.sheets import enlarge
 from clipgen.registry import WRITERS
@@ -88,16 +88,16 @@ def export(
     _check_options(writer, suffix, animate, upscale, megabytes)
     try:
         with atomic_write(file) as part:  # a file that cannot be written is noticed before the work
-            shots = _make_shots(frames, scores, durations or [1 / min(fps, writer.max_fps)], 1 / writer.max_fps)
+            timed_frames = _time_frames(frames, scores, durations or [1 / min(fps, writer.max_fps)], 1 / writer.max_fps)
             if not (writer.film or animate):
-                shots = iter(deque(shots, maxlen=1))
-            shots, size = _upscale(shots, upscale, writer, file)
-            film = Film(shots, size, fps, loop and writer.loops)
+                timed_frames = iter(deque(timed_frames, maxlen=1))
+            timed_frames, size = _upscale(timed_frames, upscale, writer, file)
+            film = Film(timed_frames, size, fps, loop and writer.loops)
             write = partial(writer.write, file=part, settings=json.dumps(settings) if settings else "")
             if boomerang or megabytes is not None:
                 _write_within(film, write, part, file.name, hold, boomerang, megabytes or math.inf)
             else:
-                write(replace(film, shots=_hold_last(shots, hold)))
+                write(replace(film, frames=_hold_last(timed_frames, hold)))
     except OSError as error:
         raise ClipgenError(
             f"output={str(file)!r}: {error.strerror or error}; choose a place that can be written and has room"
@@ -118,35 +118,35 @@ def _check_options(
         raise ClipgenError(f"animate=True: is for .svg; {suffix} is {'a film anyway' if writer.film else 'no film'}")
 
 
-def _make_shots(
+def _time_frames(
     frames: Iterable[Any], scores: Iterable[Mapping[str, float]], durations: Sequence[float], shortest: float
-) -> Iterator[Shot]:
+) -> Iterator[TimedFrame]:
     """Yield frames with their seconds, of which the last duration holds for all further ones.
 
     A frame that is shorter than ``shortest`` is merged into the next.
     """
-    seconds, shot = 0.0, None
+    seconds, timed = 0.0, None
     for number, (picture, row) in enumerate(zip(frames, chain(scores, repeat({})))):
         index = max(0, int(row.get("step", number + 1)) - 1)  # steps of a redrawn film are its frames, counted from 1
         seconds += durations[min(index, len(durations) - 1)]
-        shot = Shot(picture, max(seconds, shortest), number, row)
+        timed = TimedFrame(picture, max(seconds, shortest), number, row)
         if seconds >= shortest - 1e-6:
-            yield shot
+            yield timed
             seconds = 0.0
-    if shot is not None and seconds:
-        yield shot
+    if timed is not None and seconds:
+        yield timed
 
 
 def _upscale(
-    shots: Iterator[Shot], upscale: int | str | Path, writer: Writer, file: Path
-) -> tuple[Iterator[Shot], tuple[int, int]]:
-    """Return shots and their size in the file. Raises ClipgenError for none, or for what the format cannot hold."""
+    timed_frames: Iterator[TimedFrame], upscale: int | str | Path, writer: Writer, file: Path
+) -> tuple[Iterator[TimedFrame], tuple[int, int]]:
+    """Return the frames and their size in the file. Raises ClipgenError for none, or more than the format can hold."""
     if isinstance(upscale, str | Path):
         from clipgen.images.upscaler import load_upscaler
 
-        larger, upscale, small = load_upscaler(upscale), 1, shots
-        shots = (shot._replace(picture=larger(shot.picture)) for shot in small)
-    first = next(shots, None)
+        larger, upscale, small = load_upscaler(upscale), 1, timed_frames
+        timed_frames = (timed._replace(picture=larger(timed.picture)) for timed in small)
+    first = next(timed_frames, None)
     if first is None:
         raise ClipgenError(f"output={str(file)!r}: this run has no frames yet; let it make at least one")
     if isinstance(first.picture, Drawing) != writer.vectors:
@@ -158,7 +158,7 @@ def _upscale(
             f"output={str(file)!r}: {size[0]}x{size[1]} pixels are more than the {writer.max_side} of a side that "
             f"{file.suffix.lower()} can hold; choose .png, or a smaller picture"
         )
-    return chain([first], shots), size
+    return chain([first], timed_frames), size
 
 
 def _write_within(
@@ -171,21 +171,21 @@ def _write_within(
     megabytes: float,
 ) -> None:
     """Write a film with fewer, and then smaller frames until it has at most so many megabytes."""
-    shots, back, fewest = list(film.shots), slice(0), MIN_FRAMES
+    timed_frames, back, fewest = list(film.frames), slice(0), MIN_FRAMES
     if boomerang:  # a loop shows the first frame again by itself
         back, fewest = slice(-2, 0 if film.loop else None, -1), MIN_FRAMES // 2 + 1
-    count, size = len(shots), film.size
+    count, size = len(timed_frames), film.size
     while True:
-        thinned = _thin_out(shots, count)
-        write(replace(film, shots=[*_hold_last(thinned, hold), *thinned[back]], size=size))
+        thinned = _thin_out(timed_frames, count)
+        write(replace(film, frames=[*_hold_last(thinned, hold), *thinned[back]], size=size))
         written = part.stat().st_size / 1e6
-        share = min(0.9, 0.97 * megabytes / written)
+        ratio = min(0.9, 0.97 * megabytes / written)
         if written <= megabytes:
             return
         if count > fewest:
-            count = max(fewest, int(count * share))
+            count = max(fewest, int(count * ratio))
         elif min(size) > MIN_SIDE:
-            factor = max(MIN_SIDE / min(size), math.sqrt(share))
+            factor = max(MIN_SIDE / min(size), math.sqrt(ratio))
             size = round(size[0] * factor), round(size[1] * factor)
         else:
             frames = f"{count} frame{'s' * (count > 1)} of {size[0]}x{size[1]} pixels"
@@ -210,23 +210,23 @@ def _find_rate(durations: Sequence[float]) -> float:
     return min(MAX_FPS, 1000 / tick * math.ceil(tick / 100))
 
 
-def _hold_last(shots: Iterable[Shot], hold: float) -> Iterator[Shot]:
-    """Yield the shots, the last one for at least ``hold`` seconds."""
+def _hold_last(timed_frames: Iterable[TimedFrame], hold: float) -> Iterator[TimedFrame]:
+    """Yield the frames, the last one for at least ``hold`` seconds."""
     last = None
-    for shot in shots:
+    for timed in timed_frames:
         if last is not None:
             yield last
-        last = shot
+        last = timed
     if last is not None:
         yield last._replace(seconds=max(last.seconds, hold))
 
 
-def _thin_out(shots: Sequence[Shot], count: int) -> list[Shot]:
-    """Return ``count`` of the shots, evenly spaced, each shown until the next."""
-    begins = [round(i * (len(shots) - 1) / max(1, count - 1)) for i in range(count)]
+def _thin_out(timed_frames: Sequence[TimedFrame], count: int) -> list[TimedFrame]:
+    """Return ``count`` of the frames, evenly spaced, each shown until the next."""
+    begins = [round(i * (len(timed_frames) - 1) / max(1, count - 1)) for i in range(count)]
     thinned = []
-    for begin, end in pairwise([*begins, len(shots)]):
-        thinned.append(shots[begin]._replace(seconds=sum(shot.seconds for shot in shots[begin:end])))
+    for begin, end in pairwise([*begins, len(timed_frames)]):
+        thinned.append(timed_frames[begin]._replace(seconds=sum(timed.seconds for timed in timed_frames[begin:end])))
     return thinned
 
 

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipgen.export.protocol import Film, Shot, Writer
+from clipgen.export.protocol import Film, TimedFrame, Writer
 
 
 class Gif(Writer):
     max_fps = 50  # browsers slow a frame of less than 1/50 s down to a tenth of a second
 
     def write(self, film: Film, file: Path, settings: str) -> None:
-        shots, ticks = zip(*film.ticks(100))
-        palette = _make_palette(shots)
-        first, *others = _quantize((film.resize(shot.picture) for shot in shots), palette)
+        frames, ticks = zip(*film.ticks(100))
+        palette = _make_palette(frames)
+        first, *others = _quantize((film.resize(frame.picture) for frame in frames), palette)
         options: dict[str, Any] = {"loop": 0} if film.loop else {}
         if settings:
             options["comment"] = settings.encode()
@@ -48,13 +48,13 @@ def _quantize(pictures: Iterable[Image.Image], palette: Image.Image) -> Iterator
         previous = picture, quantized
 
 
-def _make_palette(shots: Sequence[Shot]) -> Image.Image:
+def _make_palette(frames: Sequence[TimedFrame]) -> Image.Image:
     """Return one palette for all frames, or colours would flicker.
 
     Each frame counts by its seconds, a held one at most half as much as all the others.
     """
-    shortest, most = min(shot.seconds for shot in shots), max(1, len(shots) // 2)
-    sample = [shot.picture for shot in shots for _ in range(min(most, round(shot.seconds / shortest)))]
+    shortest, most = min(frame.seconds for frame in frames), max(1, len(frames) // 2)
+    sample = [frame.picture for frame in frames for _ in range(min(most, round(frame.seconds / shortest)))]
     side = max(8, math.isqrt(2**19 // len(sample)))
     column = Image.new("RGB", (side, side * len(sample)))
     for i, picture in enumerate(sample):

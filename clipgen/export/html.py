@@ -25,7 +25,7 @@ from clipgen.export.protocol import MAX_SETTINGS, Film, Writer
 
 PAGE, CSS, JS = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
 _SETTINGS = re.compile(r'<script type="application/json" id="clipgen">(.*?)</script>', re.DOTALL)
-WIDTH, HEIGHT, EDGE = 600, 130, 10  # of the curve, in its own units
+WIDTH, HEIGHT, MARGIN = 600, 130, 10  # of the curve, in its own units
 MIN_FALL = 0.05  # of the judge's whole range, in a disagreement
 
 
@@ -34,10 +34,10 @@ class Html(Writer):
 
     def write(self, film: Film, file: Path, settings: str) -> None:
         pictures, rows, order = {}, {}, []  # each frame once, by its number
-        for shot, milliseconds in film.ticks(1000):
-            order.append((shot.number, milliseconds))
-            if shot.number not in pictures:
-                pictures[shot.number], rows[shot.number] = data_url(film.resize(shot.picture)), shot.scores
+        for frame, milliseconds in film.ticks(1000):
+            order.append((frame.number, milliseconds))
+            if frame.number not in pictures:
+                pictures[frame.number], rows[frame.number] = data_url(film.resize(frame.picture)), frame.scores
         indices = {number: index for index, number in enumerate(pictures)}
         labels = {number: _label(number, row) for number, row in rows.items()}
         (points, curve), last = _curve(rows, labels), max(rows)
@@ -93,10 +93,10 @@ def _label(number: int, row: Mapping[str, float]) -> str:
 
 
 def _scale(values: Sequence[float], size: int) -> list[float]:
-    """Return values as lengths from ``EDGE`` to ``size - EDGE``."""
+    """Return values as lengths from ``MARGIN`` to ``size - MARGIN``."""
     low, high = min(values), max(values)
-    factor = (size - 2 * EDGE) / (high - low or 1)
-    return [EDGE + factor * (value - low) for value in values]
+    factor = (size - 2 * MARGIN) / (high - low or 1)
+    return [MARGIN + factor * (value - low) for value in values]
 
 
 def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -> tuple[dict[int, str], str]:
@@ -116,7 +116,7 @@ def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -
     caption = f"CLIP score {min(scores):.3f} to {max(scores):.3f}"
     figure = f"""<figure>
 <svg id="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{caption}, from {first} to {last}">
-{judge}<polygon points="{EDGE},{HEIGHT} {line} {WIDTH - EDGE},{HEIGHT}"/>
+{judge}<polygon points="{MARGIN},{HEIGHT} {line} {WIDTH - MARGIN},{HEIGHT}"/>
 <polyline points="{line}"/>
 <g id="mark" transform="translate({xs[-1]:.1f} 0)"><line y2="{HEIGHT}"/><circle cy="{ys[-1]:.1f}" r="8"/></g>
 </svg>

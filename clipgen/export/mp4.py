@@ -45,8 +45,8 @@ class Mp4(Writer):
             with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors, start_new_session=True) as ffmpeg:
                 try:
                     with suppress(BrokenPipeError), cast(IO[bytes], ffmpeg.stdin) as pipe:  # ffmpeg says why
-                        for shot, ticks in film.ticks(film.fps):
-                            data = film.resize(shot.picture).tobytes()
+                        for frame, ticks in film.ticks(film.fps):
+                            data = film.resize(frame.picture).tobytes()
                             for _ in range(ticks):
                                 pipe.write(data)
                 except BaseException:

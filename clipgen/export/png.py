@@ -18,10 +18,10 @@ class Png(Writer):
         chunks = PngInfo()
         if settings:
             chunks.add_itxt("clipgen", settings)
-        (shot,) = film.shots
-        if shot.scores:
-            chunks.add_itxt("clipgen scores", json.dumps(dict(shot.scores)))
-        film.resize(shot.picture).save(file, pnginfo=chunks)
+        (frame,) = film.frames
+        if frame.scores:
+            chunks.add_itxt("clipgen scores", json.dumps(dict(frame.scores)))
+        film.resize(frame.picture).save(file, pnginfo=chunks)
 
     def read_settings(self, file: Path) -> str | None:
         with Image.open(file, formats=["PNG"]) as image:

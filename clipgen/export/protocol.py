@@ -35,7 +35,7 @@ class Drawing:
     marks: tuple[Mark, ...]
 
 
-class Shot(NamedTuple):
+class TimedFrame(NamedTuple):
     """A frame with its duration."""
 
     picture: Any  # a PIL image; for a writer of vectors a ``Drawing``
@@ -48,21 +48,21 @@ class Shot(NamedTuple):
 class Film:
     """Shots in the order in which they are shown."""
 
-    shots: Iterable[Shot]
+    frames: Iterable[TimedFrame]
     size: tuple[int, int]  # (width, height) in the file
-    fps: float  # the rate that was set; the seconds of the shots are what counts
+    fps: float  # the rate that was set; the seconds of the frames are what counts
     loop: bool
 
     def resize(self, picture: Image.Image) -> Image.Image:
         """Return a picture in RGB and in the film's size."""
         return picture.convert("RGB").resize(self.size, Image.Resampling.LANCZOS)
 
-    def ticks(self, rate: float) -> Iterator[tuple[Shot, int]]:
-        """Yield each shot with its duration in whole ticks of 1 / ``rate`` s; rounding errors are carried over."""
+    def ticks(self, rate: float) -> Iterator[tuple[TimedFrame, int]]:
+        """Yield each frame with its duration in whole ticks of 1 / ``rate`` s; rounding errors are carried over."""
         time, total = 0.0, 0
-        for shot in self.shots:
-            time += shot.seconds
-            yield shot, round(time * rate) - total
+        for frame in self.frames:
+            time += frame.seconds
+            yield frame, round(time * rate) - total
             total = round(time * rate)
 
 
@@ -76,7 +76,7 @@ class Writer:
     max_side: int = 65_535  # pixels that the format can hold
 
     def write(self, film: Film, file: Path, settings: str) -> None:
-        """Write a film of at least one shot, with its settings as JSON ("" for none).
+        """Write a film of at least one frame, with its settings as JSON ("" for none).
 
         Raises:
             OSError: The file cannot be written.

@@ -23,10 +23,10 @@ class Svg(Writer):
     vectors = True
 
     def write(self, film: Film, file: Path, settings: str) -> None:
-        shots = list(film.shots)
-        drawings: list[Drawing] = [shot.picture for shot in shots]
-        total = sum(shot.seconds for shot in shots)
-        times = [sum(shot.seconds for shot in shots[:i]) / total for i in range(len(shots))]
+        frames = list(film.frames)
+        drawings: list[Drawing] = [frame.picture for frame in frames]
+        total = sum(frame.seconds for frame in frames)
+        times = [sum(frame.seconds for frame in frames[:i]) / total for i in range(len(frames))]
         timing = f'dur="{total:.3f}s" ' + ('repeatCount="indefinite"' if film.loop else 'fill="freeze"')
         width, height = drawings[-1].size
         lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">']

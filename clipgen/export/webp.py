@@ -14,8 +14,8 @@ class WebP(Writer):
     max_side = 16_383
 
     def write(self, film: Film, file: Path, settings: str) -> None:
-        shots, milliseconds = zip(*film.ticks(1000))
-        first, *others = [film.resize(shot.picture) for shot in shots]
+        frames, milliseconds = zip(*film.ticks(1000))
+        first, *others = [film.resize(frame.picture) for frame in frames]
         options: dict[str, Any] = {"duration": list(milliseconds), "loop": int(not film.loop)}
         if settings:
             options["exif"] = exif = Image.Exif()

@@ -41,16 +41,16 @@ class Adam:
         if not self.state:
             self.state = {"step": torch.zeros(()), **{name: torch.zeros_like(self.latent) for name in MOMENTS}}
         step = self.state["step"].item() + 1
-        latent, mean, square = self.latent, self.state["exp_avg"], self.state["exp_avg_sq"]
-        spread = torch.empty_like(square)  # allocated before anything moves: memory may be short
+        latent, exp_avg, exp_avg_sq = self.latent, self.state["exp_avg"], self.state["exp_avg_sq"]
+        denom = torch.empty_like(exp_avg_sq)  # allocated before anything moves: memory may be short
         if self.decoupled:
             latent.mul_(1 - lr * decay)
         elif decay:
             gradient = gradient.add(latent, alpha=decay)
-        mean.lerp_(gradient, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        torch.sqrt(square, out=spread).div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
-        latent.addcdiv_(mean, spread, value=-lr / (1 - beta1**step))
+        exp_avg.lerp_(gradient, 1 - beta1)
+        exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        torch.sqrt(exp_avg_sq, out=denom).div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
+        latent.addcdiv_(exp_avg, denom, value=-lr / (1 - beta1**step))
         self.state["step"] += 1
 
     def state_dict(self) -> dict[str, Any]:

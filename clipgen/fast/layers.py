@@ -63,14 +63,15 @@ class _ReLU(torch.autograd.Function):
         return positive.to(bits).mul_(gradient.view(bits)).view(gradient.dtype)
 
 
-class ByteReLU(nn.ReLU):
+class MaskReLU(nn.ReLU):
     """A ReLU that saves a boolean mask for the backward pass instead of its output."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _ReLU.apply(x) if x.requires_grad else x.relu()
 
 
-FEW = 8  # channels per group, up to which torch's backward pass on a CPU in bf16 takes at least twice as long
+# Up to it torch's backward pass on a CPU in bf16 takes at least twice as long.
+MAX_CHANNELS_PER_GROUP = 8
 
 
 class _NormSiLU(torch.autograd.Function):
@@ -98,7 +99,7 @@ class _NormSiLU(torch.autograd.Function):
         factor = per_channel(scale) * weight
         normed = torch.addcmul(per_pixel(bias - per_channel(mean) * factor), x, per_pixel(factor))
         gradient = torch.ops.aten.silu_backward(gradient, normed).contiguous(memory_format=_layout(x))
-        if size > FEW or x.dtype != torch.bfloat16:
+        if size > MAX_CHANNELS_PER_GROUP or x.dtype != torch.bfloat16:
             shape = batch, channels, pixels, groups, [True, False, False]
             return torch.ops.aten.native_group_norm_backward(gradient, x, mean, scale, weight, *shape)[0], *[None] * 4
 
@@ -178,7 +179,7 @@ def _improve_conv(layer: nn.Conv2d, device: torch.device) -> None:
 
 def _improve_relu(layer: nn.ReLU, device: torch.device) -> None:
     if not layer.inplace:
-        layer.__class__ = ByteReLU
+        layer.__class__ = MaskReLU
 
 
 def _improve_norm(layer: nn.GroupNorm, device: torch.device) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipgen.device import card_memory, pick
+from clipgen.device import gpu_memory, pick
 from clipgen.errors import ClipgenError
 from clipgen.precision import share_weights
 from clipgen.registry import RELAXATIONS
@@ -74,7 +74,7 @@ class Generator:
         """Return ``latent - encode(image(latent))``, such as the quantization error; zeros if there is none."""
         return torch.zeros_like(latent)
 
-    def transform(self, latents: Tensor, origin: Tensor, rng: torch.Generator) -> Tensor:
+    def transform(self, latents: Tensor, inverse_affine: Tensor, rng: torch.Generator) -> Tensor:
         """Return the latents of drawings as a camera sees them after its move, see ``clipgen.generators.vectors``."""
         raise NotImplementedError
 
@@ -99,11 +99,11 @@ class Generator:
 
 def wrap_edges(generator: Generator) -> Generator:
     """Return a generator with the same weights whose decoder pads with the opposite edge: its images tile."""
-    twin = share_weights(generator)
-    for module in twin.net.decoder.modules() if twin.net is not None else ():
+    tiling = share_weights(generator)
+    for module in tiling.net.decoder.modules() if tiling.net is not None else ():
         if isinstance(module, nn.Conv2d):
             module.padding_mode = "circular"
-    return twin
+    return tiling
 
 
 class _Clamp(torch.autograd.Function):
@@ -134,12 +134,12 @@ class Entry:
     licence: str = "MIT"
     native_size: int = 256  # width and height in pixels that suit it best
     stride: int = 16  # height and width of an image are multiples of it
-    codes: int = 0  # size of the codebook; 0: its latent is continuous
+    codebook_size: int = 0  # 0: its latent is continuous
     has_logits: bool = False  # whether its encoder gives a logit for each code
     overflows_fp16: bool = False  # whether it computes in fp32 where fp16 is asked for
     tileable: bool = True  # whether its images can repeat without a seam
     defaults: Mapping[str, Any] = field(default_factory=dict)  # settings that suit it
-    notebook_size: bool = False  # whether a GPU gets the size and steps of the notebooks of 2021
+    uses_notebook_defaults: bool = False  # whether a GPU gets the size and steps of the notebooks of 2021
     settled: float = 0.0  # default of the setting ``settled`` when ``steps`` is not given
 
     @property
@@ -153,14 +153,14 @@ class Entry:
 
     def defaults_on(self, device: str) -> Mapping[str, Any]:
         """Return the settings that suit it on a device, ``auto`` or a name of torch's."""
-        on_card = self.notebook_size and pick(device).type != "cpu"
-        return {**self.defaults, "steps": NOTEBOOK_STEPS} if on_card else self.defaults
+        on_gpu = self.uses_notebook_defaults and pick(device).type != "cpu"
+        return {**self.defaults, "steps": NOTEBOOK_STEPS} if on_gpu else self.defaults
 
     def native_size_on(self, device: torch.device) -> int:
         """Return the default width and height on a device: on a card what its memory has room for."""
-        if not self.notebook_size or device.type == "cpu":
+        if not self.uses_notebook_defaults or device.type == "cpu":
             return self.native_size
-        return 512 if card_memory(device) >= 12e9 else 384
+        return 512 if gpu_memory(device) >= 12e9 else 384
 
     def check(self, name: str, relax: str, size: tuple[int, int]) -> None:
         """Raise ClipgenError for a (width, height) or a relaxation that it cannot have."""
@@ -168,9 +168,10 @@ class Entry:
         kind, numbers = parse_relaxation(relax)
         if kind in ("gumbel", "sample") and not self.has_logits:
             raise ClipgenError(f"relax={kind!r}: {name} has no token logits; use relax='straight-through'")
-        if self.codes % numbers.get("groups", 1):
+        if self.codebook_size % numbers.get("groups", 1):
             raise ClipgenError(
-                f"relax={relax!r}: {name} has {self.codes} tokens, which cannot be divided into that many groups; use 2"
+                f"relax={relax!r}: {name} has {self.codebook_size} tokens, which cannot be divided into that many "
+                "groups; use 2"
             )
 
 

@@ -77,7 +77,7 @@ def _vqgan(config: dict[str, Any], loader: str = "load", **facts: Any) -> Entry:
         f"clipgen.generators.vqgan:{loader}",
         config=config,
         stride=2 ** (len(config["ch_mult"]) - 1),
-        codes=config["n_embed"],
+        codebook_size=config["n_embed"],
         has_logits=config.get("gumbel", False),
         **{"defaults": _VQGAN} | facts,
     )
@@ -88,7 +88,7 @@ def _taming(name: str, config: dict[str, Any], megabytes: float, *sources: str, 
     if name in _SHA256:
         sources = tuple(f"{source}#sha256={_SHA256[name]}" for source in sources)
     remote = Remote(f"{name}/last.ckpt", sources, megabytes, bulky=bulky)
-    return _vqgan(config, files=(remote,), notebook_size=True, **facts)
+    return _vqgan(config, files=(remote,), uses_notebook_defaults=True, **facts)
 
 
 def _llamagen(file: str, repo: str, config: dict[str, Any]) -> Entry:
@@ -158,10 +158,10 @@ GENERATORS: dict[str, Entry] = {
         ),
         licence="modified MIT",
         stride=8,
-        codes=8192,
+        codebook_size=8192,
         has_logits=True,
         defaults=_DVAE,
-        notebook_size=True,
+        uses_notebook_defaults=True,
     ),
     "vqgan_imagenet_f16_1024": _taming(
         "vqgan_imagenet_f16_1024",
@@ -290,7 +290,7 @@ def load_generator(
     device, (kind, numbers) = torch.device(device), parse_relaxation(relax)
     precision = devices.precision(device, precision)
     generator = resolve_name(entry.loader)(name, entry, device)
-    if entry.codes:
+    if entry.codebook_size:
         generator = RELAXATIONS[kind](name, generator.net, generator.native_size, **numbers)
     generator.set_precision("fp32" if entry.overflows_fp16 and precision == "fp16" else precision)
     return generator

@@ -19,10 +19,10 @@ from clipgen.storage import remote, weights
 EPSILON = 0.1  # how far the logit-Laplace distribution keeps pixels from 0 and 1
 
 
-def conv(inner: int, outer: int, size: int) -> nn.Conv2d:
+def conv(in_channels: int, out_channels: int, size: int) -> nn.Conv2d:
     """Return a "same" convolution, initialised as OpenAI's."""
-    layer = nn.Conv2d(inner, outer, size, padding=size // 2)
-    nn.init.normal_(layer.weight, std=(inner * size * size) ** -0.5)
+    layer = nn.Conv2d(in_channels, out_channels, size, padding=size // 2)
+    nn.init.normal_(layer.weight, std=(in_channels * size * size) ** -0.5)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
 
@@ -33,23 +33,25 @@ class ResBlock(CheckpointedBlock):
     # OpenAI's nets enlarge the image before the block. Doing so behind the 1x1 convolutions takes a quarter of the work
     # and of the memory, for the same numbers.
 
-    def __init__(self, inner: int, outer: int, sizes: tuple[int, int, int, int], gain: float, upsample: bool):
+    def __init__(
+        self, in_channels: int, out_channels: int, sizes: tuple[int, int, int, int], gain: float, upsample: bool
+    ):
         super().__init__()
-        hidden = outer // 4
+        hidden = out_channels // 4
         self.gain = gain
         self.resample = nn.Upsample(scale_factor=2) if upsample else nn.Identity()
-        self.id_path = conv(inner, outer, 1) if inner != outer else nn.Identity()
+        self.id_path = conv(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
         self.res_path = nn.Sequential(
             OrderedDict(
                 relu_1=nn.ReLU(),
-                conv_1=conv(inner, hidden, sizes[0]),
+                conv_1=conv(in_channels, hidden, sizes[0]),
                 resample=self.resample,
                 relu_2=nn.ReLU(),
                 conv_2=conv(hidden, hidden, sizes[1]),
                 relu_3=nn.ReLU(),
                 conv_3=conv(hidden, hidden, sizes[2]),
                 relu_4=nn.ReLU(),
-                conv_4=conv(hidden, outer, sizes[3]),
+                conv_4=conv(hidden, out_channels, sizes[3]),
             )
         )
 
@@ -58,21 +60,23 @@ class ResBlock(CheckpointedBlock):
 
 
 class Blocks(nn.Module):
-    """The encoder or the decoder: a convolution of kernel size ``size``, four groups of blocks, a 1x1 convolution."""
+    """The encoder or the decoder: a convolution of size ``kernel_size``, four groups of blocks, a 1x1 convolution."""
 
-    def __init__(self, inner: int, size: int, widths: list[int], outer: int, blocks: int, decodes: bool):
+    def __init__(
+        self, in_channels: int, kernel_size: int, widths: list[int], out_channels: int, num_blocks: int, decodes: bool
+    ):
         super().__init__()
-        sizes, gain = (1, 3, 3, 3) if decodes else (3, 3, 3, 1), 1 / (4 * blocks) ** 2
-        layers: OrderedDict[str, nn.Module] = OrderedDict(input=conv(inner, widths[0], size))
+        sizes, gain = (1, 3, 3, 3) if decodes else (3, 3, 3, 1), 1 / (4 * num_blocks) ** 2
+        layers: OrderedDict[str, nn.Module] = OrderedDict(input=conv(in_channels, widths[0], kernel_size))
         for g in range(4):
             group: OrderedDict[str, nn.Module] = OrderedDict()
-            for i in range(blocks):
+            for i in range(num_blocks):
                 width = widths[g if i == 0 else g + 1]
                 group[f"block_{i + 1}"] = ResBlock(width, widths[g + 1], sizes, gain, decodes and g > 0 and i == 0)
             if g < 3 and not decodes:
                 group["pool"] = nn.MaxPool2d(2)
             layers[f"group_{g + 1}"] = nn.Sequential(group)
-        layers["output"] = nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=conv(widths[-1], outer, 1)))
+        layers["output"] = nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=conv(widths[-1], out_channels, 1)))
         self.blocks = nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:

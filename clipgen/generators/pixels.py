@@ -11,7 +11,7 @@ from torch import Tensor
 from clipgen.generators.base import Entry, Generator, Randomness
 
 GROUND = 0.83  # the grey that images start on: as light as paper, and still easy to darken
-EDGE = 1 / 512  # pure black and white lie at infinity: half an 8-bit level before them is near enough
+EPSILON = 1 / 512  # pure black and white lie at infinity: half an 8-bit level before them is near enough
 
 
 class Pixels(Generator):
@@ -42,8 +42,8 @@ class Pixels(Generator):
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """Return the latent of (B, 3, H, W) of any size, exact but for colours purer than ``EDGE``."""
-        return self.from_logits(image.clamp(EDGE, 1 - EDGE).logit())
+        """Return the latent of (B, 3, H, W) of any size, exact but for colours purer than ``EPSILON``."""
+        return self.from_logits(image.clamp(EPSILON, 1 - EPSILON).logit())
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         return self.to_logits(latent).sigmoid()

@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 TILE = 8  # pixels of a side
 WORK = 2**20  # numbers at once: pixels times the segments of all marks near them
-EDGE = 0.16  # scale of an edge's sigmoid, in pixels: its slope has the standard deviation of a pixel-wide box
+EDGE_SCALE = 0.16  # scale of an edge's sigmoid, in pixels: its slope has the standard deviation of a pixel-wide box
 FAINTEST = -16.0  # below it the sigmoid gives only denormal numbers, which processors are slow with
-REACH = 6 * EDGE  # beyond it a mark covers less than half an 8-bit level
+REACH = 6 * EDGE_SCALE  # beyond it a mark covers less than half an 8-bit level
 
 
 class Marks(NamedTuple):
@@ -88,7 +88,9 @@ def _paint(
     local = lines - corners.repeat_interleave(most, 0)  # small numbers are exact
     depth = _depth(pixels, local, radius, filled)
     colour, opacity = paint.unflatten(0, index.shape).split([3, 1], -1)
-    cover = (depth / EDGE).clamp(min=FAINTEST).sigmoid().unflatten(0, index.shape) * (opacity * present[..., None])
+    cover = (depth / EDGE_SCALE).clamp(min=FAINTEST).sigmoid().unflatten(0, index.shape) * (
+        opacity * present[..., None]
+    )
     visible, remaining = [], torch.ones_like(cover[:, 0])
     for mark in reversed(cover.unbind(1)):  # from the top down
         visible.append(remaining * mark)
@@ -103,16 +105,16 @@ def _depth(points: Tensor, lines: Tensor, radius: Tensor, filled: bool) -> Tenso
         begin, along = lines[:, :-1], lines.diff(dim=1)
         length = along.square().sum(-1)[:, None].clamp(min=1e-12)
         ahead = torch.baddbmm(-(begin * along).sum(-1)[:, None], points, along.mT)  # (p - a)·e, for every segment
-        share = (ahead / length).clamp_(0, 1)
+        fraction = (ahead / length).clamp_(0, 1)
         away = torch.baddbmm(begin.square().sum(-1)[:, None], points, begin.mT, alpha=-2)  # |p - a|², less |p|²
-        segment = (away - 2 * share * ahead + share.square() * length).argmin(-1, keepdim=True)
-        share = share.gather(-1, segment)
+        segment = (away - 2 * fraction * ahead + fraction.square() * length).argmin(-1, keepdim=True)
+        fraction = fraction.gather(-1, segment)
         if filled:
             across = torch.stack([-along[..., 1], along[..., 0]], -1)
             side = torch.baddbmm(-(begin * across).sum(-1)[:, None], points, across.mT)
             sign = ((side.amin(-1) > 0) | (side.amax(-1) < 0)).to(lines) * 2 - 1
         else:
-            sign = -torch.ones_like(share[..., 0])
+            sign = -torch.ones_like(fraction[..., 0])
     segment = segment.expand(-1, -1, 2)
-    nearest = lines.gather(1, segment).lerp(lines.gather(1, segment + 1), share.expand(-1, -1, 2))
+    nearest = lines.gather(1, segment).lerp(lines.gather(1, segment + 1), fraction.expand(-1, -1, 2))
     return radius[:, None] + sign * ((points - nearest).square().sum(-1) + 1e-12).sqrt()

@@ -21,8 +21,8 @@ def outline(corners: int) -> Tensor:
     """Return a regular polygon (SEGMENTS + 1, 2) in the unit circle, evenly along its edges, closed."""
     angle = 2 * math.pi * (torch.arange(corners + 1) + 0.5) / corners
     points = torch.stack([angle.sin(), angle.cos()], 1)
-    share = torch.arange(SEGMENTS // corners)[:, None] / (SEGMENTS // corners)
-    edges = torch.cat([begin.lerp(end, share) for begin, end in pairwise(points)])
+    fraction = torch.arange(SEGMENTS // corners)[:, None] / (SEGMENTS // corners)
+    edges = torch.cat([begin.lerp(end, fraction) for begin, end in pairwise(points)])
     return torch.cat([edges, points[-1:]])
 
 

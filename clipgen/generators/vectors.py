@@ -98,11 +98,11 @@ class Vectors(Generator):
 
     # --- of drawings alone ----------------------------------------------------------------------------
 
-    def transform(self, latents: Tensor, origin: Tensor, rng: torch.Generator) -> Tensor:
-        """Return latents as a camera sees them after its move; ``origin`` is that of ``Camera.origin``."""
+    def transform(self, latents: Tensor, inverse_affine: Tensor, rng: torch.Generator) -> Tensor:
+        """Return latents as a camera sees them after a move with this ``Camera.inverse_affine``."""
         size, coordinates = sheet_size(latents), 2 * self.corners
-        rows, rotation = latents[:, self.header :].clone(), origin[:, :2].to(latents)
-        points = rows[..., :coordinates].unflatten(-1, (-1, 2)) - origin[:, 2].to(latents)
+        rows, rotation = latents[:, self.header :].clone(), inverse_affine[:, :2].to(latents)
+        points = rows[..., :coordinates].unflatten(-1, (-1, 2)) - inverse_affine[:, 2].to(latents)
         rows[..., :coordinates] = (points @ rotation.inverse().T).flatten(-2)
         rows[..., self.lengths] /= rotation.det().sqrt()
         fresh = self.random_rows(size, rng).to(rows)

@@ -38,11 +38,11 @@ def norm_silu(channels: int, kind: str) -> nn.Module:
 
 
 class ResnetBlock(CheckpointedBlock):
-    def __init__(self, inner: int, outer: int, kind: str):
+    def __init__(self, in_channels: int, out_channels: int, kind: str):
         super().__init__()
-        self.norm1, self.conv1 = norm_silu(inner, kind), nn.Conv2d(inner, outer, 3, padding=1)
-        self.norm2, self.conv2 = norm_silu(outer, kind), nn.Conv2d(outer, outer, 3, padding=1)
-        self.nin_shortcut = nn.Conv2d(inner, outer, 1) if inner != outer else nn.Identity()
+        self.norm1, self.conv1 = norm_silu(in_channels, kind), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2, self.conv2 = norm_silu(out_channels, kind), nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.nin_shortcut(x) + self.conv2(self.norm2(self.conv1(self.norm1(x))))
@@ -90,13 +90,22 @@ class Level(nn.Module):
     """Residual blocks at one resolution, each with attention if there is any, then a resampling."""
 
     def __init__(
-        self, inner: int, outer: int, blocks: int, attention: bool, kind: str, up: bool = False, down: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        attention: bool,
+        kind: str,
+        up: bool = False,
+        down: bool = False,
     ):
         super().__init__()
-        self.block = nn.ModuleList(ResnetBlock(inner if i == 0 else outer, outer, kind) for i in range(blocks))
-        self.attn = nn.ModuleList(AttnBlock(outer, kind) for _ in range(blocks if attention else 0))
-        self.upsample = Resample(outer, True) if up else nn.Identity()
-        self.downsample = Resample(outer, False) if down else nn.Identity()
+        self.block = nn.ModuleList(
+            ResnetBlock(in_channels if i == 0 else out_channels, out_channels, kind) for i in range(num_blocks)
+        )
+        self.attn = nn.ModuleList(AttnBlock(out_channels, kind) for _ in range(num_blocks if attention else 0))
+        self.upsample = Resample(out_channels, True) if up else nn.Identity()
+        self.downsample = Resample(out_channels, False) if down else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.block):
@@ -110,17 +119,24 @@ class Encoder(nn.Module):
     """Pixels to features. ``widths``: channels of each level, finest first; ``attention``: which levels have it."""
 
     def __init__(
-        self, pixels: int, widths: Sequence[int], features: int, blocks: int, attention: Sequence[bool], kind: str
+        self,
+        in_channels: int,
+        widths: Sequence[int],
+        out_channels: int,
+        num_blocks: int,
+        attention: Sequence[bool],
+        kind: str,
     ):
         super().__init__()
-        self.conv_in = nn.Conv2d(pixels, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         last = len(attention) - 1
         self.down = nn.ModuleList(
-            Level(widths[i], widths[i + 1], blocks, attends, kind, down=i < last) for i, attends in enumerate(attention)
+            Level(widths[i], widths[i + 1], num_blocks, attends, kind, down=i < last)
+            for i, attends in enumerate(attention)
         )
         self.mid = Mid(widths[-1], kind)
         self.norm_out = norm_silu(widths[-1], kind)
-        self.conv_out = nn.Conv2d(widths[-1], features, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -133,16 +149,22 @@ class Decoder(nn.Module):
     """Features to pixels; arguments as of ``Encoder``."""
 
     def __init__(
-        self, features: int, widths: Sequence[int], pixels: int, blocks: int, attention: Sequence[bool], kind: str
+        self,
+        in_channels: int,
+        widths: Sequence[int],
+        out_channels: int,
+        num_blocks: int,
+        attention: Sequence[bool],
+        kind: str,
     ):
         super().__init__()
-        self.conv_in = nn.Conv2d(features, widths[-1], 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels, widths[-1], 3, padding=1)
         self.mid = Mid(widths[-1], kind)
         self.up = nn.ModuleList(
-            Level(widths[i + 1], widths[i], blocks, attends, kind, up=i > 0) for i, attends in enumerate(attention)
+            Level(widths[i + 1], widths[i], num_blocks, attends, kind, up=i > 0) for i, attends in enumerate(attention)
         )
         self.norm_out = norm_silu(widths[0], kind)
-        self.conv_out = nn.Conv2d(widths[0], pixels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.conv_in(x))

@@ -57,7 +57,7 @@ class Camera:
                 now[name] = now[name] * value if name == "zoom" else now[name] + value
         return now
 
-    def origin(self, step: int, size: tuple[int, int]) -> Tensor:
+    def inverse_affine(self, step: int, size: tuple[int, int]) -> Tensor:
         """Return the affine matrix (2, 3) from output to input coordinates in [-1, 1], as for ``F.affine_grid``."""
         now, ratio = self.at(step), size[0] / size[1]
         angle = math.radians(now["angle"])
@@ -67,7 +67,7 @@ class Camera:
     def move(self, images: Tensor, step: int) -> Tensor:
         """Return images (B, 3, H, W) as the camera sees them after its move, mirrored beyond their edges."""
         b, _, height, width = images.shape
-        theta = self.origin(step, (height, width)).expand(b, 2, 3).to(images)
+        theta = self.inverse_affine(step, (height, width)).expand(b, 2, 3).to(images)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
         return images.clamp(0, 1)

@@ -42,22 +42,20 @@ def _is_public(address: str) -> bool:
     return unicast and all(_is_public(str(one)) for one in embedded if one)
 
 
-class _Guard(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+class _PublicOnlyHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
     """Connects to public addresses only, until ``end``: a socket's own timeout restarts with every byte."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ended, self.twins = (
-            False,
-            list[socket.socket](),
-        )  # duplicates of the sockets, because TLS detaches the originals
+        self.ended = False
+        self.duplicates = list[socket.socket]()  # of the sockets, because TLS detaches the originals
 
     def end(self) -> None:
         """End all connections, now and from now on."""
         self.ended = True
-        for twin in self.twins:
+        for duplicate in self.duplicates:
             with suppress(OSError):
-                twin.shutdown(socket.SHUT_RDWR)  # ends a pending read
+                duplicate.shutdown(socket.SHUT_RDWR)  # ends a pending read
 
     def connect(self, address: tuple[str, int], timeout: float | None = None, source: Any = None) -> socket.socket:
         """Return a connection to the very addresses that were checked: a name may answer differently the next time."""
@@ -65,21 +63,21 @@ class _Guard(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         if not all(_is_public(str(result[4][0])) for result in results):
             raise PermissionError(f"{address[0]} is this machine or a private network, which is not read from")
         connection = socket.create_connection((str(results[0][4][0]), address[1]), timeout, source)
-        self.twins.append(connection.dup())
+        self.duplicates.append(connection.dup())
         if self.ended:
             self.end()
         return connection
 
-    def _guard(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
+    def _create(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
         connection = kind(*args, **kwargs)
         connection._create_connection = self.connect
         return connection
 
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(self._guard, http.client.HTTPConnection), request)  # type: ignore[arg-type]
+        return self.do_open(partial(self._create, http.client.HTTPConnection), request)  # type: ignore[arg-type]
 
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(self._guard, http.client.HTTPSConnection), request)  # type: ignore[arg-type]
+        return self.do_open(partial(self._create, http.client.HTTPSConnection), request)  # type: ignore[arg-type]
 
 
 def _encode(address: str) -> str:
@@ -102,35 +100,35 @@ def download(address: str, name: str = "image", limit: int | None = None) -> byt
         ClipgenError: For a private address, one that gives no picture or film, and for what is too large or too slow.
     """
     # No proxy: it would resolve names for us, unchecked.
-    limit, guard, opener = limit or BYTES, _Guard(), urllib.request.OpenerDirector()
+    limit, handler, opener = limit or BYTES, _PublicOnlyHandler(), urllib.request.OpenerDirector()
     redirect, default = urllib.request.HTTPRedirectHandler(), urllib.request.HTTPDefaultErrorHandler()
-    for handler in (guard, redirect, default, urllib.request.HTTPErrorProcessor()):
-        opener.add_handler(handler)
+    for each in (handler, redirect, default, urllib.request.HTTPErrorProcessor()):
+        opener.add_handler(each)
     headers = {"User-Agent": "clipgen", "Accept": "image/*, video/*, */*;q=0.5"}
-    timer = threading.Timer(SECONDS, guard.end)
+    timer = threading.Timer(SECONDS, handler.end)
     timer.daemon = True
     timer.start()
     try:
         request = urllib.request.Request(_encode(address), headers=headers)
-        answer = opener.open(request, timeout=20)
-        if answer is None:
+        response = opener.open(request, timeout=20)
+        if response is None:
             raise OSError("only http and https addresses are read")
-        with answer:
-            content, kind = answer.read(limit + 1), answer.headers.get_content_type()
-        if guard.ended:
+        with response:
+            content, kind = response.read(limit + 1), response.headers.get_content_type()
+        if handler.ended:
             raise TimeoutError
         if kind.startswith("text/") and content.lstrip().startswith(b"<"):  # any other is up to its decoder
             raise OSError(f"it is {kind}, not an image")
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = " ".join(str(getattr(error, "reason", "") or error).split())
-        if guard.ended:
+        if handler.ended:
             reason = f"it did not end within {SECONDS:g} seconds"
         code = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
         raise ClipgenError(f"{name}={address!r}: {code}{reason}; download it yourself and give the file") from error
     finally:
         timer.cancel()
-        for twin in guard.twins:
-            twin.close()
+        for duplicate in handler.duplicates:
+            duplicate.close()
     if len(content) > limit:
         raise ClipgenError(f"{name}={address!r}: more than {limit // 10**6} MB; download it and make it smaller")
     return content

@@ -18,7 +18,7 @@ _MOVES = re.compile(r"(?:\r|\n|\x1b\[A)*")  # what a progress bar writes to go t
 CLOSED = 128 + 13  # the exit status of a command that a closed pipe ends (SIGPIPE)
 
 
-class InertStream:
+class SanitizedStream:
     """A text stream that escapes control characters, and characters that its encoding lacks.
 
     Text that cannot be written is dropped, and ``error`` says why: a closed pipe ends no run.
@@ -38,9 +38,9 @@ class InertStream:
         begin = 0
         if self._bars:
             begin = len(text) if _MOVES.fullmatch(text) else int(text.startswith("\r"))
-        inert = text[:begin] + _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text[begin:])
+        sanitized = text[:begin] + _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text[begin:])
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        self._try("write", inert.encode(encoding, "backslashreplace").decode(encoding))
+        self._try("write", sanitized.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:
@@ -67,7 +67,7 @@ class InertStream:
         return getattr(self.stream, name)
 
 
-def with_inert_streams(command: Callable[P, int]) -> Callable[P, int]:
+def with_sanitized_streams(command: Callable[P, int]) -> Callable[P, int]:
     """Decorate a command so that control characters that it writes to stdout and stderr are escaped.
 
     A command that succeeds returns ``CLOSED`` if its output was not read to the end, and 2 if it could not be written
@@ -81,7 +81,7 @@ def with_inert_streams(command: Callable[P, int]) -> Callable[P, int]:
                 os.fstat(number)
             except OSError:
                 os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-        out, err = InertStream(sys.stdout), InertStream(sys.stderr, bars=True)
+        out, err = SanitizedStream(sys.stdout), SanitizedStream(sys.stderr, bars=True)
         with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
             try:
                 status = command(*args, **kwargs)

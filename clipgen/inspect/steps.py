@@ -91,17 +91,17 @@ def inspect_step(optimization: Optimization) -> StepReport:
     context = optimization.context(image, rng)
     (loss,) = (loss for loss in optimization.spec.losses if isinstance(loss, PromptLoss))
     views, norms, gradient = list[View](), list[float](), torch.zeros_like(image[0])
-    for batch in loss.view_batches(context):
+    for batch in loss.cutout_batches(context):
         cutouts, patches = batch.render()
         pixels = cutouts.detach().requires_grad_()  # its gradient is CLIP's part of the way back
         embeddings = batch.perceptor.encode_image(pixels, patches)
         (batch.evaluate(embeddings) * scale).backward()
         targets, where = batch.targets, loss.prompts[batch.region.prompts[0]].where
         for i, cutout in enumerate(pixels.detach()):
-            own = torch.zeros_like(cutouts)
+            own_gradient = torch.zeros_like(cutouts)
             if pixels.grad is not None:
-                own[i] = pixels.grad[i]
-            pull = torch.autograd.grad(cutouts, image, own, retain_graph=True)[0][0]
+                own_gradient[i] = pixels.grad[i]
+            pull = torch.autograd.grad(cutouts, image, own_gradient, retain_graph=True)[0][0]
             norms.append(float(pull.norm()))
             gradient += pull / scale
             score = math.nan
@@ -137,6 +137,6 @@ class FrameJudge:
             weights = positive[region.prompts]
             if total := float(weights.sum()):
                 embedding = self.judge.embed_image([region.crop_picture(frame)])
-                own_score = float(clip_score(embedding, self.embeddings[region.prompts], weights))
-                score += total / float(positive.sum()) * own_score
+                region_score = float(clip_score(embedding, self.embeddings[region.prompts], weights))
+                score += total / float(positive.sum()) * region_score
         return score

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipgen.clip.base import Perceptor
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.errors import ClipgenError
 from clipgen.generators.base import Generator
 from clipgen.images.camera import Camera
@@ -37,7 +37,7 @@ class StepSpec:
     """Everything that a step computes with. Steering replaces it as a whole."""
 
     generator: Generator
-    perceptors: Sequence[tuple[Perceptor, float]]  # with their shares, which sum to one
+    perceptors: Sequence[tuple[Perceptor, float]]  # with their weights, which sum to one
     prompts: Sequence[Prompt]
     losses: Sequence[Loss]
     init_targets: Sequence[InitTarget]
@@ -45,7 +45,7 @@ class StepSpec:
     camera: Camera
     mask: Tensor | None  # (1, 1, H, W), 1 where the picture is painted
     steps: int
-    cutouts: Cutouts
+    cutouts: CutoutConfig
     precision: str = "fp32"  # of the models; fp16 needs loss scaling
 
     def target_weights(self, step: int) -> list[float]:
@@ -55,9 +55,9 @@ class StepSpec:
 
     def init_target(self, step: int, draft_key: str = "") -> InitTarget | None:
         """Return the init target with the largest weight at a step, or ``draft_key``'s while its prompts are active."""
-        weights, shares = self.target_weights(step), fade([prompt.span for prompt in self.prompts], step)
+        weights, factors = self.target_weights(step), fade([prompt.span for prompt in self.prompts], step)
         for target in self.init_targets:
-            if target.draft_key and target.draft_key == draft_key and max(shares[i] for i in target.prompts) >= 0.5:
+            if target.draft_key and target.draft_key == draft_key and max(factors[i] for i in target.prompts) >= 0.5:
                 return target
         return self.init_targets[weights.index(max(weights))] if any(weights) else None
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed
-from clipgen.cutouts.sampling import Cutouts, Views
+from clipgen.cutouts.sampling import CutoutConfig, CutoutParams
 from clipgen.images import masks
 from clipgen.losses.loss import Loss, StepContext
 from clipgen.prompts import Prompt, weights_at
@@ -111,25 +111,25 @@ def find_regions(prompts: Sequence[Prompt], load_mask: Callable[[str], Tensor]) 
     indices: dict[str, list[int]] = {}
     for i, prompt in enumerate(prompts):
         indices.setdefault(prompt.where, []).append(i)
-    return [Region(some, load_mask(where) if where else None) for where, some in indices.items()]
+    return [Region(members, load_mask(where) if where else None) for where, members in indices.items()]
 
 
 @dataclass(frozen=True)
-class ViewBatch:
+class CutoutBatch:
     """Cutouts of one region that go through one CLIP together."""
 
     perceptor: Perceptor
     region: Region
     targets: Targets
-    views: Views
-    part: slice  # of the views
+    params: CutoutParams
+    part: slice  # of these cutouts
     image: Tensor  # (1, 3, H, W)
     evaluate: Callable[[Tensor], Tensor]  # embeddings (n, d) to their term of the loss; also adds to the CLIP score
 
     def render(self) -> tuple[Tensor, Tensor | None]:
         """Return the cutouts (n, 3, size, size), and the indices of the patches that CLIP is shown of each."""
-        cutouts = self.views.render(self.region.crop(self.image), self.part)
-        return cutouts, self.views.patches(self.part, self.image.device)
+        cutouts = self.params.render(self.region.crop(self.image), self.part)
+        return cutouts, self.params.patches(self.part, self.image.device)
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,10 @@ class PromptLoss(Loss):
     """The weighted mean distance of cutouts to the prompts, over regions and CLIPs."""
 
     prompts: Sequence[Prompt]
-    perceptors: Sequence[tuple[Perceptor, float]]  # with their shares, which sum to one
+    perceptors: Sequence[tuple[Perceptor, float]]  # with their weights, which sum to one
     embeddings: Sequence[Tensor]  # of the prompts by each perceptor, (P, d)
     regions: Sequence[Region]
-    cutouts: Cutouts
+    cutouts: CutoutConfig
     distance: Distance = spherical_distance
     averaged: float = 0.0  # weight of the distance of the cutouts' mean embedding, in [0, 1]
     combined: bool = False  # whether texts are added up to one target
@@ -148,24 +148,26 @@ class PromptLoss(Loss):
 
     def terms(self, context: StepContext) -> Iterator[Tensor]:
         """Yield the term of each batch of cutouts. ``context.scores`` gets the CLIP score of all, as ``clip``."""
-        for batch in self.view_batches(context):
+        for batch in self.cutout_batches(context):
             yield batch.evaluate(batch.perceptor.encode_image(*batch.render()))
 
-    def view_batches(self, context: StepContext) -> Iterator[ViewBatch]:
+    def cutout_batches(self, context: StepContext) -> Iterator[CutoutBatch]:
         """Yield the cutouts of a step: one batch per region, CLIP and pass."""
         context.scores["clip"] = torch.zeros((), device=context.image.device)
         weights = torch.tensor(weights_at(self.prompts, context.step))  # on the CPU: reading it does not synchronise
         stops = torch.tensor([prompt.stop for prompt in self.prompts])
         total, positive = float(weights.abs().sum()) or 1.0, float(weights.clamp(min=0).sum()) or 1.0
         for region in self.regions:
-            some = weights[region.prompts]
-            if not some.any():
+            region_weights = weights[region.prompts]
+            if not region_weights.any():
                 continue
-            in_loss, in_score = float(some.abs().sum()) / total, float(some.clamp(min=0).sum()) / positive
-            for (perceptor, share), embeddings in zip(self.perceptors, self.embeddings, strict=True):
-                targets = Targets(embeddings[region.prompts], some, stops[region.prompts])
+            loss_weight = float(region_weights.abs().sum()) / total
+            score_weight = float(region_weights.clamp(min=0).sum()) / positive
+            for (perceptor, weight), embeddings in zip(self.perceptors, self.embeddings, strict=True):
+                targets = Targets(embeddings[region.prompts], region_weights, stops[region.prompts])
                 targets = (targets.combined() if self.combined else targets).to(context.image.device)
-                yield from self._batches_of(context, region, perceptor, targets, share * in_loss, share * in_score)
+                factors = weight * loss_weight, weight * score_weight
+                yield from self._batches_of(context, region, perceptor, targets, *factors)
 
     def _batches_of(
         self,
@@ -175,30 +177,30 @@ class PromptLoss(Loss):
         targets: Targets,
         loss_weight: float,
         score_weight: float,
-    ) -> Iterator[ViewBatch]:
-        size = region.crop(context.image).shape
-        views = self.cutouts.sample(size, perceptor.size, context.rng, perceptor.patches)
-        passes = min(context.passes, views.count)
-        parts = [slice(a, b) for a, b in pairwise(round(i * views.count / passes) for i in range(passes + 1))]
+    ) -> Iterator[CutoutBatch]:
+        count, shape = self.cutouts.cutouts, context.image[(..., *region.box)].shape
+        params = self.cutouts.sample(shape, perceptor.size, context.rng, perceptor.patches)
+        passes = min(context.passes, count)
+        parts = [slice(a, b) for a, b in pairwise(round(i * count / passes) for i in range(passes + 1))]
         total: Tensor | None = None  # of all embeddings
         collected: list[Tensor] = []  # embeddings of the batches so far
 
         def evaluate(embeddings: Tensor) -> Tensor:
-            share = len(embeddings) / views.count
-            loss = share * prompt_distance(embeddings, targets, self.distance)
+            fraction = len(embeddings) / count  # of the cutouts
+            loss = fraction * prompt_distance(embeddings, targets, self.distance)
             if self.averaged:
                 part = embeddings.sum(0)
-                mean = (part if total is None else total + part - part.detach()) / views.count
+                mean = (part if total is None else total + part - part.detach()) / count
                 joint = prompt_distance(F.normalize(mean, dim=-1)[None], targets, self.distance)
-                # Its value is share * joint, so that the batches add up to joint; its gradient is that of joint.
-                loss = loss.lerp(joint + (share - 1) * joint.detach(), self.averaged)
+                # Its value is fraction * joint, so that the batches add up to joint; its gradient is that of joint.
+                loss = loss.lerp(joint + (fraction - 1) * joint.detach(), self.averaged)
             collected.append(embeddings.detach())
             if score_weight and len(collected) == len(parts):
                 score = clip_score(torch.cat(collected), targets.embeddings, targets.weights)
                 context.scores["clip"] = context.scores["clip"] + score_weight * score
             return loss * loss_weight
 
-        batches = [ViewBatch(perceptor, region, targets, views, part, context.image, evaluate) for part in parts]
+        batches = [CutoutBatch(perceptor, region, targets, params, part, context.image, evaluate) for part in parts]
         if self.averaged and len(batches) > 1:  # each part's gradient needs the mean of all
             with torch.no_grad():
                 total = reduce(torch.add, (perceptor.encode_image(*batch.render()).sum(0) for batch in batches))
@@ -209,6 +211,6 @@ def embed_prompts(perceptor: Perceptor, prompts: Sequence[Prompt], pictures: Map
     """Return the embeddings (P, d) of prompts; ``pictures``: those that image prompts name."""
     texts = [prompt.text for prompt in prompts if not prompt.is_image]
     images = [pictures[prompt.text] for prompt in prompts if prompt.is_image]
-    of_texts = iter(embed(perceptor, texts) if texts else ())
-    of_images = iter(perceptor.embed_image(images) if images else ())
-    return torch.stack([next(of_images) if prompt.is_image else next(of_texts) for prompt in prompts])
+    text_rows = iter(embed(perceptor, texts) if texts else ())
+    image_rows = iter(perceptor.embed_image(images) if images else ())
+    return torch.stack([next(image_rows) if prompt.is_image else next(text_rows) for prompt in prompts])

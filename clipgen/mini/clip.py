@@ -39,7 +39,7 @@ class TextTower(nn.Module):
 
     def __init__(self, dim: int, embed: int = 48, width: int = 192, layers: int = 3, heads: int = 6, context: int = 32):
         super().__init__()
-        self.context = context
+        self.context_length = context
         self.tokens = nn.Embedding(VOCABULARY, embed)
         self.widen = nn.Linear(embed, width)
         self.positions = nn.Parameter(nn.init.normal_(torch.empty(context, width), std=0.01))
@@ -72,20 +72,24 @@ class TextTower(nn.Module):
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Texts to (P, L) int64, -1 where there is nothing; longer texts are cut at the context."""
-        rows = [torch.tensor(encode(text)[: self.context] or [VOCABULARY - 1]) for text in texts]
+        rows = [torch.tensor(encode(text)[: self.context_length] or [VOCABULARY - 1]) for text in texts]
         return pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
 class ResBlock(nn.Module):
     """Two 3x3 convolutions around a skip. SiLU, because a smooth net has smoother gradients to follow."""
 
-    def __init__(self, inner: int, outer: int, stride: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outer)
-        self.conv2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outer)
-        self.skip = nn.Conv2d(inner, outer, 1, stride, bias=False) if (inner, stride) != (outer, 1) else nn.Identity()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.skip = (
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            if (in_channels, stride) != (out_channels, 1)
+            else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.silu(self.norm1(self.conv1(x)))
@@ -104,20 +108,20 @@ class ImageTower(nn.Module):
     ):
         super().__init__()
         self.stem = nn.Conv2d(3, widths[0], 4, 2, 1)
-        stages, inner = [], widths[0]
+        stages, in_channels = [], widths[0]
         for i, (width, depth) in enumerate(zip(widths, depths)):
-            blocks = [ResBlock(inner if j == 0 else width, width, 2 if i and j == 0 else 1) for j in range(depth)]
+            blocks = [ResBlock(in_channels if j == 0 else width, width, 2 if i and j == 0 else 1) for j in range(depth)]
             stages.append(nn.Sequential(*blocks))
-            inner = width
+            in_channels = width
         self.stages = nn.ModuleList(stages)
-        self.project = nn.Linear(inner, dim, bias=False)
+        self.project = nn.Linear(in_channels, dim, bias=False)
         self.layout = nn.Sequential()
         if layout:
-            reduce = [nn.AdaptiveAvgPool2d(4), nn.Conv2d(inner, inner // 4, 1), nn.SiLU(), nn.Flatten()]
-            last = nn.Linear(layout, inner)
+            reduce = [nn.AdaptiveAvgPool2d(4), nn.Conv2d(in_channels, in_channels // 4, 1), nn.SiLU(), nn.Flatten()]
+            last = nn.Linear(layout, in_channels)
             for start in last.parameters():
                 nn.init.zeros_(start)  # as the mean alone
-            self.layout = nn.Sequential(*reduce, nn.Linear(4 * inner, layout), nn.SiLU(), last)
+            self.layout = nn.Sequential(*reduce, nn.Linear(4 * in_channels, layout), nn.SiLU(), last)
 
     def features(self, images: Tensor, stages: int | None = None) -> list[Tensor]:
         """The map after each of the first ``stages`` stages (all of them by default), finest first."""
@@ -152,7 +156,7 @@ class MiniCLIP(nn.Module):
 
     def fits(self, text: str) -> bool:
         """Whether a text is within the context."""
-        return len(encode(text)) <= self.text.context
+        return len(encode(text)) <= self.text.context_length
 
     @property
     def feature_layers(self) -> list[nn.Module]:
@@ -172,13 +176,18 @@ class Judge(nn.Module):
         self.words = nn.EmbeddingBag(VOCABULARY, embed, mode="mean")
         self.text = nn.Sequential(nn.Linear(embed, 512), nn.GELU(), nn.Linear(512, dim))
         layers: list[nn.Module] = []
-        inner = 3
-        for outer in (width, 2 * width, 4 * width, 8 * width):
-            layers += [nn.Conv2d(inner, outer, 3, 1, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(), nn.MaxPool2d(2)]
-            inner = outer
-        layers += [nn.Conv2d(inner, inner, 3, 1, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU()]
+        in_channels = 3
+        for out_channels in (width, 2 * width, 4 * width, 8 * width):
+            layers += [
+                nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+            in_channels = out_channels
+        layers += [nn.Conv2d(in_channels, in_channels, 3, 1, 1, bias=False), nn.BatchNorm2d(in_channels), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers)
-        self.image = nn.Linear(4 * inner, dim)
+        self.image = nn.Linear(4 * in_channels, dim)
         self.logit_scale = nn.Parameter(torch.tensor(2.7))
 
     def embed_text(self, texts: list[str]) -> Tensor:
@@ -209,7 +218,7 @@ class BuiltinPerceptor(Perceptor):
     """
 
     size = 64
-    default_start = "dalle"
+    default_init = "dalle"
     nets: ClassVar = {"mini": ("clip.safetensors", MiniCLIP), "evaluator": ("judge.safetensors", Judge)}
 
     def __init__(self, name: str, device: torch.device | str = "cpu"):

@@ -202,7 +202,7 @@ class Drafts(Dalle):
 
     strength, space = 1.0, "colouring"
 
-    def subject(self, prompts: Sequence[Prompt]) -> Layout:
+    def find_subject(self, prompts: Sequence[Prompt]) -> Layout:
         """Return the layout of the prompts of the largest weight that are about the whole picture, if any are."""
         positive = positive_texts(prompts)
         whole = [prompt for prompt in positive if not prompt.where] or positive
@@ -213,7 +213,7 @@ class Drafts(Dalle):
         """Return the layout as text. Run folders keep it: another form would restart a resumed run from its draft."""
         return f"Layout(things={subject.things}, place={subject.background!r})"
 
-    def only_text(self, subject: Layout) -> str:
+    def single_text(self, subject: Layout) -> str:
         is_plain = subject.background is None and len(subject.things) == 1 and not subject.things[0].coloured
         return subject.things[0].text if is_plain else ""
 
@@ -228,8 +228,8 @@ class Drafts(Dalle):
             image[:] = F.interpolate(field[None], size, mode="bilinear", antialias=True)
         for thing, (top, left, side) in zip(things, squares(len(things), *size), strict=True):
             drawing = self._draw_thing(context, thing, _DRAFT_SIZE)
-            both = torch.cat([_grey(drawing, thing), cut_out(drawing)], 1)
-            draft = F.interpolate(both, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+            rgba = torch.cat([_grey(drawing, thing), cut_out(drawing)], 1)
+            draft = F.interpolate(rgba, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
             image[..., top : top + side, left : left + side].lerp_(draft[:, :3], draft[:, 3:])
         return image
 

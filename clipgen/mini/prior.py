@@ -76,7 +76,7 @@ class Transformer(nn.Module):
         understood: int = 192,
     ):
         super().__init__()
-        self.side, self.codes, self.context = side, codes, context
+        self.side, self.codebook_size, self.context_length = side, codes, context
         self.width, self.heads = width, heads
         self.register_buffer("words", words, persistent=False)
         self.widen = nn.Linear(words.shape[1], width)
@@ -95,9 +95,9 @@ class Transformer(nn.Module):
 
     def read(self, texts: list[str]) -> Tensor:
         """Texts to (B, context) int64, -1 where there is nothing; longer texts are cut."""
-        rows = torch.full((len(texts), self.context), -1)
+        rows = torch.full((len(texts), self.context_length), -1)
         for row, text in zip(rows, texts, strict=True):
-            tokens = torch.tensor(encode(text)[: self.context], dtype=torch.int64)
+            tokens = torch.tensor(encode(text)[: self.context_length], dtype=torch.int64)
             row[: len(tokens)] = tokens
         return rows
 
@@ -125,7 +125,7 @@ class Transformer(nn.Module):
 
     def caches(self, batch: int, like: Tensor) -> list[KVCache]:
         """Empty ones for every layer."""
-        shape = batch * self.heads, self.context + self.side**2, self.width // self.heads
+        shape = batch * self.heads, self.context_length + self.side**2, self.width // self.heads
         return [KVCache(shape, like) for _ in self.blocks]
 
 
@@ -148,7 +148,7 @@ class BuiltinPrior:
         net = weights.build_net(partial(Transformer, words), config, tensors, name)
         net.words = words
         self.net = net.to(device, devices.PRECISIONS[devices.full_range(self.device)]).eval().requires_grad_(False)
-        self.side, self.codes = net.side, net.codes
+        self.side, self.codebook_size = net.side, net.codes
 
     @torch.no_grad()
     def read(self, text: str) -> tuple[Tensor, Tensor]:
@@ -182,9 +182,9 @@ class _Stream:
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
-        both, start = tokens.repeat(len(self.last) // len(tokens), 1), max(0, first - 1)
-        x = self.net.embed_codes(self.summary, both[:, start : first + n - 1], start)
+        repeated, start = tokens.repeat(len(self.last) // len(tokens), 1), max(0, first - 1)
+        x = self.net.embed_codes(self.summary, repeated[:, start : first + n - 1], start)
         for cache in self.caches:
-            cache.length = self.net.context - 1 + first
+            cache.length = self.net.context_length - 1 + first
         features = self.net(x if first else torch.cat([self.last, x], 1), self.caches)
         return guided(self.net.next_code(features).float(), self.guidance)

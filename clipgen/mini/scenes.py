@@ -91,5 +91,5 @@ def background(location: str, size: int, rng: torch.Generator) -> Tensor:
 
 def _ramp(top: RGB, bottom: RGB, rows: int) -> Tensor:
     """(3, rows, 1) from one colour down to another."""
-    share = torch.linspace(0, 1, rows)[None, :, None]
-    return torch.tensor(top)[:, None, None] * (1 - share) + torch.tensor(bottom)[:, None, None] * share
+    fraction = torch.linspace(0, 1, rows)[None, :, None]
+    return torch.tensor(top)[:, None, None] * (1 - fraction) + torch.tensor(bottom)[:, None, None] * fraction

@@ -150,10 +150,10 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, cache: KVCache, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """New positions of every picture (texts * pictures, n, width) to the same; keys and values of the texts."""
         y = self.pre_self_attn_layer_norm(x)
-        own = cache.add(*self.self_attn.read(y))
+        self_keys_values = cache.add(*self.self_attn.read(y))
         n, all_ = x.shape[1], cache.length
         earlier = None if n == 1 else torch.ones(n, all_, dtype=torch.bool, device=x.device).tril(all_ - n)
-        x = x + self.self_attn_layer_norm(self.self_attn(y, *own, earlier))
+        x = x + self.self_attn_layer_norm(self.self_attn(y, *self_keys_values, earlier))
         # The pictures of a text look at the same keys, so they are the queries of one attention.
         y = self.pre_encoder_attn_layer_norm(x).view(len(mask), -1, x.shape[-1])
         x = x + self.encoder_attn_layer_norm(self.encoder_attn(y, keys, values, mask)).view_as(x)
@@ -223,7 +223,7 @@ class DalleMini:
         self.device = torch.device(device)
         self.tokenizer = Tokenizer(remote.fetch(entry.vocabulary), remote.fetch(entry.merges))
         encoder = weights.build_empty(Encoder, {"words": entry.words, **entry.config})
-        decoder = weights.build_empty(Decoder, {"codes": entry.codes, **entry.config})
+        decoder = weights.build_empty(Decoder, {"codes": entry.codebook_size, **entry.config})
         # One after the other: as they are read, in float32, mega's take 4 and 6 GB.
         self.encoder = _load(encoder, entry.encoder, self.device)
         self.decoder = _load(decoder, entry.decoder, self.device)

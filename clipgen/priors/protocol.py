@@ -26,7 +26,7 @@ class Prior(Protocol):
     name: str
     device: torch.device
     side: int  # tokens of a side
-    codes: int
+    codebook_size: int
     generator: str  # whose tokens they are
     perceptor: str  # the CLIP that ranks what it draws, if no other is asked for
     temperature: float  # this, the guidance and the number of likeliest tokens to draw from that suit it

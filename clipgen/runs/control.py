@@ -32,14 +32,14 @@ class RunControl:
         self._waiting: list[Mapping[str, Any]] = []
         self._step = step  # the next one
         self._latest = self._next_settings()
-        self.stopped, self._closed = False, False
+        self.stopped, self._ended = False, False
         self.running = threading.Event()  # cleared while the run is paused
         self.running.set()
 
     @property
-    def closed(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether there is no further step that a change could affect."""
-        return self._closed or self._step >= self.settings.steps
+        return self._ended or self._step >= self.settings.steps
 
     def stop(self) -> None:
         """End the run after its current step."""
@@ -58,7 +58,7 @@ class RunControl:
             latest = inputs.name_files(self._spec.change(self._latest, change))
             prompts = change.keys() & {"prompt", "negative"}
             change |= {name: getattr(latest, name) for name in prompts}
-            if self.closed and is_steering(change):
+            if self.has_ended and is_steering(change):
                 raise ClipgenError(
                     f"{min(change)}=...: the run ended at step {self._step}, so the change has no effect; branch, or "
                     "start a new run, or continue with Run.resume if it was stopped early"
@@ -68,7 +68,7 @@ class RunControl:
             warn_of_titles(latest.prompts if prompts else ())
             self._latest = latest
             self._waiting.append(change)
-            if self.closed:
+            if self.has_ended:
                 self._apply()
 
     def apply_changes(self, step: int) -> None:
@@ -79,17 +79,17 @@ class RunControl:
             self._step = step + 1
             self._latest = self._next_settings()
 
-    def close(self, over: bool) -> bool:
-        """Refuse further changes if the run is ``over`` and no change is pending; return whether they are refused."""
+    def end_if_finished(self, finished: bool) -> bool:
+        """End if the run has ``finished`` and no change is pending; return whether it has ended."""
         with self._lock:
             has_change = any(map(is_steering, [*self._waiting, *self._due()]))
-            self._closed = self._closed or (over and not (has_change and self._step < self.settings.steps))
-            return self._closed
+            self._ended = self._ended or (finished and not (has_change and self._step < self.settings.steps))
+            return self._ended
 
     def end(self) -> None:
-        """Refuse changes from now on; record those that wait, for when the run is resumed."""
+        """End: refuse changes from now on; record those that wait, for when the run is resumed."""
         with self._lock:
-            self._closed = True
+            self._ended = True
             self._record_waiting()
 
     def _due(self) -> list[Mapping[str, Any]]:

@@ -20,7 +20,7 @@ from clipgen.images.names import display_path
 from clipgen.memory import is_oom, release
 from clipgen.optimize import Optimization, backward
 from clipgen.runs.history import Frame
-from clipgen.runs.inputs import Ask
+from clipgen.runs.inputs import PromptLike
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.settings import list_settings
@@ -28,7 +28,7 @@ from clipgen.runs.spec import RunSpec
 
 
 @list_settings
-def generate(prompt: Ask, *, progress: bool = True, **options: Any) -> Run:
+def generate(prompt: PromptLike, *, progress: bool = True, **options: Any) -> Run:
     """Make a picture with a progress bar; returns the Run. Arguments as for Run, and those of ``finish``."""
     return finish(Run(prompt, **options), progress)
 

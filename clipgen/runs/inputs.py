@@ -23,14 +23,14 @@ from clipgen.images import masks
 from clipgen.images.names import find_file
 from clipgen.images.reading import Pictorial, parse_colour, to_array, to_picture
 from clipgen.prompts import Prompt, format_prompt, parse_parts
-from clipgen.registry import STARTS
+from clipgen.registry import INITS
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import identify_weights, named_files, named_weights, read_array
 from clipgen.runs.settings import Settings, to_numbers
 
 Value = str | Path | int | float | tuple[int, int] | Pictorial | None  # of a setting
 Item = str | Path | Pictorial
-Ask = Item | Sequence[Item] | Mapping[Any, float]  # a prompt, several, or several with their weights
+PromptLike = Item | Sequence[Item] | Mapping[Any, float]  # a prompt, several, or several with their weights
 
 
 class Inputs:
@@ -146,7 +146,7 @@ class Inputs:
         recorded, names = weights if isinstance(weights, dict) else {}, list[str]()
         for options in saved:
             current = identify_weights(options)
-            names += [*named_files(options), _named_start(options)]
+            names += [*named_files(options), _named_init(options)]
             names += [name for name in named_weights(options) if recorded.get(name, "") != current.get(name)]
         missing = [name for name in dict.fromkeys(names) if name and name not in self.all]
         if any(_CONTENT_NAME.fullmatch(name) for name in missing):
@@ -169,24 +169,24 @@ class Inputs:
             for width, height in settings.sizes if where else ():
                 masks.load_mask(where, (height, width), self.pictures, argument)
 
-    def start(self, settings: Settings) -> inits.Start:
-        """Return the start that ``init`` means: a latent, a picture, a word, a colour, a file or a run folder.
+    def create_init(self, settings: Settings) -> inits.Init:
+        """Return the ``Init`` that ``init`` means: a latent, a picture, a word, a colour, a file or a run folder.
 
         Raises ClipgenError for what is none of these or cannot be read.
         """
         name, path = settings.init, Path(settings.init)
         if name not in self.all:
-            if name in STARTS:
-                return STARTS[name]()
+            if name in INITS:
+                return INITS[name]()
             if (rgb := parse_colour(name)) is not None:
                 return inits.Colour(rgb)
-            self._load_start(name, path)
+            self._load_init(name, path)
         data = self.all[name]
         if isinstance(data, np.ndarray):
             return inits.Saved(torch.from_numpy(data if data.dtype.kind == "f" else data.astype(np.int64)))
         return inits.Picture(data, settings.fit)
 
-    def _load_start(self, name: str, path: Path) -> None:
+    def _load_init(self, name: str, path: Path) -> None:
         if isdir(expanduser(name)):  # Path.is_dir fails for a name that is too long
             journal = Journal.open(path)
             if not journal.steps:
@@ -200,7 +200,7 @@ class Inputs:
             raise ClipgenError("init='collage': this start is no longer part of clipgen; choose init='dalle'")
         else:
             raise ClipgenError(
-                f"init={name!r}: no such start, colour or file; use auto, {', '.join(STARTS)}, "
+                f"init={name!r}: no such start, colour or file; use auto, {', '.join(INITS)}, "
                 "a colour, or the path of an image, of tokens or of a run folder"
             )
 
@@ -211,10 +211,10 @@ class Inputs:
             raise ClipgenError(f"{name}: its copy is a latent, and has to be a picture")
 
 
-def _named_start(options: Mapping[str, Any]) -> str:
+def _named_init(options: Mapping[str, Any]) -> str:
     """Return ``init`` if it is a file or an address, otherwise an empty text."""
     init = options.get("init", "")
-    if init in ("auto", *STARTS) or parse_colour(init) is not None:
+    if init in ("auto", *INITS) or parse_colour(init) is not None:
         return ""
     return init if Path(init).suffix or "/" in init or exists(init) else ""
 

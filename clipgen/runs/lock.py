@@ -17,7 +17,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 HOLDER = ".lock"  # a file in the folder that names the holder
-_GUARD = threading.Lock()
+_MUTEX = threading.Lock()
 _LOCKS: dict[tuple[int, ...], Lock] = {}  # of this process
 
 
@@ -43,7 +43,7 @@ class Lock:
         except OSError as error:
             raise ClipgenError(f"{folder}: this folder is gone ({error.strerror}); bring it back to go on") from error
         self._key = os.getpid(), status.st_dev, status.st_ino  # a fork holds nothing
-        with _GUARD:
+        with _MUTEX:
             holder = _LOCKS.get(self._key)
             if holder and holder._thread is not self._thread and holder._thread.is_alive():
                 raise self._refusal(work, f"thread {holder._thread.name!r} of this process ({os.getpid()})")
@@ -82,7 +82,7 @@ class Lock:
         """Whether another run has taken over."""
         return _LOCKS.get(self._key) is not self
 
-    def check(self) -> None:
+    def claim(self) -> None:
         """Hold the lock in the current thread from now on. Raises ClipgenError if it is lost."""
         self._thread = threading.current_thread()
         if self.lost:
@@ -90,7 +90,7 @@ class Lock:
 
     def release(self) -> None:
         """Release the lock, unless it is lost."""
-        with _GUARD:
+        with _MUTEX:
             if self.lost:
                 return
             del _LOCKS[self._key]

@@ -25,7 +25,7 @@ from clipgen.progress import check_stopped
 from clipgen.prompts import Prompt
 from clipgen.runs.control import RunControl
 from clipgen.runs.history import Frame, FrameWriter, History
-from clipgen.runs.inputs import Ask, Inputs, Value
+from clipgen.runs.inputs import Inputs, PromptLike, Value
 from clipgen.runs.journal import Journal
 from clipgen.runs.lock import Lock
 from clipgen.runs.output import export_run
@@ -51,7 +51,7 @@ class Run:
 
     def __init__(
         self,
-        prompt: Ask | RunSpec,
+        prompt: PromptLike | RunSpec,
         *,
         folder: str | Path = "clipgen-runs",
         losses: Losses = (),
@@ -121,7 +121,7 @@ class Run:
         """End after the current step; everything made so far is kept, and ``Run.resume`` goes on from it."""
         self.control.stop()
 
-    def change(self, **settings: Value | Ask) -> None:
+    def change(self, **settings: Value | PromptLike) -> None:
         """Change settings from the next step on: the prompt, lr, near, mask, cutouts...
 
         Each change is in the journal, so that a replay gives the same film. Raises ClipgenError for a
@@ -247,7 +247,7 @@ class Run:
                 )
             self._step_specs = StepSpecBuilder(self.spec, self.models)
             # The last step's settings: a restored latent has their size.
-            self.optimization = self._step_specs.start(self.settings.at(max(0, self.step - 1)))
+            self.optimization = self._step_specs.create_optimization(self.settings.at(max(0, self.step - 1)))
             self._started_at = time.monotonic()
             self._writer = FrameWriter(self.journal, in_background=self.optimization.latent.device.type != "cpu")
             if self._state:
@@ -263,8 +263,8 @@ class Run:
 
     def prepare_step(self) -> bool:
         """Wait while paused and apply the changes that are due; return whether there is another step."""
-        self._lock.check()
-        if self.control.stopped or self.control.close(self.finished):
+        self._lock.claim()
+        if self.control.stopped or self.control.end_if_finished(self.finished):
             return False
         self.control.running.wait()
         self.control.apply_changes(self.step)
@@ -273,7 +273,7 @@ class Run:
 
     def record_step(self, scores: Mapping[str, Tensor]) -> Frame | None:
         """Count a step that was taken; return its frame, if it has one, which is then in the journal."""
-        self._lock.check()
+        self._lock.claim()
         self.step = self.optimization.step
         if self.optimization.diverged:
             self.stop()
@@ -283,7 +283,7 @@ class Run:
         image, latent = self.optimization.image(), self.optimization.packed_latent()
         frame = self._create_frame(image, scores)
         self._history.add(frame)
-        if is_frame_step and not self.control.close(self.finished):
+        if is_frame_step and not self.control.end_if_finished(self.finished):
             self.optimization.move_camera(image)
         self._writer.write(frame, latent, *self.optimization.state())
         return frame
@@ -296,6 +296,6 @@ class Run:
 
 
 @list_settings
-def stream(prompt: Ask, **options: Any) -> Iterator[Frame]:
+def stream(prompt: PromptLike, **options: Any) -> Iterator[Frame]:
     """Frames of a new run, as they are made. Arguments as for Run."""
     return iter(Run(prompt, **options))

@@ -25,9 +25,9 @@ class Schedule:
 
     def at(self, step: int) -> float:
         """Return the number at a step. Overlapping spans are cross-faded; in a gap the last number stays."""
-        shares = fade(self.spans, step)
-        if total := sum(shares):
-            return sum(number * share for number, share in zip(self.numbers, shares, strict=True)) / total
+        factors = fade(self.spans, step)
+        if total := sum(factors):
+            return sum(number * factor for number, factor in zip(self.numbers, factors, strict=True)) / total
         past = [(end, number) for (_, end), number in zip(self.spans, self.numbers, strict=True) if end <= step]
         return max(past)[1] if past else self.numbers[0]
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from clipgen.clip.catalogue import family
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.device import PRECISIONS
 from clipgen.errors import ClipgenError
 from clipgen.generators.catalogue import GENERATORS, canonical_name, entry_of
@@ -23,7 +23,7 @@ from clipgen.images.reading import FITS
 from clipgen.losses.prompt_loss import DISTANCES
 from clipgen.optimizers import OptimizerConfig
 from clipgen.prompts import Prompt, parse, parse_weighted
-from clipgen.registry import LOSSES, RELAXATIONS, STARTS
+from clipgen.registry import INITS, LOSSES, RELAXATIONS
 from clipgen.runs.presets import PRESETS, canonical_recipe
 from clipgen.runs.schedules import Schedule, parse_growth, parse_schedule, parse_size
 from clipgen.setting import check, describe, setting, to_python
@@ -38,7 +38,7 @@ QUALITIES: Mapping[str, Mapping[str, float]] = {
 }
 KEEP_CHOICES = ("last", "best")
 PERCEPTORS = ("mini", "ViT-B-32/openai", "RN50/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5")
-PARTS: tuple[type, ...] = (OptimizerConfig, Cutouts, *LOSSES.values())  # dataclasses whose fields are settings
+PARTS: tuple[type, ...] = (OptimizerConfig, CutoutConfig, *LOSSES.values())  # dataclasses whose fields are settings
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class RunSettings:
         "start: random (codes), dalle (a transformer's draft; the default with the mini CLIP), "
         "dalle-mini, dalle-mega, noise, perlin, gradient, a colour, an image, a run "
         "folder (its last frame), tokens as .npy",
-        common=lambda: ("auto", *STARTS),
+        common=lambda: ("auto", *INITS),
         live=False,
         section="start",
     )
@@ -252,9 +252,9 @@ def scheduled(field: Field) -> bool:
     return type(field.default) in (int, float) and field.metadata.get("live", True)
 
 
-def default_start(perceptor: str) -> str:
+def default_init(perceptor: str) -> str:
     """Return the default start of a perceptor or an ensemble: ``random`` if theirs differ."""
-    starts = {family(name).default_start for name, _ in parse_weighted(perceptor)}
+    starts = {family(name).default_init for name, _ in parse_weighted(perceptor)}
     return starts.pop() if len(starts) == 1 else "random"
 
 
@@ -267,10 +267,10 @@ def defaults_for(
     ``stack`` are tuned on drawings for the built-in perceptors; with published ones it has those of ``das``.
     """
     recipe = canonical_recipe(recipe)
-    own = PRESETS[recipe] if recipe in PRESETS else entry_of(generator).defaults_on(device)
-    if recipe not in PRESETS and generator == Settings.generator and default_start(perceptor) == "random":
-        own = {name: value for name, value in PRESETS["das"].items() if name not in ("generator", "perceptor")}
-    values = {"steps": 120, "cutouts": 16} | dict(own)
+    defaults = PRESETS[recipe] if recipe in PRESETS else entry_of(generator).defaults_on(device)
+    if recipe not in PRESETS and generator == Settings.generator and default_init(perceptor) == "random":
+        defaults = {name: value for name, value in PRESETS["das"].items() if name not in ("generator", "perceptor")}
+    values = {"steps": 120, "cutouts": 16} | dict(defaults)
     return values | {name: round(values[name] * factor) for name, factor in QUALITIES.get(quality, {}).items()}
 
 

@@ -26,7 +26,7 @@ from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import check_saved, drop_removed, identify_weights
-from clipgen.runs.settings import Settings, build, check_names, default_start, to_numbers
+from clipgen.runs.settings import Settings, build, check_names, default_init, to_numbers
 from clipgen.setting import check_path
 
 Losses = Sequence[LossFunction | Loss] | Mapping[str, LossFunction] | LossFunction | Loss | None
@@ -38,7 +38,7 @@ class Models:
 
     names: tuple[str, ...]
     generator: Generator
-    perceptors: list[tuple[Perceptor, float]]  # with their shares, which sum to one
+    perceptors: list[tuple[Perceptor, float]]  # with their weights, which sum to one
     judge: Perceptor | None = None  # scores frames, and does not guide
 
 
@@ -62,7 +62,7 @@ class RunSpec:
         entry, init = entry_of(settings.generator), settings.init
         size = settings.size or _default_size(entry.native_size_on(self.device), settings.quality, self.device)
         if init == "auto":  # drafts need text
-            init = default_start(settings.perceptor) if positive_texts(settings.prompts) else "random"
+            init = default_init(settings.perceptor) if positive_texts(settings.prompts) else "random"
         self.settings = settings = settings.updated(size=size, init=init)
         for width, height in settings.sizes:
             entry.check(settings.generator, settings.relax, (width, height))
@@ -70,12 +70,12 @@ class RunSpec:
             raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
         self._check_patch_dropout(settings)
         self.inputs.load(settings)
-        self.start = self.inputs.start(settings)
-        self.start.check(settings.prompts)
+        self.init = self.inputs.create_init(settings)
+        self.init.check(settings.prompts)
         data = self.inputs.all.get(init)
         if isinstance(data, np.ndarray) and data.dtype.kind in "iu":
             width, height = settings.sizes[0]
-            check_tokens(settings.generator, data, (height, width), entry.stride, entry.codes)
+            check_tokens(settings.generator, data, (height, width), entry.stride, entry.codebook_size)
         self.apply_changes(settings, self.changes)
 
     @classmethod
@@ -86,7 +86,7 @@ class RunSpec:
         inputs = inputs or Inputs()
         named = inputs.name_values({**options, "prompt": prompt})
         settings = inputs.name_files(build(named.pop("prompt"), named))
-        if not named.keys() & {"generator", "recipe"} and default_start(settings.perceptor) == "random":
+        if not named.keys() & {"generator", "recipe"} and default_init(settings.perceptor) == "random":
             warnings.warn(
                 f"no generator is named for {settings.perceptor}: its pictures are sums of pixels, as of recipe='das'; "
                 "the notebooks of 2021 used a VQGAN, such as generator='vqgan_imagenet_f16_16384'",
@@ -110,7 +110,7 @@ class RunSpec:
         journal = Journal.open(source) if is_folder else None
         inputs = Inputs(journal.inputs() if journal else None)
         saved = journal.history if journal else check_saved(settings_of(source), source)
-        own = set(inputs.all)
+        contained = set(inputs.all)
         try:
             changes = [drop_removed(change, source) for change in saved.get("changes", [])]
             remaining = drop_removed(saved, source)
@@ -129,7 +129,7 @@ class RunSpec:
                 raise
             raise ClipgenError(f"{source}: {error}") from error
         if spec.journal:
-            for name in inputs.all.keys() - own:  # trusted, and part of the run from now on
+            for name in inputs.all.keys() - contained:  # trusted, and part of the run from now on
                 spec.journal.keep_input(name, inputs.all[name])
         return spec
 
@@ -188,7 +188,9 @@ class RunSpec:
         s, models = self.settings, share_models_with
         names = s.generator, s.relax, s.perceptor, str(self.device), self.precision
         if not (models and models.names == names):
-            perceptors = [(load_perceptor(name, self.device, self.precision), share) for name, share in self.perceptors]
+            perceptors = [
+                (load_perceptor(name, self.device, self.precision), weight) for name, weight in self.perceptors
+            ]
             generator = load_generator(s.generator, self.device, s.relax, self.precision)
             models = Models(names, generator, perceptors)
         if s.judge == (models.judge.name if models.judge else ""):
@@ -197,7 +199,7 @@ class RunSpec:
 
 
 def parse_ensemble(names: str) -> list[tuple[str, float]]:
-    """Return the perceptors of an ensemble, ``mini | ViT-B-32/openai:0.5``, with shares that sum to one."""
+    """Return the perceptors of an ensemble, ``mini | ViT-B-32/openai:0.5``, with weights that sum to one."""
     parts = parse_weighted(names)
     total = sum(weight for _, weight in parts)
     if not (total < math.inf and all(weight > 0 for _, weight in parts)) or not parts:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.generators.base import wrap_edges
 from clipgen.generators.catalogue import entry_of
 from clipgen.images import masks
@@ -22,8 +22,8 @@ from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prom
 from clipgen.optimize import Optimization
 from clipgen.optimizers import OptimizerConfig
 from clipgen.precision import share_weights
-from clipgen.registry import LOSSES, STARTS
-from clipgen.runs.settings import Settings, default_start
+from clipgen.registry import INITS, LOSSES
+from clipgen.runs.settings import Settings, default_init
 from clipgen.runs.spec import Models, RunSpec
 
 
@@ -37,24 +37,26 @@ class StepSpecBuilder:
         self._run, self._models, self._settings = spec, models, s
         self._results: dict[str, tuple[Any, Any]] = {}  # for each name the last key and the result for it
         size, rng = _first_size(s), torch.Generator().manual_seed(s.seed)
-        latent, fallback = generator.start(size, rng), STARTS[default_start(s.perceptor)]()
+        latent, fallback = generator.start(size, rng), INITS[default_init(s.perceptor)]()
         context = InitContext(
             generator, models.perceptors[0][0], size, s.seed, rng, latent, s.prompts, fallback=fallback
         )
-        self._start_latent = spec.start.latent(context)
-        self._context = self._first_context = replace(context, base=spec.start.base(context, self._start_latent))
+        self._init_latent = spec.init.latent(context)
+        self._context = self._first_context = replace(
+            context, background=spec.init.background(context, self._init_latent)
+        )
 
-    def start(self, settings: Settings) -> Optimization:
+    def create_optimization(self, settings: Settings) -> Optimization:
         """Return the optimisation before its first step, or for a run that goes on at another size, to be restored."""
-        base = self._resize(_first_size(settings))
-        self._settings, context, latent = settings, self._context, self._start_latent
+        background = self._resize(_first_size(settings))
+        self._settings, context, latent = settings, self._context, self._init_latent
         spec = self._build(settings)
         if context is not self._first_context:
             latent = context.generator.start(context.size, context.rng)
-        elif self._run.start.drafts_masked_part and settings.mask:
+        elif self._run.init.starts_mask_from_draft and settings.mask:
             target = spec.init_target(0)  # without it, what the mask covers would show through
             latent = target.latent if target and target.draft_key else latent
-        return Optimization(spec, latent, base, context.rng, settings.passes)
+        return Optimization(spec, latent, background, context.rng, settings.passes)
 
     def update(self, optimization: Optimization, settings: Settings) -> None:
         """Prepare an optimisation for its next step, which has these settings, schedules resolved."""
@@ -72,7 +74,7 @@ class StepSpecBuilder:
         judge, prompts = self._models.judge, self._settings.prompts
         if judge is None:
             return None
-        embeddings = self._once("judge", lambda: embed_prompts(judge, prompts, self._run.inputs.pictures), prompts)
+        embeddings = self._cached("judge", lambda: embed_prompts(judge, prompts, self._run.inputs.pictures), prompts)
         return FrameJudge(judge, prompts, embeddings, self._regions())
 
     def _grow(self, optimization: Optimization, settings: Settings, size: tuple[int, int]) -> None:
@@ -82,32 +84,32 @@ class StepSpecBuilder:
             latent = generator.unpack(generator.pack(optimization.output_latent), size)
         else:
             latent = generator.encode(_enlarge(optimization.image(), size))
-        base = self._resize(size)
-        optimization.restart(self._build(settings), latent, base)
+        background = self._resize(size)
+        optimization.restart(self._build(settings), latent, background)
 
     def _resize(self, size: tuple[int, int]) -> Tensor:
-        """Use a size (H, W) from now on; return the base, of a given picture at that size and not enlarged."""
+        """Use a size (H, W) from now on; return the background, of a given picture at that size and not enlarged."""
         first = self._first_context
-        assert first.base is not None and self._context.base is not None
+        assert first.background is not None and self._context.background is not None
         if size == self._context.size:
-            return self._context.base
-        context = replace(first, size=size, base=_enlarge(first.base, size))
-        base = self._run.start.base(context, self._start_latent)
-        self._context = replace(context, base=base)
-        return base
+            return self._context.background
+        context = replace(first, size=size, background=_enlarge(first.background, size))
+        background = self._run.init.background(context, self._init_latent)
+        self._context = replace(context, background=background)
+        return background
 
     def _build(self, s: Settings) -> StepSpec:
         prompts, perceptors, size = s.prompts, self._models.perceptors, self._context.size
         pictures = self._run.inputs.pictures
-        mask = self._once("mask", lambda: self._load_mask(s.mask) if s.mask else None, s.mask, size)
-        embeddings = self._once(
+        mask = self._cached("mask", lambda: self._load_mask(s.mask) if s.mask else None, s.mask, size)
+        embeddings = self._cached(
             "embeddings", lambda: [embed_prompts(clip, prompts, pictures) for clip, _ in perceptors], prompts
         )
         context = replace(self._context, prompts=prompts, mask=mask)
-        targets = self._once(
-            "targets", lambda: self._run.start.targets(context) if s.near else [], prompts, s.mask, s.near > 0, size
+        targets = self._cached(
+            "targets", lambda: self._run.init.targets(context) if s.near else [], prompts, s.mask, s.near > 0, size
         )
-        cutouts = s.select(Cutouts)
+        cutouts = s.select(CutoutConfig)
         if s.tile:
             cutouts = replace(cutouts, padding="wrap")
         is_combined = s.combine == "embeddings"
@@ -131,13 +133,13 @@ class StepSpecBuilder:
 
     def _regions(self) -> list[Region]:
         prompts = self._settings.prompts
-        return self._once("regions", lambda: find_regions(prompts, self._load_mask), prompts, self._context.size)
+        return self._cached("regions", lambda: find_regions(prompts, self._load_mask), prompts, self._context.size)
 
     def _load_mask(self, text: str) -> Tensor:
         mask = masks.load_mask(text, self._context.size, self._run.inputs.pictures)
         return mask.to(self._models.generator.device)
 
-    def _once(self, name: str, compute: Callable[[], Any], *key: Any) -> Any:
+    def _cached(self, name: str, compute: Callable[[], Any], *key: Any) -> Any:
         """Return ``compute()``, or its last result if ``key`` is the same."""
         if name not in self._results or self._results[name][0] != key:
             self._results[name] = key, compute()
@@ -147,7 +149,7 @@ class StepSpecBuilder:
 def repeat_steps(spec: RunSpec, models: Models, changes: Sequence[Mapping[str, Any]]) -> Iterator[Optimization]:
     """Make a run again from its seed and its ``changes``, which may grow; yield its optimisation before each step."""
     settings, builder = spec.settings, StepSpecBuilder(spec, models)
-    optimization = builder.start(settings.at(0))
+    optimization = builder.create_optimization(settings.at(0))
     while True:
         due = [change for change in changes if change["step"] == optimization.step]
         settings = spec.apply_changes(settings, due)

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 import clipgen
 from clipgen.progress import is_listened_to, tell
 from clipgen.storage.files import atomic_write
-from clipgen.storage.network import UnreachableError, ask, check_reachable
+from clipgen.storage.network import UnreachableError, check_reachable, open_url
 from clipgen.storage.weights import cache_folder
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 LARGEST = 4e10  # bytes of a file of unknown size: no open_clip model has more
 _TRIES = 5
-DRIP, SPAN = 64_000, 60.0  # a download of fewer bytes than DRIP in SPAN seconds is given up
+MIN_BYTES, STALL_SECONDS = 64_000, 60.0  # a download of fewer bytes than MIN_BYTES in STALL_SECONDS is given up
 _CHECKSUMS_LOCK = threading.Lock()
 
 
@@ -154,22 +154,22 @@ def _request(source: Source, name: str, part: _Partial) -> None:
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": version}
     try:
-        answer = ask(source.where, headers)
+        response = open_url(source.where, headers)
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:
             raise _StaleError("the partial file does not fit any more; it starts again") from error
         raise
-    with answer:
-        if answer.headers.get_content_type() == "text/html":  # a page that says, with status 200, that it is gone
+    with response:
+        if response.headers.get_content_type() == "text/html":  # a page that says, with status 200, that it is gone
             raise WrongFileError("a web page came instead of it")
-        length = _parse_length(answer.headers.get("Content-Length"))
-        if start and answer.status == 206:
-            _check_rest(answer.headers, start, total, length, version)
+        length = _parse_length(response.headers.get("Content-Length"))
+        if start and response.status == 206:
+            _check_rest(response.headers, start, total, length, version)
         else:
             start, total = 0, length or 0
-            _check_whole(answer.status, length, source)
-            part.begin(total, answer.headers)
-        _receive(answer, source, name, part.file, start, total or None)
+            _check_whole(response.status, length, source)
+            part.begin(total, response.headers)
+        _receive(response, source, name, part.file, start, total or None)
     if total and part.size > total:
         raise _StaleError(f"{part.size - total} bytes more than the file has were received; the download restarts")
     if total and part.size < total:
@@ -202,7 +202,7 @@ def _check_rest(headers: Any, start: int, total: int, length: int | None, versio
         raise _StaleError("the part that came is of another version")
 
 
-def _receive(answer: Any, source: Source, name: str, file: Path, start: int, total: int | None) -> None:
+def _receive(response: Any, source: Source, name: str, file: Path, start: int, total: int | None) -> None:
     with (
         file.open("r+b" if start else "wb") as out,
         tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=is_listened_to()) as bar,
@@ -210,15 +210,15 @@ def _receive(answer: Any, source: Source, name: str, file: Path, start: int, tot
         tell(name, start, total)
         out.seek(start)  # not to its end, which another process may move that downloads the same
         mark, began = start, time.monotonic()
-        while block := answer.read1(1 << 18):  # what has come, so that a stall loses nothing
+        while block := response.read1(1 << 18):  # what has come, so that a stall loses nothing
             tell(name, out.tell() + len(block), total)
             out.write(block)
             bar.update(len(block))
             if out.tell() > source.limit:
                 raise WrongFileError(f"more came than the {source.limit / 1e6:.0f} MB that it may have")
-            if time.monotonic() - began >= SPAN:
-                if out.tell() - mark < DRIP:
-                    raise OSError(f"only {out.tell() - mark} bytes came within {SPAN:g} seconds")
+            if time.monotonic() - began >= STALL_SECONDS:
+                if out.tell() - mark < MIN_BYTES:
+                    raise OSError(f"only {out.tell() - mark} bytes came within {STALL_SECONDS:g} seconds")
                 mark, began = out.tell(), time.monotonic()
 
 
@@ -276,12 +276,12 @@ def check_hub(repo_id: str, filename: str, revision: str | None = None) -> None:
         check_reachable(constants.ENDPOINT)
 
 
-def from_hub(source: Source, name: str, own: bool) -> Path:
-    """Download with the hub's library, into its cache, or if ``own`` into clipgen's. Raises OSError."""
+def from_hub(source: Source, name: str, bulky: bool) -> Path:
+    """Download with the hub's library, into its cache, or if ``bulky`` into clipgen's. Raises OSError."""
     from huggingface_hub import hf_hub_download
 
     check_hub(**source.hub)
-    folder = partial_path(source, name, ".hub") if own else None
+    folder = partial_path(source, name, ".hub") if bulky else None
     has_bar = "tqdm_class" in inspect.signature(hf_hub_download).parameters  # not before version 1.10
     bar: Any = {"tqdm_class": _progress_class(name)} if has_bar and is_listened_to() else {}
     try:
@@ -290,7 +290,7 @@ def from_hub(source: Source, name: str, own: bool) -> Path:
         raise error if isinstance(error, OSError) else OSError(str(error)) from error
     try:
         check_hub_cache(file, source, name)
-        return file.replace(cache_folder() / name) if own else file
+        return file.replace(cache_folder() / name) if bulky else file
     except WrongFileError:
         file.resolve().unlink()
         file.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ class UnreachableError(OSError):
     """No server answers: no network, no such host, or no server. A retry would not help."""
 
 
-def ask(address: str, headers: Mapping[str, str], method: str = "GET") -> Any:
+def open_url(address: str, headers: Mapping[str, str], method: str = "GET") -> Any:
     """Open a URL and return the response, which the caller closes.
 
     Raises:
@@ -26,7 +26,7 @@ def ask(address: str, headers: Mapping[str, str], method: str = "GET") -> Any:
         OSError, HTTPException: Anything else that fails.
     """
     request = urllib.request.Request(address, headers=dict(headers), method=method)
-    silence = f"nobody answers at {urlsplit(address).netloc}"
+    no_answer = f"nobody answers at {urlsplit(address).netloc}"
     try:
         return urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError:
@@ -34,9 +34,9 @@ def ask(address: str, headers: Mapping[str, str], method: str = "GET") -> Any:
     except urllib.error.URLError as error:
         if not isinstance(error.reason, OSError) or isinstance(error.reason, ssl.SSLError):  # a server is there
             raise
-        raise UnreachableError(f"{silence} ({error.reason})") from error
+        raise UnreachableError(f"{no_answer} ({error.reason})") from error
     except TimeoutError as error:
-        raise UnreachableError(f"{silence} within {TIMEOUT:g} seconds") from error
+        raise UnreachableError(f"{no_answer} within {TIMEOUT:g} seconds") from error
     except ValueError as error:  # a redirect to what is no address, or a name that cannot be one
         raise OSError(f"it leads to what is no address ({error})") from error
 
@@ -45,7 +45,7 @@ def ask(address: str, headers: Mapping[str, str], method: str = "GET") -> Any:
 def check_reachable(address: str) -> None:
     """Raise UnreachableError if nobody answers at an address. The first success is cached."""
     try:
-        ask(address, {}, "HEAD").close()
+        open_url(address, {}, "HEAD").close()
     except UnreachableError:
         raise
     except (OSError, http.client.HTTPException):

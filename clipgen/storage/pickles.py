@@ -1,8 +1,8 @@
 """Torch checkpoints as data: ``torch.save`` files, old and new, pickled modules, Lightning and TorchScript archives.
 
 A pickle can name any function and have it called. Here it reaches only what this file defines: tensors become
-``LazyTensor``, classes of known packages become ``_Inert``, any other name is refused. No package that wrote a file
-is imported to read it. Formats: PyTorch's notes on
+``LazyTensor``, classes of known packages become ``_Placeholder``, any other name is refused. No package that wrote a
+file is imported to read it. Formats: PyTorch's notes on
 serialization semantics, and ``torch/serialization.py``.
 """
 
@@ -64,7 +64,7 @@ _NAMES = {
 }
 
 
-class _Sealed:
+class _Immutable:
     """An object whose attributes a pickle cannot set: the opcode ``BUILD`` is refused."""
 
     def __setstate__(self, state: Any) -> None:
@@ -72,7 +72,7 @@ class _Sealed:
 
 
 @dataclass(frozen=True)
-class LazyTensor(_Sealed):
+class LazyTensor(_Immutable):
     """A tensor of a checkpoint whose numbers have not been read yet."""
 
     dtype: torch.dtype
@@ -96,10 +96,10 @@ class LazyTensor(_Sealed):
         return torch.frombuffer(bytearray(view), dtype=self.dtype).as_strided(self.shape, self.stride).contiguous()
 
 
-class _Inert:
+class _Placeholder:
     """Stands for a class that is not imported: takes any arguments, keeps attributes, does nothing."""
 
-    def __new__(cls, *args: Any) -> _Inert:
+    def __new__(cls, *args: Any) -> _Placeholder:
         return super().__new__(cls)
 
     def __init__(self, *args: Any):
@@ -109,7 +109,7 @@ class _Inert:
         """Keep attributes, for the tensors among them; none can replace a method."""
         for attributes in state if isinstance(state, tuple) else (state,):
             if isinstance(attributes, dict):
-                vars(self).update((k, v) for k, v in dict.items(attributes) if not hasattr(_Inert, str(k)))
+                vars(self).update((k, v) for k, v in dict.items(attributes) if not hasattr(_Placeholder, str(k)))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
@@ -120,13 +120,13 @@ class _Inert:
     extend = add = append
 
 
-class _Tensor(_Sealed):
+class _Tensor(_Immutable):
     def __call__(self, storage: Any, offset: int, shape: Any, stride: Any, *rest: Any) -> LazyTensor:
         dtype, key, count = storage
         return LazyTensor(dtype, key, count, offset, tuple(shape), tuple(stride))
 
 
-class _Parameter(_Sealed):
+class _Parameter(_Immutable):
     def __call__(self, data: Any, *rest: Any) -> Any:
         return data
 
@@ -152,7 +152,7 @@ class _Unpickler(pickle.Unpickler):
         if full in _SAFE:
             return _SAFE[full]
         if full in _NAMES or any(f"{module}.".startswith(f"{package}.") for package in _PACKAGES):
-            return type(name, (_Inert,), {})
+            return type(name, (_Placeholder,), {})
         raise pickle.UnpicklingError(f"it asks for {full}, which no model needs")
 
     def persistent_load(self, pid: Any) -> Any:
@@ -236,7 +236,7 @@ def _flatten(tree: Any, prefix: str) -> Iterator[tuple[str, LazyTensor]]:
     if isinstance(tree, LazyTensor):
         yield prefix[:-1], tree
         return
-    branches = tree if isinstance(tree, dict) else vars(tree) if isinstance(tree, _Inert) else {}
+    branches = tree if isinstance(tree, dict) else vars(tree) if isinstance(tree, _Placeholder) else {}
     for key, value in dict.items(branches):  # not branches.items(), which a file could have put there
         if key in ("_parameters", "_buffers", "_modules"):  # how a pickled module keeps its parts
             yield from _flatten(value, prefix)

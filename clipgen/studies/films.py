@@ -18,7 +18,7 @@ from clipgen.images.names import display_path
 from clipgen.images.reading import Pictorial, to_picture
 from clipgen.prompts import slug
 from clipgen.runs.finish import Interrupted, finish_batch, resumable
-from clipgen.runs.inputs import Ask, Inputs, Value
+from clipgen.runs.inputs import Inputs, PromptLike, Value
 from clipgen.runs.journal import Journal, warn_unsaved
 from clipgen.runs.lock import Lock
 from clipgen.runs.output import export_run
@@ -31,7 +31,7 @@ FILM = "film"  # the start of a redrawn film, and the folder with its frames unt
 
 
 def batch(
-    prompt: Ask,
+    prompt: PromptLike,
     count: int,
     *,
     seed: int = 0,
@@ -95,7 +95,7 @@ def best(runs: Sequence[Run]) -> list[Run]:
 
 def restyle(
     film: str | Path | Pictorial | Sequence[str | Path | Pictorial],
-    prompt: Ask,
+    prompt: PromptLike,
     *,
     carry: float = 0.5,
     steps: int = 30,

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 
 from clipgen.images.names import absolute_path, display_path
-from clipgen.runs.inputs import Ask, Inputs
+from clipgen.runs.inputs import Inputs, PromptLike
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.settings import build
@@ -42,7 +42,7 @@ class Studio(widgets.VBox):
     _open: ClassVar[Studio | None] = None
     is_closed = True  # until it is complete
 
-    def __init__(self, prompt: Ask = "a red apple", *, folder: str | Path = "clipgen-runs", **settings: Any):
+    def __init__(self, prompt: PromptLike = "a red apple", *, folder: str | Path = "clipgen-runs", **settings: Any):
         self.folder, inputs = absolute_path(check_path("folder", folder)), Inputs()
         values = inputs.name_values(settings | {"prompt": prompt})
         values |= save_inputs(values, inputs.all, self.folder)
@@ -204,8 +204,8 @@ class Studio(widgets.VBox):
         if job.run and job.rows:
             self.preview.show(job.run.journal, job.rows, job.frame, more=job.is_alive and not job.is_paused)
         download = job.download
-        share = download.done / download.total if download and download.total else None
-        self.preview.show_progress(job.phase, job.status, share)
+        fraction = download.done / download.total if download and download.total else None
+        self.preview.show_progress(job.phase, job.status, fraction)
         if job.error:
             self.preview.error.show(job.error)
         self._enable()

@@ -153,7 +153,7 @@ def describe_costs(generator: str, perceptor: str, pair: Pair) -> str:
         return text
     speed = ", and a GPU to take minutes instead of hours." if size else "; any computer will do."
     text += f" A run uses about {pair.memory:g} GB of memory{speed}"
-    if entry_of(generator).notebook_size:
+    if entry_of(generator).uses_notebook_defaults:
         text += (
             " By default a CPU makes 300 steps at 256x256 (320 TFLOP in all), a GPU with 12 GB 500 steps at "
             "512x512 (1,300 TFLOP), a smaller one at 384x384."

@@ -150,7 +150,7 @@ class Controls(widgets.VBox):
 
     def steer(self, run: Run) -> None:
         """Send changed values to a run, once they have not changed for QUIET seconds. To be called again and again."""
-        if run.control.closed:  # changes are for the next run
+        if run.control.has_ended:  # changes are for the next run
             return
         try:
             latest, self._latest = self._latest, {}

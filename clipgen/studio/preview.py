@@ -213,9 +213,9 @@ class Preview(widgets.VBox):
             scores = [frame_score(row) for row in self._rows]
             self.timeline.value = 1 + (scores.index(max(scores)) if scores else 0)
 
-    def show_progress(self, phase: str, status: str = "", share: float | None = None) -> None:
-        """Show what happens and how far it is; with a bar if there is a ``share`` from 0 to 1."""
-        bar = "" if share is None else f'<progress value="{share:.3f}" max="1"></progress>'
+    def show_progress(self, phase: str, status: str = "", fraction: float | None = None) -> None:
+        """Show what happens and how far it is; with a bar if there is a ``fraction`` from 0 to 1."""
+        bar = "" if fraction is None else f'<progress value="{fraction:.3f}" max="1"></progress>'
         self.phase.value = f'<span role="status" aria-live="polite">{html.escape(phase)}</span>{bar}'
         self.status.value = f"<span>{html.escape(status)}</span>"
 
@@ -276,10 +276,10 @@ def draw_curve(rows: Sequence[Row], index: int) -> str:
             scores = [row[name] for row in rows]
             low, high = min(scores), max(scores)
             points = [f"{x:.1f},{55 - 50 * (score - low) / (high - low or 1):.1f}" for x, score in zip(xs, scores)]
-            some = points[: -1 : len(points) // 300 + 1] + points[-1:]
+            sparse = points[: -1 : len(points) // 300 + 1] + points[-1:]
             x, y = points[index].split(",")
             shapes += (
-                f'<polyline points="{" ".join(some)}" fill="none" stroke="currentColor" stroke-width="1.5"{dash}/>'
+                f'<polyline points="{" ".join(sparse)}" fill="none" stroke="currentColor" stroke-width="1.5"{dash}/>'
             )
             shapes += f'<circle cx="{x}" cy="{y}" r="3.5" fill="currentColor"/>'
             labels.append(f"{label} from {low:.3f} to {high:.3f}")

@@ -98,9 +98,9 @@ def compare_pictures(name: str, settings: dict[str, Any], options: argparse.Name
             return np.asarray(run.image, int), time.perf_counter() - began
 
         on_cpu, cpu_seconds = picture(device="cpu", precision="fp32")
-        on_card, seconds = picture(device=options.device, precision="fp32")
+        on_gpu, seconds = picture(device=options.device, precision="fp32")
         reduced, _ = picture(device=options.device, precision="auto")
-    apart = np.abs(on_card - on_cpu)
+    apart = np.abs(on_gpu - on_cpu)
     return {
         "most": int(apart.max()),
         "mean": float(apart.mean()),

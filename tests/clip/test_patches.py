@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import clipgen
 from clipgen.clip.catalogue import family
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import CutoutConfig
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
 SMALL = {"embed_dim": 64, "text_cfg": TEXT}
@@ -86,7 +86,7 @@ def test_half_of_the_patches_pull_as_all_do(vits):
         leaf = image.detach().requires_grad_()
         for step in range(32):
             rng = torch.Generator().manual_seed(step)
-            views = Cutouts(cutouts=8, patch_dropout=dropout).sample(image.shape, 64, rng, perceptor.patches)
+            views = CutoutConfig(cutouts=8, patch_dropout=dropout).sample(image.shape, 64, rng, perceptor.patches)
             kept = views.patches(slice(None), image.device)
             (perceptor.encode_image(views.render(leaf), kept) @ target).sum().backward()
         return torch.autograd.grad(image, latent, leaf.grad, retain_graph=True)[0].flatten()

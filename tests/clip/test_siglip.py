@@ -49,7 +49,7 @@ def folder(tmp_path):
 
 def test_sigmoid_tokenizer_and_sizes_are_the_models(folder):
     perceptor = clipgen.load_perceptor(f"local-dir:{folder}")
-    assert (perceptor.size, perceptor.context, perceptor.bias) == (48, 8, -10)
+    assert (perceptor.size, perceptor.context_length, perceptor.bias) == (48, 8, -10)
     assert perceptor.mean.flatten().tolist() == [0.5] * 3
     picture = Image.new("RGB", (100, 50), "red")
     probabilities = clipgen.rank([picture, picture.rotate(90)], ["a red apple", "a blue dog", "a cat"], perceptor)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.cutouts import warps
-from clipgen.cutouts.sampling import AUGMENTATIONS, Cutouts, cutouts
+from clipgen.cutouts.sampling import AUGMENTATIONS, CutoutConfig, cutouts
 from clipgen.errors import ClipgenError
 
 
@@ -57,7 +57,7 @@ ALL = ", ".join(PER_VIEW)
 @pytest.mark.parametrize("padding", ["border", "grey"])
 def test_views_in_parts_are_the_same_views(augment, padding):
     images = torch.cat([smooth(), 1 - smooth()]).requires_grad_()
-    how = Cutouts(cutouts=7, augment=augment, padding=padding)
+    how = CutoutConfig(cutouts=7, augment=augment, padding=padding)
     views = how.sample(images.shape, 24, rng(3))
     whole = views.render(images)
     parts = [views.render(images, part).unflatten(0, (2, -1)) for part in (slice(0, 3), slice(3, 4), slice(4, 7))]
@@ -72,7 +72,7 @@ def test_views_in_parts_are_the_same_views(augment, padding):
 @pytest.mark.parametrize("padding", ["border", "reflection", "zeros"])
 def test_views_of_one_tall_grid_are_those_of_a_grid_each(views, padding):
     images = torch.cat([smooth(40, 30), 1 - smooth(40, 30)]).requires_grad_()
-    grid = warps.grid(Cutouts(cutouts=views, augment=ALL).sample(images.shape, 9, rng(2)).warp, 9)
+    grid = warps.grid(CutoutConfig(cutouts=views, augment=ALL).sample(images.shape, 9, rng(2)).warp, 9)
     tall = warps.sample_grid(images, grid, padding)
     each = F.grid_sample(images.repeat_interleave(views, 0), grid, padding_mode=padding, align_corners=False)
     pull = torch.randn(tall.shape, generator=rng())
@@ -83,7 +83,7 @@ def test_views_of_one_tall_grid_are_those_of_a_grid_each(views, padding):
 @pytest.mark.parametrize("padding", ["border", "reflection", "grey", "wrap"])
 def test_the_gradient_of_views_is_that_of_finite_differences(padding):
     image = smooth(12, 14).double().requires_grad_()
-    views = Cutouts(cutouts=3, augment=ALL, padding=padding).sample(image.shape, 4, rng(6))
+    views = CutoutConfig(cutouts=3, augment=ALL, padding=padding).sample(image.shape, 4, rng(6))
     numbers = {
         key: value for key, value in vars(views).items() if isinstance(value, Tensor) and value.is_floating_point()
     }
@@ -126,7 +126,7 @@ def test_some_augmentations_are_on_all_views_of_a_step_or_on_none(name):
 )
 def test_what_is_no_augmentation_is_refused(text):
     with pytest.raises(ClipgenError, match="augment="):
-        Cutouts(augment=text)
+        CutoutConfig(augment=text)
 
 
 def test_erased_views_have_a_black_hole():
@@ -160,7 +160,7 @@ def test_colours():
     colour, one = torch.tensor([0.8, 0.3, 0.1]), torch.ones(1)
 
     def tinted(light=0.0, contrast=1.0, saturation=1.0, hue=0.0):
-        matrix = warps.tint(*(one * number for number in (light, contrast, saturation, hue)))[0]
+        matrix = warps.colour_matrix(*(one * number for number in (light, contrast, saturation, hue)))[0]
         return matrix[:, :3] @ colour + matrix[:, 3]
 
     assert torch.allclose(tinted(), colour, atol=1e-6)
@@ -187,7 +187,7 @@ def test_sizes_and_overviews():
     image = smooth(64, 128)
 
     def sides(**settings):
-        views = Cutouts(cutouts=4000, augment="", **settings).sample(image.shape, 16, rng())
+        views = CutoutConfig(cutouts=4000, augment="", **settings).sample(image.shape, 16, rng())
         return views.warp[:, 1, 1]  # shares of the height, the shorter side
 
     own = sides(cut_min=0, cut_max=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import clipgen
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.generators.base import wrap_edges
 from clipgen.generators.catalogue import load_generator
 from clipgen.generators.vae import TAESD, VAE
@@ -46,7 +46,7 @@ def test_a_decoder_does_not_know_where_the_edge_is(param):
 
 def test_a_view_across_the_edge_sees_the_other_side():
     images, by = torch.rand(2, 3, 40, 60, generator=rng()), (10, 15)
-    views = Cutouts(cutouts=9, padding="wrap", augment="flip, affine, perspective").sample(images.shape, 32, rng())
+    views = CutoutConfig(cutouts=9, padding="wrap", augment="flip, affine, perspective").sample(images.shape, 32, rng())
     shift = torch.eye(3)
     shift[0, 2], shift[1, 2] = 2 * by[1] / 60, 2 * by[0] / 40
     moved = dataclasses.replace(views, warp=shift @ views.warp).render(images.roll(by, (2, 3)))

@@ -86,7 +86,7 @@ def nobody_elses():
 @pytest.mark.parametrize("ample", [True, False])
 def test_a_run_keeps_it_to_its_end_where_memory_is_ample(ample, tmp_path, monkeypatch, nobody_elses):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**12 if ample else 2 * 10**9)
-    monkeypatch.setattr(memory, "view_bytes", lambda recipe: 10**9)
+    monkeypatch.setattr(memory, "cutout_bytes", lambda recipe: 10**9)
     run = clipgen.Run("a cat", folder=tmp_path, generator="mini-vqgan", init="grey", size=(64, 64), steps=2, cutouts=2)
     next(frames := iter(run))
     assert allocator._owners[run.optimization.memory] is ample

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from clipgen.device import precision
-from clipgen.fast.layers import ByteReLU, FrozenConv2d, FrozenNormSiLU
+from clipgen.fast.layers import FrozenConv2d, FrozenNormSiLU, MaskReLU
 from clipgen.generators.codebook import Codebook
 from clipgen.generators.dvae import DVAE
 from clipgen.generators.vqgan import VQModel
@@ -51,11 +51,11 @@ def test_a_convolution_that_learns_is_torchs():
 
 def test_a_relu_is_torchs_in_a_byte():
     x = torch.randn(2, 8, 16, 16, requires_grad=True)
-    ours, theirs = told(ByteReLU(), x), told(nn.ReLU(), x)
+    ours, theirs = told(MaskReLU(), x), told(nn.ReLU(), x)
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
     assert ours[2] < theirs[2] and ours[2] % x.numel() == 0
     wild = torch.full_like(x, torch.inf)
-    assert torch.equal(*(torch.autograd.grad(relu(x), x, wild)[0] for relu in (ByteReLU(), nn.ReLU())))
+    assert torch.equal(*(torch.autograd.grad(relu(x), x, wild)[0] for relu in (MaskReLU(), nn.ReLU())))
 
 
 @pytest.mark.parametrize("channels", [64, 128, 1024])  # 2, 4 and 32 a group: own sums, and torch's

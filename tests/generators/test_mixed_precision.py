@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import clipgen
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.generators.codebook import Codebook
 from clipgen.generators.dvae import DVAE
@@ -44,7 +44,7 @@ class Peak(TorchDispatchMode):
 def generator(name):
     """A catalogued generator of its real size, with the weights that a training would start with."""
     entry = GENERATORS[name]
-    if entry.loader.endswith("vae:load") and not entry.codes:
+    if entry.loader.endswith("vae:load") and not entry.codebook_size:
         return VAE(name, TAESD(**entry.config), entry.native_size, torch.device("cpu"))
     net = DVAE(**entry.config) if name == "dvae" else VQModel(**entry.config)
     if name != "dvae":
@@ -148,7 +148,7 @@ def gradient(made, seer, precision):
     latent = made.start(SIZE, rng)
     width = seer.embed_text(["a cat"]).shape[1]
     target = F.normalize(torch.randn(1, width, generator=rng), dim=-1)
-    prompts, cutouts, share = [Prompt("a cat")], Cutouts(cutouts=2), [(seer, 1.0)]
+    prompts, cutouts, share = [Prompt("a cat")], CutoutConfig(cutouts=2), [(seer, 1.0)]
     asked = PromptLoss(prompts, share, [target], [Region([0])], cutouts)
     parts = {"generator": made, "perceptors": share, "prompts": prompts, "losses": [asked], "init_targets": []}
     parts |= {"optimizer": OptimizerConfig(), "camera": Camera.parse(""), "mask": None, "cutouts": cutouts}

@@ -74,7 +74,7 @@ def test_a_picture_is_what_every_pixel_asks_of_every_mark(filled, monkeypatch):
                     if (a[1] > p[1]) != (b[1] > p[1]):
                         crossings += float(a[0] + (p[1] - a[1]) / along[1] * along[0]) > x + 0.5
                 inside = away if filled and crossings % 2 else -away
-                cover = opacity * torch.tensor((float(r) + inside) / rasteriser.EDGE).sigmoid()
+                cover = opacity * torch.tensor((float(r) + inside) / rasteriser.EDGE_SCALE).sigmoid()
                 wanted[:, y, x] += cover * (torch.tensor(colour) - wanted[:, y, x])
     for work in (2**20, 2000):
         monkeypatch.setattr(rasteriser, "WORK", work)
@@ -147,9 +147,11 @@ def test_a_picture_is_laid_of_marks(family):
 def test_a_camera_moves_the_marks_themselves(family, text):
     """As it moves their picture, but for what comes in at the edges; lines of a pen stay as wide as they are."""
     camera, latent = Camera.parse(text), family.start((48, 64), rng())
-    origin = camera.origin(0, (48, 64))
-    moved = family.transform(torch.cat([latent, latent]), origin, rng(1))
-    assert torch.equal(moved[0], moved[1]) and torch.equal(moved[0], family.transform(latent, origin, rng(1))[0])
+    inverse_affine = camera.inverse_affine(0, (48, 64))
+    moved = family.transform(torch.cat([latent, latent]), inverse_affine, rng(1))
+    assert torch.equal(moved[0], moved[1]) and torch.equal(
+        moved[0], family.transform(latent, inverse_affine, rng(1))[0]
+    )
     wanted, found = (x[..., 12:-12, 16:-16] for x in (camera.move(family.image(latent), 0), family.image(moved[:1])))
     assert (found - wanted).abs().mean() < (0.1 if family.name.startswith("pen") else 0.03)
 
@@ -158,7 +160,7 @@ def test_what_leaves_the_sheet_comes_back(family):
     """Out of sight in one direction and faint, so that endless zooms have something to go on with."""
     latent, camera = family.start((48, 64), rng()), Camera.parse("x=0.5")
     for seed in range(3):
-        latent = family.transform(latent, camera.origin(0, (48, 64)), rng(seed))
+        latent = family.transform(latent, camera.inverse_affine(0, (48, 64)), rng(seed))
     assert not family._out_of_sight(latent[0, family.header :], (48, 64)).all()
     assert (family.image(latent) < 0.99).float().mean() > 0.001
 

@@ -210,4 +210,4 @@ def test_published_checksums_and_revisions():
     assert re.fullmatch("[0-9a-f]{40}", hub["revision"])
     digests = [s.sha256 for e in GENERATORS.values() for f in e.files for s in f.parsed_sources if s.sha256]
     assert len(digests) > 10 and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
-    assert GENERATORS["wikiart_f16_1024"].codes == 1024 and GENERATORS["llamagen_vq16_t2i"].stride == 16
+    assert GENERATORS["wikiart_f16_1024"].codebook_size == 1024 and GENERATORS["llamagen_vq16_t2i"].stride == 16

@@ -39,7 +39,7 @@ def test_size(stage):
 
 
 def test_stream_is_the_whole_net_step_by_step(stage, rng):
-    tokens = torch.randint(stage.codes, (2, stage.side**2), generator=rng)
+    tokens = torch.randint(stage.codebook_size, (2, stage.side**2), generator=rng)
     stream, logits, first = stage.start("a red car", 2, 1.0), [], 0
     for n in (3, 1, 5, 11):
         guessed = tokens.clone()
@@ -51,7 +51,7 @@ def test_stream_is_the_whole_net_step_by_step(stage, rng):
     with torch.no_grad():
         text, told = (part.expand(2, -1) for part in stage.read("a red car"))
         features = net(net.embed(text, told, tokens[:, :19]))
-        whole = net.next_code(features[:, net.context - 1 :])
+        whole = net.next_code(features[:, net.context_length - 1 :])
     torch.testing.assert_close(torch.cat(logits, 1), whole, atol=1e-3, rtol=1e-3)
 
 
@@ -110,9 +110,9 @@ def test_it_listens(stage):
 
 def test_attention_is_causal_and_sums_to_one(stage, rng):
     net = stage.net
-    image = torch.randint(stage.codes, (stage.side, stage.side), generator=rng)
+    image = torch.randint(stage.codebook_size, (stage.side, stage.side), generator=rng)
     looks = stage.attention("a cat", image)
-    count = net.context + stage.side**2
+    count = net.context_length + stage.side**2
     assert looks.shape == (len(net.blocks), net.heads, count, count)
     torch.testing.assert_close(looks.sum(-1), torch.ones_like(looks[..., 0]))
     assert looks.triu(1).max() == 0

@@ -52,7 +52,7 @@ def published(request, monkeypatch):
     entry, cache = MODELS[request.param], weights.cache_folder()
     monkeypatch.setitem(MODELS, request.param, dataclasses.replace(entry, config=SMALL, words=WORDS))
     encoder = DalleBartEncoder(text_vocab_count=WORDS, text_token_count=CONTEXT, **SHARED)
-    decoder = DalleBartDecoder(image_vocab_count=entry.codes - 1, **SHARED)
+    decoder = DalleBartDecoder(image_vocab_count=entry.codebook_size - 1, **SHARED)
     for net, file in ((encoder, entry.encoder), (decoder, entry.decoder)):
         state = {}
         for key, value in net.state_dict().items():
@@ -183,7 +183,7 @@ def test_the_published_files_have_the_size_of_these_nets(name):
     """To the byte, as the hub's history tells them, but for the names; the norms' scales alone would be more."""
     entry = MODELS[name]
     with torch.device("meta"):
-        nets = dalle_mini.Encoder(entry.words, **entry.config), dalle_mini.Decoder(entry.codes, **entry.config)
+        nets = dalle_mini.Encoder(entry.words, **entry.config), dalle_mini.Decoder(entry.codebook_size, **entry.config)
     for net, file in zip(nets, (entry.encoder, entry.decoder), strict=True):
         numbers = sum(value.numel() for key, value in net.state_dict().items() if not key.endswith(WITHOUT_SCALE))
         assert 0 < PUBLISHED[file.name] - 2 * numbers < 100_000

@@ -151,8 +151,8 @@ def test_an_endless_file_of_unknown_size_is_given_up(server, monkeypatch, cache)
 
 
 def test_a_dripping_file_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(download, "SPAN", 0.0, raising=False)
-    monkeypatch.setattr(download, "DRIP", 10**9, raising=False)
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.0, raising=False)
+    monkeypatch.setattr(download, "MIN_BYTES", 10**9, raising=False)
     server.cut, server.rest = SIZE, (206, part(CUT, SIZE - 1, SIZE), REST)
     failed(server, "bytes came within 0 seconds")
 

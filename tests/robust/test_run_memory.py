@@ -216,7 +216,7 @@ def test_an_error_that_is_held_holds_nothing_of_the_step(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "part"),
-    [(Adam, "step"), (Optimization, "is_finite"), (Pixels, "project_"), (Optimization, "compute_gradient")],
+    [(Adam, "step"), (Optimization, "unscale_and_check"), (Pixels, "project_"), (Optimization, "compute_gradient")],
 )
 @pytest.mark.parametrize("several", [True, False])
 def test_a_step_is_taken_once_wherever_memory_runs_out(kind, part, several, tmp_path, monkeypatch):

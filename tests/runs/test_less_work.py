@@ -66,7 +66,7 @@ def test_memory_is_planned_for_the_patches_that_are_shown(vit, tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path, perceptor=vit, **KNOBS)
     next(iter(run))
     recipe, half = run.optimization.spec, replace(run.optimization.spec.cutouts, patch_dropout=0.5)
-    assert memory.view_bytes(replace(recipe, cutouts=half)) < 0.7 * memory.view_bytes(recipe)
+    assert memory.cutout_bytes(replace(recipe, cutouts=half)) < 0.7 * memory.cutout_bytes(recipe)
 
 
 def test_patch_dropout_is_refused_by_who_has_no_patches(vit, tmp_path):

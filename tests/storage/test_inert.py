@@ -93,8 +93,8 @@ def test_a_stand_in_takes_everything_and_does_nothing(module, attribute, tmp_pat
     built = name(module, attribute) + NOTHING + NEWOBJ + dict_of(flags=tensor()) + BUILD
     kinds = {"made": made, "filled": filled, "built": built}
     tree = pickle_of({key: PROTOCOL + value + END for key, value in kinds.items()})
-    assert all(isinstance(value, pickles._Inert) for value in tree.values())
-    assert type(tree["made"]).__mro__[1:] == (pickles._Inert, object) and not hasattr(tree["made"], "key")
+    assert all(isinstance(value, pickles._Placeholder) for value in tree.values())
+    assert type(tree["made"]).__mro__[1:] == (pickles._Placeholder, object) and not hasattr(tree["made"], "key")
     assert vars(tree["made"]) == vars(tree["filled"]) == {} and list(vars(tree["built"])) == ["flags"]
     file = checkpoint(tmp_path / "last.ckpt", state_dict=dict_of(weight=tensor()), **kinds)
     assert list(weights.load_weights(weights.as_safetensors(file))[0]) == ["weight"]
@@ -115,7 +115,7 @@ def test_no_attribute_takes_the_place_of_a_method(slots, hook):
     twice = tuple_of(NONE, state) if slots else state
     stream = PROTOCOL + NAMESPACE + twice + BUILD + tuple_of(tuple_of(text("a"), b"K\x02")) + BUILD + END
     made = pickles._Unpickler(io.BytesIO(stream)).load()
-    assert vars(made) == {"harmless": 1} and type(made).__mro__[1] is pickles._Inert
+    assert vars(made) == {"harmless": 1} and type(made).__mro__[1] is pickles._Placeholder
 
 
 @pytest.mark.parametrize(
@@ -133,12 +133,12 @@ def test_no_attribute_takes_the_place_of_a_method(slots, hook):
 )
 @pytest.mark.parametrize("plain", [True, False])
 def test_what_is_shared_cannot_be_changed(plain, what, slots, tmp_path, cache):
-    before = {key: dict(vars(type(value))) for key, value in pickles._SAFE.items()}, dict(vars(pickles._Inert))
+    before = {key: dict(vars(type(value))) for key, value in pickles._SAFE.items()}, dict(vars(pickles._Placeholder))
     state = dict_of(**slots) if plain else tuple_of(NONE, dict_of(**slots))
     file = checkpoint(tmp_path / "last.ckpt", weight=tensor(), evil=what + state + BUILD)
     with pytest.raises(ClipgenError, match="cannot be read as plain weights"):
         weights.as_safetensors(file)
-    after = {key: dict(vars(type(value))) for key, value in pickles._SAFE.items()}, dict(vars(pickles._Inert))
+    after = {key: dict(vars(type(value))) for key, value in pickles._SAFE.items()}, dict(vars(pickles._Placeholder))
     assert after == before and collections.OrderedDict([("a", 1)]).items()
 
 

@@ -27,7 +27,7 @@ from taming.modules.vqvae.quantize import VectorQuantizer2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipgen.cutouts.sampling import Cutouts, Views
+from clipgen.cutouts.sampling import CutoutConfig, CutoutParams
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.optimize import Optimization
 from clipgen.prompts import parse
@@ -86,7 +86,7 @@ def small_dvae(cache: Path, monkeypatch: Any, contrast: float = 2.0) -> nn.Modul
     (cache / "dvae").mkdir(parents=True)
     for half, net in (("encoder", encoder), ("decoder", decoder)):
         torch.save(net, cache / "dvae" / f"{half}.pkl")
-    entry = dataclasses.replace(GENERATORS["dvae"], config=small | {"n_init": 16}, codes=TOKENS)
+    entry = dataclasses.replace(GENERATORS["dvae"], config=small | {"n_init": 16}, codebook_size=TOKENS)
     monkeypatch.setitem(GENERATORS, "dvae", entry)
     monkeypatch.setenv("CLIPGEN_CACHE", str(cache))
     return decoder.eval().requires_grad_(False)
@@ -133,7 +133,7 @@ class Loop:
         """Return what the decoder makes of the latent in a step, before anything is cut from it."""
         raise NotImplementedError
 
-    def cut(self, picture: Tensor, views: Views) -> Tensor:
+    def cut(self, picture: Tensor, views: CutoutParams) -> Tensor:
         """Return what CLIP is shown of it, before CLIP's own normalisation."""
         return views.render(picture)
 
@@ -155,7 +155,7 @@ class Loop:
     def step(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Make a step; returns what CLIP was shown, and the loss."""
         picture = self.decode(rng)
-        views = self.cut(picture, self.settings.select(Cutouts).sample(picture.shape, SIDE, rng))
+        views = self.cut(picture, self.settings.select(CutoutConfig).sample(picture.shape, SIDE, rng))
         loss = self.loss(self.clip.encode_image((views - MEAN) / DEVIATION))
         self.optimiser.zero_grad()
         loss.backward()
@@ -201,7 +201,7 @@ def beside(
     watched = Watched(loaded.perceptors[0][0])
     models: Models = dataclasses.replace(loaded, perceptors=[(watched, 1.0)])  # type: ignore[list-item]
     step_specs = StepSpecBuilder(spec, models)
-    optimization = step_specs.start(spec.settings.at(0))
+    optimization = step_specs.create_optimization(spec.settings.at(0))
     source = kind(optimization.latent, spec.settings, clip[0], net)
     begin, views, losses, cosines = source.latent.detach().clone(), list[float](), [], list[float]()
     for step in range(steps):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clipgen import device as devices
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.generators import base, catalogue
 from clipgen.generators.catalogue import ALIASES, GENERATORS, entry_of
 from clipgen.runs.settings import build
@@ -67,5 +67,5 @@ def test_built_in_models_draw_the_same_everywhere(monkeypatch):
 def test_continuous_ones_have_the_views_and_steps_of_the_published_vqgans(name):
     asked = {"perceptor": "ViT-B-32/openai", "device": "cpu"}
     ours, vqgan = (build("a city", asked | {"generator": one}) for one in (name, "vqgan"))
-    assert ours.select(Cutouts) == vqgan.select(Cutouts) and ours.steps == vqgan.steps == 300
+    assert ours.select(CutoutConfig) == vqgan.select(CutoutConfig) and ours.steps == vqgan.steps == 300
     assert catalogue.GENERATORS[name].native_size == 512 and ours.lr_unit == "own"

@@ -11,7 +11,7 @@ from oracle import SIDE, TOKENS, Loop, beside, openai_clip, small_clip, small_dv
 from torch.nn import functional as F
 
 import clipgen
-from clipgen.cutouts.sampling import Views
+from clipgen.cutouts.sampling import CutoutParams
 from clipgen.runs.settings import build
 
 EPSILON = 0.1  # of the dVAE's mapping of pixels
@@ -158,8 +158,8 @@ def test_views_are_the_cutouts_of_a_padded_picture():
         middle = [2 * (at + size / 2 - side) / side for at in (x, y)]
         warps.append(torch.tensor([[size / side, 0, middle[0]], [0, size / side, middle[1]], [0, 0, 1]]))
     warp = torch.stack(warps)
-    reductions = warp.new_zeros(4, dtype=torch.long)  # the notebook's, too, samples the picture as it is
-    ours = Views(4, SIDE, warp, reductions, "zeros").render(picture)
+    pooling_levels = warp.new_zeros(4, dtype=torch.long)  # the notebook's, too, samples the picture as it is
+    ours = CutoutParams(4, SIDE, warp, pooling_levels, "zeros").render(picture)
     assert (ours - torch.cat(theirs)).abs().mean() < 0.02
 
 

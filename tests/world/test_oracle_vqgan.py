@@ -12,7 +12,7 @@ import torch
 from oracle import SIDE, Loop, beside, small_clip, small_vqgan
 from torch.nn import functional as F
 
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.cutouts.warps import grid
 from clipgen.prompts import parse
 
@@ -91,11 +91,11 @@ class Crowson(Quantised):
         return F.interpolate(box, (SIDE, SIDE), mode="bicubic", align_corners=True)
 
 
-def jittered(views, tint, lit=True):
-    """What kornia's ColorJitter makes of views, by the numbers that are in clipgen's ``tint`` (n, 3, 4)."""
-    contrast = tint[:, :, :3].sum(2)[:, 0]
-    light = tint[:, 0, 3] - 0.5 * (1 - contrast)
-    turned = tint[:, :, :3] / contrast[:, None, None] - 1 / 3
+def jittered(views, matrix, lit=True):
+    """What kornia's ColorJitter makes of views, by the numbers that are in clipgen's ``matrix`` (n, 3, 4)."""
+    contrast = matrix[:, :, :3].sum(2)[:, 0]
+    light = matrix[:, 0, 3] - 0.5 * (1 - contrast)
+    turned = matrix[:, :, :3] / contrast[:, None, None] - 1 / 3
     cos, sin = turned.diagonal(0, 1, 2).sum(1) / 2, math.sqrt(3) * (turned[:, 1, 0] - turned[:, 0, 1]) / 2
     colour, hue = (cos**2 + sin**2).sqrt(), torch.atan2(sin, cos) / (2 * math.pi)
     light, contrast, colour, hue = (numbers[:, None, None, None] for numbers in (light, contrast, colour, hue))
@@ -132,7 +132,11 @@ class Nerdyrodent(Quantised):
         """The warps that these augmentations would have, were they alone."""
         rng = torch.Generator()
         rng.set_state(self.numbers)
-        return dataclasses.replace(self.settings.select(Cutouts), augment=augment).sample(picture.shape, SIDE, rng).warp
+        return (
+            dataclasses.replace(self.settings.select(CutoutConfig), augment=augment)
+            .sample(picture.shape, SIDE, rng)
+            .warp
+        )
 
 
 class NerdyrodentsViews(Nerdyrodent):
@@ -141,8 +145,8 @@ class NerdyrodentsViews(Nerdyrodent):
     def cut(self, picture, views):
         first = self.warped(picture, "affine=15 + shear=5 + shift_y=0.1:0.7")
         batch = resampled(pooled(picture).expand(views.count, -1, -1, -1), first)
-        batch = jittered(resampled(batch, first.inverse() @ views.warp), views.tint)
-        whole = dataclasses.replace(views, warp=torch.eye(3).expand_as(views.warp), tint=None, noise=None)
+        batch = jittered(resampled(batch, first.inverse() @ views.warp), views.colour_matrix)
+        whole = dataclasses.replace(views, warp=torch.eye(3).expand_as(views.warp), colour_matrix=None, noise=None)
         return batch * whole.render(torch.ones(1, 3, SIDE, SIDE)) + views.noise
 
 
@@ -176,7 +180,7 @@ class PixraysViews(Pixray):
         wide[:, [0, 1], [0, 1]] = 1 / 0.95
         one = resampled(small[:close], views.warp[:close], ("reflection", "border")[self.done % 2])
         two = resampled(resampled(small[close:], wide[close:], level=views.level), half[close:], level=views.level)
-        return jittered(torch.cat([one, two]), views.tint, lit=False) + views.noise
+        return jittered(torch.cat([one, two]), views.colour_matrix, lit=False) + views.noise
 
 
 class PixraysTextoff(Pixray):

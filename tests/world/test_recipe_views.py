@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.runs.settings import build
 
 STEPS, SIDE = 200, 24
@@ -21,7 +21,7 @@ STEPS, SIDE = 200, 24
 
 def draws(name, augment=None):
     """A recipe's views of a white picture, step by step, without what changes colours."""
-    cutouts = build("a city", {"recipe": name}).select(Cutouts)
+    cutouts = build("a city", {"recipe": name}).select(CutoutConfig)
     plain = [item for item in cutouts.augment.split(", ") if not item.startswith(("grain", "colour", "levels"))]
     cutouts = dataclasses.replace(cutouts, augment=", ".join(plain) if augment is None else augment, lift=0.0)
     for step in range(STEPS):
@@ -126,7 +126,7 @@ def test_pixrays_views_are_leaned_as_often():
 
 def test_pixrays_views_are_stretched_together():
     """Its CLIP was shown each batch from its least, as black, to its most, as white."""
-    cutouts = build("a city", {"recipe": "pixray"}).select(Cutouts)
+    cutouts = build("a city", {"recipe": "pixray"}).select(CutoutConfig)
     picture = 0.3 + 0.4 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     draw = cutouts.sample(picture.shape, 32, torch.Generator().manual_seed(0))
     plain = dataclasses.replace(draw, levels=False).render(picture)
@@ -152,7 +152,7 @@ def lanczos(image, size):
 def test_every_pixel_has_a_gradient_where_a_view_shrinks_the_picture(side, size):
     """Bilinear sampling alone left 25% of the pixels of Crowson's full view without one, and a cosine of 0.68."""
     picture = F.interpolate(torch.rand(1, 3, 16, 16), (side, side), mode="bicubic").requires_grad_()
-    views = Cutouts(cutouts=1, cut_min=1, cut_max=1, augment="").sample(picture.shape, size, torch.Generator())
+    views = CutoutConfig(cutouts=1, cut_min=1, cut_max=1, augment="").sample(picture.shape, size, torch.Generator())
     pull = F.interpolate(torch.randn(1, 3, size // 4, size // 4), (size, size), mode="bicubic")
     shown = views.render(picture)
     (ours,) = torch.autograd.grad((shown * pull).sum(), picture)
@@ -167,7 +167,7 @@ def test_views_keep_their_order_and_parts_are_the_same():
     """Large and small views are sampled from different averages of the picture, and come back in the order drawn."""
     pictures = torch.rand(2, 3, 96, 80, generator=torch.Generator().manual_seed(0))
     for padding in ("border", "wrap", "black"):
-        cutouts = Cutouts(cutouts=12, cut_min=0.2, cut_max=1.2, padding=padding, augment="flip, affine=20")
+        cutouts = CutoutConfig(cutouts=12, cut_min=0.2, cut_max=1.2, padding=padding, augment="flip, affine=20")
         views = cutouts.sample(pictures.shape, 24, torch.Generator().manual_seed(3))
         whole = views.render(pictures).unflatten(0, (2, 12))
         parts = [views.render(pictures, slice(i, i + 1)).unflatten(0, (2, 1)) for i in range(12)]

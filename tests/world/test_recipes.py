@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.generators.base import parse_relaxation
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.optimizers import OptimizerConfig
@@ -104,7 +104,7 @@ def test_every_recipe_is_here():
 def test_number_and_sizes_of_views(name):
     asked = settings(name)
     side = asked.size[0]
-    plain = dataclasses.replace(asked.select(Cutouts), augment="")
+    plain = dataclasses.replace(asked.select(CutoutConfig), augment="")
     ours = torch.stack([warp[:, 1, 1] for warp in drawn(plain, side)])
     torch.manual_seed(1)
     theirs = torch.stack([SIZES[name](side) for _ in range(STEPS)])
@@ -119,13 +119,13 @@ def test_number_and_sizes_of_views(name):
 @pytest.mark.parametrize(("name", "augmentation"), [(n, a) for n, kinds in AUGMENTED.items() for a in kinds])
 def test_kinds_rates_and_strengths_of_augmentations(name, augmentation):
     share, strength = AUGMENTED[name][augmentation]
-    asked = settings(name).select(Cutouts).augmentations
+    asked = settings(name).select(CutoutConfig).augmentations
     assert asked.keys() == AUGMENTED[name].keys()
     assert asked[augmentation].strength == pytest.approx(strength, rel=0.05)
     image = F.interpolate(torch.rand(1, 3, 5, 5, generator=rng()), (32, 32), mode="bicubic").clamp(0.05, 1)
 
     def views(augment):
-        how = Cutouts(cutouts=16, cut_min=1, cut_max=1, augment=augment)
+        how = CutoutConfig(cutouts=16, cut_min=1, cut_max=1, augment=augment)
         return torch.cat([*drawn(how, 32, image)])
 
     said = f"{augmentation}={strength}:{share}"
@@ -135,13 +135,13 @@ def test_kinds_rates_and_strengths_of_augmentations(name, augmentation):
 
 def test_how_strong_they_are():
     """Of what lies evenly within a bound, the deviation is the bound over the root of three."""
-    warps = torch.cat([*drawn(Cutouts(cutouts=16, cut_min=1, cut_max=1, augment="affine=24"), 64)])
+    warps = torch.cat([*drawn(CutoutConfig(cutouts=16, cut_min=1, cut_max=1, augment="affine=24"), 64)])
     turned = torch.atan2(warps[:, 1, 0], warps[:, 0, 0]).rad2deg()
     assert turned.std() == pytest.approx(24 / math.sqrt(3), rel=0.05) and turned.abs().max() <= 24
-    moved = torch.cat([*drawn(Cutouts(cutouts=16, cut_min=1, cut_max=1, augment="shift=0.1"), 64)])[:, :2, 2] / 2
+    moved = torch.cat([*drawn(CutoutConfig(cutouts=16, cut_min=1, cut_max=1, augment="shift=0.1"), 64)])[:, :2, 2] / 2
     assert moved.std() == pytest.approx(0.1 / math.sqrt(3), rel=0.05)
     noise = torch.cat(
-        [Cutouts(cutouts=16, augment="grain=0.11").sample((1, 3, 64, 64), 32, rng(i)).noise for i in range(50)]
+        [CutoutConfig(cutouts=16, augment="grain=0.11").sample((1, 3, 64, 64), 32, rng(i)).noise for i in range(50)]
     )
     deviations = noise.std((1, 2, 3))
     assert deviations.mean() == pytest.approx(0.055, rel=0.05)
@@ -177,7 +177,7 @@ def test_what_is_particular():
 
 def test_places_of_padded_views():
     """Murdock's views lie anywhere in a picture that has half a side of black around it."""
-    warps = torch.cat([*drawn(dataclasses.replace(settings("murdock-dalle").select(Cutouts), augment=""), 512)])
+    warps = torch.cat([*drawn(dataclasses.replace(settings("murdock-dalle").select(CutoutConfig), augment=""), 512)])
     across, middle = warps[:, 0, 0], warps[:, 0, 2]
     reach = middle.abs() + across  # how far a view's edge is from the middle; the picture's edge is at 1
     assert reach.max() <= 2 + 1e-5 and reach.quantile(0.95) > 1.6

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.cutouts.sampling import Cutouts
+from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.generators.catalogue import load_generator
 from clipgen.generators.pixels import GROUND
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.training.training import Job
 
 LR, DECAY = 0.032, (0.9, 0.99)  # as clipgen moves a stack
-VIEWS = Cutouts(4, augment="flip, affine, shift, grain")
+VIEWS = CutoutConfig(4, augment="flip, affine, shift, grain")
 
 
 class Attempts:

@@ -63,10 +63,10 @@ def losses(model: Transformer, text: Tensor, meaning: Tensor, image: Tensor) -> 
     """Cross-entropy (nats a token) of the text and of the image, each token given all before it."""
     x = model.embed(text, model.understand(meaning), image[:, :-1])
     features = model(x.bfloat16() if torch.is_autocast_enabled(x.device.type) else x)
-    codes = model.next_code(features[:, model.context - 1 :]).float()
+    codes = model.next_code(features[:, model.context_length - 1 :]).float()
     # A few rows are enough for the words: their softmax is over the whole vocabulary of CLIP.
     some = max(1, len(text) // 8)
-    words = (model.next_word(features[:some, : model.context - 1]) @ model.words.T.to(features.dtype)).float()
+    words = (model.next_word(features[:some, : model.context_length - 1]) @ model.words.T.to(features.dtype)).float()
     return (
         F.cross_entropy(words.flatten(0, 1), text[:some, 1:].flatten(), ignore_index=-1),
         F.cross_entropy(codes.flatten(0, 1), image.flatten()),
