@@ -57,14 +57,20 @@ class Optimization:
     def compute_gradient(self) -> dict[str, Tensor]:
         """Compute the gradient of the losses with respect to the latent; return the scores of the step."""
         self.begin_step()
-        image = self.decode(self.rng)
+        scores, product = self.compute_losses(self.decode(self.rng))
+        if product.requires_grad:
+            product.backward()
+        return scores
+
+    def compute_losses(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the scores of an image, and the scalar whose ``backward`` sends the losses' gradient to the latent."""
         # Losses see a detached copy; the sum of their gradients then goes through the decoder once.
         image_copy = image.detach().requires_grad_()
         context = self.context(image_copy, self.rng)
         loss = backward(self.spec.losses, context, self.loss_scaler.scale)
-        if image.requires_grad and image_copy.grad is not None:
-            (image * image_copy.grad).sum().backward()  # image.backward with this gradient would import sympy
-        return context.scores | {"loss": loss}
+        # The gradient of the product is that of the losses; image.backward(gradient) would import sympy.
+        product = torch.zeros(()) if image_copy.grad is None else (image * image_copy.grad).sum()
+        return context.scores | {"loss": loss}, product
 
     def begin_step(self) -> None:
         """Clear the gradient and set the learning rate."""

@@ -127,7 +127,7 @@ _F16_1024 = _F16 | {"n_embed": 1024}
 _F8_8192 = _F16 | {"n_embed": 8192, "ch_mult": (1, 1, 2, 4), "attn_resolutions": (32,)}
 _VQ16 = _F16 | {"embed_dim": 8}
 _VQ8 = _VQ16 | {"ch_mult": (1, 2, 2, 4), "attn_resolutions": (32,)}
-_MINI: dict[str, Any] = {"licence": "see model card", "stride": 8, "codes": 1024}
+_MINI: dict[str, Any] = {"licence": "see model card", "stride": 8, "codebook_size": 1024}
 
 _IMAGENET_16384 = _taming(
     "vqgan_imagenet_f16_16384",

@@ -178,7 +178,8 @@ class PromptLoss(Loss):
         loss_weight: float,
         score_weight: float,
     ) -> Iterator[CutoutBatch]:
-        count, shape = self.cutouts.cutouts, context.image[(..., *region.box)].shape
+        rows, columns = region.box
+        count, shape = self.cutouts.cutouts, context.image[..., rows, columns].shape
         params = self.cutouts.sample(shape, perceptor.size, context.rng, perceptor.patches)
         passes = min(context.passes, count)
         parts = [slice(a, b) for a, b in pairwise(round(i * count / passes) for i in range(passes + 1))]

@@ -148,7 +148,7 @@ class BuiltinPrior:
         net = weights.build_net(partial(Transformer, words), config, tensors, name)
         net.words = words
         self.net = net.to(device, devices.PRECISIONS[devices.full_range(self.device)]).eval().requires_grad_(False)
-        self.side, self.codebook_size = net.side, net.codes
+        self.side, self.codebook_size = net.side, net.codebook_size
 
     @torch.no_grad()
     def read(self, text: str) -> tuple[Tensor, Tensor]:

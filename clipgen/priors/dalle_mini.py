@@ -39,21 +39,21 @@ class Entry:
 
     config: Mapping[str, int]  # layers, width, heads, inner
     words: int
-    codes: int  # with the first token and, in mega, codes that nothing stands for
+    codebook_size: int  # with the first token and, in mega, codes that nothing stands for
     vocabulary: Remote
     merges: Remote
     encoder: Remote
     decoder: Remote
 
 
-def _entry(config: Mapping[str, int], words: int, codes: int, mark: str, sizes: tuple[float, float]) -> Entry:
+def _entry(config: Mapping[str, int], words: int, codebook_size: int, mark: str, sizes: tuple[float, float]) -> Entry:
     """Files are called ``encoder{mark}.pt`` and so on; ``sizes``: megabytes of encoder and decoder."""
     names = f"vocab{mark}.json", f"merges{mark}.txt", f"encoder{mark}.pt", f"decoder{mark}.pt"
     files = (
         Remote(f"min-dalle/{name}", (f"hf:kuprel/min-dalle/{name}",), megabytes)
         for name, megabytes in zip(names, (0.8, 0.46, *sizes), strict=True)
     )
-    return Entry(config, words, codes, *files)
+    return Entry(config, words, codebook_size, *files)
 
 
 MODELS: dict[str, Entry] = {
@@ -179,12 +179,12 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     layers: Sequence[DecoderLayer]
 
-    def __init__(self, codes: int, layers: int, width: int, heads: int, inner: int):
+    def __init__(self, codebook_size: int, layers: int, width: int, heads: int, inner: int):
         super().__init__()
-        self.embed_tokens, self.embed_positions = nn.Embedding(codes, width), nn.Embedding(SIDE**2, width)
+        self.embed_tokens, self.embed_positions = nn.Embedding(codebook_size, width), nn.Embedding(SIDE**2, width)
         self.layers = nn.ModuleList(DecoderLayer(width, heads, inner) for _ in range(layers))  # type: ignore[assignment]
         self.layernorm_embedding, self.final_ln = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.lm_head = nn.Linear(width, codes, bias=False)
+        self.lm_head = nn.Linear(width, codebook_size, bias=False)
 
     def read(self, features: Tensor, pictures: int) -> list[tuple[KVCache, Tensor, Tensor]]:
         """Texts (B, CONTEXT, width), to what each layer needs: room for their pictures, and the texts' keys, values."""
@@ -198,7 +198,7 @@ class Decoder(nn.Module):
         ]
 
     def forward(self, tokens: Tensor, states: list[tuple[KVCache, Tensor, Tensor]], mask: Tensor) -> Tensor:
-        """Tokens of every picture (texts * pictures, n) to the logits of those after each, of all ``codes``."""
+        """Tokens of every picture (texts * pictures, n) to the logits of those after each, of all codes."""
         first = states[0][0].length
         x = self.embed_tokens(tokens) + self.embed_positions.weight[first : first + tokens.shape[1]]
         x = self.layernorm_embedding(x)
@@ -215,7 +215,7 @@ def text_mask(text: Tensor) -> Tensor:
 class DalleMini:
     """DALL-E mini or mega as a prior, by its name in MODELS; in float16 on CUDA, in float32 elsewhere."""
 
-    generator, perceptor, side, codes = "dalle_mini_f16_16384", "ViT-B-32/openai", SIDE, CODES
+    generator, perceptor, side, codebook_size = "dalle_mini_f16_16384", "ViT-B-32/openai", SIDE, CODES
     temperature, guidance, top_k = 1.0, 10.0, 256  # Dayma's and min-dalle's
 
     def __init__(self, name: str = "dalle-mini", device: torch.device | str = "cpu"):
@@ -223,7 +223,7 @@ class DalleMini:
         self.device = torch.device(device)
         self.tokenizer = Tokenizer(remote.fetch(entry.vocabulary), remote.fetch(entry.merges))
         encoder = weights.build_empty(Encoder, {"words": entry.words, **entry.config})
-        decoder = weights.build_empty(Decoder, {"codes": entry.codebook_size, **entry.config})
+        decoder = weights.build_empty(Decoder, {"codebook_size": entry.codebook_size, **entry.config})
         # One after the other: as they are read, in float32, mega's take 4 and 6 GB.
         self.encoder = _load(encoder, entry.encoder, self.device)
         self.decoder = _load(decoder, entry.decoder, self.device)

@@ -14,9 +14,9 @@ class Stream(Protocol):
     ahead: int  # how many tokens it best reads at a time, 1 and more, where those to come are guessed
 
     def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
-        """The pictures' tokens (count, side * side), to the logits (count, n, codes) of those from ``first`` on.
+        """Return the logits (count, n, codebook_size) of the tokens (count, side * side) from ``first`` on.
 
-        Each is given all before it. Those before ``first - 1`` have been read as they are, in earlier calls.
+        Each depends on all before it. Those before ``first - 1`` are the same as in earlier calls.
         """
 
 

@@ -225,9 +225,9 @@ class Sampler:
         """Return tokens (B, n) for logits (B, n, codes) of the positions from ``first`` on; earlier ones are final."""
         noise = {first + i: self._noise.get(first + i) for i in range(logits.shape[1])}
         self._noise = {i: self._draw_noise(logits[:, 0]) if old is None else old for i, old in noise.items()}
-        best, which = logits.topk(min(self.top_k, logits.shape[-1]))
-        both = best / self.temperature + torch.stack([*self._noise.values()], 1).gather(-1, which)
-        return which.gather(-1, both.argmax(-1, keepdim=True))[..., 0]
+        values, indices = logits.topk(min(self.top_k, logits.shape[-1]))
+        noisy = values / self.temperature + torch.stack([*self._noise.values()], 1).gather(-1, indices)
+        return indices.gather(-1, noisy.argmax(-1, keepdim=True))[..., 0]
 
     def _draw_noise(self, like: Tensor) -> Tensor:
         return -torch.empty(like.shape).exponential_(generator=self.rng).log()

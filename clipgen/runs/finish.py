@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from clipgen.images.names import display_path
 from clipgen.memory import is_oom, release
-from clipgen.optimize import Optimization, backward
+from clipgen.optimize import Optimization
 from clipgen.runs.history import Frame
 from clipgen.runs.inputs import PromptLike
 from clipgen.runs.journal import Journal
@@ -76,25 +76,25 @@ def iterate_batch(runs: Sequence[Run]) -> Iterator[tuple[Run, Frame]]:
     """Yield the frames of runs with one ``batch_key`` and shared models. Runs that are behind catch up first."""
     batched = BatchedSteps()
     with ExitStack() as stack:
-        sessions = {id(run): stack.enter_context(ExitStack()) for run in runs}
+        sessions = {run: stack.enter_context(ExitStack()) for run in runs}
         for run in runs:
-            sessions[id(run)].enter_context(run.session())
-        to_prepare, ready = list(runs), list[Run]()
-        while to_prepare or ready:
-            for run in to_prepare:
-                if run.prepare_step():
-                    ready.append(run)
-                else:
-                    sessions[id(run)].close()
-            first = min((run.step for run in ready), default=0)
-            to_prepare = [run for run in runs if run in ready and run.step == first]
-            ready = [run for run in ready if run not in to_prepare]
-            if not to_prepare:
-                continue
-            all_scores = batched.advance([run.optimization for run in to_prepare])
-            for run, scores in zip(to_prepare, all_scores, strict=True):
+            sessions[run].enter_context(run.session())
+
+        def prepare(run: Run) -> bool:
+            """Prepare the next step of a run; close its session and return False if there is none."""
+            if not (has_step := run.prepare_step()):
+                sessions[run].close()
+            return has_step
+
+        active = [run for run in runs if prepare(run)]
+        while active:
+            first = min(run.step for run in active)
+            behind = [run for run in active if run.step == first]
+            all_scores = batched.advance([run.optimization for run in behind])
+            for run, scores in zip(behind, all_scores, strict=True):
                 if frame := run.record_step(scores):
                     yield run, frame
+            active = [run for run in active if run not in behind or prepare(run)]
 
 
 class BatchedSteps:
@@ -137,19 +137,12 @@ def compute_gradients(optimizations: Sequence[Optimization]) -> list[dict[str, T
         one.begin_step()
     latents, rngs = [one.latent for one in optimizations], [one.rng for one in optimizations]
     spec, progress = optimizations[0].spec, optimizations[0].step / optimizations[0].spec.steps
-    decoded = spec.generator.image(torch.cat(latents), progress, rngs).split(1)
-    scores, images, gradients = list[dict[str, Tensor]](), list[Tensor](), list[Tensor]()
-    for one, picture in zip(optimizations, decoded, strict=True):
-        image = one.apply_mask(picture)
-        context = one.context(image.detach().requires_grad_(), one.rng)
-        loss = backward(one.spec.losses, context, one.loss_scaler.scale)
-        scores.append(context.scores | {"loss": loss})
-        if image.requires_grad and context.image.grad is not None:
-            images.append(image)
-            gradients.append(context.image.grad)
-    if images:
-        torch.autograd.backward(images, gradients)
-    return scores
+    images = spec.generator.image(torch.cat(latents), progress, rngs).split(1)
+    pairs = [one.compute_losses(one.apply_mask(image)) for one, image in zip(optimizations, images, strict=True)]
+    products = [product for _, product in pairs if product.requires_grad]
+    if products:
+        torch.stack(products).sum().backward()
+    return [scores for scores, _ in pairs]
 
 
 class Interrupted(KeyboardInterrupt):
