@@ -33,18 +33,31 @@ class RunControl:
         self._step = step  # the next one
         self._latest = self._next_settings()
         self.stopped, self._ended = False, False
-        self.running = threading.Event()  # cleared while the run is paused
-        self.running.set()
+        self._running = threading.Event()  # cleared while the run is paused
+        self._running.set()
 
     @property
     def has_ended(self) -> bool:
         """Whether there is no further step that a change could affect."""
         return self._ended or self._step >= self.settings.steps
 
+    def pause(self) -> None:
+        """Hold before the next step."""
+        self._running.clear()
+
+    def unpause(self) -> None:
+        """Go on after ``pause``."""
+        self._running.set()
+
     def stop(self) -> None:
-        """End the run after its current step."""
+        """End the run after its current step, or at once while it is paused."""
         self.stopped = True
-        self.running.set()
+        self._running.set()
+
+    def wait_while_paused(self) -> None:
+        """Wait until the run goes on or is stopped."""
+        if not self.stopped:
+            self._running.wait()
 
     def change(self, options: Mapping[str, Any]) -> None:
         """Queue a change for the next step.

@@ -114,11 +114,12 @@ class History:
 
     @property
     def should_stop(self) -> bool:
-        """Whether no frame was better for ``patience`` steps, or the picture has ``settled``."""
+        """Whether no frame was better for ``patience`` steps without a change, or the picture has ``settled``."""
         if self._newest is None:
             return False
         s, step = self._settings, self._newest["step"]
-        if s.patience and step - self.best_step >= s.patience:
+        last_change = max((change["step"] for change in self._changes if is_steering(change)), default=0)
+        if s.patience and step - max(self.best_step, last_change) >= s.patience:
             return True
         return bool(s.settled and self._recent_change(step) < s.settled)
 

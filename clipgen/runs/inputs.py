@@ -166,7 +166,7 @@ class Inputs:
         for where, argument in regions.items():
             if file := masks.find_mask_file(where):
                 self._load_picture(file, argument)
-            for width, height in settings.sizes if where else ():
+            for width, height in settings.growth.sizes if where else ():
                 masks.load_mask(where, (height, width), self.pictures, argument)
 
     def create_init(self, settings: Settings) -> inits.Init:

@@ -111,14 +111,14 @@ class Run:
 
     def pause(self) -> None:
         """Hold before the next step."""
-        self.control.running.clear()
+        self.control.pause()
 
     def unpause(self) -> None:
         """Go on after ``pause``."""
-        self.control.running.set()
+        self.control.unpause()
 
     def stop(self) -> None:
-        """End after the current step; everything made so far is kept, and ``Run.resume`` goes on from it."""
+        """End after the current step, or at once while paused. ``Run.resume`` goes on from the last frame."""
         self.control.stop()
 
     def change(self, **settings: Value | PromptLike) -> None:
@@ -264,9 +264,11 @@ class Run:
     def prepare_step(self) -> bool:
         """Wait while paused and apply the changes that are due; return whether there is another step."""
         self._lock.claim()
-        if self.control.stopped or self.control.end_if_finished(self.finished):
+        if self.control.end_if_finished(self.finished):
             return False
-        self.control.running.wait()
+        self.control.wait_while_paused()
+        if self.control.stopped:
+            return False
         self.control.apply_changes(self.step)
         self._step_specs.update(self.optimization, self.settings.at(self.step))
         return True

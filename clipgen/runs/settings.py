@@ -25,7 +25,7 @@ from clipgen.optimizers import OptimizerConfig
 from clipgen.prompts import Prompt, parse, parse_weighted
 from clipgen.registry import INITS, LOSSES, RELAXATIONS
 from clipgen.runs.presets import PRESETS, canonical_recipe
-from clipgen.runs.schedules import Schedule, parse_growth, parse_schedule, parse_size
+from clipgen.runs.schedules import Growth, Schedule, parse_growth, parse_schedule, parse_size
 from clipgen.setting import check, describe, setting, to_python
 
 Part = TypeVar("Part")
@@ -131,7 +131,7 @@ class RunSettings:
     every: int = setting(3, "steps between frames", 1, 10**6, live=False, section="output")
     patience: int = setting(
         0,
-        "stop after this many steps without a better score from the judge (or CLIP); 0: never",
+        "stop after this many steps without a change or a better score from the judge (or CLIP); 0: never",
         0,
         10**6,
         live=False,
@@ -192,12 +192,12 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
         values = {field.name: getattr(self, field.name) for field in fields(self) if scheduled(field)}
         return {name: parse_schedule(name, value) for name, value in values.items() if isinstance(value, str)}
 
-    @property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """The sizes (width, height) that the picture has, one after another; none if the generator chooses."""
+    @cached_property
+    def growth(self) -> Growth:
+        """The sizes that the picture has, one after another; none if the generator chooses."""
         if isinstance(self.size, str):
-            return parse_growth(self.size).sizes
-        return (self.size,) if self.size else ()
+            return parse_growth(self.size)
+        return Growth((self.size,), (0,)) if self.size else Growth((), ())
 
     @property
     def span_edges(self) -> set[int]:
@@ -205,8 +205,7 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
         spans: list[tuple[int, float]] = [prompt.span for prompt in self.prompts]
         spans += [(first, last) for *_, first, last in Camera.parse(self.camera).moves]
         spans += [span for schedule in self.schedules.values() for span in schedule.spans]
-        begins = parse_growth(self.size).begins if isinstance(self.size, str) else ()
-        return {*begins, *(int(edge) for span in spans for edge in span if edge < math.inf)}
+        return {*self.growth.begins, *(int(edge) for span in spans for edge in span if edge < math.inf)}
 
     def updated(self, **values: Any) -> Settings:
         """Return a copy with other values. Prompts are parsed again only if they are among them."""
@@ -222,7 +221,7 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
             if type(getattr(type(self), name)) is int:
                 values[name] = round(values[name])
         if isinstance(self.size, str):
-            values["size"] = parse_growth(self.size).at(step)
+            values["size"] = self.growth.at(step)
         return self.updated(**values) if values else self
 
     def is_frame_step(self, step: int) -> bool:

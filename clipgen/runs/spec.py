@@ -64,7 +64,7 @@ class RunSpec:
         if init == "auto":  # drafts need text
             init = default_init(settings.perceptor) if positive_texts(settings.prompts) else "random"
         self.settings = settings = settings.updated(size=size, init=init)
-        for width, height in settings.sizes:
+        for width, height in settings.growth.sizes:
             entry.check(settings.generator, settings.relax, (width, height))
         if settings.tile and not entry.tileable:
             raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
@@ -74,7 +74,7 @@ class RunSpec:
         self.init.check(settings.prompts)
         data = self.inputs.all.get(init)
         if isinstance(data, np.ndarray) and data.dtype.kind in "iu":
-            width, height = settings.sizes[0]
+            width, height = settings.growth.sizes[0]
             check_tokens(settings.generator, data, (height, width), entry.stride, entry.codebook_size)
         self.apply_changes(settings, self.changes)
 

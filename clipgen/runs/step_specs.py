@@ -36,7 +36,7 @@ class StepSpecBuilder:
             generator = wrap_edges(generator)
         self._run, self._models, self._settings = spec, models, s
         self._results: dict[str, tuple[Any, Any]] = {}  # for each name the last key and the result for it
-        size, rng = _first_size(s), torch.Generator().manual_seed(s.seed)
+        size, rng = _size_of(s), torch.Generator().manual_seed(s.seed)
         latent, fallback = generator.start(size, rng), INITS[default_init(s.perceptor)]()
         context = InitContext(
             generator, models.perceptors[0][0], size, s.seed, rng, latent, s.prompts, fallback=fallback
@@ -48,24 +48,24 @@ class StepSpecBuilder:
 
     def create_optimization(self, settings: Settings) -> Optimization:
         """Return the optimisation before its first step, or for a run that goes on at another size, to be restored."""
-        background = self._resize(_first_size(settings))
-        self._settings, context, latent = settings, self._context, self._init_latent
-        spec = self._build(settings)
+        self._settings, self._context = settings, self._context_at(_size_of(settings))
+        context, spec, latent = self._context, self._build(settings), self._init_latent
         if context is not self._first_context:
             latent = context.generator.start(context.size, context.rng)
         elif self._run.init.starts_mask_from_draft and settings.mask:
             target = spec.init_target(0)  # without it, what the mask covers would show through
             latent = target.latent if target and target.draft_key else latent
-        return Optimization(spec, latent, background, context.rng, settings.passes)
+        assert context.background is not None
+        return Optimization(spec, latent, context.background, context.rng, settings.passes)
 
     def update(self, optimization: Optimization, settings: Settings) -> None:
         """Prepare an optimisation for its next step, which has these settings, schedules resolved."""
         if settings != self._settings:
             self._settings = settings
-            if (size := _first_size(settings)) == self._context.size:
+            if _size_of(settings) == self._context.size:
                 optimization.spec = self._build(settings)
             else:
-                self._grow(optimization, settings, size)
+                self._grow(optimization, settings)
             optimization.memory.set_passes(settings.passes, optimization.spec, optimization.latent)
         optimization.restart_from_draft()
 
@@ -77,26 +77,25 @@ class StepSpecBuilder:
         embeddings = self._cached("judge", lambda: embed_prompts(judge, prompts, self._run.inputs.pictures), prompts)
         return FrameJudge(judge, prompts, embeddings, self._regions())
 
-    def _grow(self, optimization: Optimization, settings: Settings, size: tuple[int, int]) -> None:
+    def _grow(self, optimization: Optimization, settings: Settings) -> None:
         """Continue at a new size: vectors fit any size, other pictures are enlarged and encoded again."""
-        generator = self._context.generator
+        generator, size = self._context.generator, _size_of(settings)
         if entry_of(settings.generator).is_vector:
             latent = generator.unpack(generator.pack(optimization.output_latent), size)
         else:
             latent = generator.encode(_enlarge(optimization.image(), size))
-        background = self._resize(size)
-        optimization.restart(self._build(settings), latent, background)
+        self._context = self._context_at(size)
+        assert self._context.background is not None
+        optimization.restart(self._build(settings), latent, self._context.background)
 
-    def _resize(self, size: tuple[int, int]) -> Tensor:
-        """Use a size (H, W) from now on; return the background, of a given picture at that size and not enlarged."""
+    def _context_at(self, size: tuple[int, int]) -> InitContext:
+        """Return what the start can use at a size (H, W). A given picture is read again at that size."""
         first = self._first_context
-        assert first.background is not None and self._context.background is not None
-        if size == self._context.size:
-            return self._context.background
+        if size == first.size:
+            return first
+        assert first.background is not None
         context = replace(first, size=size, background=_enlarge(first.background, size))
-        background = self._run.init.background(context, self._init_latent)
-        self._context = replace(context, background=background)
-        return background
+        return replace(context, background=self._run.init.background(context, self._init_latent))
 
     def _build(self, s: Settings) -> StepSpec:
         prompts, perceptors, size = s.prompts, self._models.perceptors, self._context.size
@@ -160,9 +159,9 @@ def repeat_steps(spec: RunSpec, models: Models, changes: Sequence[Mapping[str, A
             optimization.move_camera(optimization.image())
 
 
-def _first_size(settings: Settings) -> tuple[int, int]:
-    """Return the first size of settings as (H, W)."""
-    width, height = settings.sizes[0]
+def _size_of(settings: Settings) -> tuple[int, int]:
+    """Return the size of settings, the first if it grows, as (H, W)."""
+    width, height = settings.growth.sizes[0]
     return height, width
 
 

@@ -1,6 +1,8 @@
 """Steering a run: what is refused leaves no trace, what is accepted takes effect, and its cost is linear."""
 
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -110,6 +112,41 @@ def test_a_change_before_a_stop_is_taken_up_by_whoever_resumes(tmp_path):
     assert not [*frames]
     again = clipgen.Run.resume(run.journal.folder, like=run)
     assert [*again] and again.settings.lr == 0.01
+
+
+def test_a_change_after_patience_has_ended_gets_its_steps(tmp_path):
+    run, frames = begun(tmp_path, steps=40, patience=3, lr=1e-12, augment="", cut_min=1, cut_max=1)
+    best = run.best.step
+    for frame in frames:
+        if run.finished and frame.step < 40 and not run.journal.changes:
+            ended = frame.step
+            run.change(lr=1e-11)
+    assert best == 1 and (ended, run.step) == (4, 7) and run.settings.lr == 1e-11
+    again = clipgen.Run.replay(run.journal.folder, folder=tmp_path / "again", like=run)
+    assert [frame.step for frame in again] == run.journal.steps
+
+
+def test_a_stop_while_paused_takes_no_step(tmp_path):
+    run, frames = begun(tmp_path, steps=20, every=3)
+    assert next(frames).step == 3
+    whole = clipgen.generate("a cat", folder=tmp_path, progress=False, like=run, **SMALL | {"steps": 20, "every": 3})
+    run.pause()
+    thread = threading.Thread(target=lambda: [*frames])
+    thread.start()
+    time.sleep(0.2)
+    assert thread.is_alive() and run.step == 3
+    run.stop()
+    thread.join(30)
+    assert not thread.is_alive() and run.step == 3 and run.journal.steps == [1, 3]
+    again = clipgen.Run.resume(run.journal.folder, like=run)
+    assert [*again][-1].image.tobytes() == whole.image.tobytes()
+
+
+def test_a_stopped_run_cannot_be_paused(tmp_path):
+    run, frames = begun(tmp_path)
+    run.stop()
+    run.pause()
+    assert not [*frames]
 
 
 def test_changes_are_in_force_in_the_order_of_their_steps(tmp_path):

@@ -75,7 +75,7 @@ def attempt(folder, like, again=False):
             if again
             else clipgen.Run.resume(folder, like=like)
         )
-        if run.settings.steps == 3 and run.settings.cutouts <= 2 and max(sum(run.settings.sizes, ())) <= 64:
+        if run.settings.steps == 3 and run.settings.cutouts <= 2 and max(sum(run.settings.growth.sizes, ())) <= 64:
             for _ in run:
                 pass
     except clipgen.ClipgenError as error:

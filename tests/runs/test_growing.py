@@ -65,7 +65,7 @@ def test_a_branch_begins_at_the_size_of_its_frame(tmp_path):
         branch = clipgen.finish(run.branch(step, steps=2, folder=tmp_path), progress=False)
         again = clipgen.finish(run.branch(step, steps=2, folder=tmp_path), progress=False)
         assert branch.settings.size == branch.image.size == size and frames(branch) == frames(again)
-    assert run.branch(3, folder=tmp_path, size="32x48@0-2, 64x80@2-").settings.sizes == ((32, 48), (64, 80))
+    assert run.branch(3, folder=tmp_path, size="32x48@0-2, 64x80@2-").settings.growth.sizes == ((32, 48), (64, 80))
 
 
 @pytest.mark.slow
@@ -142,5 +142,5 @@ def test_it_is_written_as_one_size_or_several():
     sizes = {"64": ((64, 64),), "64X48": ((64, 48),), "64@0-": ((64, 64),), "64@0-3,128x64@5-9": ((64, 64), (128, 64))}
     for text, wanted in sizes.items():
         settings = clipgen.runs.settings.build("a cat", {"size": text})
-        assert settings.sizes == wanted and (isinstance(settings.size, str) == (len(wanted) > 1))
+        assert settings.growth.sizes == wanted and (isinstance(settings.size, str) == (len(wanted) > 1))
     assert [settings.at(step).size for step in (0, 4, 5, 99)] == 2 * [(64, 64)] + 2 * [(128, 64)]
