@@ -1,7 +1,7 @@
 """What a study shows: its progress, a bar or in a notebook a grid of the newest pictures, and in the end an HTML page.
 
-The page is a grid of rows to filter, each of which opens the page of its film. It asks the network for nothing, under
-a Content-Security-Policy as a film's page. Without JavaScript the pictures and scores are there.
+The page is a grid of rows to filter and order. It asks the network for nothing, under a Content-Security-Policy as a
+film's page. Without JavaScript the pictures and scores are there.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
-from clipgen.export import html as film_page
-from clipgen.export.film import export
+from clipgen.export.html import data_url, hashed
 from clipgen.images.sheets import enlarge
 from clipgen.runs.saved import base_names
 from clipgen.studies.row import Row, RowState
@@ -33,7 +32,7 @@ from clipgen.studies.tables import format_value
 
 PAGE, CSS, JS = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
 SUFFIXES = (".html", ".png", ".csv")
-FRAMES, THUMBNAIL = 30, 384  # largest number of frames of a film, pixels of a picture: a page holds many
+THUMBNAIL = 384  # pixels of a picture: a page holds many
 TILES, TILE = 96, 128  # number of tiles of a live grid, pixels of one
 
 
@@ -57,13 +56,11 @@ def write_page(rows: Sequence[Row], varied: Sequence[str], title: str, file: Pat
     """Write the page of some rows. Raises OSError for a file that cannot be written."""
     size = next((image.size for row in rows[:1] if (image := row.image)), (1, 1))
     css = CSS.replace("$aspect", f"{size[0]} / {size[1]}")
-    scripts = " ".join(f"'{film_page.hashed(source)}'" for source in (JS, film_page.JS))
-    styles = " ".join(f"'{film_page.hashed(source)}'" for source in (css, film_page.CSS))
     scores = dict.fromkeys(name for row in rows for name in row.scores if name != "loss")
     records = [{name: value for name, value in row.record.items() if name != "folder"} for row in rows]
     texts = dict(
-        allowed=f"script-src {scripts}; style-src {styles}",
-        records=_script_json([_shorten(row, record) for row, record in zip(rows, records)]),
+        allowed=f"script-src '{hashed(JS)}'; style-src '{hashed(css)}'",
+        records=json.dumps([_shorten(row, record) for row, record in zip(rows, records)]).replace("<", "\\u003c"),
         title=escape(title),
         css=css,
         filters="\n".join(_filter_html(name, rows) for name in varied),
@@ -84,11 +81,6 @@ def _shorten(row: Row, values: Mapping[str, Any]) -> dict[str, Any]:
     return base_names(json.loads(json.dumps(values, default=format_value)), [asdict(row.spec.settings)])
 
 
-def _script_json(value: object) -> str:
-    """Return JSON that stands in a script without ending it."""
-    return json.dumps(value, default=format_value).replace("<", "\\u003c")
-
-
 def _score_name(name: str) -> str:
     return "CLIP score" if name == "clip" else name
 
@@ -101,7 +93,7 @@ def _filter_html(name: str, rows: Sequence[Row]) -> str:
 
 
 def _row_html(row: Row) -> str:
-    """Return the picture of a row, which opens its film, with what it varies, its scores and its error."""
+    """Return the picture of a row with what it varies, its scores and its error."""
     state, scores = row.state, {name: value for name, value in row.scores.items() if name != "loss"}
     varied = {name: format_value(value) for name, value in row.varied.items()}
     texts = _shorten(row, {"varied": varied, "label": row.label, "error": state.error})
@@ -111,26 +103,12 @@ def _row_html(row: Row) -> str:
     lines = f'<span>{label}</span><span class="faint">{escape(" · ".join(numbers))}</span>'
     if state.error:
         lines += f'<span class="error">{escape(texts["error"])}</span>'
-    item = f'<li data-row="{escape(facts)}">'
-    if not (image := row.image):
-        return f'{item}<div class="row"><span class="none"></span>{lines}</div></li>\n'
-    thumbnail = enlarge(image)
-    thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
-    picture = f'<img src="{film_page.data_url(thumbnail)}" alt="{label}">'
-    film = f'<script type="application/json">{_script_json(_film_html(row))}</script>'
-    return f'{item}<button class="row" type="button">{picture}{lines}</button>{film}</li>\n'
-
-
-def _film_html(row: Row) -> str:
-    """Return the page of a row's film, with some of its frames."""
-    steps = row.journal.steps
-    count = min(FRAMES, len(steps))
-    steps = [steps[round(i * (len(steps) - 1) / max(1, count - 1))] for i in range(count)]
-    scores = {int(line["step"]): line for line in row.journal.scores}
-    rows = [scores.get(step, {}) for step in steps]
-    with tempfile.TemporaryDirectory() as folder:
-        frames, file = map(row.journal.frame, steps), Path(folder, "film.html")
-        return export(frames, file, base_names(row.journal.history), scores=rows).read_text("utf-8")
+    picture = '<span class="none"></span>'
+    if image := row.image:
+        thumbnail = enlarge(image)
+        thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
+        picture = f'<img src="{data_url(thumbnail)}" alt="{label}">'
+    return f'<li data-row="{escape(facts)}">{picture}{lines}</li>\n'
 
 
 @contextmanager

@@ -153,8 +153,7 @@ class Study:
         """Write the study to a file, whole or not at all; return its path.
 
         Args:
-            file: .html: a page with a grid to filter, in which each row opens its film, settings and curve; .png: the
-                sheet; .csv: the table.
+            file: .html: a page with the pictures and scores to filter and order; .png: the sheet; .csv: the table.
 
         Raises:
             ClipgenError: For another suffix, and for a file that cannot be written.
