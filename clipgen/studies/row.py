@@ -41,7 +41,6 @@ class RowState:
 
     step: int = 0
     seconds: float = 0.0  # of computing, over all attempts
-    memory: float = 0.0  # MB at most: of the GPU, or else of the process that made it
     done: bool = False
     error: str = ""
 
@@ -50,7 +49,9 @@ class RowState:
         """Return the state of the row in a folder: a new one where there is no valid ``row.json``."""
         default = cls()
         try:
-            state = cls(**json.loads((folder / NOTE).read_text()))
+            values = dict(json.loads((folder / NOTE).read_text()))
+            values.pop("memory", None)  # of rows of 0.4
+            state = cls(**values)
         except (OSError, ValueError, TypeError, RecursionError):
             return default
         for name, value in vars(state).items():
@@ -170,7 +171,6 @@ class Row:
             **self.varied,
             **self.scores,
             "seconds": round(state.seconds, 3),
-            "memory": round(state.memory, 1),
             "folder": str(self.folder),
             "error": state.error,
         }

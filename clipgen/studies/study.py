@@ -98,7 +98,7 @@ class Study:
 
     @property
     def table(self) -> Any:
-        """A line for each row: prompt, what varies, scores of its last frame, seconds, memory in MB, folder, error.
+        """A line for each row: prompt, what varies, scores of its last frame, seconds, folder, error.
 
         A pandas DataFrame where pandas is installed, else a list of dictionaries.
         """

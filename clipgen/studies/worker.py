@@ -68,14 +68,11 @@ def _finish_rows(folders: Sequence[Path]) -> None:
     global _last_run
     runs = _resume(folders)
     earlier = {run: RowState.read(run.journal.folder) for run in runs}
-    began, device = time.monotonic(), runs[0].spec.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    began = time.monotonic()
 
     def write_state(run: Run, done: bool = False, error: str = "") -> None:
         seconds = earlier[run].seconds + (time.monotonic() - began) / len(runs)
-        memory = max(earlier[run].memory, _peak_memory(device))
-        RowState(run.step, seconds, memory, done, error).write(run.journal.folder)
+        RowState(run.step, seconds, done, error).write(run.journal.folder)
 
     for run, _ in iterate_batch(runs):
         write_state(run)
@@ -86,14 +83,3 @@ def _finish_rows(folders: Sequence[Path]) -> None:
         write_state(run, run.finished, error)
         del run.optimization  # its memory is for the next rows
     _last_run = runs[0]
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Return the MB that were taken at most: of the GPU by tensors of these rows, or of the machine by this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    if sys.platform == "win32":
-        return 0.0
-    from resource import RUSAGE_SELF, getrusage
-
-    return getrusage(RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -45,7 +45,7 @@ def kept_row(address, seed=1):
     row = Row(expand_grid("a cat", {"seed": seed} | TINY)[0], storage.folder)
     with storage.locked():
         row.begin(1)
-        RowState(1, 1.0, 1.0, done=True).write(row.folder)
+        RowState(1, 1.0, done=True).write(row.folder)
         storage.upload(row.folder)
     return storage, row
 

@@ -58,7 +58,7 @@ def test_the_table(here, study, monkeypatch):
     ]
     for line, row in zip(lines, study.rows):
         assert line["clip"] == Journal(line["folder"]).scores[-1]["clip"] and line["folder"] == str(row.folder)
-        assert line["seconds"] > 0 and line["memory"] > 50 and line["error"] == ""
+        assert line["seconds"] > 0 and line["error"] == ""
     assert study.best().scores["clip"] == max(line["clip"] for line in lines)
     assert study.best("loss").scores["loss"] == max(line["loss"] for line in lines)
     with pytest.raises(ClipgenError, match="there are clip, loss"):
