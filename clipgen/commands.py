@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import clipgen
 from clipgen.cli import add_settings
@@ -223,18 +222,13 @@ def _unused_files(prompt: str, *suffixes: str, count: int = 1) -> list[Path]:
 
 
 def _check_outputs(files: Sequence[Path], generator: str | None = None) -> None:
-    """Raise ClipgenError for a file that could not be written in the end, found out by writing beside it."""
+    """Raise ClipgenError for a file that could not be written in the end."""
+    from clipgen.export.film import check_writable
     from clipgen.runs.output import check_output
 
     for file in files:
         check_output(file, generator)
-        if file.is_dir():
-            raise ClipgenError(f"output={str(file)!r}: is a folder; choose a file, such as {file / 'picture.png'}")
-        try:
-            TemporaryFile(dir=file.parent).close()
-        except OSError as error:
-            remedy = f"cannot write there ({error.strerror}); choose a folder that exists and can be written"
-            raise ClipgenError(f"output={str(file)!r}: {remedy}") from error
+        check_writable(file)
 
 
 def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:

@@ -56,15 +56,18 @@ def test_output_by_suffix(tmp_path):
         (["a cat", "--stepz", "3"], "did you mean --steps?"),
         (["a", "red", "apple"], "put it in quotes"),
         (["a cat", "-o", "cat.jpeg"], "use one of"),
-        (["a cat", "-o", "missing/cat.png"], "choose a folder"),
-        (["a cat", "-o", "taken/cat.png"], "choose a folder"),
-        (["a cat", "-o", "cat.png", "-o", "folder.gif"], "choose a file, such as folder.gif/picture.png"),
-        (["a cat", "--batch", "2", "-o", "missing/cat.png"], "choose a folder"),
-        (["a cat", "--perceptor", "ViT-B-32/openai", "-o", "missing/cat.png"], "choose a folder"),  # not downloaded
-        (["dalle", "a cat", "--model", "dalle-mini", "-o", "missing/cat.png"], "choose a folder"),
+        (["a cat", "-o", "missing/cat.png"], "choose a file in a folder"),
+        (["a cat", "-o", "taken/cat.png"], "choose a file in a folder"),
+        (["a cat", "-o", "cat.png", "-o", "folder.gif"], "'folder.gif': cannot be written (is a folder)"),
+        (["a cat", "--batch", "2", "-o", "missing/cat.png"], "choose a file in a folder"),
+        (
+            ["a cat", "--perceptor", "ViT-B-32/openai", "-o", "missing/cat.png"],
+            "choose a file in a folder",
+        ),  # not downloaded
+        (["dalle", "a cat", "--model", "dalle-mini", "-o", "missing/cat.png"], "choose a file in a folder"),
         (["dalle", "a cat", "-o", "cat.jpeg"], "use one of"),
         (["dalle", "a cat", "-o", "folder.gif"], "choose a file"),
-        (["resume", "taken", "missing/cat.png"], "choose a folder"),
+        (["resume", "taken", "missing/cat.png"], "choose a file in a folder"),
         (["a cat", "--folder", "taken"], "choose a folder"),
     ],
 )
@@ -100,7 +103,7 @@ def test_an_unwritable_folder(tmp_path):
 @pytest.mark.parametrize("command", [["a cat"], ["dalle", "a cat"]])
 def test_where_nobody_may_write(command, tmp_path):
     done = clipgen(*command, "-o", "/proc/cat.png", cwd=tmp_path)
-    assert done.returncode == 2 and "output='/proc/cat.png': cannot write there" in done.stderr
+    assert done.returncode == 2 and "output='/proc/cat.png': cannot be written" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

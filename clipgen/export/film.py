@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, pairwise, repeat
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from PIL import Image
@@ -37,6 +38,18 @@ def check_suffix(file: str | Path) -> str:
     if suffix not in WRITERS:
         raise ClipgenError(f"output={str(file)!r}: the suffix decides the format; use one of {', '.join(WRITERS)}")
     return suffix
+
+
+def check_writable(file: Path) -> None:
+    """Raise ClipgenError for a file that cannot be written, which writing beside it shows."""
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(0, "is a folder")
+        TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise ClipgenError(
+            f"output={str(file)!r}: cannot be written ({error.strerror}); choose a file in a folder that can be written"
+        ) from error
 
 
 def export(

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed
 from clipgen.errors import ClipgenError
+from clipgen.export.film import check_writable
 from clipgen.images.names import expand_home, find_unused, shorten_name
 from clipgen.images.reading import to_tensor
 from clipgen.images.sheets import enlarge, overlay_heat, png_bytes
@@ -193,15 +194,13 @@ def explain_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
     options = vars(parser.parse_intermixed_args(words))
     quiet, figure = options.pop("quiet"), options.pop("figure")
     file = options.pop("output", None) or find_unused(shorten_name(Path(options["image"]).stem, 180), ["-why.png"])[0]
-    if file.suffix not in SUFFIXES or not file.parent.is_dir():
-        raise ClipgenError(f"output={str(file)!r}: choose a file in a folder that exists, with one of {SUFFIXES}")
+    if file.suffix not in SUFFIXES:
+        raise ClipgenError(f"output={str(file)!r}: choose a file with one of {SUFFIXES}")
+    check_writable(file)
     explanation = explain(**options)
-    try:
-        if figure:
-            explanation.figure().savefig(file, dpi=150)
-        else:
-            explanation.overlay.save(file)
-    except OSError as error:
-        raise ClipgenError(f"output={str(file)!r}: cannot be written ({error.strerror}); choose another") from error
+    if figure:
+        explanation.figure().savefig(file, dpi=150)
+    else:
+        explanation.overlay.save(file)
     print(file if quiet else f"{file} (done): {explanation.text}, CLIP score {explanation.score:.3f}")
     return 0

@@ -10,7 +10,6 @@ import io
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
+from clipgen.export.film import check_writable
 from clipgen.export.html import data_url, hashed
 from clipgen.images.sheets import enlarge
 from clipgen.runs.saved import base_names
@@ -41,14 +41,7 @@ def check_file(file: str | Path) -> Path:
     file = Path(file)
     if file.suffix.lower() not in SUFFIXES:
         raise ClipgenError(f"output={str(file)!r}: the suffix decides what is written; use {', '.join(SUFFIXES)}")
-    try:
-        if file.is_dir():
-            raise IsADirectoryError(0, "is a folder")
-        tempfile.TemporaryFile(dir=file.parent).close()
-    except OSError as error:
-        raise ClipgenError(
-            f"output={str(file)!r}: cannot be written ({error.strerror}); choose a file in a folder that can be written"
-        ) from error
+    check_writable(file)
     return file
 
 

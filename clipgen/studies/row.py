@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import FOLDERS, Journal
 from clipgen.runs.lock import Lock
 from clipgen.runs.spec import RunSpec
+from clipgen.storage.files import atomic_write
 from clipgen.studies.grid import GridPoint
 
 NOTE, DRAFT = "row.json", ".making-"
@@ -64,14 +65,8 @@ class RowState:
 
     def write(self, folder: Path) -> None:
         """Replace the file in a folder. Raises OSError."""
-        part = folder / f"{NOTE}.part"
-        try:
-            part.unlink(missing_ok=True)  # a link would be written through
+        with atomic_write(folder / NOTE) as part:
             part.write_text(json.dumps(self.__dict__))
-            os.replace(part, folder / NOTE)
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
 
 
 class Row:

@@ -140,7 +140,7 @@ def test_the_command(tmp_path, monkeypatch, drawings, capsys):
     assert main(["explain", "scene.png", "a boar", "--figure", "--quiet"]) == 0
     assert capsys.readouterr().out == "scene-why.png\n" and Image.open("scene-why.png").width > 1000
     assert main(["explain", "scene.png", "a boar", "-o", "missing/map.png"]) == 2
-    assert "choose a file in a folder that exists" in capsys.readouterr().err
+    assert "choose a file in a folder" in capsys.readouterr().err
 
 
 def test_the_evaluator_explains_itself_too(drawings):

@@ -231,7 +231,7 @@ def test_a_study_says_that_a_folder_cannot_be_written(tmp_path, monkeypatch, cap
 
     def begun(row, threads):
         begin(row, threads)
-        (row.folder / "row.json.part").mkdir()  # where a worker would write how far it is
+        (row.folder / "row.json").mkdir()  # where a worker would write how far it is
 
     monkeypatch.setattr(Row, "begin", begun)
     monkeypatch.chdir(tmp_path)
