@@ -63,7 +63,7 @@ def test_output_by_suffix(tmp_path):
         (
             ["a cat", "--perceptor", "ViT-B-32/openai", "-o", "missing/cat.png"],
             "choose a file in a folder",
-        ),  # not downloaded
+        ),  # nothing loaded
         (["dalle", "a cat", "--model", "dalle-mini", "-o", "missing/cat.png"], "choose a file in a folder"),
         (["dalle", "a cat", "-o", "cat.jpeg"], "use one of"),
         (["dalle", "a cat", "-o", "folder.gif"], "choose a file"),
