@@ -185,14 +185,14 @@ def test_the_live_grid_fills(study, quick):
     whole, asked = study.rows[0].state, {"thing": ["cat", "boat"], "seed": range(2), "steps": 4, **quick}
     asked.pop("progress")
     try:
-        RowState(2, 1.0, 1.0).write(study.rows[0].folder)
+        RowState(2, 1.0).write(study.rows[0].folder)
         grid = ProgressGrid([Row(one, study.folder) for one in expand_grid("a {thing}", asked)], lambda: now[0])
         assert "step 2 of 4" in grid.tiles[0].children[1].value
         now[0] += 60
-        RowState(3, 1.0, 1.0).write(study.rows[0].folder)
+        RowState(3, 1.0).write(study.rows[0].folder)
         grid.update()
         assert grid.summary.value == "3 of 4 pictures · 01:00 left" and "step 3 of 4" in grid.tiles[0].children[1].value
-        RowState(3, 1.0, 1.0, error="<no memory>").write(study.rows[0].folder)
+        RowState(3, 1.0, error="<no memory>").write(study.rows[0].folder)
         grid.update()
         assert (
             grid.summary.value == "3 of 4 pictures · 1 failed"
