@@ -160,12 +160,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         kind, text = type(field.default), field.metadata["help"]
         if field.default not in (None, "", False):
             text += f" (default: {field.default})"
-        how: dict[str, Any] = {"action": "store_true"} if kind is bool else {}
+        options: dict[str, Any] = {"action": "store_true"} if kind is bool else {}
         if kind in (int, float):
-            how = {"type": partial(_parse_number, kind)}
+            options = {"type": partial(_parse_number, kind)}
         option = f"--{field.name.replace('_', '-')}"
         add = groups[field.metadata["section"]].add_argument
-        add(option, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **how)
+        add(option, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **options)
 
 
 def _parse_number(kind: type, text: str) -> Any:

@@ -205,8 +205,8 @@ def cache(parser: argparse.ArgumentParser, words: list[str]) -> int:
     for item in items:
         print(f"{item.megabytes:10.1f} MB {'*' if item.deletable else ' '} {item.file}  ({item.kind})")
     deletable = [item for item in items if item.deletable]
-    total, less = (sum(item.megabytes for item in group) for group in (items, deletable))
-    print(f"{total:10.1f} MB; not needed any more (*, what --prune deletes): {less:.1f} MB")
+    total, deletable_total = (sum(item.megabytes for item in group) for group in (items, deletable))
+    print(f"{total:10.1f} MB; not needed any more (*, what --prune deletes): {deletable_total:.1f} MB")
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     if clear and deletable and (not is_terminal or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
         print(f"deleted: {len(prune())} files")

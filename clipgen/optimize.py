@@ -54,23 +54,20 @@ class Optimization:
         self.update_latent(scores["loss"])
         return scores
 
-    def compute_gradient(self) -> dict[str, Tensor]:
-        """Compute the gradient of the losses with respect to the latent; return the scores of the step."""
-        self.begin_step()
-        scores, product = self.compute_losses(self.decode(self.rng))
-        if product.requires_grad:
-            product.backward()
-        return scores
+    def compute_gradient(self, decoded: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute the gradient of the losses with respect to the latent; return the scores of the step.
 
-    def compute_losses(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the scores of an image, and the scalar whose ``backward`` sends the losses' gradient to the latent."""
+        ``decoded``: the picture of the latent, if it is decoded already; its gradient is computed instead.
+        """
+        self.begin_step()
+        image = self.decode(self.rng) if decoded is None else self.apply_mask(decoded)
         # Losses see a detached copy; the sum of their gradients then goes through the decoder once.
         image_copy = image.detach().requires_grad_()
         context = self.context(image_copy, self.rng)
         loss = backward(self.spec.losses, context, self.loss_scaler.scale)
-        # The gradient of the product is that of the losses; image.backward(gradient) would import sympy.
-        product = torch.zeros(()) if image_copy.grad is None else (image * image_copy.grad).sum()
-        return context.scores | {"loss": loss}, product
+        if image.requires_grad and image_copy.grad is not None:
+            (image * image_copy.grad).sum().backward()  # image.backward with this gradient would import sympy
+        return context.scores | {"loss": loss}
 
     def begin_step(self) -> None:
         """Clear the gradient and set the learning rate."""

@@ -26,10 +26,12 @@ class Download(NamedTuple):
     def __str__(self) -> str:
         from tqdm import tqdm
 
-        text = "{desc} · {n_fmt}B of {total_fmt}B ({percentage:.0f}%) · {rate_fmt} · {remaining} left"
-        how = {"unit": "B", "unit_scale": True, "bar_format": text if self.total else "{desc} · {n_fmt}B · {rate_fmt}"}
+        text = "{desc} · {n_fmt}B · {rate_fmt}"
+        if self.total:
+            text = "{desc} · {n_fmt}B of {total_fmt}B ({percentage:.0f}%) · {rate_fmt} · {remaining} left"
+        options = {"unit": "B", "unit_scale": True, "bar_format": text}
         seconds = time.monotonic() - self.began
-        return tqdm.format_meter(self.done, self.total, seconds, prefix=self.name, initial=self.initial, **how)
+        return tqdm.format_meter(self.done, self.total, seconds, prefix=self.name, initial=self.initial, **options)
 
 
 class Listener:

@@ -20,7 +20,7 @@ RETIRED = set(
     settle kept keeper going alone together alike apart parted course liked moved turn trouble slower stuck
     shown rerun follow knob suited fixed moment goal goals scene spot spots descent nearness scaling relieve
     scarce computing spare narrow resting awake sieve fuse unsnapped wide maker reel crew bearing taught calm
-    sure
+    sure having tint twin twins inert sealed drip silence some shot shots
 """,
     )
 )

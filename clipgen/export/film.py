@@ -257,9 +257,9 @@ def settings_of(file: str | Path) -> dict:
         except Exception as error:  # readers raise anything on damaged files
             errors.append(error)
     else:
-        why = getattr(errors[0], "strerror", None) or errors[0]
+        reason = getattr(errors[0], "strerror", None) or errors[0]
         raise ClipgenError(
-            f"{file}: cannot be read as a picture or page ({why}); choose one that clipgen wrote"
+            f"{file}: cannot be read as a picture or page ({reason}); choose one that clipgen wrote"
         ) from errors[0]
     try:
         settings = json.loads(text) if len(text) <= MAX_SETTINGS else None

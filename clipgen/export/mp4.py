@@ -55,8 +55,8 @@ class Mp4(Writer):
             errors.seek(0)
             lines = errors.read().decode(errors="replace").strip().splitlines()
         if ffmpeg.returncode:
-            why = lines[-1].rpartition("] ")[2] if lines else f"it ended with status {ffmpeg.returncode}"
-            raise OSError(f"ffmpeg: {why}")
+            reason = lines[-1].rpartition("] ")[2] if lines else f"it ended with status {ffmpeg.returncode}"
+            raise OSError(f"ffmpeg: {reason}")
 
     def read_settings(self, file: Path) -> str | None:
         with file.open("rb"):

@@ -108,8 +108,8 @@ class Vectors(Generator):
         fresh = self.random_rows(size, rng).to(rows)
         fresh[:, coordinates + 3 : coordinates + 4] = 0.0
         # A mark that leaves the sheet in all of them restarts at random, as faint as can be.
-        gone = torch.stack([self._out_of_sight(each, size) for each in rows]).all(0)
-        latents = torch.cat([latents[:, : self.header], torch.where(gone[:, None], fresh, rows)], 1)
+        out_of_sight = torch.stack([self._out_of_sight(each, size) for each in rows]).all(0)
+        latents = torch.cat([latents[:, : self.header], torch.where(out_of_sight[:, None], fresh, rows)], 1)
         self.project_(latents)
         return latents
 

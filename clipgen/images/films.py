@@ -130,7 +130,7 @@ class FilmReader:
                 raise OSError(str(error).partition("\n")[0]) from error
             check_pixels(facts["size"], self._label)
             yield facts
-            steady = ["-vf", f"fps={facts['fps']}"] if facts["fps"] else []
-            with closing(cast(Any, read_frames(path, input_params=local, output_params=steady))) as frames:
+            filters = ["-vf", f"fps={facts['fps']}"] if facts["fps"] else []
+            with closing(cast(Any, read_frames(path, input_params=local, output_params=filters))) as frames:
                 next(frames)
                 yield from frames

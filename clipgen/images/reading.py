@@ -252,21 +252,21 @@ def _from_numbers(image: np.ndarray | Tensor) -> Image.Image:
     return to_rgb(Image.fromarray(np.ascontiguousarray(data)))
 
 
-def fit(picture: Image.Image, size: tuple[int, int], how: str = "crop") -> Image.Image:
+def fit(picture: Image.Image, size: tuple[int, int], mode: str = "crop") -> Image.Image:
     """Return a picture of (width, height): cropped, with white bars (letterbox), or stretched.
 
-    Raises ClipgenError for another ``how``.
+    Raises ClipgenError for another ``mode``.
     """
-    if how not in FITS:
-        raise ClipgenError(f"fit={how!r}: choose one of: {', '.join(FITS)}")
-    return FITS[how](picture, size, Image.Resampling.LANCZOS)
+    if mode not in FITS:
+        raise ClipgenError(f"fit={mode!r}: choose one of: {', '.join(FITS)}")
+    return FITS[mode](picture, size, Image.Resampling.LANCZOS)
 
 
-def to_tensor(image: Any, size: tuple[int, int] | None = None, how: str = "crop") -> Tensor:
+def to_tensor(image: Any, size: tuple[int, int] | None = None, mode: str = "crop") -> Tensor:
     """Return ``to_picture(image)`` as (1, 3, H, W) in [0, 1], fitted to (width, height)."""
     picture = to_picture(image)
     if size:
-        picture = fit(picture, size, how)
+        picture = fit(picture, size, mode)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 

@@ -175,8 +175,8 @@ def _occlusion(perceptor: Perceptor, pixels: Tensor, target: Tensor) -> Tensor:
         covered = pixels.repeat(len(edges), 1, 1, 1)
         for copy, (left, right) in zip(covered, edges, strict=True):
             copy[:, top:bottom, left:right] = blank
-        for (left, right), less in zip(edges, perceptor.encode_image(covered) @ target, strict=True):
-            fall[top:bottom, left:right] += float(score - less)
+        for (left, right), covered_score in zip(edges, perceptor.encode_image(covered) @ target, strict=True):
+            fall[top:bottom, left:right] += float(score - covered_score)
             count[top:bottom, left:right] += 1
     return fall / count
 

@@ -151,8 +151,8 @@ class DecoderLayer(nn.Module):
         """New positions of every picture (texts * pictures, n, width) to the same; keys and values of the texts."""
         y = self.pre_self_attn_layer_norm(x)
         self_keys_values = cache.add(*self.self_attn.read(y))
-        n, all_ = x.shape[1], cache.length
-        earlier = None if n == 1 else torch.ones(n, all_, dtype=torch.bool, device=x.device).tril(all_ - n)
+        n, length = x.shape[1], cache.length
+        earlier = None if n == 1 else torch.ones(n, length, dtype=torch.bool, device=x.device).tril(length - n)
         x = x + self.self_attn_layer_norm(self.self_attn(y, *self_keys_values, earlier))
         # The pictures of a text look at the same keys, so they are the queries of one attention.
         y = self.pre_encoder_attn_layer_norm(x).view(len(mask), -1, x.shape[-1])

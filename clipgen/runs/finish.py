@@ -133,16 +133,15 @@ class BatchedSteps:
 
 def compute_gradients(optimizations: Sequence[Optimization]) -> list[dict[str, Tensor]]:
     """Do ``Optimization.compute_gradient`` for several, with one decoder pass; return the scores of each."""
-    for one in optimizations:
-        one.begin_step()
     latents, rngs = [one.latent for one in optimizations], [one.rng for one in optimizations]
     spec, progress = optimizations[0].spec, optimizations[0].step / optimizations[0].spec.steps
     images = spec.generator.image(torch.cat(latents), progress, rngs).split(1)
-    pairs = [one.compute_losses(one.apply_mask(image)) for one, image in zip(optimizations, images, strict=True)]
-    products = [product for _, product in pairs if product.requires_grad]
+    copies = [image.detach().requires_grad_() for image in images]
+    scores = [one.compute_gradient(copy) for one, copy in zip(optimizations, copies, strict=True)]
+    products = [(image * copy.grad).sum() for image, copy in zip(images, copies, strict=True) if copy.grad is not None]
     if products:
         torch.stack(products).sum().backward()
-    return [scores for scores, _ in pairs]
+    return scores
 
 
 class Interrupted(KeyboardInterrupt):

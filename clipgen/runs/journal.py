@@ -193,8 +193,8 @@ class Journal:
             else:
                 self._path(TABLE).unlink(missing_ok=True)
         except OSError as error:
-            why = error.strerror or error
-            raise ClipgenError(f"{self.folder}: {why}; a run goes on where its folder can be written") from error
+            reason = error.strerror or error
+            raise ClipgenError(f"{self.folder}: {reason}; a run goes on where its folder can be written") from error
 
     def save_state(self, step: int, tensors: Mapping[str, Tensor], notes: dict) -> None:
         """Replace the state by that after ``step``. ``notes`` is any JSON object."""
@@ -260,8 +260,8 @@ class Journal:
         try:
             yield
         except Exception as error:
-            why = " ".join(f"{type(error).__name__}: {error}".removeprefix("ClipgenError: ").split())[:300]
-            raise ClipgenError(f"{self.folder}: {what} is damaged or missing ({why}){remedy}") from error
+            reason = " ".join(f"{type(error).__name__}: {error}".removeprefix("ClipgenError: ").split())[:300]
+            raise ClipgenError(f"{self.folder}: {what} is damaged or missing ({reason}){remedy}") from error
 
     def _path(self, name: str) -> Path:
         """Return the path of a file, such as ``frames/00003.png``, before it is read, written or deleted.

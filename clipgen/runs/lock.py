@@ -64,18 +64,18 @@ class Lock:
             if error.errno not in (EACCES, EAGAIN):  # this filesystem has no locks
                 return -1
             try:
-                who = holder.read_text()[:100]
+                holder_name = holder.read_text()[:100]
             except (OSError, ValueError):
-                who = "another process"
-            raise self._refusal(work, who) from error
+                holder_name = "another process"
+            raise self._refusal(work, holder_name) from error
         with suppress(OSError):  # a folder that cannot be written
             holder.unlink(missing_ok=True)  # a link would be written through
             with holder.open("x") as out:
                 out.write(f"process {os.getpid()} on {socket.gethostname()}")
         return descriptor
 
-    def _refusal(self, work: str, who: str) -> ClipgenError:
-        return ClipgenError(f"{self._folder}: {work} is going on, in {who}; wait for it, or stop it there")
+    def _refusal(self, work: str, holder_name: str) -> ClipgenError:
+        return ClipgenError(f"{self._folder}: {work} is going on, in {holder_name}; wait for it, or stop it there")
 
     @property
     def lost(self) -> bool:

@@ -23,6 +23,11 @@ class Schedule:
     numbers: tuple[float, ...]
     spans: _Spans
 
+    @property
+    def edges(self) -> set[int]:
+        """The steps at which its spans begin or end."""
+        return {int(edge) for span in self.spans for edge in span if edge < math.inf}
+
     def at(self, step: int) -> float:
         """Return the number at a step. Overlapping spans are cross-faded; in a gap the last number stays."""
         factors = fade(self.spans, step)

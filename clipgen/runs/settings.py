@@ -204,8 +204,8 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
         """The steps at which spans begin or end: of prompts, scheduled numbers, sizes and camera moves."""
         spans: list[tuple[int, float]] = [prompt.span for prompt in self.prompts]
         spans += [(first, last) for *_, first, last in Camera.parse(self.camera).moves]
-        spans += [span for schedule in self.schedules.values() for span in schedule.spans]
-        return {*self.growth.begins, *(int(edge) for span in spans for edge in span if edge < math.inf)}
+        edges = {int(edge) for span in spans for edge in span if edge < math.inf}
+        return edges.union(self.growth.begins, *(schedule.edges for schedule in self.schedules.values()))
 
     def updated(self, **values: Any) -> Settings:
         """Return a copy with other values. Prompts are parsed again only if they are among them."""
@@ -230,8 +230,7 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
 
     def check(self) -> None:
         """Raise ClipgenError for the first value that cannot work, whatever the models."""
-        edges = {int(edge) for plan in self.schedules.values() for span in plan.spans for edge in span if edge < 1e9}
-        for step in sorted({0, *edges}):
+        for step in sorted({0}.union(*(schedule.edges for schedule in self.schedules.values()))):
             self.at(step)._check()
 
     def _check(self) -> None:

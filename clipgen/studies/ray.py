@@ -40,8 +40,8 @@ class RayExecutor(WorkerExecutor):
             try:
                 ray.init(engine if "://" in engine else None, log_to_driver=False, configure_logging=False)
             except Exception as error:  # a start that takes too long is a bare one
-                why = " ".join(str(error).split())
-                raise ClipgenError(f"engine={engine!r}: Ray cannot be reached ({why}); check the address") from error
+                reason = " ".join(str(error).split())
+                raise ClipgenError(f"engine={engine!r}: Ray cannot be reached ({reason}); check the address") from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
         cores, card_count = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
         count, threads = worker_counts(workers, batches, card_count, cores)

@@ -132,8 +132,8 @@ class Row:
             self._state = replace(state, error="its worker ended without a word; start the study again")
             self._state.write(self.folder)
         except OSError as error:
-            why = f"its folder cannot be written ({error.strerror or error}); make room, and start the study again"
-            self._state = replace(state, error=why)
+            reason = f"its folder cannot be written ({error.strerror or error}); make room, and start the study again"
+            self._state = replace(state, error=reason)
 
     @property
     def steps(self) -> int:
@@ -279,9 +279,9 @@ class StudyStorage:
         except ImportError as error:
             raise ClipgenError(f"folder={self.address!r}: a package is missing: {error}") from error
         except Exception as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ClipgenError(
-                f"folder={self.address!r}: {what} ({why}); check the address, and that you may write there"
+                f"folder={self.address!r}: {what} ({reason}); check the address, and that you may write there"
             ) from error
 
 

@@ -88,8 +88,8 @@ class Study:
             for row in rows:
                 row.begin(threads)
         except OSError as error:
-            why = error.strerror or error
-            raise ClipgenError(f"folder={str(self.folder)!r}: {why}; make room there, and start again") from error
+            reason = error.strerror or error
+            raise ClipgenError(f"folder={str(self.folder)!r}: {reason}; make room there, and start again") from error
 
     @property
     def finished(self) -> bool:
@@ -282,9 +282,9 @@ def make_batches(
                 if losses[folder, state.step] < ATTEMPTS:
                     waiting.appendleft(batch)
                 else:
-                    why = f"its worker was lost {ATTEMPTS} times in the same step ({error}); is memory short?"
+                    reason = f"its worker was lost {ATTEMPTS} times in the same step ({error}); is memory short?"
                     with suppress(OSError):  # a full disk: Row.check_ended says so
-                        replace(state, error=why).write(folder)
+                        replace(state, error=reason).write(folder)
                     ended.append(folder)
         yield ended
 

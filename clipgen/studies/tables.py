@@ -209,8 +209,8 @@ def load_yaml(file: str | Path) -> Any:
             raise ValueError(f"with its aliases it has more than {_MAX_NODES:,} entries")
         return loader.construct_document(node) if node else None
     except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
-        why = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ClipgenError(f"{file}: cannot be read ({why}); write a YAML file") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ClipgenError(f"{file}: cannot be read ({reason}); write a YAML file") from error
 
 
 def _count_nodes(node: Any, counts: dict[int, int]) -> int:

@@ -45,10 +45,10 @@ def _try_rows(folders: Sequence[Path]) -> None:
     except Exception as error:  # a row that fails is a row; the others go on
         traceback.print_exc(file=sys.stderr)
         _last_run, failed = None, True  # a device that ran out of memory needs it back
-        why = str(error) if isinstance(error, ClipgenError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, ClipgenError) else f"{type(error).__name__}: {error}"
         if len(folders) == 1:
             with suppress(OSError):
-                replace(RowState.read(folders[0]), done=False, error=why).write(folders[0])
+                replace(RowState.read(folders[0]), done=False, error=reason).write(folders[0])
     if failed and len(folders) > 1:  # outside of the handler: there the error holds the memory of all rows
         for folder in folders:
             _try_rows([folder])
