@@ -16,6 +16,7 @@ from clipgen.setting import check_count
 
 OUTPUTS = " ".join(WRITERS)
 COLUMNS = "{:52} {:>8} {:>6} {:>8}  {:14} {}"  # at most 120 characters
+NAMED_COLUMNS = "{:20} {:>8} {:>8}  {:36} {:14} {}"
 
 
 def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
@@ -166,6 +167,7 @@ def dalle(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
 def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Print a table of the generators and perceptors that are known by name."""
+    from clipgen.clip.named import NAMED
     from clipgen.clip.openclip import published, read_config, remote
     from clipgen.generators.catalogue import GENERATORS
     from clipgen.storage.remote import cached
@@ -185,13 +187,21 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
         licence = "MIT" if tag == "openai" else "see hub page"
         weights = "cached" if cached(remote(architecture, tag)) else "-"
         perceptors.append((f"{architecture}/{tag}", pixels, "", "", licence, weights))
+    named, notes = [], dict[str, list[str]]()
+    for name, model in NAMED.items():
+        if text in name:
+            weights = "cached" if model.file and cached(model.file) else "-"
+            named.append((name, f"{model.megabytes} MB", f"{model.memory} GB", model.proof, model.licence, weights))
+            notes.setdefault(model.note, []).append(name)
     tables = []
-    for heading, rows in (
-        (("generator", "size", "stride", "codebook", "licence", "weights"), generators),
-        (("perceptor", "pixels", "", "", "licence", "weights"), perceptors),
+    for columns, heading, rows in (
+        (COLUMNS, ("generator", "size", "stride", "codebook", "licence", "weights"), generators),
+        (COLUMNS, ("perceptor", "pixels", "", "", "licence", "weights"), perceptors),
+        (NAMED_COLUMNS, ("perceptor, judge", "size", "memory", "proven equal to", "licence", "weights"), named),
     ):
         if rows := [row for row in rows if text in row[0].lower()]:
-            tables.append("\n".join(COLUMNS.format(*row) for row in [heading, *rows]))
+            tables.append("\n".join(columns.format(*row) for row in [heading, *rows]))
+    tables += [f"{', '.join(names)}:\n  {note}" for note, names in notes.items()]
     print("\n\n".join(tables) or f"no generator or perceptor has {text!r} in its name")
     return 0
 

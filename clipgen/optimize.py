@@ -82,7 +82,7 @@ class Optimization:
 
     def context(self, image: Tensor, rng: torch.Generator) -> StepContext:
         """Return what losses see of the next step."""
-        return StepContext(image, self.latent, self.step, self.spec, rng, self.memory.passes)
+        return StepContext(image, self.latent, self.step, self.spec, rng, self.memory.passes, base=self.base)
 
     def update_latent(self, loss: Tensor) -> None:
         """Take an optimiser step, unless a number is not finite.
@@ -92,6 +92,7 @@ class Optimization:
         device = self.latent.device
         if retry_after_oom(partial(self.unscale_and_check, loss), device):
             if self.latent.grad is not None:
+                self.spec.optimizer.clip_gradient_(self.latent.grad)
                 retry_after_oom(self.optimizer.step, device)
             retry_after_oom(partial(self.spec.generator.project_, self.latent), device)
             decay = self.spec.optimizer.ema

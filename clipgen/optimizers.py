@@ -37,6 +37,9 @@ class OptimizerConfig:
         1e-8, "epsilon of Adam and AdamW; lower it for small gradients, such as logits'", 1e-20, 1, live=False
     )
     weight_decay: float = setting(0.0, "weight decay of the latent, times lr", 0, 1, live=False)
+    momentum: float = setting(0.0, "momentum of SGD and RMSprop", 0, 0.9999, live=False)
+    nesterov: bool = setting(False, "Nesterov's momentum, of SGD", live=False)
+    clip_grad: float = setting(0.0, "largest norm of the latent's gradient; 0: any", 0)
     schedule: str = setting(
         "auto",
         "how the learning rate falls (auto: constant with a camera, else cosine)",
@@ -48,6 +51,10 @@ class OptimizerConfig:
         if not _is_usable(getattr(torch.optim, self.optimizer, None)):
             names = sorted(name for name, kind in vars(torch.optim).items() if _is_usable(kind))
             raise ClipgenError(f"optimizer={self.optimizer!r}: choose one of: {', '.join(names)}")
+        if self.momentum and self.optimizer not in ("SGD", "RMSprop"):
+            raise ClipgenError(f"momentum={self.momentum}: {self.optimizer} takes none; choose optimizer='SGD'")
+        if self.nesterov and not (self.momentum and self.optimizer == "SGD"):
+            raise ClipgenError("nesterov=True: needs optimizer='SGD' and a momentum, such as 0.9")
 
     def create(self, latent: Tensor) -> torch.optim.Optimizer | Adam:
         """Return a new optimiser for a latent."""
@@ -57,7 +64,16 @@ class OptimizerConfig:
             options["weight_decay"] = self.weight_decay
         if self.optimizer in ("Adam", "AdamW"):
             options |= {"betas": (0.9, self.beta2), "eps": self.eps}
+        if self.momentum:
+            options["momentum"] = self.momentum
+        if self.nesterov:
+            options["nesterov"] = True
         return kind([latent], **options)
+
+    def clip_gradient_(self, gradient: Tensor) -> None:
+        """Scale a gradient in place so that its norm is at most ``clip_grad``, as torch's ``clip_grad_norm_`` does."""
+        if self.clip_grad:
+            gradient.mul_((self.clip_grad / (gradient.norm() + 1e-6)).clamp(max=1))
 
     def lr_at(self, progress: float, unit: float, has_camera: bool) -> float:
         """Return the learning rate at ``progress`` in [0, 1]; ``unit``: the generator's own unit of it."""

@@ -1,6 +1,7 @@
 r"""Prompts and their grammar: ``a cat:2 | watermark:-0.5``, in full ``text [where] :weight:stop @from-to``.
 
-Prompts are separated by ``|``. Each may end with any of
+Prompts are separated by ``|``. ``a photo -> a sketch`` is a direction: the picture that a run starts from is changed as
+the texts differ (Gal et al. 2022, StyleGAN-NADA). Each may end with any of
 
 * ``:weight`` - how much it counts; a negative one pushes away,
 * ``:weight:stop`` - the distance below which it does not pull any more, or with a negative weight (whose stop may have
@@ -8,8 +9,8 @@ Prompts are separated by ``|``. Each may end with any of
 * ``@from-to`` - the steps in which it is active; overlapping spans are cross-faded,
 * ``[where]`` - the part of the picture that it is about: ``top``, ``left``, ``x,y,w,h``, a mask file.
 
-A prompt that is an address or ends like an image file is an image, in quotes, too. ``\|``, ``\:``, ``\@`` and ``\[``
-are plain characters, but not in a Windows path. A colon before a number is plain if a space follows it (``Blade
+A prompt that is an address or ends like an image file is an image, in quotes, too. ``\|``, ``\:``, ``\@``, ``\[`` and
+``\->`` are plain characters, but not in a Windows path. A colon before a number is plain if a space follows it (``Blade
 Runner: 2049``), or if no space precedes it and it joins two whole numbers (``16:9``) or the number is above 100. In
 ``area 51 :2`` the number is a weight.
 """
@@ -36,6 +37,7 @@ _RATIO = re.compile(r"\d+(?::\d+)+")
 _OTHER_SPAN = re.compile(r"(?<!\\)@\s*[-\d][-\d\s.,–—]*$")
 _OTHER_WHERE = re.compile(r"(?<!\\)\[[^\[\]]*\]$|(?<!\S)\[[^\[\]]*$")
 _OTHER_WEIGHT = re.compile(r"(?<!\\)::|(?<!\\)\([^()]*[^()\d\s\\]:\d+(?:\.\d+)?\)")  # Midjourney's, Stable Diffusion's
+_ARROW = re.compile(r"\s+->\s+")
 _DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[\d¹²³]")  # Windows writes to these, whatever the suffix
 _MAX_WHOLE_WEIGHT = 100  # a larger whole number is a year or the like
 
@@ -50,6 +52,7 @@ class Prompt:
     span: tuple[int, float] = (0, math.inf)  # the first step, and the one after the last
     where: str = ""  # the part of the picture that it is about; empty for all of it
     is_image: bool = False  # whether ``text`` names a picture
+    source: str = ""  # the text that a direction goes away from, on its way to ``text``
     # The text as written, if a colon in it looks like a weight.
     title: str = field(default="", compare=False, repr=False)
 
@@ -120,6 +123,8 @@ def parse_parts(text: str, argument: str = "prompt", weight: float = 1.0) -> lis
             continue
         if not prompt.is_image and (mistake := _describe_mistake(body)):
             raise ClipgenError(f"{argument}={text!r}: {mistake}")
+        if is_picture_name(prompt.source):
+            raise ClipgenError(f'{argument}={text!r}: a direction is between two texts, such as "a photo -> a sketch"')
         if prompt.span[1] <= prompt.span[0]:
             raise ClipgenError(f'prompt={text!r}: a span ends after it begins, such as "{prompt.text}@0-100"')
         if not prompt.stop < math.inf:
@@ -149,9 +154,12 @@ def _parse_part(part: str, weight: float = 1.0, titles: bool = True) -> tuple[Pr
         else:
             break
         part = ending[0]
-    text = _unescape(part)
+    text, is_image = _unescape(part), is_picture_name(_unescape(part))
+    if not is_image:
+        *source, text = map(_unescape, _ARROW.split(part.strip(), maxsplit=1))
+        options["source"] = "".join(source)
     title = part if titles and _is_title(part) else ""
-    return Prompt(text, **{"weight": weight} | options, is_image=is_picture_name(text), title=title), part
+    return Prompt(text, **{"weight": weight} | options, is_image=is_image, title=title), part
 
 
 def _split_at_last(part: str, mark: str) -> tuple[str, str] | None:
@@ -202,7 +210,7 @@ def _unescape(part: str) -> str:
     text = part.strip()
     if (path := unquoted(text)) != text and is_picture_name(path):
         return path
-    return text if is_windows_path(text) else re.sub(r"\\([|:@\[])", r"\1", text).strip()
+    return text if is_windows_path(text) else re.sub(r"\\([|:@\[]|->)", r"\1", text).strip()
 
 
 def _describe_mistake(part: str) -> str:
@@ -248,15 +256,19 @@ def warn_of_titles(prompts: Sequence[Prompt]) -> None:
 
 def format_prompt(prompt: Prompt) -> str:
     """Return a prompt in the grammar, as ``parse`` reads it."""
-    # A colon is escaped in the name of a picture if a number may follow, in words unless a space and words follow.
-    colon = r":(?=\s*[-+.\dni])" if is_picture_name(prompt.text) else r":(?!//|\s+[^-+.\dni\s])"
-    text = prompt.text if is_windows_path(prompt.text) else re.sub(rf"([|@\[]|{colon})", r"\\\1", prompt.text)
+    text = " -> ".join(_escape(part, is_picture_name(prompt.text)) for part in (prompt.source, prompt.text) if part)
     where = f" [{prompt.where}]" if prompt.where else ""
     stop = f":{prompt.stop:g}" if prompt.stop > -math.inf else ""
     weight = f":{prompt.weight:g}{stop}" if stop or prompt.weight != 1 else ""
     start, end = prompt.span
     span = f" @{start}-{'' if end == math.inf else end}" if prompt.span != (0, math.inf) else ""
     return text + where + (" " if _is_title(text + where + weight) else "") + weight + span
+
+
+def _escape(text: str, is_name: bool) -> str:
+    # A colon is escaped in the name of a picture if a number may follow, in words unless a space and words follow.
+    colon = r":(?=\s*[-+.\dni])" if is_name else r":(?!//|\s+[^-+.\dni\s])"
+    return text if is_windows_path(text) else re.sub(rf"([|@\[]|(?<=\s)->(?=\s)|{colon})", r"\\\1", text)
 
 
 def slug(text: str, longest: int = 60) -> str:

@@ -63,6 +63,7 @@ PERCEPTORS = Registry(
     {
         "mini": "clipgen.mini.clip:BuiltinPerceptor",
         "evaluator": "clipgen.mini.clip:BuiltinPerceptor",
+        "named": "clipgen.clip.named:NamedCLIP",
         "open_clip": "clipgen.clip.openclip:OpenCLIP",
     },
 )
@@ -107,6 +108,8 @@ LOSSES = Registry(
         "symmetry": "clipgen.losses.regularisers:Symmetry",
         "sharpness": "clipgen.losses.regularisers:Sharpness",
         "palette": "clipgen.losses.regularisers:Palette",
+        "aesthetic": "clipgen.losses.aesthetic:Aesthetic",
+        "neuron": "clipgen.losses.neuron:Neuron",
         "near": "clipgen.losses.init_loss:InitLoss",
     },
 )

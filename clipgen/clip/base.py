@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from clipgen.precision import MixedPrecision
+
+
+@contextmanager
+def record_outputs(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect what layers return in this thread, for the time of a ``with``; another may use the same net."""
+    outputs: list[Tensor] = []
+    thread = get_ident()
+
+    def record(_: nn.Module, __: Any, output: Tensor) -> None:
+        if get_ident() == thread:
+            outputs.append(output)
+
+    hooks = [layer.register_forward_hook(record) for layer in layers]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class Perceptor(MixedPrecision):
@@ -21,6 +42,7 @@ class Perceptor(MixedPrecision):
     bias: float | None = None  # logit_bias of a model trained with a sigmoid (SigLIP), otherwise None
     patches = 0  # number of an image's patches, if some can be left out
     default_init = "random"  # the ``init`` that suits it
+    is_preference = False  # whether it was trained to tell which of two pictures people prefer for a text
 
     @classmethod
     def knows(cls, name: str) -> bool:
@@ -62,6 +84,10 @@ class Perceptor(MixedPrecision):
     def embed_image(self, pictures: list[Image.Image]) -> Tensor:
         """Return unit vectors (N, d), float32, of pictures that are resized as in training. Not differentiable."""
         raise NotImplementedError
+
+    def rate(self, picture: Image.Image) -> float | None:
+        """Return the score of a picture without a text; None for a model that compares with texts."""
+        return None
 
     def encode_image(self, images: Tensor, patch_indices: Tensor | None = None) -> Tensor:
         """Return unit vectors (B, d), float32, of images (B, 3, size, size) in [0, 1]. Differentiable.

@@ -25,7 +25,7 @@ def family(name: str) -> type[Perceptor]:
             return kind
     raise ClipgenError(
         f"perceptor={name!r} is unknown; choose one of: mini, evaluator, ViT-B-32/openai or another architecture/tag "
-        "of open_clip (python -m clipgen models), hf-hub:org/name"
+        "of open_clip, pickscore, hps-v2.1 and others by name (python -m clipgen models), hf-hub:org/name"
     )
 
 
@@ -40,6 +40,8 @@ def load_perceptor(name: str = "mini", device: torch.device | str = "cpu", preci
             - ``architecture/tag`` as open_clip lists them, ``ViT-B-16-SigLIP2/webli``; if only one tag begins so,
               its beginning is enough: ``ViT-L-14/datacomp_xl``, ``ViT-B-16-SigLIP2``;
             - ``architecture/file``, weights of your own;
+            - ``pickscore``, ``hps-v2.1``, ``fare2``, ``fare4``, ``tecoa4``, ``clipag``, ``aesthetic``: see
+              ``python -m clipgen models``;
             - ``hf-hub:org/name``, a model on the Hugging Face hub;
             - a name of the CLIP paper, ``ViT-B/32``, ``RN50x4``, ``ViT-L/14@336px``: OpenAI's weights.
         device: As of torch.
@@ -77,6 +79,9 @@ def rank(
     They are a softmax over the texts with the model's own temperature (Radford et al. 2021), or for SigLIP a sigmoid,
     whose rows need not sum to one (Zhai et al. 2023). ``images`` are in any form that ``to_picture`` takes.
 
+    ``pickscore`` and ``hps-v2.1`` were trained on which of two pictures people prefer for a text. With them it is a
+    softmax over the images: how likely each is preferred to the others for a text (Kirstain et al. 2023).
+
     Raises:
         ClipgenError: For a picture that cannot be read, and for no pictures or texts.
     """
@@ -88,4 +93,6 @@ def rank(
     pictures = [to_picture(image) for image in several]  # before the perceptor is loaded
     model = load_perceptor(perceptor, devices.pick(device)) if isinstance(perceptor, str) else perceptor
     logits = model.scale * model.embed_image(pictures) @ embed(model, words).T
-    return (logits.softmax(1) if model.bias is None else (logits + model.bias).sigmoid()).cpu()
+    if model.bias is not None:
+        return (logits + model.bias).sigmoid().cpu()
+    return logits.softmax(0 if model.is_preference else 1).cpu()

@@ -29,7 +29,7 @@ from clipgen.storage import weights
 from clipgen.storage.download import check_hub
 from clipgen.storage.remote import Remote, fetch
 
-_PREFIXES = ("hf-hub:", "local-dir:")
+PREFIXES = ("hf-hub:", "local-dir:")
 # What the CLIP paper's repository calls OpenAI's models, and open_clip's architectures.
 _OPENAI = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
 _PAPER_NAMES = {name: name.replace("/", "-").replace("@336px", "-336") for name in _OPENAI}
@@ -80,13 +80,13 @@ class OpenCLIP(Perceptor):
 
     @classmethod
     def knows(cls, name: str) -> bool:
-        if name.startswith(_PREFIXES) or "/" in name or name in _PAPER_NAMES:
+        if name.startswith(PREFIXES) or "/" in name or name in _PAPER_NAMES:
             return True
         return read_config(name) is not None
 
     @classmethod
     def check(cls, name: str) -> None:
-        if not name.startswith(_PREFIXES):
+        if not name.startswith(PREFIXES):
             parse_name(name)
 
     @classmethod
@@ -94,7 +94,7 @@ class OpenCLIP(Perceptor):
         import open_clip
 
         _check_hub(name)
-        architecture = name if name.startswith(_PREFIXES) else parse_name(name)[0]
+        architecture = name if name.startswith(PREFIXES) else parse_name(name)[0]
         return has_patches(open_clip.get_model_config(architecture)["vision_cfg"])
 
     def __init__(self, name: str, device: torch.device | str = "cpu"):
@@ -103,7 +103,7 @@ class OpenCLIP(Perceptor):
 
         self.name, self.device = name, torch.device(device)
         try:
-            self.net, self.tokenizer, file = _load(name)
+            self.net, self.tokenizer, file = self.load(name)
         except ClipgenError:
             raise
         except ImportError as error:
@@ -128,6 +128,28 @@ class OpenCLIP(Perceptor):
         self.size = size if isinstance(size, int) else size[0]
         self.preprocess: Any = image_transform_v2(PreprocessCfg(**config), is_train=False)
         self.mean, self.std = (torch.tensor(config[k], device=self.device)[:, None, None] for k in ("mean", "std"))
+
+    @staticmethod
+    def load(name: str) -> tuple[Any, Any, Path | None]:
+        """Return (model, tokenizer, file of its weights or None). Nothing in the file is run."""
+        import open_clip
+
+        if name.startswith(PREFIXES):
+            _check_hub(name)
+            model = open_clip.create_model(name, require_pretrained=True, weights_only=True)
+            return model, open_clip.get_tokenizer(name), None
+        architecture, tag = parse_name(name)
+        preprocess: dict[str, Any] = {}
+        if config := published().get_pretrained_cfg(architecture, tag):
+            file = fetch(remote(architecture, tag))
+            preprocess = {k: config[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in config}
+            is_quick_gelu = config.get("quick_gelu", False)
+        else:
+            # OpenAI's own archives are the TorchScript ones, and were trained with QuickGELU.
+            file, is_quick_gelu = Path(tag), weights.is_torchscript(tag)
+        is_quick_gelu = is_quick_gelu or architecture.endswith("-quickgelu")
+        file = weights.as_safetensors(file)
+        return load_model(architecture, file, force_quick_gelu=is_quick_gelu, force_preprocess_cfg=preprocess)
 
     def set_precision(self, precision: str) -> None:
         super().set_precision(precision)
@@ -212,31 +234,12 @@ def _version(file: Path) -> tuple[int, int] | None:
     return (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None
 
 
-def _load(name: str) -> tuple[Any, Any, Path | None]:
-    """Return (model, tokenizer, file of its weights or None). Nothing in the file is run."""
+def load_model(architecture: str, file: Path, **options: Any) -> tuple[Any, Any, Path]:
+    """Return (model, tokenizer, file) of an architecture, with weights from a safetensors file."""
     import open_clip
 
-    if name.startswith(_PREFIXES):
-        _check_hub(name)
-        model = open_clip.create_model(name, require_pretrained=True, weights_only=True)
-        return model, open_clip.get_tokenizer(name), None
-    architecture, tag = parse_name(name)
-    preprocess: dict[str, Any] = {}
-    if config := published().get_pretrained_cfg(architecture, tag):
-        file = fetch(remote(architecture, tag))
-        preprocess = {k: config[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in config}
-        is_quick_gelu = config.get("quick_gelu", False)
-    else:
-        # OpenAI's own archives are the TorchScript ones, and were trained with QuickGELU.
-        file, is_quick_gelu = Path(tag), weights.is_torchscript(tag)
-    file = weights.as_safetensors(file)
     model = open_clip.create_model(
-        architecture,
-        pretrained=str(file),
-        force_quick_gelu=is_quick_gelu or architecture.endswith("-quickgelu"),
-        force_preprocess_cfg=preprocess,
-        pretrained_text=False,
-        weights_only=True,
+        architecture, pretrained=str(file), pretrained_text=False, weights_only=True, **options
     )
     return model, open_clip.get_tokenizer(architecture), file
 

@@ -7,15 +7,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.clip.base import Perceptor
+from clipgen.clip.base import Perceptor, record_outputs
 from clipgen.clip.catalogue import embed
 from clipgen.errors import ClipgenError
 from clipgen.export.film import check_writable
@@ -130,22 +129,11 @@ def _squares(width: int, height: int) -> list[tuple[int, int]]:
 
 def _gradient(perceptor: Perceptor, pixels: Tensor, target: Tensor) -> Tensor:
     """Return the map (h, w) of a square (1, 3, S, S)."""
-    outputs: list[Tensor] = []
-    thread = get_ident()
-
-    def record(_: nn.Module, __: Any, output: Tensor) -> None:
-        if get_ident() == thread:  # a run may use the same net in another thread
-            outputs.append(output)
-
-    hooks = [layer.register_forward_hook(record) for layer in perceptor.feature_layers]
-    try:
-        with torch.enable_grad():
-            score = perceptor.encode_image(pixels.requires_grad_())[0] @ target
-            outputs = outputs[-len(hooks) :]  # a net that left fp16's range was run twice
-            gradients = torch.autograd.grad(score, outputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    layers = perceptor.feature_layers
+    with record_outputs(layers) as outputs, torch.enable_grad():
+        score = perceptor.encode_image(pixels.requires_grad_())[0] @ target
+        outputs = outputs[-len(layers) :]  # a net that left fp16's range was run twice
+        gradients = torch.autograd.grad(score, outputs)
     maps = [_contribution(x.detach().float(), slope.float()) for x, slope in zip(outputs, gradients, strict=True)]
     if outputs[0].ndim == 3:
         return torch.stack(maps).sum(0)

@@ -129,8 +129,10 @@ class FrameJudge:
     def score(self, frame: Image.Image, step: int) -> float:
         """Return the cosine of a frame to the positive prompts of a step, averaged by weight; 0 if there are none.
 
-        A prompt about a region is compared with that region.
+        A prompt about a region is compared with that region. A judge that reads no texts scores the frame alone.
         """
+        if (rating := self.judge.rate(frame)) is not None:
+            return rating
         positive = torch.tensor(weights_at(self.prompts, step)).clamp(min=0).to(self.embeddings)
         score = 0.0
         for region in self.regions:

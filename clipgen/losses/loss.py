@@ -73,12 +73,16 @@ class StepContext:
     rng: torch.Generator
     passes: int = 1  # the cutouts go through CLIP in this many parts
     scores: dict[str, Tensor] = field(default_factory=dict)  # scalars that losses report beside their value
+    base: Tensor | None = None  # (1, 3, H, W), the picture that the run started from
 
 
 class Loss:
     """Something to minimise. Implement ``loss``; or ``terms``, for one that is computed in parts."""
 
     name: str = "loss"
+
+    def check(self, perceptors: Sequence[str]) -> None:
+        """Raise ClipgenError if it cannot be computed with the perceptors of these names. Nothing is loaded."""
 
     def loss(self, context: StepContext) -> Tensor:
         """Return a scalar with a gradient to ``context.image`` or ``context.latent``."""

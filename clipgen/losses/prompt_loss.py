@@ -46,9 +46,11 @@ class Targets(NamedTuple):
     embeddings: Tensor  # (P, d), unit norm
     weights: Tensor  # (P,); a negative one repels
     stops: Tensor  # (P,); no pull from a target nearer than this, no push from a repelling one further away
+    sources: Tensor | None = None  # (P, d), what directions go away from; zeros for the other prompts
 
     def to(self, device: torch.device) -> Targets:
-        return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
+        tensors = [None if tensor is None else tensor.to(device, non_blocking=True) for tensor in self]
+        return Targets(*tensors)  # type: ignore[arg-type]
 
     def combined(self) -> Targets:
         """Return the targets, the positive ones replaced by their normalised weighted sum (Murdock 2021)."""
@@ -63,12 +65,27 @@ class Targets(NamedTuple):
         )
 
 
-def prompt_distance(images: Tensor, targets: Targets, distance: Distance = spherical_distance) -> Tensor:
+def direction_distance(moves: Tensor, directions: Tensor) -> Tensor:
+    """Return one minus the cosine of moves (N, d) and directions (P, d), neither of length 1, (N, P), in [0, 2].
+
+    A move is the difference of a picture from its start, a direction that of two texts (Gal et al. 2022). A move
+    shorter than 0.01 is divided by 0.01, so that the gradient at the start is finite.
+    """
+    return 1 - F.normalize(moves, dim=-1, eps=1e-2) @ F.normalize(directions, dim=-1).T
+
+
+def prompt_distance(
+    images: Tensor, targets: Targets, distance: Distance = spherical_distance, starts: Tensor | None = None
+) -> Tensor:
     """Return the weighted mean distance of image embeddings (N, d) to targets, as a scalar.
 
     Stops are applied as ``max(distance, stop)``, for negative weights as ``min(distance, |stop|)`` (Crowson 2021).
+    ``starts``: embeddings (N, d) or (1, d) of the picture that the run started from, for directions.
     """
     distances = distance(images, targets.embeddings)
+    if targets.sources is not None and starts is not None:
+        directed = direction_distance(images - starts, targets.embeddings - targets.sources)
+        distances = torch.where(targets.sources.any(1), directed, distances)
     repelled, attracted = distances.minimum(targets.stops.abs()), distances.maximum(targets.stops)
     distances = torch.where(targets.weights < 0, repelled, attracted)
     return (distances.mean(0) * targets.weights).sum() / targets.weights.abs().sum().clamp(min=1e-12)
@@ -144,6 +161,7 @@ class PromptLoss(Loss):
     distance: Distance = spherical_distance
     averaged: float = 0.0  # weight of the distance of the cutouts' mean embedding, in [0, 1]
     combined: bool = False  # whether texts are added up to one target
+    sources: Sequence[Tensor | None] = ()  # by each perceptor, (P, d): see ``Targets``
     name = "prompts"
 
     def terms(self, context: StepContext) -> Iterator[Tensor]:
@@ -163,8 +181,10 @@ class PromptLoss(Loss):
                 continue
             loss_weight = float(region_weights.abs().sum()) / total
             score_weight = float(region_weights.clamp(min=0).sum()) / positive
-            for (perceptor, weight), embeddings in zip(self.perceptors, self.embeddings, strict=True):
-                targets = Targets(embeddings[region.prompts], region_weights, stops[region.prompts])
+            sources = self.sources or [None] * len(self.perceptors)
+            for (perceptor, weight), embeddings, source in zip(self.perceptors, self.embeddings, sources, strict=True):
+                source = None if source is None else source[region.prompts]
+                targets = Targets(embeddings[region.prompts], region_weights, stops[region.prompts], source)
                 targets = (targets.combined() if self.combined else targets).to(context.image.device)
                 factors = weight * loss_weight, weight * score_weight
                 yield from self._batches_of(context, region, perceptor, targets, *factors)
@@ -186,13 +206,22 @@ class PromptLoss(Loss):
         total: Tensor | None = None  # of all embeddings
         collected: list[Tensor] = []  # embeddings of the batches so far
 
+        @torch.no_grad()
+        def embed_start(part: slice) -> Tensor:
+            """Return the embeddings of the same cutouts of the picture that the run started from."""
+            assert context.base is not None
+            batch = CutoutBatch(perceptor, region, targets, params, part, context.base, evaluate)
+            return perceptor.encode_image(*batch.render())
+
         def evaluate(embeddings: Tensor) -> Tensor:
             fraction = len(embeddings) / count  # of the cutouts
-            loss = fraction * prompt_distance(embeddings, targets, self.distance)
+            starts = None if targets.sources is None else embed_start(parts[len(collected)])
+            loss = fraction * prompt_distance(embeddings, targets, self.distance, starts)
             if self.averaged:
                 part = embeddings.sum(0)
                 mean = (part if total is None else total + part - part.detach()) / count
-                joint = prompt_distance(F.normalize(mean, dim=-1)[None], targets, self.distance)
+                starts = starts if starts is None else F.normalize(starts.mean(0), dim=-1)[None]
+                joint = prompt_distance(F.normalize(mean, dim=-1)[None], targets, self.distance, starts)
                 # Its value is fraction * joint, so that the batches add up to joint; its gradient is that of joint.
                 loss = loss.lerp(joint + (fraction - 1) * joint.detach(), self.averaged)
             collected.append(embeddings.detach())
@@ -206,6 +235,14 @@ class PromptLoss(Loss):
             with torch.no_grad():
                 total = reduce(torch.add, (perceptor.encode_image(*batch.render()).sum(0) for batch in batches))
         yield from batches
+
+
+def embed_sources(perceptor: Perceptor, prompts: Sequence[Prompt]) -> Tensor | None:
+    """Return the embeddings (P, d) of what directions go away from, zeros elsewhere; None without directions."""
+    if not any(prompt.source for prompt in prompts):
+        return None
+    embeddings = embed(perceptor, [prompt.source for prompt in prompts])
+    return embeddings * torch.tensor([[bool(prompt.source)] for prompt in prompts]).to(embeddings)
 
 
 def embed_prompts(perceptor: Perceptor, prompts: Sequence[Prompt], pictures: Mapping[str, Image.Image]) -> Tensor:

@@ -37,7 +37,7 @@ QUALITIES: Mapping[str, Mapping[str, float]] = {
     "best": {"steps": 2.5, "cutouts": 2},
 }
 KEEP_CHOICES = ("last", "best")
-PERCEPTORS = ("mini", "ViT-B-32/openai", "RN50/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5")
+PERCEPTORS = ("mini", "ViT-B-32/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5", "fare2", "clipag")
 PARTS: tuple[type, ...] = (OptimizerConfig, CutoutConfig, *LOSSES.values())  # dataclasses whose fields are settings
 
 
@@ -80,8 +80,9 @@ class RunSettings:
     )
     judge: str = setting(
         "",
-        "a second CLIP that scores frames without guiding, such as evaluator or ViT-L-14/openai",
-        common=("evaluator", "ViT-B-16/openai", "ViT-L-14/openai"),
+        "a second CLIP that scores frames without guiding, such as evaluator or ViT-L-14/openai; scores of pickscore "
+        "and hps-v2.1 compare what people prefer, and are no probabilities; aesthetic needs no text, 1 to 10",
+        common=("evaluator", "ViT-B-16/openai", "ViT-L-14/openai", "pickscore", "hps-v2.1", "aesthetic"),
         live=False,
         section="clip",
     )

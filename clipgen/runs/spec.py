@@ -23,6 +23,7 @@ from clipgen.generators.base import Generator, check_tokens
 from clipgen.generators.catalogue import entry_of, load_generator
 from clipgen.losses.loss import FunctionLoss, Loss, LossFunction
 from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
+from clipgen.registry import LOSSES
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import check_saved, drop_removed, identify_weights
@@ -68,7 +69,7 @@ class RunSpec:
             entry.check(settings.generator, settings.relax, (width, height))
         if settings.tile and not entry.tileable:
             raise ClipgenError(f"tile=True: {settings.generator} draws up to an edge; choose mini-vqgan, fft or pixels")
-        self._check_patch_dropout(settings)
+        self._check_objectives(settings)
         self.inputs.load(settings)
         self.init = self.inputs.create_init(settings)
         self.init.check(settings.prompts)
@@ -148,11 +149,18 @@ class RunSpec:
         check_names(options, only_live=True)
         settings = settings.updated(**to_numbers(options))
         settings.check()
-        self._check_patch_dropout(settings)
+        self._check_objectives(settings)
         self.inputs.load(settings)
         return settings
 
-    def _check_patch_dropout(self, settings: Settings) -> None:
+    def _check_objectives(self, settings: Settings) -> None:
+        """Raise ClipgenError for losses and prompts that the perceptors cannot have, or not together."""
+        if settings.combine == "embeddings" and any(prompt.source for prompt in settings.prompts):
+            raise ClipgenError(
+                "combine='embeddings': a direction, such as 'a photo -> a sketch', needs combine='losses'"
+            )
+        for kind in LOSSES.values():
+            settings.select(kind).check([name for name, _ in self.perceptors])
         for name, _ in self.perceptors if settings.patch_dropout else ():
             if not family(name).has_patches(name):
                 raise ClipgenError(

@@ -18,7 +18,7 @@ from clipgen.images.camera import Camera
 from clipgen.inits import InitContext
 from clipgen.inspect.steps import FrameJudge
 from clipgen.losses.loss import Loss, StepSpec, SumLoss
-from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prompts, find_regions
+from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prompts, embed_sources, find_regions
 from clipgen.optimize import Optimization
 from clipgen.optimizers import OptimizerConfig
 from clipgen.precision import share_weights
@@ -104,6 +104,7 @@ class StepSpecBuilder:
         embeddings = self._cached(
             "embeddings", lambda: [embed_prompts(clip, prompts, pictures) for clip, _ in perceptors], prompts
         )
+        sources = self._once("sources", lambda: [embed_sources(clip, prompts) for clip, _ in perceptors], prompts)
         context = replace(self._context, prompts=prompts, mask=mask)
         targets = self._cached(
             "targets", lambda: self._run.init.targets(context) if s.near else [], prompts, s.mask, s.near > 0, size
@@ -111,9 +112,16 @@ class StepSpecBuilder:
         cutouts = s.select(CutoutConfig)
         if s.tile:
             cutouts = replace(cutouts, padding="wrap")
-        is_combined = s.combine == "embeddings"
         prompt_loss = PromptLoss(
-            prompts, perceptors, embeddings, self._regions(), cutouts, DISTANCES[s.distance], s.averaged, is_combined
+            prompts,
+            perceptors,
+            embeddings,
+            self._regions(),
+            cutouts,
+            DISTANCES[s.distance],
+            s.averaged,
+            s.combine == "embeddings",
+            sources,
         )
         others: list[Loss] = [s.select(kind) for kind in LOSSES.values()]
         return StepSpec(

@@ -122,7 +122,7 @@ def test_a_run_tells_the_names_of_its_losses(tmp_path):
 def test_prompts_that_come_together_as_embeddings():
     targets = F.normalize(torch.randn(4, 16, generator=rng()), dim=1)
     weights, stops = torch.tensor([2.7, 0.3, -0.5, 0.0]), torch.full((4,), -math.inf)
-    joint, strength, _ = Targets(targets, weights, stops).combined()
+    joint, strength, *_ = Targets(targets, weights, stops).combined()
     assert strength.tolist() == [1.0, -0.5, 0.0]
     assert torch.allclose(joint[0], F.normalize(2.7 * targets[0] + 0.3 * targets[1], dim=0), atol=1e-6)
     assert torch.equal(joint[1:], targets[2:])

@@ -1,0 +1,50 @@
+"""What one unit of a perceptor's image tower wants to see (Olah et al. 2017, "Feature Visualization")."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from clipgen.clip.base import record_outputs
+from clipgen.errors import ClipgenError
+from clipgen.losses.loss import Loss, StepContext
+from clipgen.setting import setting
+
+CUTOUTS = 4  # cutouts that the unit is shown in a step
+
+
+@dataclass(frozen=True)
+class Neuron(Loss):
+    """Minus the mean activation of a unit in a few cutouts, in units of its layer's root mean square."""
+
+    name = "neuron"
+    neuron: str = setting(
+        "", "a unit of the first perceptor that shall be active, as layer:unit, such as -1:12 (of the last layer)"
+    )
+    neuron_weight: float = setting(1.0, "weight of neuron; a negative one makes the unit inactive")
+
+    def check(self, perceptors: Sequence[str]) -> None:
+        if self.neuron and not re.fullmatch(r"-?\d{1,4}:\d{1,6}", self.neuron):
+            raise ClipgenError(f"neuron={self.neuron!r}: write layer:unit, each counted from 0, such as -1:12")
+
+    def loss(self, context: StepContext) -> Tensor:
+        perceptor, image = context.spec.perceptors[0][0], context.image
+        cutouts = replace(context.spec.cutouts, cutouts=min(CUTOUTS, context.spec.cutouts.cutouts))
+        pictures = cutouts.sample(image.shape, perceptor.size, context.rng).render(image)
+        layers, (layer, unit) = perceptor.feature_layers, map(int, self.neuron.split(":"))
+        if not -len(layers) <= layer < len(layers):
+            raise ClipgenError(f"neuron={self.neuron!r}: {perceptor.name} has layers 0 to {len(layers) - 1}")
+        with record_outputs([layers[layer]]) as outputs:
+            perceptor.encode_image(pictures)
+        maps = outputs[-1].float()  # a net that left fp16's range was run twice
+        maps = maps if maps.ndim == 3 else maps.flatten(2).mT  # (B, N, C)
+        if unit >= maps.shape[-1]:
+            raise ClipgenError(f"neuron={self.neuron!r}: this layer has units 0 to {maps.shape[-1] - 1}")
+        return -maps[..., unit].mean() / maps.detach().square().mean().sqrt()
+
+    def terms(self, context: StepContext) -> Iterator[Tensor]:
+        if self.neuron and self.neuron_weight:
+            yield self.neuron_weight * self.loss(context)
