@@ -82,7 +82,9 @@ class Optimization:
 
     def context(self, image: Tensor, rng: torch.Generator) -> StepContext:
         """Return what losses see of the next step."""
-        return StepContext(image, self.latent, self.step, self.spec, rng, self.memory.passes, base=self.base)
+        return StepContext(
+            image, self.latent, self.step, self.spec, rng, self.memory.passes, background=self.background
+        )
 
     def update_latent(self, loss: Tensor) -> None:
         """Take an optimiser step, unless a number is not finite.

@@ -73,7 +73,7 @@ class StepContext:
     rng: torch.Generator
     passes: int = 1  # the cutouts go through CLIP in this many parts
     scores: dict[str, Tensor] = field(default_factory=dict)  # scalars that losses report beside their value
-    base: Tensor | None = None  # (1, 3, H, W), the picture that the run started from
+    background: Tensor | None = None  # (1, 3, H, W), the picture that the run started from
 
 
 class Loss:

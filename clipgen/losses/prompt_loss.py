@@ -209,8 +209,8 @@ class PromptLoss(Loss):
         @torch.no_grad()
         def embed_start(part: slice) -> Tensor:
             """Return the embeddings of the same cutouts of the picture that the run started from."""
-            assert context.base is not None
-            batch = CutoutBatch(perceptor, region, targets, params, part, context.base, evaluate)
+            assert context.background is not None
+            batch = CutoutBatch(perceptor, region, targets, params, part, context.background, evaluate)
             return perceptor.encode_image(*batch.render())
 
         def evaluate(embeddings: Tensor) -> Tensor:

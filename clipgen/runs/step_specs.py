@@ -104,7 +104,7 @@ class StepSpecBuilder:
         embeddings = self._cached(
             "embeddings", lambda: [embed_prompts(clip, prompts, pictures) for clip, _ in perceptors], prompts
         )
-        sources = self._once("sources", lambda: [embed_sources(clip, prompts) for clip, _ in perceptors], prompts)
+        sources = self._cached("sources", lambda: [embed_sources(clip, prompts) for clip, _ in perceptors], prompts)
         context = replace(self._context, prompts=prompts, mask=mask)
         targets = self._cached(
             "targets", lambda: self._run.init.targets(context) if s.near else [], prompts, s.mask, s.near > 0, size

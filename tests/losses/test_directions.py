@@ -56,11 +56,11 @@ def test_it_is_measured_from_the_start_in_the_same_cutouts(passes, tmp_path):
         optimization.spec,
         torch.Generator().manual_seed(0),
         passes,
-        base=optimization.base,
+        background=optimization.background,
     )
     value = float(sum(term.detach() for term in loss.terms(context)))
     views = loss.cutouts.sample(image.shape, 64, torch.Generator().manual_seed(0), perceptor.patches)
-    now, start = (perceptor.encode_image(views.render(x)) for x in (image, optimization.base))
+    now, start = (perceptor.encode_image(views.render(x)) for x in (image, optimization.background))
     one, other = perceptor.embed_text(["an apple", "a banana"])
     assert value == pytest.approx(float((1 - F.cosine_similarity(now - start, other - one)).mean()), abs=1e-5)
 
