@@ -168,7 +168,7 @@ def dalle(parser: argparse.ArgumentParser, words: list[str]) -> int:
 def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Print a table of the generators and perceptors that are known by name."""
     from clipgen.clip.named import NAMED
-    from clipgen.clip.openclip import published, read_config, remote
+    from clipgen.clip.openclip import list_published, read_config, remote
     from clipgen.generators.catalogue import GENERATORS
     from clipgen.storage.remote import cached
 
@@ -181,7 +181,7 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
             size, weights = f"{entry.megabytes:.0f} MB", "cached" if all(map(cached, entry.files)) else "-"
         generators.append((name, size, f"f{entry.stride}", entry.codebook_size or "-", entry.licence, weights))
     perceptors = [(name, "64", "", "", "see model card", "built-in") for name in ("mini", "evaluator")]
-    for architecture, tag in published().list_pretrained():
+    for architecture, tag in list_published():
         pixels = (read_config(architecture) or {}).get("vision_cfg", {}).get("image_size", "")
         pixels = "x".join(map(str, pixels)) if isinstance(pixels, (list, tuple)) else pixels
         licence = "MIT" if tag == "openai" else "see hub page"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Set
-from contextlib import AbstractContextManager, nullcontext
+import re
+from collections.abc import Iterator, Set
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
+from threading import Lock
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
 
@@ -17,19 +21,97 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float
 def pick(name: str = "auto") -> torch.device:
     """Return a device by name, with its index: ``cuda`` is the current one, such as cuda:0.
 
-    ``auto`` is CUDA, else Apple's MPS, else the CPU. Raises ClipgenError for a device that this machine lacks.
+    ``auto`` is CUDA, else Apple's MPS if torch can sample cutouts on it, else the CPU. Raises ClipgenError for a device
+    that this machine lacks, or that torch lacks an operation for.
     """
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    chosen = _best() if name == "auto" else name
     try:
-        device = torch.empty(0, device=best if name == "auto" else name).device
+        torch.device(chosen)
+    except RuntimeError as error:
+        raise ClipgenError(f"device={name!r}: choose one of: auto, cpu, cuda, cuda:1, mps") from error
+    if chosen.startswith("mps") and torch.backends.mps.is_available() and (missing := sampling_error("mps")):
+        raise ClipgenError(
+            f"device={name!r} cannot be used here: this torch ({torch.__version__}) cannot sample cutouts on it "
+            f"({missing}); update torch (pip install -U torch), or use device='cpu'"
+        )
+    try:
+        device = torch.empty(0, device=chosen).device
         if device.type == "meta" or (device.type == "cpu" and name.partition(":")[2] not in ("", "0")):
             raise RuntimeError("nothing can be computed on it")
         if device.type == "cuda" and device.index >= (count := torch.cuda.device_count()):
             raise RuntimeError(f"there are {count}, counted from cuda:0")  # torch looks only when something is computed
         return device
     except (RuntimeError, AssertionError) as error:
-        message = str(error).splitlines()[0]
-        raise ClipgenError(f"device={name!r} cannot be used here ({message}); use auto or cpu") from error
+        raise ClipgenError(f"device={name!r} cannot be used here ({_reason(error)}); use auto or cpu") from error
+
+
+def _best() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() and not sampling_error("mps") else "cpu"
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first sentence of an error of torch."""
+    return re.split(r"\. |\n", str(error))[0]
+
+
+@lru_cache
+def sampling_error(kind: str) -> str:
+    """Return why a kind of device cannot sample cutouts and compute their gradient; empty if it can.
+
+    On MPS ``grid_sample`` at a picture's border came with torch 2.13, and its backward pass later (pytorch/pytorch
+    issues 125098 and 169143).
+    """
+    try:
+        image = torch.zeros(1, 1, 2, 2, device=kind, requires_grad=True)
+        grid = torch.zeros(1, 2, 2, 2, device=kind)
+        F.grid_sample(image, grid, padding_mode="border", align_corners=False).sum().backward()
+    except RuntimeError as error:  # of which NotImplementedError is a kind
+        return _reason(error)
+    return ""
+
+
+def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, on CUDA without waiting for the copy.
+
+    Elsewhere the source may be freed before such a copy ends, which gives wrong numbers on MPS (pytorch/pytorch issues
+    139550 and 189690).
+    """
+    is_cuda = device.type == "cuda"
+    if is_cuda and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=is_cuda)
+
+
+class _Deterministic:
+    """torch's deterministic algorithms, which it has for the whole process: on while any thread needs them."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._mode_before = Lock(), 0, 0
+
+    @contextmanager
+    def __call__(self, enabled: bool = True) -> Iterator[None]:
+        if not enabled:
+            yield
+            return
+        with self._lock:
+            if not self._users:
+                self._mode_before = torch.get_deterministic_debug_mode()
+                torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import torch's compiler
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    torch.set_deterministic_debug_mode(self._mode_before)
+
+
+# ``with deterministic():`` torch warns of each operation that has no deterministic algorithm, and computes it all the
+# same. What was set before is set again in the end.
+deterministic = _Deterministic()
 
 
 def gpu_memory(device: torch.device) -> int:

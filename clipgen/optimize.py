@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipgen.device import deterministic
 from clipgen.images import masks
 from clipgen.losses.loss import Loss, StepContext, StepSpec
 from clipgen.memory import MemoryPlan, release, retry_after_oom
@@ -45,7 +46,8 @@ class Optimization:
         rng_state = self.rng.get_state()
         while True:
             try:
-                scores = self.compute_gradient()
+                with deterministic(self.spec.deterministic):
+                    scores = self.compute_gradient()
                 break
             except (RuntimeError, MemoryError) as error:
                 self.memory.handle_oom(error, self.spec)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipgen import device as devices
 from clipgen.errors import ClipgenError
@@ -60,3 +61,70 @@ def test_what_is_asked_for_is_what_is_computed(asked, computed):
 def test_what_cannot_be_had(kind, asked):
     with pytest.raises(ClipgenError, match=f"precision='{asked}'.*fp32"):
         devices.precision(torch.device(kind), asked)
+
+
+# --- Apple chips, and what older versions of torch lack on them ----------------------------------------
+
+
+class Lacking(TorchDispatchMode):
+    """torch as it answers where a device has no kernel for an operation."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.operation = operation
+
+    @classmethod
+    def _should_skip_dynamo(cls):
+        return False  # torch's compiler, which takes seconds to import, is not in use here
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if function.name() == self.operation:
+            raise NotImplementedError(
+                f"The operator '{self.operation}' is not currently implemented for the MPS device. If you want this "
+                "operator to be considered for addition please comment on an issue."
+            )
+        return function(*arguments, **options or {})
+
+
+@pytest.mark.parametrize("operation", ["aten::grid_sampler_2d", "aten::grid_sampler_2d_backward"])
+def test_a_device_without_cutouts_or_their_gradient_is_found_out(operation):
+    check = devices.sampling_error.__wrapped__
+    assert check("cpu") == ""
+    with Lacking(operation):
+        assert check("cpu") == f"The operator '{operation}' is not currently implemented for the MPS device"
+
+
+@pytest.fixture
+def apple(monkeypatch):
+    """Apple's device, which torch says is there. This torch has no kernels for it: its errors are real."""
+    if torch.backends.mps.is_available() or torch.cuda.is_available():
+        pytest.skip("this machine has a device of its own")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    devices.sampling_error.cache_clear()
+    yield
+    devices.sampling_error.cache_clear()
+
+
+def test_auto_takes_the_cpu_where_mps_cannot_sample_cutouts(apple):
+    assert devices.pick("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["mps", "mps:0"])
+def test_mps_names_what_is_missing_and_the_remedy(name, apple):
+    reason = r"Could not run 'aten::empty.memory_format' with arguments from the 'MPS' backend\)"
+    with pytest.raises(ClipgenError, match=rf"device='{name}' .*{reason}.*pip install -U torch.*device='cpu'"):
+        devices.pick(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "a cat"])
+def test_a_word_that_is_no_device(name):
+    with pytest.raises(ClipgenError, match=f"device='{name}': choose one of: auto, cpu, cuda, cuda:1, mps"):
+        devices.pick(name)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "meta"])
+def test_only_cuda_is_copied_to_without_waiting(kind, monkeypatch):
+    copies, plain = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda *a, **options: (copies.append(options), plain(*a, **options))[1])
+    assert devices.copy_to(torch.ones(2), torch.device(kind)).device.type == kind
+    assert not copies[0].get("non_blocking")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -33,6 +33,19 @@ PREFIXES = ("hf-hub:", "local-dir:")
 # What the CLIP paper's repository calls OpenAI's models, and open_clip's architectures.
 _OPENAI = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
 _PAPER_NAMES = {name: name.replace("/", "-").replace("@336px", "-336") for name in _OPENAI}
+# OpenAI's files by their SHA-256, from the CLIP paper's repository; open_clip lists them up to version 3 only.
+_OPENAI_FILES = {
+    "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt",
+    "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599/RN101.pt",
+    "RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd/RN50x4.pt",
+    "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa/RN50x16.pt",
+    "RN50x64": "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c/RN50x64.pt",
+    "ViT-B-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+    "ViT-B-16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt",
+    "ViT-L-14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
+    "ViT-L-14-336": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt",
+}
+_OPENAI_ADDRESS = "https://openaipublic.azureedge.net/clip/models/"
 
 
 @cache
@@ -49,6 +62,16 @@ def published() -> ModuleType:
     return sys.modules.get("open_clip") or _pretrained()
 
 
+def list_published() -> list[tuple[str, str]]:
+    """Return (architecture, tag) of all published weights of models of pictures and texts."""
+    return [(name, tag) for name, tag in published().list_pretrained() if is_image_text_model(read_config(name) or {})]
+
+
+def is_image_text_model(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration is of a model that compares pictures with texts, not sounds or captions."""
+    return "vision_cfg" in config and "genlip_cfg" not in config
+
+
 def read_config(architecture: str) -> dict[str, Any] | None:
     """Return open_clip's configuration of an architecture, or None if it has none of this name."""
     if imported := sys.modules.get("open_clip"):  # with what people have registered
@@ -58,21 +81,24 @@ def read_config(architecture: str) -> dict[str, Any] | None:
 
 
 def remote(architecture: str, tag: str) -> Remote:
-    """Return where open_clip says that a model's weights are."""
+    """Return where a model's weights are: where open_clip says, and OpenAI's own where OpenAI has them."""
     config = published().get_pretrained_cfg(architecture, tag)
     sources = []
     if hub := config.get("hf_hub"):
         repo, _, file = hub.rpartition("/")
         files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
         sources = [f"hf:{repo}/{file}" for file in files]
-    digest = None
-    if url := config.get("url"):
+    digest, url = None, config.get("url")
+    if tag == "openai" and (own := _OPENAI_FILES.get(architecture.removesuffix("-quickgelu"))):
+        url = _OPENAI_ADDRESS + own
+    if url:
         sources.append(url)
         # OpenAI writes the checksum into the address, mlfoundations its first digits.
         match = re.search(r"/([0-9a-f]{64})/[^/]+$|-([0-9a-f]{8})\.pt$", url)
         digest = match and (match[1] or match[2])
-    suffix = Path(url).suffix if url else ".safetensors"
-    return Remote(f"clip/{architecture}-{tag}{suffix}", tuple(sources), sha256=digest)
+    suffixes = [Path(url).suffix, ".safetensors"] if url else [".safetensors", ".pt"]
+    name, other_name = (f"clip/{architecture}-{tag}{suffix}" for suffix in suffixes)
+    return Remote(name, tuple(sources), sha256=digest, other_name=other_name)
 
 
 class OpenCLIP(Perceptor):
@@ -136,6 +162,7 @@ class OpenCLIP(Perceptor):
 
         if name.startswith(PREFIXES):
             _check_hub(name)
+            _check_kind(name, open_clip.get_model_config(name))
             model = open_clip.create_model(name, require_pretrained=True, weights_only=True)
             return model, open_clip.get_tokenizer(name), None
         architecture, tag = parse_name(name)
@@ -250,16 +277,26 @@ def _check_hub(name: str) -> None:
         check_hub(name.removeprefix("hf-hub:"), "open_clip_config.json")
 
 
+def _check_kind(name: str, config: Mapping[str, Any]) -> None:
+    """Raise ClipgenError for a model that does not compare pictures with texts."""
+    if not is_image_text_model(config):
+        raise ClipgenError(
+            f"perceptor={name!r}: it does not compare pictures with texts; `python -m clipgen models` lists what does"
+        )
+
+
 def parse_name(name: str) -> tuple[str, str]:
     """Return (architecture, tag or file). The unique beginning of a tag is completed. Raises ClipgenError."""
     architecture, _, tag = name.partition("/")
     if name in _PAPER_NAMES:
         architecture, tag = _PAPER_NAMES[name], "openai"
-    if read_config(architecture) is None:
+    config = read_config(architecture)
+    if config is None:
         raise ClipgenError(
             f"perceptor={name!r}: open_clip has no architecture {architecture!r}; "
             "`python -m clipgen models` lists what there is"
         )
+    _check_kind(name, config)
     if published().get_pretrained_cfg(architecture, tag) or Path(tag).is_file():
         return architecture, tag
     tags = published().list_pretrained_tags_by_model(architecture)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from clipgen.cutouts import warps
 from clipgen.cutouts.augmentations import AUGMENTATIONS, Augmentation, parse_augmentations
+from clipgen.device import copy_to
 from clipgen.errors import ClipgenError
 from clipgen.setting import setting as declare
 
@@ -284,7 +285,7 @@ class CutoutParams:
         halvings, averaged = divmod(pooling_level, 2)
         for _ in range(halvings):
             image = F.avg_pool2d(image, 2)
-        grid = warps.grid(_to(warp, image.device), self.size)
+        grid = warps.grid(copy_to(warp, image.device), self.size)
         if self.padding == "wrap":
             image, grid = warps.wrap(image, grid)
         if averaged:  # the mean of four pixels lies between them
@@ -299,13 +300,7 @@ class CutoutParams:
         return None if self.patch_indices is None else self._select(self.patch_indices, part, device)
 
     def _select(self, tensor: Tensor, part: slice, device: torch.device) -> Tensor:
-        return _to(tensor.unflatten(0, (-1, self.count))[:, part].flatten(0, 1), device)
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()  # copied without waiting for the device
-    return tensor.to(device, non_blocking=True)
+        return copy_to(tensor.unflatten(0, (-1, self.count))[:, part].flatten(0, 1), device)
 
 
 def cutouts(images: Tensor, count: int, size: int, rng: torch.Generator, **settings) -> Tensor:

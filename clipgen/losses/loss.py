@@ -47,6 +47,7 @@ class StepSpec:
     steps: int
     cutouts: CutoutConfig
     precision: str = "fp32"  # of the models; fp16 needs loss scaling
+    deterministic: bool = False  # whether gradients are computed by torch's deterministic algorithms
 
     def target_weights(self, step: int) -> list[float]:
         """Return the weight of each init target at a step: the sum of its positive prompts' weights."""

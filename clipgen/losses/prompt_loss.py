@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed
 from clipgen.cutouts.sampling import CutoutConfig, CutoutParams
+from clipgen.device import copy_to
 from clipgen.images import masks
 from clipgen.losses.loss import Loss, StepContext
 from clipgen.prompts import Prompt, weights_at
@@ -49,7 +50,7 @@ class Targets(NamedTuple):
     sources: Tensor | None = None  # (P, d), what directions go away from; zeros for the other prompts
 
     def to(self, device: torch.device) -> Targets:
-        tensors = [None if tensor is None else tensor.to(device, non_blocking=True) for tensor in self]
+        tensors = [None if tensor is None else copy_to(tensor, device) for tensor in self]
         return Targets(*tensors)  # type: ignore[arg-type]
 
     def combined(self) -> Targets:

@@ -98,7 +98,7 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
         temperature: Lower for safer, higher for wilder tokens; by default the model's.
         top_k: How many of the likeliest tokens may be sampled; by default the model's.
         guidance: The scale of classifier-free guidance, 1 (none) or more; by default the model's.
-        seed: The same seed gives the same pictures on the same machine.
+        seed: On a CPU the same seed gives the same pictures; on a GPU rounding can change a token.
         perceptor: The CLIP that ranks, by default the model's; None: by likelihood.
         device: auto, cpu, cuda or mps.
         stream: Whether to return an iterator of ``Drawings``, one for each row of tokens.

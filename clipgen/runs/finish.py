@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from clipgen.device import deterministic
 from clipgen.images.names import display_path
 from clipgen.memory import is_oom, release
 from clipgen.optimize import Optimization
@@ -115,7 +116,8 @@ class BatchedSteps:
             return self.advance(optimizations[: self.max_size]) + self.advance(optimizations[self.max_size :])
         rng_states = [one.rng.get_state() for one in optimizations]
         try:
-            scores = compute_gradients(optimizations)
+            with deterministic(any(one.spec.deterministic for one in optimizations)):
+                scores = compute_gradients(optimizations)
         except (RuntimeError, MemoryError) as error:
             if not is_oom(error):
                 raise

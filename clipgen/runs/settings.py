@@ -53,7 +53,7 @@ class RunSettings:
         "normal", "preset for steps, cutouts and size", choices=tuple(QUALITIES), live=False, section="basic"
     )
     steps: int = setting(120, "optimisation steps", 1, 10**6, live=False, section="basic")
-    seed: int = setting(0, "random seed (reproducible on a machine)", 0, 2**63 - 1, live=False, section="basic")
+    seed: int = setting(0, "random seed (repeatable; on a GPU to rounding)", 0, 2**63 - 1, live=False, section="basic")
     size: tuple[int, int] | str | None = setting(
         None,
         "width x height in pixels (default: the generator's); can grow: 128x128@0-60, 256x256@60-",
@@ -103,9 +103,8 @@ class RunSettings:
     )
     init: str = setting(
         "auto",
-        "start: random (codes), dalle (a transformer's draft; the default with the mini CLIP), "
-        "dalle-mini, dalle-mega, noise, perlin, gradient, a colour, an image, a run "
-        "folder (its last frame), tokens as .npy",
+        "start: random (codes), dalle (a transformer's draft; the default with the mini CLIP), dalle-mini, dalle-mega, "
+        "noise, perlin, gradient, a colour, an image, a run folder (its last frame), tokens as .npy",
         common=lambda: ("auto", *INITS),
         live=False,
         section="start",
@@ -160,6 +159,9 @@ class RunSettings:
         choices=("auto", *PRECISIONS),
         live=False,
         section="speed",
+    )
+    deterministic: bool = setting(
+        False, "use torch's deterministic algorithms; it warns of operations without one", live=False, section="speed"
     )
 
 

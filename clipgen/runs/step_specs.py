@@ -136,6 +136,7 @@ class StepSpecBuilder:
             steps=s.steps,
             cutouts=cutouts,
             precision=self._run.precision,
+            deterministic=s.deterministic,
         )
 
     def _regions(self) -> list[Region]:

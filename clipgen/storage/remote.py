@@ -89,6 +89,7 @@ class Remote:
     sources: tuple[str, ...]
     megabytes: float | None = None  # approximate; much larger files, and smaller than half, are refused
     sha256: str | None = None  # or its first digits, of the file at addresses; a copy on the hub has its own
+    other_name: str = ""  # what another version of a library calls it in the cache folder
     bulky: bool = False  # only a part is needed: kept in our own cache, which `clipgen cache --prune` clears
 
     @property
@@ -108,7 +109,9 @@ def cached(remote: Remote) -> Path | None:
 
 def _find_own(remote: Remote) -> Path | None:
     """Return the download in clipgen's own cache, or its converted copy, which may outlive it."""
-    files = cache_folder() / remote.name, weights.converted(remote.name)
+    files = [cache_folder() / remote.name, weights.converted(remote.name)]
+    if remote.other_name:
+        files.append(cache_folder() / remote.other_name)
     return next((file for file in files if file.is_file()), None)
 
 

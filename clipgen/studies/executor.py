@@ -26,13 +26,10 @@ import clipgen
 if TYPE_CHECKING:
     from clipgen.runs.spec import RunSpec
 
-# A worker imports nothing from the current folder, which may be one that somebody sent. Its path begins without that
-# folder from Python 3.11 on (-P); before, nothing is imported until its entry, the empty one, is removed. The package
-# is the study's, wherever that was imported from, even if that is the current folder.
-_SAFE_PATH = ["-P"] if sys.version_info >= (3, 11) else []
+# A worker imports nothing from the current folder (-P), which may be one that somebody sent. The package is the
+# study's, wherever that was imported from, even if that is the current folder.
 _MAIN = """
 import sys
-sys.path[:] = filter(None, sys.path)
 from importlib.util import module_from_spec, spec_from_file_location
 _, package, threads, handle = sys.argv
 spec = spec_from_file_location("clipgen", package)
@@ -170,7 +167,7 @@ class ProcessWorker:
         with far:
             arguments = str(clipgen.__file__), str(threads), str(far.fileno())
             self.process = subprocess.Popen(
-                [sys.executable, "-u", *_SAFE_PATH, "-c", _MAIN, *arguments],
+                [sys.executable, "-u", "-P", "-c", _MAIN, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,

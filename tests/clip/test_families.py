@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 import clipgen
 from clipgen.clip import catalogue, openclip
-from clipgen.clip.openclip import remote
+from clipgen.clip.openclip import list_published, remote
 from clipgen.errors import ClipgenError
 from clipgen.storage.weights import cache_folder
 
@@ -107,7 +107,7 @@ def family(architecture):
 
 
 def test_no_family_is_forgotten():
-    listed = {family(architecture) for architecture, _ in open_clip.list_pretrained()}
+    listed = {family(architecture) for architecture, _ in list_published()}
     assert listed - {family(name) for name in FAMILIES if name != FARE} == {"worldwide"}
 
 

@@ -44,7 +44,7 @@ def test_a_study_runs_nothing_that_lies_beside_it(received, monkeypatch):
 def interpreters():
     """Other supported versions of Python on this machine, which need not have torch: their paths."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-    paths = [shutil.which(f"python3.{minor}") for minor in range(10, 15)] + sorted(pyenv.glob("3.1*/bin/python"))
+    paths = [shutil.which(f"python3.{minor}") for minor in range(11, 15)] + sorted(pyenv.glob("3.1[1-4]*/bin/python"))
     others = {}
     for path in filter(None, paths):
         asked = [path, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"]
