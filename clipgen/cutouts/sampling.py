@@ -226,7 +226,7 @@ class CutoutParams:
     pooling_levels: Tensor  # (B·count,) how the picture is pooled for each, as of ``warps.pooling_levels``
     padding: str = "border"  # of grid_sample, or wrap
     lift: float = 0.0  # black becomes this grey, and white stays; the padding is not lifted
-    level: float = 0.0  # of grey, where ``padding`` is zeros
+    padding_grey: float = 0.0  # where ``padding`` is zeros
     colour_matrix: Tensor | None = None  # (B·count, 3, 4) from colour to colour
     noise: Tensor | None = None  # (B·count, 3, size, size)
     hole: Tensor | None = None  # (B·count, 4) x, y, width, height as shares
@@ -245,36 +245,36 @@ class CutoutParams:
         def select(tensor: Tensor) -> Tensor:
             return self._select(tensor, part, images.device)
 
-        views = self._sample(images, part)
+        cutouts = self._sample(images, part)
         if self.colour_matrix is not None:
             matrix = select(self.colour_matrix)
-            views = torch.einsum("nij,njhw->nihw", matrix[:, :, :3], views) + matrix[:, :, 3, None, None]
+            cutouts = torch.einsum("nij,njhw->nihw", matrix[:, :, :3], cutouts) + matrix[:, :, 3, None, None]
         if self.blur is not None:
-            soft = F.avg_pool2d(views, 3, 1, 1, count_include_pad=False)
-            views = views.lerp(soft, select(self.blur)[:, None, None, None])
+            soft = F.avg_pool2d(cutouts, 3, 1, 1, count_include_pad=False)
+            cutouts = cutouts.lerp(soft, select(self.blur)[:, None, None, None])
         if self.hole is not None:
             axis = torch.linspace(0, 1, self.size, device=images.device)
             x, y, w, h = (select(self.hole)[:, i, None] for i in range(4))
             inside = ((axis >= y) & (axis < y + h))[:, :, None] & ((axis >= x) & (axis < x + w))[:, None]
-            views = views.masked_fill(inside[:, None], 0.0)
+            cutouts = cutouts.masked_fill(inside[:, None], 0.0)
         if self.noise is not None:
-            views = views + select(self.noise)
+            cutouts = cutouts + select(self.noise)
         if self.levels:  # of the cutouts that are rendered together: each pass has its own range
-            batch = views.unflatten(0, (len(images), -1))
+            batch = cutouts.unflatten(0, (len(images), -1))
             least, most = batch.amin((1, 2, 3, 4), keepdim=True), batch.amax((1, 2, 3, 4), keepdim=True)
-            views = ((batch - least) / (most - least).clamp(min=1e-6)).flatten(0, 1)
-        return views
+            cutouts = ((batch - least) / (most - least).clamp(min=1e-6)).flatten(0, 1)
+        return cutouts
 
     def _sample(self, images: Tensor, part: slice) -> Tensor:
         """Sample cutouts ``part`` of images (B, 3, H, W) as (B·n, 3, size, size), without other augmentations."""
-        views = []
+        cutouts = []
         for image, warp, levels in zip(
             images.split(1), self.warp.split(self.count), self.pooling_levels.split(self.count)
         ):
             warp, levels = warp[part], levels[part]
             for level in levels.unique_consecutive().tolist():
-                views.append(self._sample_pooled(image, warp[levels == level], level))
-        return views[0] if len(views) == 1 else torch.cat(views)
+                cutouts.append(self._sample_pooled(image, warp[levels == level], level))
+        return cutouts[0] if len(cutouts) == 1 else torch.cat(cutouts)
 
     def _sample_pooled(self, image: Tensor, warp: Tensor, pooling_level: int) -> Tensor:
         """Sample the cutouts of ``warp`` (n, 3, 3) from an image (1, 3, H, W) after pooling.
@@ -293,7 +293,7 @@ class CutoutParams:
             grid = grid * torch.tensor([width / (width - 1), height / (height - 1)]).to(grid.device)
             image = F.avg_pool2d(image, 2, 1)
         padding = "border" if self.padding == "wrap" else self.padding
-        return warps.sample_grid(image - self.level, grid, padding) + self.level
+        return warps.sample_grid(image - self.padding_grey, grid, padding) + self.padding_grey
 
     def patches(self, part: slice, device: torch.device) -> Tensor | None:
         """Return the patch indices of cutouts ``part``, as ``Perceptor.encode_image`` takes them."""

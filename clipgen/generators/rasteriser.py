@@ -30,13 +30,13 @@ class Marks(NamedTuple):
     filled: bool = False  # whether lines are the outlines of convex shapes, the last point being the first
 
 
-def rasterise(marks: Marks, size: tuple[int, int], paper: float = 1.0) -> Tensor:
-    """Return an image (3, H, W) of marks on plain grey, differentiable with respect to all of them."""
+def rasterise(marks: Marks, size: tuple[int, int]) -> Tensor:
+    """Return an image (3, H, W) of marks on white paper, differentiable with respect to all of them."""
     height, width = size
     down, across = -(-height // TILE), -(-width // TILE)
     y, x = torch.meshgrid(*(TILE * torch.arange(n, device=marks.lines.device) for n in (down, across)), indexing="ij")
     corners = torch.stack([x, y], -1).view(-1, 1, 2).to(marks.lines.dtype)
-    tiles = marks.lines.new_full((len(corners), 3, TILE**2), paper)
+    tiles = marks.lines.new_ones((len(corners), 3, TILE**2))
     groups = list(_group_tiles(marks, corners))
     painted = []
     for tile, index, present in groups:

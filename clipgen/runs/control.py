@@ -28,10 +28,10 @@ class RunControl:
         self._spec, self._journal, self._lock = spec, journal, threading.Lock()
         self.past = [change for change in spec.changes if change["step"] < step + (not is_steering(change))]
         self.settings: Settings = spec.apply_changes(spec.settings, self.past)  # as they are now
-        self._planned = [change for change in spec.changes if change not in self.past]
-        self._waiting: list[Mapping[str, Any]] = []
+        self._pending = [change for change in spec.changes if change not in self.past]  # in the order of their steps
+        self._unrecorded: list[Mapping[str, Any]] = []  # live changes that the journal does not have yet
         self._step = step  # the next one
-        self._latest = self._next_settings()
+        self._next_settings = spec.apply_changes(self.settings, self._due)  # checked before the step needs them
         self.stopped, self._ended = False, False
         self._running = threading.Event()  # cleared while the run is paused
         self._running.set()
@@ -62,67 +62,68 @@ class RunControl:
     def change(self, options: Mapping[str, Any]) -> None:
         """Queue a change for the next step.
 
-        It has to work after the changes that wait already and before those planned for later steps; a refused change
-        leaves no trace. After the last step a change that affects no step is made at once, and others are refused.
+        It has to work after the changes that are due already and before those of later steps; a refused change leaves
+        no trace. After the last step a change that affects no step is made at once, and others are refused.
         """
         with self._lock, self._spec.inputs.tentative() as inputs:
             before = set(inputs.all)
             change = inputs.name_values(options)
-            latest = inputs.name_files(self._spec.change(self._latest, change))
+            settings = inputs.name_files(self._spec.change(self._next_settings, change))
             prompts = change.keys() & {"prompt", "negative"}
-            change |= {name: getattr(latest, name) for name in prompts}
+            change |= {name: getattr(settings, name) for name in prompts}
             if self.has_ended and is_steering(change):
                 raise ClipgenError(
                     f"{min(change)}=...: the run ended at step {self._step}, so the change has no effect; branch, or "
                     "start a new run, or continue with Run.resume if it was stopped early"
                 )
-            self._spec.apply_changes(latest, [later for later in self._planned if later["step"] > self._step])
+            self._spec.apply_changes(settings, self._later)
             self._keep_inputs(inputs.all.keys() - before)
-            warn_of_titles(latest.prompts if prompts else ())
-            self._latest = latest
-            self._waiting.append(change)
+            warn_of_titles(settings.prompts if prompts else ())
+            change["step"], self._next_settings = self._step, settings
+            self._pending = [*self._due, change, *self._later]
+            self._unrecorded.append(change)
             if self.has_ended:
                 self._apply()
 
     def apply_changes(self, step: int) -> None:
-        """Make the changes that are planned for a step, and those that wait for the next one."""
+        """Make the changes of a step."""
         with self._lock:
             self._step = step
             self._apply()
             self._step = step + 1
-            self._latest = self._next_settings()
+            self._next_settings = self._spec.apply_changes(self.settings, self._due)
 
     def end_if_finished(self, finished: bool) -> bool:
         """End if the run has ``finished`` and no change is pending; return whether it has ended."""
         with self._lock:
-            has_change = any(map(is_steering, [*self._waiting, *self._due()]))
+            has_change = any(map(is_steering, self._due))
             self._ended = self._ended or (finished and not (has_change and self._step < self.settings.steps))
             return self._ended
 
     def end(self) -> None:
-        """End: refuse changes from now on; record those that wait, for when the run is resumed."""
+        """Refuse changes from now on; record those that are due, for when the run is resumed."""
         with self._lock:
             self._ended = True
-            self._record_waiting()
+            self._record()
 
+    @property
     def _due(self) -> list[Mapping[str, Any]]:
-        return [change for change in self._planned if change["step"] == self._step]
+        """The pending changes of the next step."""
+        return [change for change in self._pending if change["step"] <= self._step]
 
-    def _next_settings(self) -> Settings:
-        """Return the settings of the next step without live changes; checked here, before the step needs them."""
-        return self._spec.apply_changes(self.settings, self._due())
+    @property
+    def _later(self) -> list[Mapping[str, Any]]:
+        return [change for change in self._pending if change["step"] > self._step]
 
     def _apply(self) -> None:
-        self.past += [*self._due(), *self._record_waiting()]
-        self._planned = [change for change in self._planned if change["step"] > self._step]
-        self.settings = self._latest
+        self.past += self._due
+        self._pending, self.settings = self._later, self._next_settings
+        self._record()
 
-    def _record_waiting(self) -> list[Mapping[str, Any]]:
-        changes: list[Mapping[str, Any]] = [{"step": self._step, **options} for options in self._waiting]
-        self._waiting = []
+    def _record(self) -> None:
         with suppress(OSError):  # a full disk: the run warns of it once, when frames cannot be saved
-            self._journal.add_changes(changes)
-        return changes
+            self._journal.add_changes(self._unrecorded)
+        self._unrecorded = []
 
     def _keep_inputs(self, names: set[str]) -> None:
         try:

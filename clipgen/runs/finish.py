@@ -69,8 +69,7 @@ def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
 
 def batch_key(spec: RunSpec) -> tuple[Any, ...]:
     """Return what runs must share to be batched: models, size, and number of steps."""
-    s = spec.settings
-    return s.generator, s.relax, s.perceptor, str(spec.device), spec.precision, s.size, s.tile, s.steps
+    return *spec.model_names, spec.settings.size, spec.settings.tile, spec.settings.steps
 
 
 def iterate_batch(runs: Sequence[Run]) -> Iterator[tuple[Run, Frame]]:

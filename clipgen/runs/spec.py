@@ -191,16 +191,21 @@ class RunSpec:
         journal.add_changes(self.changes)
         return journal
 
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """What the models of two runs have in common if they can be shared."""
+        s = self.settings
+        return s.generator, s.relax, s.perceptor, str(self.device), self.precision
+
     def load_models(self, share_models_with: Models | None = None) -> Models:
         """Return the models; those of another run if they have the same names."""
         s, models = self.settings, share_models_with
-        names = s.generator, s.relax, s.perceptor, str(self.device), self.precision
-        if not (models and models.names == names):
+        if not (models and models.names == self.model_names):
             perceptors = [
                 (load_perceptor(name, self.device, self.precision), weight) for name, weight in self.perceptors
             ]
             generator = load_generator(s.generator, self.device, s.relax, self.precision)
-            models = Models(names, generator, perceptors)
+            models = Models(self.model_names, generator, perceptors)
         if s.judge == (models.judge.name if models.judge else ""):
             return models
         return replace(models, judge=load_perceptor(s.judge, self.device, self.precision) if s.judge else None)

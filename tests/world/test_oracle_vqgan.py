@@ -179,7 +179,9 @@ class PixraysViews(Pixray):
         half = wide.inverse() @ self.warped(picture, "stretch=1.2, perspective=0.2:0.7")
         wide[:, [0, 1], [0, 1]] = 1 / 0.95
         one = resampled(small[:close], views.warp[:close], ("reflection", "border")[self.done % 2])
-        two = resampled(resampled(small[close:], wide[close:], level=views.level), half[close:], level=views.level)
+        two = resampled(
+            resampled(small[close:], wide[close:], level=views.padding_grey), half[close:], level=views.padding_grey
+        )
         return jittered(torch.cat([one, two]), views.colour_matrix, lit=False) + views.noise
 
 
