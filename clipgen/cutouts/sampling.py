@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen import device as devices
 from clipgen.cutouts import warps
 from clipgen.cutouts.augmentations import AUGMENTATIONS, Augmentation, parse_augmentations
-from clipgen.device import copy_to
+from clipgen.device import constant, copy_to
 from clipgen.errors import ClipgenError
 from clipgen.setting import setting as declare
 
@@ -60,14 +61,22 @@ class CutoutConfig:
         """The augmentations by name."""
         return parse_augmentations(self.augment)
 
-    def sample(self, shape: Sequence[int], size: int, rng: torch.Generator, patches: int = 0) -> CutoutParams:
+    def sample(
+        self,
+        shape: Sequence[int],
+        size: int,
+        rng: torch.Generator,
+        patches: int = 0,
+        device: torch.device | None = None,
+    ) -> CutoutParams:
         """Sample the cutouts of a step.
 
         Args:
             shape: (B, 3, H, W) of the pictures.
             size: Pixels of a cutout's side.
-            rng: On the CPU, so that a seed gives the same cutouts on every device.
+            rng: On the CPU, so that a seed gives the same cutouts on every device, but for their noise.
             patches: How many a CLIP cuts a cutout into, if some can be left out.
+            device: Where noise is drawn, by default the CPU: see ``clipgen.device.fork_generator``.
         """
         b, _, height, width = shape
         draws = _Draws(self.augmentations, b * self.cutouts, rng)
@@ -86,7 +95,7 @@ class CutoutConfig:
             self.lift,
             float(torch.rand((), generator=rng)) if self.padding == "grey" else 0.0,
             self._draw_colour_matrices(draws),
-            self._draw_noise(draws, size),
+            self._draw_noise(draws, size, device or rng.device),
             self._draw_holes(draws),
             draws.mask("blur") if "blur" in self.augmentations else None,
             self._draw_patch_indices(draws, patches),
@@ -140,8 +149,8 @@ class CutoutConfig:
         colour = (1 + colour) * (1 - draws.strength("grey") * draws.mask("grey"))
         return warps.colour_matrix(light, 1 + contrast, colour, hue)
 
-    def _draw_noise(self, draws: _Draws, size: int) -> Tensor | None:
-        """Draw noise (n, 3, size, size)."""
+    def _draw_noise(self, draws: _Draws, size: int, device: torch.device) -> Tensor | None:
+        """Draw noise (n, 3, size, size) on a device."""
         deviations = torch.zeros(draws.n)
         for name in ("noise", "grain"):
             strength, mask = draws.strength(name), draws.mask(name)
@@ -150,7 +159,9 @@ class CutoutConfig:
                 deviations = (deviations.square() + (strength * mask * factor) ** 2).sqrt()
         if not deviations.any():
             return None
-        return deviations[:, None, None, None] * torch.randn(draws.n, 3, size, size, generator=draws.rng)
+        rng = devices.fork_generator(draws.rng, device)
+        noise = torch.randn(draws.n, 3, size, size, generator=rng, device=device)
+        return copy_to(deviations, device)[:, None, None, None] * noise
 
     def _draw_holes(self, draws: _Draws) -> Tensor | None:
         """Draw boxes (n, 4): left, top, width and height as shares."""
@@ -290,7 +301,7 @@ class CutoutParams:
             image, grid = warps.wrap(image, grid)
         if averaged:  # the mean of four pixels lies between them
             height, width = image.shape[-2:]
-            grid = grid * torch.tensor([width / (width - 1), height / (height - 1)]).to(grid.device)
+            grid = grid * constant((width / (width - 1), height / (height - 1)), grid.device)
             image = F.avg_pool2d(image, 2, 1)
         padding = "border" if self.padding == "wrap" else self.padding
         return warps.sample_grid(image - self.padding_grey, grid, padding) + self.padding_grey
@@ -305,4 +316,4 @@ class CutoutParams:
 
 def cutouts(images: Tensor, count: int, size: int, rng: torch.Generator, **settings) -> Tensor:
     """Return ``count`` cutouts of each image (B, 3, H, W) in [0, 1] as (B·count, 3, size, size)."""
-    return CutoutConfig(cutouts=count, **settings).sample(images.shape, size, rng).render(images)
+    return CutoutConfig(cutouts=count, **settings).sample(images.shape, size, rng, device=images.device).render(images)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.device import constant
+
 CORNERS = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
@@ -79,7 +81,7 @@ def sample_grid(images: Tensor, grid: Tensor, padding: str) -> Tensor:
 
 def wrap(images: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
     """Return images with a circular border of one pixel, and the grid wrapped into their coordinates."""
-    sides = torch.tensor([images.shape[-1], images.shape[-2]], device=grid.device)
+    sides = constant((images.shape[-1], images.shape[-2]), grid.device)
     return F.pad(images, (1, 1, 1, 1), "circular"), ((grid + 1).remainder(2) - 1) * (sides / (sides + 2))
 
 

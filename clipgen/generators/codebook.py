@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipgen import device as devices
 from clipgen import fast
-from clipgen.device import autocast
 from clipgen.errors import ClipgenError
 from clipgen.generators.base import Generator, Randomness, check_size, check_tokens
 from clipgen.precision import MixedPrecision
@@ -126,7 +127,7 @@ class Codebook(MixedPrecision, Generator):
     def encoded(self, image: Tensor) -> Tensor:
         """Return the quantised latent of (B, 3, H, W)."""
         points = self.compute(self.net.encode, image)
-        with autocast(image.device, self.precision):
+        with devices.autocast(image.device, self.precision):
             return self.net.lookup(self.net.tokens(points))
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
@@ -290,9 +291,13 @@ def _rows(latent: Tensor) -> Tensor:
 
 def _gumbel_noise(latent: Tensor, rng: Randomness) -> Tensor:
     """Return noise (B, h, w, codes) for a latent (B, codes, h, w)."""
-    shape = _rows(latent).shape
+    shape, device = _rows(latent).shape, latent.device
+
+    def draw(shape: Sequence[int], rng: torch.Generator) -> Tensor:
+        return torch.rand(shape, generator=devices.fork_generator(rng, device), device=device)
+
     if isinstance(rng, torch.Generator):
-        uniform = torch.rand(shape, generator=rng)
+        uniform = draw(shape, rng)
     else:
-        uniform = torch.stack([torch.rand(shape[1:], generator=one) for one in rng])
-    return uniform.clamp_(min=1e-20).log_().neg_().log_().neg_().to(latent.device)
+        uniform = torch.stack([draw(shape[1:], one) for one in rng])
+    return uniform.clamp_(min=1e-20).log_().neg_().log_().neg_()

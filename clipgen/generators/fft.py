@@ -42,12 +42,12 @@ class FFT(Pixels):
         return clamp(0.5 + self.to_logits(latent))
 
     def to_logits(self, latent: Tensor) -> Tensor:
-        waves = hartley(latent * _scale(latent.shape[-2:]).to(latent.device))
-        return torch.einsum("rc,bchw->brhw", COLOURS.to(latent.device), waves)
+        waves = hartley(latent * _scale(latent.shape[-2:], latent.device))
+        return torch.einsum("rc,bchw->brhw", _colours(latent.device), waves)
 
     def from_logits(self, logits: Tensor) -> Tensor:
         waves = torch.einsum("cr,brhw->bchw", COLOURS.inverse().to(logits.device), logits)
-        return hartley(waves) / _scale(logits.shape[-2:]).to(logits.device)
+        return hartley(waves) / _scale(logits.shape[-2:], logits.device)
 
 
 def hartley(numbers: Tensor) -> Tensor:
@@ -56,8 +56,13 @@ def hartley(numbers: Tensor) -> Tensor:
     return spectrum.real - spectrum.imag
 
 
+@lru_cache
+def _colours(device: torch.device) -> Tensor:
+    return COLOURS.to(device)
+
+
 @lru_cache(maxsize=8)
-def _scale(size: tuple[int, int]) -> Tensor:
+def _scale(size: tuple[int, int], device: torch.device) -> Tensor:
     """Return 1/f for (H, W), f in cycles a pixel, at least one cycle in the longer side; the factor 1/4 is lucid's."""
     down, across = (torch.fft.fftfreq(side) for side in size)
-    return 0.25 / torch.hypot(down[:, None], across).clamp(min=1 / max(size))
+    return (0.25 / torch.hypot(down[:, None], across).clamp(min=1 / max(size))).to(device)

@@ -58,10 +58,11 @@ def _group_tiles(marks: Marks, corners: Tensor) -> Iterator[tuple[Tensor, Tensor
     at_once = max(1, WORK // (marks.lines[..., 0].numel() or 1))
     depths = [_depth(part[None], marks.lines, marks.radius, marks.filled).T for part in centres.split(at_once)]
     near = torch.cat([depth + reach > 0 for depth in depths])
-    counts, order = near.sum(1).sort(descending=True, stable=True)
-    tiles = order[: int((counts > 0).sum())]
+    sorted_counts, order = near.sum(1).sort(descending=True, stable=True)
+    counts = [count for count in sorted_counts.tolist() if count]  # the only wait for the device
+    tiles = order[: len(counts)]
     while len(tiles):
-        most = int(near[tiles[0]].sum())
+        most = counts[-len(tiles)]
         n = max(1, WORK // (TILE**2 * (marks.lines.shape[1] - 1) * most))
         group, tiles = tiles[:n], tiles[n:]
         present, index = near[group].to(torch.uint8).sort(dim=1, descending=True, stable=True)

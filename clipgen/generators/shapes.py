@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -26,6 +27,12 @@ def outline(corners: int) -> Tensor:
     return torch.cat([edges, points[-1:]])
 
 
+@lru_cache
+def _outlines(device: torch.device) -> Tensor:
+    """Return the outlines (3, SEGMENTS + 1, 2) of KINDS."""
+    return torch.stack([outline(corners) for corners in KINDS]).to(device)
+
+
 class Shapes(Vectors):
     """A row: the centre, the ends of two half axes, red, green, blue, opacity."""
 
@@ -36,7 +43,7 @@ class Shapes(Vectors):
     def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
         centre, *ends = self.points(rows, size).unbind(1)
         axes = torch.stack([end - centre for end in ends], 1)
-        outlines = torch.stack([outline(corners) for corners in KINDS]).to(rows)
+        outlines = _outlines(rows.device)
         kind = torch.arange(len(rows), device=rows.device) % len(KINDS)
         return Marks(centre[:, None] + outlines[kind] @ axes, rows.new_zeros(len(rows)), rows[:, 6:10], True)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
+from clipgen.device import constant
 from clipgen.export.protocol import Mark, Point
 from clipgen.generators.rasteriser import Marks
 from clipgen.generators.vectors import Vectors, to_bytes
@@ -14,10 +17,11 @@ OUT = 1.2  # how far from the middle points may lie; the sheet ends at 1
 WIDTH = 0.1  # share of the sheet's shorter side that a width of 1 in a latent is
 
 
-def bezier(segments: int) -> Tensor:
+@lru_cache
+def bezier(segments: int, device: torch.device) -> Tensor:
     """Return the weights (segments + 1, 4) of the four control points along the curve."""
     t = torch.linspace(0, 1, segments + 1)
-    return torch.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], 1)
+    return torch.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], 1).to(device)
 
 
 class Strokes(Vectors):
@@ -29,7 +33,7 @@ class Strokes(Vectors):
     high = (*8 * (OUT,), 1.0, 1.0, 1.0, 1.0, 2.0)
 
     def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
-        lines = bezier(SEGMENTS).to(rows) @ self.points(rows, size)
+        lines = bezier(SEGMENTS, rows.device) @ self.points(rows, size)
         return Marks(lines, rows[:, 12] * (WIDTH / 2 * min(size)), rows[:, 8:12])
 
     def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:
@@ -55,8 +59,8 @@ class Pen(Vectors):
     width = 0.013  # share of the sheet's shorter side
 
     def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
-        lines = bezier(SEGMENTS).to(rows) @ self.points(rows, size)
-        black = torch.tensor([0.0, 0.0, 0.0, 1.0]).to(rows).expand(len(rows), 4)
+        lines = bezier(SEGMENTS, rows.device) @ self.points(rows, size)
+        black = constant((0.0, 0.0, 0.0, 1.0), rows.device).expand(len(rows), 4)
         return Marks(lines, rows.new_full((len(rows),), self.width / 2 * min(size)), black)
 
     def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:

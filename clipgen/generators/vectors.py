@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.device import constant
 from clipgen.export.protocol import Drawing, Mark, Point
 from clipgen.generators.base import Entry, Generator, Randomness
 from clipgen.generators.rasteriser import Marks, rasterise
@@ -88,9 +89,10 @@ class Vectors(Generator):
 
     def project_(self, latent: Tensor) -> None:
         """Clamp every number to its bounds, in place, and restore the size of the sheet."""
-        low, high = (torch.tensor(bound, device=latent.device) for bound in (self.low, self.high))
+        low, high = (constant(bound, latent.device) for bound in (self.low, self.high))
         latent.data[:, self.header :].clamp_(low, high)
-        latent.data[:, : self.header] = _size_rows(sheet_size(latent), len(self.low)).to(latent)
+        size_rows = latent.data[:, : self.header]
+        size_rows.copy_(2.0 * (size_rows > 0) - 1)
 
     def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the latent on a sheet of any (H, W)."""
@@ -130,7 +132,7 @@ class Vectors(Generator):
 
     def points(self, rows: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the corners (N, corners, 2) of rows (N, C) in pixels."""
-        sides = torch.tensor([size[1], size[0]], device=rows.device, dtype=rows.dtype)
+        sides = constant((size[1], size[0]), rows.device).to(rows.dtype)
         return (rows[:, : 2 * self.corners].unflatten(1, (-1, 2)) + 1) / 2 * sides
 
     def _to_latent(self, size: tuple[int, int], rows: Tensor) -> Tensor:

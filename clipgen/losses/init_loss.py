@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.device import constant
 from clipgen.losses.loss import InitTarget, Loss, StepContext
 from clipgen.losses.prompt_loss import spherical_distance
 from clipgen.setting import setting
@@ -15,6 +16,7 @@ from clipgen.setting import setting
 # Squared differences of unrelated pictures are about 0.1 in pixels, 0.01 in lines and 1 in latents.
 PIXEL_SCALE = 10.0
 LINE_SCALE = 50.0
+BT601 = 0.3, 0.59, 0.11  # how light red, green and blue are, rounded
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def colouring_distance(image: Tensor, drawing: Tensor) -> Tensor:
 
 
 def lightness(rgb: Tensor) -> Tensor:
-    """Return the lightness (..., 1, H, W) of (..., 3, H, W), by the weights of ITU-R BT.601, rounded."""
-    return (rgb * rgb.new_tensor([0.3, 0.59, 0.11])[:, None, None]).sum(-3, keepdim=True)
+    """Return the lightness (..., 1, H, W) of (..., 3, H, W), by the weights of ITU-R BT.601."""
+    return (rgb * constant(BT601, rgb.device)[:, None, None]).sum(-3, keepdim=True)
 
 
 def box_blur(image: Tensor, radius: int) -> Tensor:

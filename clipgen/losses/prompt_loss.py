@@ -50,20 +50,25 @@ class Targets(NamedTuple):
     sources: Tensor | None = None  # (P, d), what directions go away from; zeros for the other prompts
 
     def to(self, device: torch.device) -> Targets:
-        tensors = [None if tensor is None else copy_to(tensor, device) for tensor in self]
-        return Targets(*tensors)  # type: ignore[arg-type]
+        return self._replace(weights=copy_to(self.weights, device), stops=copy_to(self.stops, device))
 
     def combined(self) -> Targets:
         """Return the targets, the positive ones replaced by their normalised weighted sum (Murdock 2021)."""
         positive = self.weights > 0
         if not positive.any():
             return self
-        total = F.normalize(self.weights.clamp(min=0).to(self.embeddings.device) @ self.embeddings, dim=-1)
+        counts = copy_to(self.weights.clamp(min=0), self.embeddings.device)
+        repelling = [self.embeddings[i] for i in (~positive).nonzero().flatten().tolist()]
         return Targets(
-            torch.cat([total[None], self.embeddings[(~positive).nonzero().flatten().tolist()]]),
+            torch.stack([F.normalize(counts @ self.embeddings, dim=-1), *repelling]),
             torch.cat([self.weights.new_ones(1), self.weights[~positive]]),
             torch.cat([self.stops[positive].amin()[None], self.stops[~positive]]),
         )
+
+
+def _select(rows: Tensor, indices: Sequence[int]) -> Tensor:
+    """Return some rows (k, d) of (n, d); an index that is a list would first be copied to the device."""
+    return torch.stack([rows[i] for i in indices])
 
 
 def direction_distance(moves: Tensor, directions: Tensor) -> Tensor:
@@ -184,8 +189,9 @@ class PromptLoss(Loss):
             score_weight = float(region_weights.clamp(min=0).sum()) / positive
             sources = self.sources or [None] * len(self.perceptors)
             for (perceptor, weight), embeddings, source in zip(self.perceptors, self.embeddings, sources, strict=True):
-                source = None if source is None else source[region.prompts]
-                targets = Targets(embeddings[region.prompts], region_weights, stops[region.prompts], source)
+                source = None if source is None else _select(source, region.prompts)
+                own = _select(embeddings, region.prompts)
+                targets = Targets(own, region_weights, stops[region.prompts], source)
                 targets = (targets.combined() if self.combined else targets).to(context.image.device)
                 factors = weight * loss_weight, weight * score_weight
                 yield from self._batches_of(context, region, perceptor, targets, *factors)
@@ -200,8 +206,9 @@ class PromptLoss(Loss):
         score_weight: float,
     ) -> Iterator[CutoutBatch]:
         rows, columns = region.box
-        count, shape = self.cutouts.cutouts, context.image[..., rows, columns].shape
-        params = self.cutouts.sample(shape, perceptor.size, context.rng, perceptor.patches)
+        count, image = self.cutouts.cutouts, context.image
+        shape = image[..., rows, columns].shape
+        params = self.cutouts.sample(shape, perceptor.size, context.rng, perceptor.patches, image.device)
         passes = min(context.passes, count)
         parts = [slice(a, b) for a, b in pairwise(round(i * count / passes) for i in range(passes + 1))]
         total: Tensor | None = None  # of all embeddings

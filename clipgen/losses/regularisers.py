@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipgen.device import constant
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import parse_colour
 from clipgen.losses.loss import Loss, StepContext
 from clipgen.setting import setting
+
+LAPLACIAN = 0.0, 1.0, 0.0, 1.0, -4.0, 1.0, 0.0, 1.0, 0.0  # of 3 x 3 pixels
 
 
 class Regulariser(Loss):
@@ -77,7 +79,7 @@ class Sharpness(Regulariser):
     sharpness: float = setting(0.0, "weight of fine contrast")
 
     def of(self, images: Tensor) -> Tensor:
-        kernel = images.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).expand(3, 1, 3, 3)
+        kernel = constant(LAPLACIAN, images.device).view(3, 3).expand(3, 1, 3, 3)
         return -F.conv2d(images, kernel, groups=3).abs().mean()
 
 
@@ -93,14 +95,14 @@ class Palette(Regulariser):
         _ = self.colours  # raises for a word that is no colour
 
     @cached_property
-    def colours(self) -> list[Tensor]:
-        """The colours of the palette, each (3,) in [0, 1]."""
-        colours = []
+    def colours(self) -> list[float]:
+        """The red, green and blue of the palette's colours, one after another, in [0, 1]."""
+        colours: list[float] = []
         for name in filter(None, map(str.strip, self.palette.split(","))):
             colour = parse_colour(name)
             if colour is None:
                 raise ClipgenError(f"palette={self.palette!r}: {name!r} is no colour; write 'navy, #ffcc00'")
-            colours.append(colour)
+            colours += colour.tolist()
         return colours
 
     @property
@@ -109,4 +111,4 @@ class Palette(Regulariser):
 
     def of(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 2, 3, 1).unsqueeze(-2)
-        return (pixels - torch.stack(self.colours).to(images.device)).square().sum(-1).amin(-1).mean()
+        return (pixels - constant(self.colours, images.device).view(-1, 3)).square().sum(-1).amin(-1).mean()

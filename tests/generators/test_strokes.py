@@ -38,7 +38,7 @@ def some(filled, count=4, size=(11, 13), dtype=torch.double):
 
 
 def lines(points, filled):
-    basis = outline(3) if filled else bezier(6)
+    basis = outline(3) if filled else bezier(6, torch.device("cpu"))
     return basis.to(points) @ points + (5 if filled else 0)
 
 
