@@ -107,6 +107,7 @@ LOSSES = Registry(
         "saturation": "clipgen.losses.regularisers:Saturation",
         "symmetry": "clipgen.losses.regularisers:Symmetry",
         "sharpness": "clipgen.losses.regularisers:Sharpness",
+        "fringes": "clipgen.losses.regularisers:Fringes",
         "palette": "clipgen.losses.regularisers:Palette",
         "aesthetic": "clipgen.losses.aesthetic:Aesthetic",
         "neuron": "clipgen.losses.neuron:Neuron",

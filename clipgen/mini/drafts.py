@@ -1,19 +1,21 @@
 """The default start: the transformer drafts each thing of the prompt alone, and CLIP's gradient does the rest.
 
 The transformer draws single, plain things well, under the names of its training. It fails at coloured things, at two
-things, and at things before a background. So each thing is drafted alone, cut out, and put beside the other one or
-before the prompt's background. What has a colour in the prompt is drafted grey: CLIP's gradient colours grey well.
+things, and at things before a background. So each thing is drafted alone, cut out, and put beside the other one, or
+where their relation puts it (a hat on a head), before the prompt's background. What has a colour or a material in the
+prompt is drafted grey: CLIP's gradient colours grey well.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,6 +24,7 @@ from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext
 from clipgen.losses.init_loss import lightness
+from clipgen.mini.relations import BEHIND, FACES, MADE, VERBS, WORN, arrange, bounding_boxes, relation_of
 from clipgen.mini.scenes import COLOURS, LOCATIONS, background, with_article
 from clipgen.mini.vocabulary import drawing_names, everyday_name
 from clipgen.priors.sampling import Drawings, dalle
@@ -29,7 +32,7 @@ from clipgen.prompts import Prompt, positive_texts
 
 _RELATED = "in front of|on top of|in|on|at|over|above|under|by|among|near"
 _TO = rf"(?:{_RELATED})(?: the| an?)? "
-_JOINT = re.compile(rf" (and|with|next to|behind|{_RELATED})(?= )")
+_JOINT = re.compile(rf" (and|with|next to|behind|{VERBS}|{_RELATED})(?= )")
 _PART = (
     "slice|piece|pair|bunch|bowl|painting|drawing|photo|photograph|picture|portrait|sketch|image|illustration|render"
 )
@@ -55,33 +58,36 @@ _PAPER_TOLERANCE = 60  # how far paper may be from white, as a sum over the chan
 
 
 class Thing(NamedTuple):
-    """What is drafted, and whether the prompt has a colour for it."""
+    """What is drafted, and whether the prompt has a colour or a material for it."""
 
     text: str
     coloured: bool
 
 
 class Layout(NamedTuple):
-    """Up to two things, and what is behind them if the prompt says so: a name that ``scenes.background`` knows."""
+    """Up to two things, what is behind them (a name that ``scenes.background`` knows), and how they are related."""
 
     things: list[Thing]
     background: str | None = None
+    relation: str | None = None  # of the first thing to the second, as in ``relations``; None: side by side
 
 
 def layout(*prompts: str) -> Layout:
-    """Return the first two things of prompts, and the first background. "A cat on a table" is "a cat"."""
+    """Return the first two things of prompts, and the first background. "A cat on a mat" is "a cat"."""
     # What stands beside a thing or after a comma is one only if drawings have its name. Otherwise it is left to CLIP.
-    things, behind = list[Thing](), None
+    things, behind, relation = list[Thing](), None, None
     for text in prompts:
-        parts, background = _parse(text.lower().strip(" .,!"))
-        things += [_thing(part) for part in parts]
-        behind = behind or background
-    return Layout(things[:2], behind)
+        parsed = _parse(text.lower().strip(" .,!"))
+        relation = relation if things else parsed.relation
+        things += parsed.things
+        behind = behind or parsed.background
+    return Layout(things[:2], behind, relation if len(things) == 2 else None)
 
 
-def _parse(text: str) -> tuple[list[str], str | None]:
-    """Return the things of a prompt, companions last, and its background. Without either, all of it is a thing."""
-    subjects, companions, background = list[str](), list[str](), None
+def _parse(text: str) -> Layout:
+    """Return all things of a prompt, companions last. Without a thing and a background, all of it is a thing."""
+    subjects, companions = list[str](), list[str]()
+    background, relation, has_material = None, None, False
     first, *later = re.split(r",\s*", text)
     if later and not _is_name(first) and len(_bare(first).split()) == 1 and _is_described_name(later[0]):
         first, *later = later  # "a huge, green dragon"
@@ -92,10 +98,16 @@ def _parse(text: str) -> tuple[list[str], str | None]:
                 background = background or _BACKGROUNDS[bare]
             elif not beside and set(bare.split()) - _TINTS:
                 subjects.append(part)
+            elif joint in MADE:
+                has_material = has_material or len(subjects) == 1
             elif beside and _is_name(part) and (joint or part != bare):  # after a comma with its article
+                relation = relation if companions else relation_of(joint, bare)
                 companions.append(part)
-    things = subjects + companions
-    return things or ([text] if text and background is None else []), background
+    parts = subjects + companions or ([text] if text and background is None else [])
+    things = [_thing(part) for part in parts]
+    if has_material:
+        things[0] = things[0]._replace(coloured=True)
+    return Layout(things, background, relation if len(subjects) == 1 else None)
 
 
 def _parts(phrase: str) -> list[tuple[str, str]]:
@@ -145,7 +157,7 @@ def canonical_name(text: str, perceptor: Perceptor) -> str:
     """
     bare = _bare(text)
     text = with_article(bare) if bare and text.startswith("the ") else text
-    if bare in (*names(), ""):
+    if bare in (*names(), *drawing_names().names, ""):
         return text
     mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")
     cosines = drawing_names().embeddings.to(mini.device) @ embed(mini, [text])[0]
@@ -187,14 +199,27 @@ def cut_out(drawing: Tensor) -> Tensor:
 @lru_cache(maxsize=32)
 def drawings_of(thing: str, seed: int, device: str) -> Drawings:
     """Return DRAFTS drawings of a thing, the likeliest first, after up to TRIES seeds. Later runs find them cached."""
-    tried = list[Drawings]()
-    while len(tried) < TRIES and (not tried or tried[-1].likelihoods[0] < MIN_LOG_LIKELIHOOD):
-        other = (seed + len(tried) * 10**6) % 2**63
+    best, highest = None, -math.inf
+    for attempt in range(TRIES):
+        other = (seed + attempt * 10**6) % 2**63
         drawings = dalle(
             thing, DRAFTS, temperature=DRAFT_TEMPERATURE, guidance=1, seed=other, perceptor=None, device=device
         )
-        tried.append(drawings)
-    return max(tried, key=lambda drawings: drawings.likelihoods[0])
+        likelihoods = [
+            -math.inf if is_blank(image) else value for image, value in zip(drawings.images, drawings.likelihoods)
+        ]
+        if best is None or max(likelihoods) > highest:
+            best, highest = drawings.ordered(likelihoods), max(likelihoods)
+        if highest >= MIN_LOG_LIKELIHOOD:
+            break
+    assert best
+    return best
+
+
+def is_blank(drawing: Image.Image) -> bool:
+    """Return whether less than a hundredth of a drawing differs from its most common brightness by a tenth."""
+    pixels = to_tensor(drawing)
+    return float(((pixels - pixels.median()).abs().amax(1) > 0.1).float().mean()) < 0.01
 
 
 class Drafts(Dalle):
@@ -211,7 +236,8 @@ class Drafts(Dalle):
 
     def draft_key(self, subject: Layout) -> str:
         """Return the layout as text. Run folders keep it: another form would restart a resumed run from its draft."""
-        return f"Layout(things={subject.things}, place={subject.background!r})"
+        relation = f", relation={subject.relation!r}" if subject.relation else ""
+        return f"Layout(things={subject.things}, place={subject.background!r}{relation})"
 
     def single_text(self, subject: Layout) -> str:
         is_plain = subject.background is None and len(subject.things) == 1 and not subject.things[0].coloured
@@ -226,11 +252,17 @@ class Drafts(Dalle):
         if subject.background:
             field = background(subject.background, max(size), torch.Generator().manual_seed(context.seed))
             image[:] = F.interpolate(field[None], size, mode="bilinear", antialias=True)
-        for thing, (top, left, side) in zip(things, squares(len(things), *size), strict=True):
-            drawing = self._draw_thing(context, thing, _DRAFT_SIZE)
-            rgba = torch.cat([_grey(drawing, thing), cut_out(drawing)], 1)
-            draft = F.interpolate(rgba, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-            image[..., top : top + side, left : left + side].lerp_(draft[:, :3], draft[:, 3:])
+        if subject.relation:
+            things = [_with_face(things[0], subject.relation), things[1]]
+        drawings = [self._draw_thing(context, thing, _DRAFT_SIZE) for thing in things]
+        opacities = [cut_out(drawing) for drawing in drawings]
+        if subject.relation:
+            positions = _related_squares(subject.relation, things[0], opacities, *size)
+        else:
+            positions = squares(len(things), *size)
+        layers = list(zip(things, drawings, opacities, positions, strict=True))
+        for thing, drawing, opacity, square in layers[::-1] if subject.relation in BEHIND else layers:
+            _paste(image, torch.cat([_grey(drawing, thing), opacity], 1), *square)
         return image
 
     def _draw_thing(self, context: InitContext, thing: Thing, size: tuple[int, int]) -> Tensor:
@@ -242,3 +274,32 @@ class Drafts(Dalle):
 
 def _grey(drawing: Tensor, thing: Thing) -> Tensor:
     return lightness(drawing).expand_as(drawing) if thing.coloured else drawing
+
+
+def _with_face(thing: Thing, relation: str) -> Thing:
+    """Return the face of a thing that wears something, if there are drawings of faces alone: "a cat face"."""
+    face = f"{_bare(thing.text)} face"
+    return thing._replace(text=with_article(face)) if relation in WORN and face in drawing_names().names else thing
+
+
+def _related_squares(
+    relation: str, first: Thing, opacities: Sequence[Tensor], height: int, width: int
+) -> list[tuple[int, int, int]]:
+    """Return (top, left, side) of two things, as ``squares`` does; parts of them may be outside of the picture."""
+    boxes = [bounding_boxes(opacity[:, 0] > 0.5)[0].tolist() for opacity in opacities]
+    has_face = first.text.endswith(" face") or _bare(first.text) in FACES
+    short, result = min(height, width), []
+    for fraction, x, y in arrange(relation, boxes[0], boxes[1], has_face):
+        side = max(1, round(fraction * short))
+        top, left = height / 2 + (y - 0.5) * short - side / 2, width / 2 + (x - 0.5) * short - side / 2
+        result.append((round(top), round(left), side))
+    return result
+
+
+def _paste(image: Tensor, rgba: Tensor, top: int, left: int, side: int) -> None:
+    """Blend a drawing (1, 4, H, W), resized to a square, into an image in place; what is outside of it is cut off."""
+    square = F.interpolate(rgba, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    inside = square[..., max(0, -top) : image.shape[-2] - top, max(0, -left) : image.shape[-1] - left]
+    rows = slice(max(0, top), max(0, top) + inside.shape[-2])
+    columns = slice(max(0, left), max(0, left) + inside.shape[-1])
+    image[..., rows, columns].lerp_(inside[:, :3], inside[:, 3:])

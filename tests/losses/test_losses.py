@@ -7,10 +7,13 @@ import torch
 from torch.nn import functional as F
 
 import clipgen
+from clipgen.images.reading import to_tensor
 from clipgen.losses import regularisers
+from clipgen.losses.init_loss import lightness
 from clipgen.losses.loss import FunctionLoss, StepContext, SumLoss
 from clipgen.losses.prompt_loss import DISTANCES, Targets, prompt_distance, spherical_distance
 from clipgen.registry import LOSSES
+from clipgen.runs.settings import build
 
 
 def rng(seed=0):
@@ -40,7 +43,7 @@ def test_total_variation():
     assert variation.of(torch.ones(1, 3, 4, 4)) == 0 and variation.of(torch.eye(4).expand(1, 3, 4, 4)) > 0.5
 
 
-@pytest.mark.parametrize("name", ["tv", "saturation", "symmetry", "sharpness"])
+@pytest.mark.parametrize("name", ["tv", "saturation", "symmetry", "sharpness", "fringes"])
 def test_regularisers_lead_where_they_say(name):
     def colour(x):
         return x.std(1).mean()
@@ -53,6 +56,7 @@ def test_regularisers_lead_where_they_say(name):
         "saturation": colour,
         "sharpness": detail,
         "symmetry": lambda x: -(x - x.flip(-1)).abs().mean(),
+        "fringes": lambda x: -detail(x - lightness(x)),
     }[name]
     image = smooth().requires_grad_()
     before = more(image.detach())
@@ -62,6 +66,43 @@ def test_regularisers_lead_where_they_say(name):
         LOSSES[name](**{name: 1.0}).of(image).backward()
         optimiser.step()
     assert more(image.detach()) > before
+
+
+def test_grey_and_one_colour_have_no_fringes():
+    grey = torch.rand(1, 1, 64, 64, generator=rng()).expand(1, 3, 64, 64)
+    plain = torch.tensor([0.9, 0.2, 0.1])[None, :, None, None].expand(1, 3, 64, 64)
+    stripes = plain.clone()
+    stripes[..., ::2] = plain.flip(1)[..., ::2]
+    fringes = regularisers.Fringes()
+    assert fringes.of(grey) < 1e-9 and fringes.of(plain) < 1e-9 and fringes.of(stripes) > 0.01
+    assert not fringes.weight
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "weight"),
+    [
+        ("a blue car", {}, 100),
+        ("a blue car", {"init": "dalle", "generator": "mini-vqgan"}, 100),
+        ("a blue car", {"fringes": 0.0}, 0),
+        ("a blue car", {"fringes": 7.0}, 7),
+        ("a blue car", {"init": "random"}, 0),
+        ("a blue car", {"perceptor": "ViT-B-32/openai"}, 0),
+        ("a blue car", {"recipe": "murdock-dalle"}, 0),
+        ("drawing.png", {}, 0),
+    ],
+)
+def test_fringes_are_avoided_by_default_where_a_draft_is_coloured(prompt, options, weight):
+    assert build(prompt, options).fringes == weight
+
+
+def test_a_coloured_draft_has_few_fringes(tmp_path):
+    def fringes(**options):
+        run = clipgen.generate(
+            "a blue car", size=(64, 64), steps=30, cutouts=4, progress=False, folder=tmp_path, **options
+        )
+        return float(regularisers.Fringes().of(to_tensor(run.image)))
+
+    assert fringes() < 0.5 * fringes(fringes=0.0)
 
 
 def test_palette_and_distances():

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipgen.mini.relations import BEHIND, FACES, RAISED, WORN, arrange
 from clipgen.mini.scenes import COLOURS, LOCATIONS, with_article
 from clipgen.mini.training.data import STYLES, Drawings, is_held_out
-from clipgen.mini.training.relations import BEHIND, FACES, RAISED, WORN, arranged
 
 MAIN = STYLES.index("noto")
 LOOKS = {
@@ -252,7 +252,7 @@ class Writer:
     def _rows(self, relation: str, first: tuple, second: tuple, face: bool = False) -> list[tuple]:
         """Both of two things, (thing, colour), in the order in which they are painted."""
         one, other = (self.boxes[self._drawing(thing)] for thing, _ in (first, second))
-        spots = arranged(relation, one, other, face)
+        spots = arrange(relation, one, other, face)
         rows = []
         for (thing, colour), spot in zip((first, second), spots):
             side, x, y = (round(SIDE * share) for share in spot)

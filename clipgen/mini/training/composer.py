@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.losses.init_loss import lightness
+from clipgen.mini.relations import bounding_boxes
 from clipgen.mini.scenes import COLOURS
 from clipgen.mini.training.captions import FIELD, FIELDS, LAYERS, PLAIN, SIDE, Spec
 from clipgen.mini.training.data import Drawings
 from clipgen.mini.training.fields import field
-from clipgen.mini.training.relations import box
 from clipgen.mini.training.training import Job
 
 LEVELS = (128, 112, 96, 80, 64, 48, 32)  # sides at which every drawing is kept
@@ -100,9 +100,9 @@ class Stock:
 
 
 def boxes(drawings: Drawings) -> Tensor:
-    """(N, 5) on the CPU: see ``relations.box``."""
+    """(N, 5) on the CPU: see ``relations.bounding_boxes``."""
     opaque = torch.from_numpy(drawings.rgba[:, ::2, ::2, 3] > 76)
-    return torch.cat([box(some) for some in opaque.split(512)])
+    return torch.cat([bounding_boxes(some) for some in opaque.split(512)])
 
 
 def straight(premultiplied: Tensor) -> tuple[Tensor, Tensor]:

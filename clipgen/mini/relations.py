@@ -1,4 +1,4 @@
-"""What wears, holds or rides what, or is on or in it: in words, and where the two lie in a scene."""
+"""Who wears, holds or rides what, or is on or in it: by the words of a prompt, and where the two are in the picture."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Spot = tuple[float, float, float]
+Square = tuple[float, float, float]  # (side, x, y): side and centre, as fractions of the scene's side
 
-# What is worn on the head, the eyes and the neck, what is held up, and animals that are drawn as faces alone.
+# What is worn on the head, the eyes and the neck, what is held up, and animals of which only the face is drawn.
 WORN = {
     "head": (
         *("top hat", "billed cap", "crown", "graduation cap", "woman's hat", "rescue worker's helmet"),
@@ -22,8 +22,7 @@ RAISED = {"balloon", "umbrella", "umbrella with rain drops"}
 _FACES = "bear", "fox", "frog", "hamster", "koala", "lion", "moose", "panda", "raccoon", "unicorn", "wolf"
 FACES = {*_FACES, "polar bear"}
 BEHIND = {"on"}  # relations in which the second of two things is painted first
-# How what follows a word lies to what is before it: see ``arranged``.
-_RELATIONS = {
+_RELATIONS = {  # by the words that join two things
     **dict.fromkeys(("holding", "carrying", "playing", "eating"), "hold"),
     "riding": "ride",
     **dict.fromkeys((f"{verb}on{top}" for verb in ("", "standing ", "sitting ") for top in ("", " top of")), "on"),
@@ -36,7 +35,7 @@ VERBS = "|".join(sorted(MADE | {"wearing"} | set(_RELATIONS) - {"in", "on", "on 
 
 
 def relation_of(joint: str, other: str) -> str | None:
-    """How a thing lies to the one that wears, holds or rides it, or is on or in it; none: they stand side by side."""
+    """Return the relation of a thing to ``other``, which ``joint`` joins to it; None if they stand side by side."""
     noun = other.split()[-1]
     if joint in _WEARS:
         for part, worn in WORN.items():
@@ -48,8 +47,8 @@ def relation_of(joint: str, other: str) -> str | None:
     return relation if relation != "in" or noun in _HOLLOW else None
 
 
-def box(opaque: Tensor) -> Tensor:
-    """(n, H, W) bool to (n, 5): left, top, right and bottom of what is opaque, and the middle of its upper fifth."""
+def bounding_boxes(opaque: Tensor) -> Tensor:
+    """Return (n, 5) for masks (n, H, W): left, top, right, bottom, and the centre of the upper fifth, as fractions."""
     height, width = opaque.shape[1:]
     columns, rows = opaque.any(1).float(), opaque.any(2).float()
 
@@ -64,20 +63,19 @@ def box(opaque: Tensor) -> Tensor:
     return torch.stack([left, top, right, bottom, middle], 1)
 
 
-# Of a face, and of a whole body: the side of what is worn, and how far below the top of the head its middle is.
+# For a face, and for a whole body: the side of what is worn, and how far its centre is below the top of the head.
 _BELOW = {"eyes": ((0.5, 0.44), (0.25, 0.14)), "neck": ((0.5, 0.95), (0.3, 0.36))}
 
 
-def arranged(relation: str, first: Sequence[float], second: Sequence[float], face: bool = False) -> tuple[Spot, Spot]:
-    """Where two drawings lie of which the first wears, holds or rides the second, or is on or in it.
+def arrange(
+    relation: str, first: Sequence[float], second: Sequence[float], face: bool = False
+) -> tuple[Square, Square]:
+    """Return where two drawings are of which the first wears, holds or rides the second, or is on or in it.
 
     Args:
-        relation: head, eyes or neck (where it is worn), hold, raise, ride, on, in.
-        first, second: their boxes, as ``box`` has them.
-        face: whether the first is a face alone.
-
-    Returns:
-        Of each the side of its square and the middle of it, (side, x, y), in shares of the scene's side.
+        relation: head, eyes or neck (where the second is worn), hold, raise, ride, on or in.
+        first, second: Their rows of ``bounding_boxes``.
+        face: Whether the first is a face alone.
     """
     left, top, right, bottom, middle = first
     upper, lower = second[1], second[3]
