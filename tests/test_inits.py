@@ -149,7 +149,7 @@ def test_a_hat_is_on_the_head(monkeypatch):
     for size in ((128, 128), (64, 96)):
         prompts = [Prompt("a penguin wearing a top hat")]
         context = starts.InitContext(generator, None, size, 0, rng(), generator.start(size, rng()), prompts)
-        image = start.draw(context, start.subject(prompts), size)[0]
+        image = start.draw(context, start.find_subject(prompts), size)[0]
         red, black = (image[0] > 0.8) & (image[1] < 0.2), image.amax(0) < 0.2
         (hat, _), (head, _) = red.nonzero().float().mean(0), black.nonzero().float().mean(0)
         assert hat < head and 0.01 < red.float().mean() < black.float().mean() < 0.4

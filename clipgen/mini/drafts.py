@@ -24,7 +24,7 @@ from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext
 from clipgen.losses.init_loss import lightness
-from clipgen.mini.relations import BEHIND, FACES, MADE, VERBS, WORN, arrange, bounding_boxes, relation_of
+from clipgen.mini.relations import BEHIND, FACES, MATERIAL, VERBS, WORN, arrange, bounding_boxes, relation_of
 from clipgen.mini.scenes import COLOURS, LOCATIONS, background, with_article
 from clipgen.mini.vocabulary import drawing_names, everyday_name
 from clipgen.priors.sampling import Drawings, dalle
@@ -98,7 +98,7 @@ def _parse(text: str) -> Layout:
                 background = background or _BACKGROUNDS[bare]
             elif not beside and set(bare.split()) - _TINTS:
                 subjects.append(part)
-            elif joint in MADE:
+            elif joint in MATERIAL:
                 has_material = has_material or len(subjects) == 1
             elif beside and _is_name(part) and (joint or part != bare):  # after a comma with its article
                 relation = relation if companions else relation_of(joint, bare)

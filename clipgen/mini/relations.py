@@ -29,9 +29,9 @@ _RELATIONS = {  # by the words that join two things
     **dict.fromkeys(("in", "inside", "sitting in", "standing in"), "in"),
 }
 _WEARS = {"wearing", "with", "in"}
-MADE = {"made of", "made from", "made out of", "in the shape of"}
+MATERIAL = {"made of", "made from", "made out of", "in the shape of"}
 _HOLLOW = {"basket", "bathtub", "bowl", "box", "bucket", "canoe", "cup", "gift", "pot", "teacup"}
-VERBS = "|".join(sorted(MADE | {"wearing"} | set(_RELATIONS) - {"in", "on", "on top of"}, reverse=True))
+VERBS = "|".join(sorted(MATERIAL | {"wearing"} | set(_RELATIONS) - {"in", "on", "on top of"}, reverse=True))
 
 
 def relation_of(joint: str, other: str) -> str | None:
