@@ -37,7 +37,6 @@ QUALITIES: Mapping[str, Mapping[str, float]] = {
     "best": {"steps": 2.5, "cutouts": 2},
 }
 KEEP_CHOICES = ("last", "best")
-FRINGES = 100.0  # leaves a ninth of the fringes and all of the colour; at 1,500 colours fade
 PERCEPTORS = ("mini", "ViT-B-32/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5", "fare2", "clipag")
 PARTS: tuple[type, ...] = (OptimizerConfig, CutoutConfig, *LOSSES.values())  # dataclasses whose fields are settings
 
@@ -318,9 +317,9 @@ def build(prompt: str, options: Mapping[str, Any]) -> Settings:
     if settings.negative and "negative" not in options and any(one.weight < 0 for one in parse(prompt)):
         settings = replace(settings, negative="")  # a recipe has it for prompts without negative weights
     settings.check()
-    if has_draft and not recipe and "fringes" not in options and positive_texts(settings.prompts):
-        settings = settings.updated(fringes=FRINGES)
-    return settings
+    has_fringes = has_draft and not recipe and "fringes" not in options and positive_texts(settings.prompts)
+    # 100 leaves a ninth of the fringes and all of the colour; at 1,500 colours fade.
+    return settings.updated(fringes=100.0) if has_fringes else settings
 
 
 def list_settings(documented: Documented) -> Documented:
