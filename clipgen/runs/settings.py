@@ -318,8 +318,7 @@ def build(prompt: str, options: Mapping[str, Any]) -> Settings:
         settings = replace(settings, negative="")  # a recipe has it for prompts without negative weights
     settings.check()
     has_fringes = has_draft and not recipe and "fringes" not in options and positive_texts(settings.prompts)
-    # 100 leaves a ninth of the fringes and all of the colour; at 1,500 colours fade.
-    return settings.updated(fringes=100.0) if has_fringes else settings
+    return settings.updated(fringes=100.0) if has_fringes else settings  # at 1,500 colours fade
 
 
 def list_settings(documented: Documented) -> Documented:
