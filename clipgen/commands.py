@@ -16,6 +16,7 @@ from clipgen.setting import check_count
 
 OUTPUTS = " ".join(WRITERS)
 COLUMNS = "{:52} {:>8} {:>6} {:>8}  {:14} {}"  # at most 120 characters
+GENERATOR_COLUMNS = "{:26} {:>8} {:>6} {:>8} {:>7}  {:22} {:14} {}"
 NAMED_COLUMNS = "{:20} {:>8} {:>8}  {:36} {:14} {}"
 
 
@@ -179,7 +180,8 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
         size, weights = "-", "built-in" if entry.codebook_size else "none needed"
         if entry.files:
             size, weights = f"{entry.megabytes:.0f} MB", "cached" if all(map(cached, entry.files)) else "-"
-        generators.append((name, size, f"f{entry.stride}", entry.codebook_size or "-", entry.licence, weights))
+        facts = f"f{entry.stride}", entry.codebook_size or "-", f"{entry.memory} GB" if entry.memory else "-"
+        generators.append((name, size, *facts, entry.proof, entry.licence, weights))
     perceptors = [(name, "64", "", "", "see model card", "built-in") for name in ("mini", "evaluator")]
     for architecture, tag in list_published():
         pixels = (read_config(architecture) or {}).get("vision_cfg", {}).get("image_size", "")
@@ -193,9 +195,9 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
             weights = "cached" if model.file and cached(model.file) else "-"
             named.append((name, f"{model.megabytes} MB", f"{model.memory} GB", model.proof, model.licence, weights))
             notes.setdefault(model.note, []).append(name)
-    tables = []
+    tables, facts = [], ("generator", "size", "stride", "codebook", "memory")
     for columns, heading, rows in (
-        (COLUMNS, ("generator", "size", "stride", "codebook", "licence", "weights"), generators),
+        (GENERATOR_COLUMNS, (*facts, "proven equal to", "licence", "weights"), generators),
         (COLUMNS, ("perceptor", "pixels", "", "", "licence", "weights"), perceptors),
         (NAMED_COLUMNS, ("perceptor, judge", "size", "memory", "proven equal to", "licence", "weights"), named),
     ):

@@ -56,7 +56,7 @@ class MemoryPlan:
         if needed() > available and spec.generator.enable_checkpointing():
             decoder = decoder_bytes(spec, latent)
         if full > available:
-            height, width = (n * spec.generator.stride for n in latent.shape[-2:])
+            height, width = spec.generator.image_size(latent)
             remedy = f"passes={self.passes}, and the step takes longer"
             if needed() > available:
                 remedy = "it may not fit; lower size, or choose a smaller perceptor"
@@ -140,7 +140,8 @@ def saved_bytes(compute: Callable[[], Tensor]) -> int:
 
 def decoder_bytes(spec: StepSpec, latent: Tensor) -> float:
     """Return the bytes that decoding a latent saves, extrapolated from a small one."""
-    small = latent.detach()[..., :PROBE_SIZE, :PROBE_SIZE].clone().requires_grad_()
+    side = spec.generator.sequence or PROBE_SIZE
+    small = latent.detach()[..., :side, :side].clone().requires_grad_()
     factor = latent.shape[-2] * latent.shape[-1] / (small.shape[-2] * small.shape[-1])
     return factor * saved_bytes(lambda: spec.generator.image(small, 0.0, torch.Generator().manual_seed(0)))
 

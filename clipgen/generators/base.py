@@ -29,6 +29,7 @@ class Generator:
     name: str
     native_size: int  # width and height in pixels that suit it best
     stride = 1  # height and width of an image are multiples of it
+    sequence = 0  # number of tokens of an image if they are a row instead of a grid
     lr: float  # the step, in the latent's own units, that a learning rate of 1 stands for
     limit: float  # latents are clamped to [-limit, limit]
     device: torch.device
@@ -46,6 +47,12 @@ class Generator:
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Return the shape of the latent of one image of (H, W)."""
         raise NotImplementedError
+
+    def image_size(self, latent: Tensor) -> tuple[int, int]:
+        """Return the height and width of the image of a latent."""
+        if self.sequence:
+            return self.native_size, self.native_size
+        return latent.shape[-2] * self.stride, latent.shape[-1] * self.stride
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Return a random latent of one image of (H, W), drawn on the CPU."""
@@ -132,8 +139,11 @@ class Entry:
     files: tuple[Remote, ...] = ()  # its weights, if they are published ones
     config: Mapping[str, Any] = field(default_factory=dict)  # arguments of its net
     licence: str = "MIT"
+    memory: float = 0.0  # GB of its weights and of a step's activations at its native size in fp32; 0: not measured
+    proof: str = "-"  # what it is proven equal to
     native_size: int = 256  # width and height in pixels that suit it best
     stride: int = 16  # height and width of an image are multiples of it
+    sequence: int = 0  # number of tokens if they are a row instead of a grid; images then have the native size
     codebook_size: int = 0  # 0: its latent is continuous
     has_logits: bool = False  # whether its encoder gives a logit for each code
     overflows_fp16: bool = False  # whether it computes in fp32 where fp16 is asked for
@@ -162,9 +172,13 @@ class Entry:
             return self.native_size
         return 512 if gpu_memory(device) >= 12e9 else 384
 
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the height and width of the tokens of (H, W)."""
+        return (1, self.sequence) if self.sequence else (size[0] // self.stride, size[1] // self.stride)
+
     def check(self, name: str, relax: str, size: tuple[int, int]) -> None:
         """Raise ClipgenError for a (width, height) or a relaxation that it cannot have."""
-        check_size(name, self.stride, size)
+        check_size(name, self.stride, size, self.native_size if self.sequence else 0)
         kind, numbers = parse_relaxation(relax)
         if kind in ("gumbel", "sample") and not self.has_logits:
             raise ClipgenError(f"relax={kind!r}: {name} has no token logits; use relax='straight-through'")
@@ -192,8 +206,13 @@ def parse_relaxation(relax: str) -> tuple[str, dict[str, float]]:
     return name, values
 
 
-def check_size(name: str, stride: int, size: tuple[int, int]) -> None:
-    """Raise ClipgenError unless (width, height) in pixels are multiples of ``stride``, from 4 of them to 4096."""
+def check_size(name: str, stride: int, size: tuple[int, int], only: int = 0) -> None:
+    """Raise ClipgenError unless (width, height) in pixels are multiples of ``stride``, from 4 of them to 4096.
+
+    ``only``: the one width and height that is possible, if there is only one.
+    """
+    if only and tuple(size) != (only, only):
+        raise ClipgenError(f"size={tuple(size)}: {name} draws {only}x{only} pixels only; leave size out")
     least = 4 * stride
     nearest = tuple(min(4096, max(least, round(side / stride) * stride)) for side in size)
     if tuple(size) != nearest:
@@ -202,11 +221,10 @@ def check_size(name: str, stride: int, size: tuple[int, int]) -> None:
         )
 
 
-def check_tokens(name: str, tokens: Any, size: tuple[int, int], stride: int, codes: int) -> None:
-    """Raise ClipgenError unless whole numbers (h, w) are tokens of an image of (H, W) pixels; no codes: no tokens."""
+def check_tokens(name: str, tokens: Any, shape: tuple[int, int], codes: int) -> None:
+    """Raise ClipgenError unless whole numbers have this shape (h, w) and are indices of codes; no codes: no tokens."""
     if not codes:
         raise ClipgenError(f"init: tokens were given, and {name} has none; start from a picture")
-    shape = size[0] // stride, size[1] // stride
     if tuple(tokens.shape) != shape or tokens.min() < 0 or tokens.max() >= codes:
         raise ClipgenError(
             f"init: tokens of shape {tuple(tokens.shape)} from {tokens.min()} to {tokens.max()} were given; "

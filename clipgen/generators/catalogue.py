@@ -42,6 +42,8 @@ _CONTINUOUS = _PHOTOGRAPHS | {"lr": 0.05}
 _VQGAN = _PHOTOGRAPHS | {"lr_unit": "absolute", "lr": 0.1, "init": "perlin"}
 # Codes of length 1 in 8 numbers: an absolute 0.1 would be 0.28 of their standard deviation.
 _LLAMAGEN = _VQGAN | {"lr_unit": "own"}
+# Lao Beyer et al. 2025, "Highly Compressed Tokenizer Can Generate Without Training".
+_TITOK = _PHOTOGRAPHS | {"lr_unit": "absolute", "lr": 0.1, "ema": 0.98, "init": "perlin"}
 # Crowson's notebook also adds noise to the logits and masks codes that DALL-E never uses; neither is implemented. A
 # logit's gradient is about 1e-9 at 512x512, below Adam's usual eps of 1e-8, with which most logits would hardly move.
 _DVAE = _PHOTOGRAPHS | {
@@ -69,7 +71,15 @@ def _taesd(name: str, channels: int, megabytes: float) -> Entry:
     file = "diffusion_pytorch_model.safetensors"
     remote = Remote(f"{name}/{file}", (f"hf:madebyollin/{name}/{file}",), megabytes)
     config = {"channels": channels}
-    return Entry("clipgen.generators.vae:load", (remote,), config, native_size=512, stride=8, defaults=_CONTINUOUS)
+    return Entry(
+        "clipgen.generators.vae:load",
+        (remote,),
+        config,
+        native_size=512,
+        stride=8,
+        defaults=_CONTINUOUS,
+        proof="diffusers",
+    )
 
 
 def _vqgan(config: dict[str, Any], loader: str = "load", **facts: Any) -> Entry:
@@ -79,7 +89,7 @@ def _vqgan(config: dict[str, Any], loader: str = "load", **facts: Any) -> Entry:
         stride=2 ** (len(config["ch_mult"]) - 1),
         codebook_size=config["n_embed"],
         has_logits=config.get("gumbel", False),
-        **{"defaults": _VQGAN} | facts,
+        **{"defaults": _VQGAN, "proof": "taming-transformers"} | facts,
     )
 
 
@@ -93,7 +103,24 @@ def _taming(name: str, config: dict[str, Any], megabytes: float, *sources: str, 
 
 def _llamagen(file: str, repo: str, config: dict[str, Any]) -> Entry:
     remote = Remote(f"llamagen/{file}", (f"hf:{repo}/{file}",), 300)
-    return _vqgan(config, "load_llamagen", files=(remote,), defaults=_LLAMAGEN)
+    return _vqgan(config, "load_llamagen", files=(remote,), defaults=_LLAMAGEN, proof="-")
+
+
+def _titok(name: str, sizes: tuple[str, str], tokens: int, megabytes: float, memory: float, **config: Any) -> Entry:
+    sources = [f"hf:yucornetto/tokenizer_titok_{name}_imagenet/model.safetensors"]
+    sources += [f"hf:fun-research/TiTok/tokenizer_titok_{name}.bin"]
+    return Entry(
+        "clipgen.generators.titok:load",
+        (Remote(f"titok/{name}.safetensors", tuple(sources), megabytes),),
+        {"encoder": sizes[0], "decoder": sizes[1], "tokens": tokens} | config,
+        licence="research only",
+        memory=memory,
+        proof="the publisher's code",
+        sequence=tokens,
+        codebook_size=config.get("codes", (4096, 12))[0],
+        tileable=False,
+        defaults=_TITOK,
+    )
 
 
 def _heibox(share: str, path: str) -> str:
@@ -157,6 +184,7 @@ GENERATORS: dict[str, Entry] = {
             Remote("dvae/decoder.pkl", (f"{_OPENAI}/decoder.pkl",), 176),
         ),
         licence="modified MIT",
+        proof="dall-e",
         stride=8,
         codebook_size=8192,
         has_logits=True,
@@ -215,6 +243,10 @@ GENERATORS: dict[str, Entry] = {
     "llamagen_vq16": _llamagen("vq_ds16_c2i.pt", "FoundationVision/LlamaGen", _VQ16),
     "llamagen_vq16_t2i": _llamagen("vq_ds16_t2i.pt", "peizesun/llamagen_t2i", _VQ16),  # of its text models
     "llamagen_vq8": _llamagen("vq_ds8_c2i.pt", "FoundationVision/LlamaGen", _VQ8),
+    "titok_s128": _titok("s128", ("small", "small"), 128, 335, 1.3),
+    "titok_b64": _titok("b64", ("base", "base"), 64, 819, 1.6),
+    "titok_bl128": _titok("bl128_vq8k", ("base", "large"), 128, 1561, 1.7, codes=(8192, 64), legacy=False),
+    "titok_l32": _titok("l32", ("large", "large"), 32, 2564, 2.7),
 }
 
 # Short names, each for the generator that the notebooks of 2021 meant by it.

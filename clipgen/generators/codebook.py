@@ -20,6 +20,7 @@ class VQBase(nn.Module):
     """An autoencoder with a ``codebook`` (K, dim), and with ``logits`` over it if ``has_logits``."""
 
     stride: int
+    sequence = 0  # see ``Generator``
     encoder: nn.Module
     decoder: nn.Module
     has_logits = True
@@ -41,6 +42,10 @@ class VQBase(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def normalize(self, latent: Tensor) -> Tensor:
+        """Return a latent with the length of its codes, if all have the same."""
+        return latent
 
     def tokens(self, latent: Tensor) -> Tensor:
         """Return the indices (B, h, w), int64, of the codes nearest to a latent (B, dim, h, w)."""
@@ -74,7 +79,7 @@ class Codebook(MixedPrecision, Generator):
     net: VQBase
 
     def __init__(self, name: str, net: VQBase, native_size: int):
-        self.name, self.native_size, self.stride = name, native_size, net.stride
+        self.name, self.native_size, self.stride, self.sequence = name, native_size, net.stride, net.sequence
         self.net = net.eval().requires_grad_(False)
         for part in net.children():
             if part is not net.encoder:  # whose weights are read from the file when an image is encoded
@@ -98,7 +103,7 @@ class Codebook(MixedPrecision, Generator):
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width of the latent of (H, W)."""
-        return size[0] // self.stride, size[1] // self.stride
+        return (1, self.sequence) if self.sequence else (size[0] // self.stride, size[1] // self.stride)
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         return 1, self.codebook.shape[1], *self.grid(size)
@@ -120,7 +125,8 @@ class Codebook(MixedPrecision, Generator):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Return the latent of (B, 3, H, W); H and W are multiples of ``stride``."""
-        check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
+        only = self.native_size if self.sequence else 0
+        check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]), only)
         fast.optimize_for(self.net.encoder, self.device)
         return self.encoded(image)
 
@@ -131,7 +137,7 @@ class Codebook(MixedPrecision, Generator):
             return self.net.lookup(self.net.tokens(points))
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        return self._decode(straight_through(self.net.lookup(self.tokens(latent)), latent))
+        return self._decode(straight_through(self.net.lookup(self.tokens(latent)), self.net.normalize(latent)))
 
     def _decode(self, latent: Tensor) -> Tensor:
         return self.compute(self.net.decode, latent)
@@ -155,7 +161,7 @@ class Codebook(MixedPrecision, Generator):
     def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
         if saved.is_floating_point():
             return super().unpack(saved, size)
-        check_tokens(self.name, saved, size, self.stride, len(self.codebook))
+        check_tokens(self.name, saved, self.grid(size), len(self.codebook))
         return self.from_tokens(saved[None].long().to(self.device))
 
 

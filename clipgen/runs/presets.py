@@ -101,6 +101,45 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "lr": 0.08,
         "ema": 0.9,
     },
+    # Thirty-two tokens of a picture, drawn towards a text from a picture's own tokens.
+    "token-opt": _PLAIN
+    | {
+        "generator": "titok_l32",
+        "perceptor": "ViT-B-32/laion2b_s34b_b79k",
+        "size": (256, 256),
+        "steps": 351,
+        "cutouts": 8,
+        "cut_min": 224 / 256,
+        "cut_max": 224 / 256,
+        "augment": "flip",
+        "distance": "cosine",
+        "lr": 0.1,
+        "ema": 0.98,
+        # The source's pull to the seed is 0.05 of the squared difference; near counts in variances of the codes, 1/12.
+        "near": 0.05 / 12,
+        "near_space": "latent",
+    },
+    # Pixels and a CLIP that was trained against attacks; crops weigh five times as much as whole pictures.
+    "clipag": _PLAIN
+    | {
+        "generator": "pixels",
+        "perceptor": "clipag",
+        "init": "perlin",
+        "size": (224, 224),
+        "steps": 100,
+        "cutouts": 64,
+        "cut_min": 128 / 224,
+        "cut_max": 128 / 224,
+        "overview": 1 / 6,
+        "overview_size": 1.0,
+        "padding": "black",
+        "augment": "stretch=1.2, shift=0.125, colour=0.5, erase=0.25, noise=0.01",
+        "distance": "cosine",
+        "optimizer": "AdamW",
+        "lr": 4 * 0.0175,
+        "weight_decay": 0.01,
+        "clip_grad": 0.001 / 6,  # the source's loss is six times the mean that clipgen takes
+    },
 }
 
 

@@ -61,7 +61,8 @@ class RunSpec:
         self.perceptors = parse_ensemble(settings.perceptor)
         _check_judge(settings.judge, self.perceptors)
         entry, init = entry_of(settings.generator), settings.init
-        size = settings.size or _default_size(entry.native_size_on(self.device), settings.quality, self.device)
+        quality = "normal" if entry.sequence else settings.quality
+        size = settings.size or _default_size(entry.native_size_on(self.device), quality, self.device)
         if init == "auto":  # drafts need text
             init = default_init(settings.perceptor) if positive_texts(settings.prompts) else "random"
         self.settings = settings = settings.updated(size=size, init=init)
@@ -76,7 +77,7 @@ class RunSpec:
         data = self.inputs.all.get(init)
         if isinstance(data, np.ndarray) and data.dtype.kind in "iu":
             width, height = settings.growth.sizes[0]
-            check_tokens(settings.generator, data, (height, width), entry.stride, entry.codebook_size)
+            check_tokens(settings.generator, data, entry.grid((height, width)), entry.codebook_size)
         self.apply_changes(settings, self.changes)
 
     @classmethod

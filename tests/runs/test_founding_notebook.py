@@ -75,9 +75,10 @@ def test_numbers_that_a_relaxation_cannot_have(relax):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_picture_to_start_from_is_no_goal_of_a_recipe(name):
+    near = 0.05 / 12 if name == "token-opt" else 0  # its source pulls to the seed
     models = {"generator": "mini-dvae" if "dalle" in name else "mini-vqgan" if name != "das" else "stack"}
     asked = MINI | models | {"recipe": name, "init": "photo.png"}
-    assert clipgen.Run("a cat", **{k: v for k, v in asked.items() if k != "progress"}).settings.near == 0
+    assert clipgen.Run("a cat", **{k: v for k, v in asked.items() if k != "progress"}).settings.near == near
     held = clipgen.generate("a cat", **asked | {"near": 2.0, "steps": 1})
     assert held.settings.near == 2 and len(held.optimization.spec.init_targets) == 1
 

@@ -55,6 +55,8 @@ SIZES = {
     "nerdyrodent": lambda side: torch.ones(32),
     "pixray": pixray,
     "das": lambda side: torch.ones(64),
+    "token-opt": lambda side: torch.full((8,), 224 / 256),  # random crops of 224 of 256
+    "clipag": lambda side: torch.cat([torch.ones(11), torch.full((53,), 128 / 224)]),
 }
 # Each augmentation's share of the views, and how strong it is at the most.
 AUGMENTED = {
@@ -78,6 +80,14 @@ AUGMENTED = {
         "levels": (1, 1),
     },
     "das": {"shift": (1, 1 / 6), "grain": (1, 0.2)},
+    "token-opt": {"flip": (0.5, 1)},
+    "clipag": {
+        "stretch": (1, 1.2),
+        "shift": (1, 0.125),
+        "colour": (1, 0.5),
+        "erase": (1, 0.25),
+        "noise": (1, 0.01),
+    },
 }
 # Optimiser, its rate at the beginning, late and at the end; steps; picture; generator; CLIPs.
 MOVES = {
@@ -85,6 +95,8 @@ MOVES = {
     "murdock-vqgan": ("AdamW", (0.015, 0.015, 0.015), (512, 512), "vqgan_imagenet_f16_16384", 1),
     "crowson": ("Adam", (0.05, 0.05, 0.05), (480, 480), "vqgan_imagenet_f16_1024", 1),
     "nerdyrodent": ("Adam", (0.1, 0.1, 0.1), (512, 512), "vqgan_imagenet_f16_16384", 1),
+    "token-opt": ("Adam", (0.1, 0.1, 0.1), (256, 256), "titok_l32", 1),
+    "clipag": ("AdamW", (0.07, 0.07, 0.07), (224, 224), "pixels", 1),
     "pixray": ("Adam", (0.2, 0.2, 0.02), (288, 288), "vqgan_imagenet_f16_16384", 2),
 }
 
@@ -155,12 +167,13 @@ def test_optimiser_and_rate(name):
     latent = torch.zeros(3)
     made = asked.at(0).select(OptimizerConfig).create(latent)
     assert type(made).__name__ == optimiser and made.param_groups[0]["betas"] == (0.9, 0.999)
-    assert made.param_groups[0]["weight_decay"] == (0.1 if name == "murdock-vqgan" else 0)
+    assert made.param_groups[0]["weight_decay"] == {"murdock-vqgan": 0.1, "clipag": 0.01}.get(name, 0)
     for share, rate in zip((0, 0.7, 0.99), rates, strict=True):
         step = int(share * asked.steps)
         config = asked.at(step).select(OptimizerConfig)
         assert config.lr_at(step / asked.steps, unit=123, has_camera=False) == pytest.approx(rate)
-    assert (asked.size, asked.generator, asked.ema) == (size, generator, 0) and asked.generator in GENERATORS
+    ema = 0.98 if name == "token-opt" else 0
+    assert (asked.size, asked.generator, asked.ema) == (size, generator, ema) and asked.generator in GENERATORS
     assert len(parse_ensemble(asked.perceptor)) == clips and {
         share for _, share in parse_ensemble(asked.perceptor)
     } == {1 / clips}

@@ -1,0 +1,224 @@
+"""TiTok (Yu et al. 2024): a picture of 256 x 256 as 32 to 128 tokens in a row, instead of a grid.
+
+Two transformers, each over the picture's patches and the tokens: one reads the tokens off the patches, the other the
+patches off the tokens. Of most checkpoints the latter gives logits over the codes of a VQGAN (MaskGIT's), whose decoder
+paints. Parameter names are those of bytedance/1d-tokenizer, so that its checkpoints fit as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipgen.generators.base import Entry, clamp
+from clipgen.generators.codebook import Codebook, VQBase
+from clipgen.precision import CheckpointedBlock
+from clipgen.storage import remote, weights
+
+SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}  # width, layers, heads
+PATCH = 16
+PIXEL_CODES, PIXEL_DIM = 1024, 256  # of the VQGAN that paints
+
+
+class Block(CheckpointedBlock):
+    """A transformer's layer, norms first."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        layers = {"c_fc": nn.Linear(width, 4 * width), "gelu": nn.GELU(), "c_proj": nn.Linear(4 * width, width)}
+        self.mlp = nn.Sequential()
+        for name, layer in layers.items():
+            self.mlp.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.ln_1(x)
+        x = x + self.attn(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class Tower(nn.Module):
+    """A transformer over a class token, the patches and the tokens."""
+
+    def __init__(self, size: tuple[int, int, int], patches: int, tokens: int):
+        super().__init__()
+        width, layers, heads = size
+        self.width, self.patches = width, patches
+        self.class_embedding = nn.Parameter(torch.empty(1, width))
+        self.positional_embedding = nn.Parameter(torch.empty(patches + 1, width))
+        self.latent_token_positional_embedding = nn.Parameter(torch.empty(tokens, width))
+        self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.transformer = nn.ModuleList(Block(width, heads) for _ in range(layers))
+
+    def attend(self, patches: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the last features of patches (B, p, width) and tokens (B, n, width)."""
+        first = self.class_embedding.expand(len(patches), 1, -1)
+        x = torch.cat([first, patches], 1) + self.positional_embedding
+        x = self.ln_pre(torch.cat([x, tokens + self.latent_token_positional_embedding], 1))
+        for block in self.transformer:
+            x = block(x)
+        return x[:, 1 : 1 + self.patches], x[:, 1 + self.patches :]
+
+
+class Encoder(Tower):
+    """Pixels to tokens."""
+
+    def __init__(self, size: tuple[int, int, int], patches: int, tokens: int, dim: int, legacy: bool):
+        super().__init__(size, patches, tokens)
+        self.legacy = legacy
+        self.patch_embed = nn.Conv2d(3, self.width, PATCH, PATCH)
+        self.conv_out = nn.Conv2d(self.width, dim, 1)
+
+    def forward(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Return (B, dim, 1, n) of (B, 3, H, W); ``queries``: (n, width), what the tokens start from."""
+        patches = self.patch_embed(images).flatten(2).mT
+        _, tokens = self.attend(patches, queries.expand(len(images), -1, -1))
+        tokens = self.ln_post(tokens)
+        # The first checkpoints were trained with numbers in the wrong order.
+        tokens = tokens.reshape(len(tokens), self.width, -1, 1) if self.legacy else tokens.mT[..., None]
+        return self.conv_out(tokens).mT
+
+
+class Decoder(Tower):
+    """Tokens to logits over the painter's codes (B, 1024, h, w), or to pixels."""
+
+    def __init__(self, size: tuple[int, int, int], patches: int, tokens: int, dim: int, legacy: bool):
+        super().__init__(size, patches, tokens)
+        self.legacy, width = legacy, self.width
+        self.decoder_embed = nn.Linear(dim, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        if legacy:
+            self.ffn = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.Tanh(), nn.Conv2d(2 * width, PIXEL_CODES, 1))
+            self.conv_out: nn.Module = nn.Identity()
+        else:
+            self.ffn = nn.Sequential(nn.Conv2d(width, 3 * PATCH**2, 1))
+            self.conv_out = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        tokens = self.decoder_embed(latent.flatten(2).mT)
+        patches, _ = self.attend(self.mask_token.expand(len(latent), self.patches, -1), tokens)
+        side = round(self.patches**0.5)
+        features = self.ffn(self.ln_post(patches).mT.unflatten(2, (side, side)))
+        if not self.legacy:  # channels are row, column and colour within a patch
+            features = features.unflatten(1, (PATCH, PATCH, 3)).permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+        return self.conv_out(features)
+
+
+class PixelBlock(CheckpointedBlock):
+    """A residual block, whose shortcut begins behind the convolutions where the width changes, as in MaskGIT."""
+
+    def __init__(self, inner: int, outer: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(32, inner, eps=1e-6), nn.GroupNorm(32, outer, eps=1e-6)
+        self.conv1 = nn.Conv2d(inner, outer, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outer, outer, 3, padding=1, bias=False)
+        self.nin_shortcut = nn.Conv2d(outer, outer, 1, bias=False) if inner != outer else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        return y + (x if self.nin_shortcut is None else self.nin_shortcut(y))
+
+
+class PixelLevel(nn.Module):
+    """Residual blocks at one resolution, then a resampling."""
+
+    def __init__(self, inner: int, outer: int, is_last: bool):
+        super().__init__()
+        self.block = nn.ModuleList([PixelBlock(inner, outer), PixelBlock(outer, outer)])
+        self.upsample_conv = None if is_last else nn.Conv2d(outer, outer, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return x if self.upsample_conv is None else self.upsample_conv(F.interpolate(x, scale_factor=2.0))
+
+
+class PixelDecoder(nn.Module):
+    """The decoder of MaskGIT's VQGAN (Chang et al. 2022). ``widths``: channels of each level, finest first."""
+
+    def __init__(self, widths: tuple[int, ...]):
+        super().__init__()
+        self.conv_in = nn.Conv2d(PIXEL_DIM, widths[-1], 3, padding=1)
+        self.mid = nn.ModuleList([PixelBlock(widths[-1], widths[-1]), PixelBlock(widths[-1], widths[-1])])
+        inner = [*widths[1:], widths[-1]]
+        self.up = nn.ModuleList(PixelLevel(*pair, i == 0) for i, pair in enumerate(zip(inner, widths)))
+        self.norm_out = nn.GroupNorm(32, widths[0], eps=1e-6)
+        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in [*self.mid, *reversed(self.up)]:
+            x = block(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class TiTok(VQBase):
+    """Encoder, codebook and decoders.
+
+    Args:
+        encoder: A name of ``SIZES``, or width, layers and heads.
+        decoder: The same, of the decoder.
+        tokens: How many a picture has.
+        codes: Number and length of the codes.
+        legacy: Whether the decoder gives logits over the painter's codes, and codes have length 1.
+        size: Width and height of a picture.
+        widths: Channels of the painter's levels.
+    """
+
+    has_logits = False
+    stride = PATCH
+
+    def __init__(
+        self,
+        encoder: str | tuple[int, int, int],
+        decoder: str | tuple[int, int, int],
+        tokens: int,
+        codes: tuple[int, int] = (4096, 12),
+        legacy: bool = True,
+        size: int = 256,
+        widths: tuple[int, ...] = (128, 128, 256, 256, 512),
+    ):
+        super().__init__()
+        self.sequence, self.legacy = tokens, legacy
+        patches = (size // PATCH) ** 2
+        self.encoder = Encoder(SIZES.get(encoder, encoder), patches, tokens, codes[1], legacy)  # type: ignore
+        self.decoder = Decoder(SIZES.get(decoder, decoder), patches, tokens, codes[1], legacy)  # type: ignore
+        self.latent_tokens = nn.Parameter(torch.empty(tokens, self.encoder.width))
+        self.quantize = nn.ModuleDict({"embedding": nn.Embedding(*codes)})
+        if legacy:
+            self.pixel_quantize = nn.ModuleDict({"embedding": nn.Embedding(PIXEL_CODES, PIXEL_DIM)})
+            self.pixel_decoder = PixelDecoder(widths)
+
+    @property
+    def codebook(self) -> Tensor:
+        return self.quantize["embedding"].get_parameter("weight")
+
+    @property
+    def decoder_layers(self) -> nn.Module:
+        return nn.ModuleList([self.decoder, *([self.pixel_decoder] if self.legacy else [])])
+
+    def normalize(self, latent: Tensor) -> Tensor:
+        return F.normalize(latent, dim=1) if self.legacy else latent
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the latent (B, dim, 1, n) of (B, 3, size, size), not quantised."""
+        return self.encoder(images, self.latent_tokens)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return the images (B, 3, size, size) of a latent."""
+        images = self.decoder(latent)
+        if self.legacy:
+            codes = self.pixel_quantize["embedding"].get_parameter("weight")
+            images = self.pixel_decoder((images.softmax(1).permute(0, 2, 3, 1) @ codes).permute(0, 3, 1, 2))
+        return clamp(images)
+
+
+def load(name: str, entry: Entry, device: torch.device) -> Codebook:
+    """Load a published tokenizer; ``entry.config`` has the arguments of ``TiTok``."""
+    tensors = remote.fetch_weights(entry.files[0])
+    net = weights.build_net(TiTok, entry.config, tensors, name)
+    if net.legacy:  # so that the nearest code by angle is the nearest by distance
+        net.codebook.data = F.normalize(net.codebook.data.float(), dim=-1)
+    return Codebook(name, net.to(device), entry.native_size)
