@@ -138,6 +138,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "optimizer": "AdamW",
         "lr": 4 * 0.0175,
         "weight_decay": 0.01,
+        "keep": "best",
         "clip_grad": 0.001 / 6,  # the source's loss is six times the mean that clipgen takes
     },
 }
