@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import gc
 import re
 import sys
+import warnings
 from contextlib import suppress
 from functools import partial
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import clipgen
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, suggest
 from clipgen.fast import paused_gc
 from clipgen.images.terminal import with_sanitized_streams
 
@@ -99,9 +99,14 @@ class CommandParser(argparse.ArgumentParser):
         if not unknown[0].startswith("-"):
             raise ClipgenError(f"{unknown[0]!r}: is one too many; if it is a part of the prompt, put it in quotes")
         names = [name for action in self._actions for name in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], names, 1, 0.75)
-        hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
+        hint = suggest(unknown[0].partition("=")[0], names, 0.75).strip() or f"{self.prog} --help lists them"
         raise ClipgenError(f"{unknown[0]}: there is no such option; {hint}")
+
+    def error(self, message):
+        """Raise ClipgenError for an option without its value, and for what is missing."""
+        message = re.sub(r"invalid int value: (.*)", r"\1 has to be a whole number", message)
+        message = re.sub(r"invalid float value: (.*)", r"\1 has to be a number", message)
+        raise ClipgenError(f"{message}; {self.prog} --help shows examples")
 
 
 @with_sanitized_streams
@@ -133,6 +138,8 @@ def main(argv: list[str] | None = None) -> int:
     if words[0] in ("-h", "--help", "--version"):
         parser.parse_args(words)
     name, *words = words if words[0] in COMMANDS else ["generate", *words]
+    formats = warnings.formatwarning
+    warnings.formatwarning = _format_warning
     try:
         return resolve_name(COMMANDS[name].run)(subparsers.choices[name], words)
     except ClipgenError as error:
@@ -141,6 +148,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(f"clipgen: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = formats
+
+
+def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+    """Return a warning without the line of code that it came from."""
+    return f"clipgen: {'' if category is UserWarning else f'{category.__name__}: '}{message}\n"
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

@@ -76,7 +76,7 @@ def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = Fals
     parser.add_argument(
         "source", type=Path, metavar="RUN", help="a run folder" + ", or a file exported from it" * again
     )
-    parser.add_argument("output", nargs="*", type=expand_home, metavar="FILE", help=OUTPUTS)
+    parser.add_argument("output", nargs="*", type=expand_home, metavar="FILE", help=OUTPUTS, default=[])
     parser.add_argument("--quiet", action="store_true", default=False, help="show no progress bar")
     parser.add_argument("--trust", action="store_true", help="read files that the run refers to elsewhere")
     if again:

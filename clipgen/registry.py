@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import UserDict
 from collections.abc import Mapping
 from pkgutil import resolve_name
 from typing import Any
 
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, suggest
 
 
 class Registry(UserDict[str, Any]):
@@ -30,9 +29,9 @@ class Registry(UserDict[str, Any]):
 
 def unknown_name(argument: str, name: str, names: Mapping[str, Any], others: str = "") -> ClipgenError:
     """Return the error for a name that is not among ``names``, with the nearest of them."""
-    near = difflib.get_close_matches(name, names, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return ClipgenError(f"{argument}={name!r} is unknown; {hint}choose one of: {', '.join(names)}{others}")
+    return ClipgenError(
+        f"{argument}={name!r} is unknown; {suggest(name, names)}choose one of: {', '.join(names)}{others}"
+    )
 
 
 WRITERS = Registry(

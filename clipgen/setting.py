@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import sys
@@ -12,7 +11,7 @@ from dataclasses import Field, field
 from pathlib import Path
 from typing import Any, Literal
 
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, suggest
 
 _MAX_NUMBER = sys.float_info.max  # nan is not below it, nor is an int that no float can hold
 Section = Literal["basic", "steer", "start", "clip", "look", "cutouts", "optimizer", "speed", "output"]
@@ -101,9 +100,8 @@ def check(field: Field, value: Any) -> None:
         nouns = {int: "whole number", float: "number", str: "text", bool: "bool"}
         raise ClipgenError(f"{name}={value!r}: has to be a {nouns.get(kind, kind.__name__)}, such as {field.default!r}")
     if facts["choices"] and value not in facts["choices"]:
-        nearest = difflib.get_close_matches(value, facts["choices"], 1, 0.75)
-        hint = f"did you mean {nearest[0]}? There are" if nearest else "choose one of:"
-        raise ClipgenError(f"{name}={value!r}: {hint} {', '.join(filter(None, facts['choices']))}")
+        nearest, names = suggest(value, facts["choices"]), ", ".join(filter(None, facts["choices"]))
+        raise ClipgenError(f"{name}={value!r}: {nearest}{'There are' if nearest else 'choose one of:'} {names}")
     if kind in (int, float) and not (abs(value) <= _MAX_NUMBER and facts["low"] <= value <= facts["high"]):
         range_ = f"a number from {bounds_of(field)}" if facts["low"] > -math.inf else "finite"
         raise ClipgenError(f"{name}={value!r:.40}: has to be {range_}; {field.default} is the default")
@@ -114,7 +112,9 @@ def bounds_of(field: Field) -> str:
     low, high = field.metadata["low"], field.metadata["high"]
     if low == -math.inf:
         return ""
-    return f"{low:g} up" if high == math.inf else f"{low:g} to {high:,}"
+    if high == math.inf:
+        return f"{low:g} up"
+    return f"{low:g} to {int(high) if high == int(high) else high:,}"
 
 
 def describe(field: Field) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipgen import device as devices
 from clipgen.clip.base import Perceptor
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, suggest
 from clipgen.images.reading import to_list, to_picture
 from clipgen.registry import PERCEPTORS
 
@@ -23,9 +23,13 @@ def family(name: str) -> type[Perceptor]:
         if kind.knows(name):
             kind.check(name)
             return kind
+    from clipgen.clip.named import NAMED
+
+    nearest = suggest(name, ["mini", "evaluator", *NAMED])
     raise ClipgenError(
-        f"perceptor={name!r} is unknown; choose one of: mini, evaluator, ViT-B-32/openai or another architecture/tag "
-        "of open_clip, pickscore, hps-v2.1 and others by name (python -m clipgen models), hf-hub:org/name"
+        f"perceptor={name!r} is unknown; {nearest}choose one of: mini, evaluator, ViT-B-32/openai or another "
+        "architecture/tag of open_clip, pickscore, hps-v2.1 and others by name (python -m clipgen models), "
+        "hf-hub:org/name"
     )
 
 

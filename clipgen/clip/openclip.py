@@ -24,7 +24,7 @@ from clipgen import fast
 from clipgen.clip.base import Perceptor
 from clipgen.clip.patches import add_patch_dropout, has_patches, only_patches
 from clipgen.clip.tokenizer import open_clip_folder
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, suggest
 from clipgen.storage import weights
 from clipgen.storage.download import check_hub
 from clipgen.storage.remote import Remote, fetch
@@ -292,8 +292,9 @@ def parse_name(name: str) -> tuple[str, str]:
         architecture, tag = _PAPER_NAMES[name], "openai"
     config = read_config(architecture)
     if config is None:
+        nearest = suggest(architecture, dict(list_published()))
         raise ClipgenError(
-            f"perceptor={name!r}: open_clip has no architecture {architecture!r}; "
+            f"perceptor={name!r}: open_clip has no architecture {architecture!r}; {nearest}"
             "`python -m clipgen models` lists what there is"
         )
     _check_kind(name, config)
@@ -303,7 +304,9 @@ def parse_name(name: str) -> tuple[str, str]:
     matches = [full for full in tags if full.startswith(tag)]
     if len(matches) == 1:
         return architecture, matches[0]
+    if not tag and tags:
+        raise ClipgenError(f"perceptor={name!r}: name its weights, too, such as {name}/{tags[0]}; of {', '.join(tags)}")
     raise ClipgenError(
-        f"perceptor={name!r}: {tag!r} is neither a file nor a tag of {architecture} nor the beginning of only one "
-        f"of them: {', '.join(tags) or 'none'}"
+        f"perceptor={name!r}: {suggest(tag, tags)}{tag!r} is neither a file nor a tag of {architecture} nor the "
+        f"beginning of only one of them: {', '.join(tags) or 'none'}"
     )

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, suggest
 from clipgen.images.fetching import download
 from clipgen.images.names import find_file, is_address
 
@@ -109,7 +109,10 @@ def locate(file: str | os.PathLike[str], label: str, remedy: str = "name a file 
         return path
     if os.path.isdir(file):
         raise ClipgenError(f"{label}: is a folder; {remedy}")
-    raise ClipgenError(f"{label}: there is no such file; check the path")
+    folder, name = os.path.split(os.fspath(file))
+    names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    nearest = suggest(name, names).strip() or "check the path"
+    raise ClipgenError(f"{label}: there is no such file; {nearest}")
 
 
 def check_pixels(size: tuple[int, int], label: str) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen import inits
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, suggest
 from clipgen.images import masks
 from clipgen.images.names import find_file
 from clipgen.images.reading import Pictorial, parse_colour, to_array, to_picture
@@ -200,7 +200,7 @@ class Inputs:
             raise ClipgenError("init='collage': this start is no longer part of clipgen; choose init='dalle'")
         else:
             raise ClipgenError(
-                f"init={name!r}: no such start, colour or file; use auto, {', '.join(INITS)}, "
+                f"init={name!r}: no such start, colour or file; {suggest(name, INITS)}use auto, {', '.join(INITS)}, "
                 "a colour, or the path of an image, of tokens or of a run folder"
             )
 

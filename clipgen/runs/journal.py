@@ -34,6 +34,7 @@ from clipgen.runs.saved import (
     check_saved,
     check_version,
     format_rows,
+    nearest_run,
     parse_rows,
     read_array,
     read_json,
@@ -87,7 +88,8 @@ class Journal:
         """Open a run folder. Raises ClipgenError if it is none, damaged, or of another format."""
         journal = cls(check_path("folder", folder))
         if not journal._path("settings.json").is_file():
-            raise ClipgenError(f"{folder}: this is no run folder (it has no settings.json); choose one of clipgen-runs")
+            remedy = nearest_run(journal.folder.name)
+            raise ClipgenError(f"{folder}: this is no run folder (it has no settings.json); {remedy}")
         check_version(journal._read_json("settings.json"), folder)
         return journal
 

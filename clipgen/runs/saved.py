@@ -42,6 +42,15 @@ def read_json(text: str | bytes, source: str | Path, remedy: str = "this run can
     return value
 
 
+def nearest_run(name: str) -> str:
+    """Return which run of the current folder somebody may mean: the newest with a name in its own, or the newest."""
+    runs = sorted(path.parent.as_posix() for path in Path("clipgen-runs").glob("*/settings.json"))
+    named = [run for run in runs if name and name in run]
+    if named:
+        return f"did you mean {named[-1]}?"
+    return f"the newest one here is {runs[-1]}" if runs else "choose one of clipgen-runs"
+
+
 def check_version(saved: Any, source: str | Path) -> None:
     """Raise ClipgenError for settings of another format, or of a version before 0.4."""
     saved = saved if isinstance(saved, dict) else {}

@@ -5,7 +5,6 @@ The run's own settings are declared here, those of its parts (optimiser, cutouts
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 from clipgen.clip.catalogue import family
 from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.device import PRECISIONS
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, suggest
 from clipgen.generators.catalogue import GENERATORS, canonical_name, entry_of
 from clipgen.images.camera import Camera
 from clipgen.images.reading import FITS
@@ -287,8 +286,7 @@ def check_names(options: Mapping[str, Any], only_live: bool = False) -> None:
     live = {field.name: field.metadata.get("live", True) for field in fields(Settings)}
     for name in options:
         if name not in live:
-            nearest = difflib.get_close_matches(name, live, 1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join([*live][1:])}"
+            hint = suggest(name, live).strip() or f"there are {', '.join([*live][1:])}"
             raise ClipgenError(f"{name}=...: there is no such setting; {hint}")
         if only_live and not live[name]:
             raise ClipgenError(f"{name}=...: cannot be changed while a run goes on; start another, or branch")

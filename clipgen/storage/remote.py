@@ -118,14 +118,15 @@ def _find_own(remote: Remote) -> Path | None:
 def fetch(remote: Remote) -> Path:
     """Return a published file on this machine, downloaded if need be, or the safetensors converted from it.
 
-    A source that fails, or has something else, is skipped with a warning.
+    A source that fails, or has something else, is skipped with a warning; of those that do not answer, only if another
+    one has the file.
 
     Raises:
         ClipgenError: No source has the file; the message lists what was tried.
     """
     if file := _find_own(remote):
         return _check_own(file, remote)
-    failures, silent = [], set[str]()
+    failures, silent, unanswered = [], set[str](), list[str]()
     sources = remote.parsed_sources
     for source in sorted(sources, key=lambda source: find_in_hub_cache(source) is None):  # files that are here first
         try:
@@ -136,7 +137,9 @@ def fetch(remote: Remote) -> Path:
             elif source.host in silent:
                 failures.append(f"{source.where}: nobody answers there either")
             else:
-                return run_stoppable(partial(_download, source, remote))
+                file = run_stoppable(partial(_download, source, remote))
+                _warn_of(unanswered)
+                return file
         except OSError as error:
             if is_disk_full(error):
                 remedy = "make room, or set CLIPGEN_CACHE to another folder"
@@ -145,13 +148,20 @@ def fetch(remote: Remote) -> Path:
             failures.append(f"{source.where}: {reason}")
             if isinstance(error, UnreachableError):
                 silent.add(source.host)
-            warnings.warn(f"{source.where} is not available ({reason}); trying the next source", stacklevel=2)
+                unanswered.append(f"{source.where} is not available ({reason})")
+            else:
+                warnings.warn(f"{source.where} is not available ({reason}); trying the next source", stacklevel=2)
     if silent == {source.host for source in sources}:
         failures.append("no server answers: is there a network here? The built-in models (mini) need none")
     raise ClipgenError(
         f"{remote.name} could not be downloaded. Tried:\n  " + "\n  ".join(failures) + "\n"
         f"If you have the file, put it here: {cache_folder() / remote.name}"
     )
+
+
+def _warn_of(sources: list[str]) -> None:
+    for source in sources:
+        warnings.warn(f"{source}; another source was used", stacklevel=3)
 
 
 def _download(source: Source, remote: Remote) -> Path:

@@ -66,9 +66,10 @@ def full():
 
 
 def cannot(*sources):
-    """What is said of sources that all are silent."""
-    with pytest.warns(UserWarning), pytest.raises(ClipgenError) as caught:
+    """What is said of sources that all are silent: one line for each, and no warning beside it."""
+    with pytest.raises(ClipgenError) as caught:
         fetch(Remote("some/model.ckpt", sources))
+    assert str(caught.value).count("\n") == len(sources) + 2
     return str(caught.value)
 
 
@@ -76,6 +77,13 @@ def test_a_refused_connection_is_tried_once(cache, connections, sleeps):
     said = cannot(f"{REFUSED}/model.ckpt")
     assert connections == [("127.0.0.1", 9, network.TIMEOUT)] and sleeps == []
     assert "nobody answers at 127.0.0.1:9" in said and "refused" in said and "is there a network here?" in said
+
+
+def test_offline_each_source_has_one_line(cache, connections, sleeps, recwarn):
+    said = cannot(f"{REFUSED}/a.ckpt", f"{REFUSED}/b.ckpt", "https://clipgen.invalid/model.ckpt")
+    first, second, third = said.splitlines()[1:4]
+    assert "a.ckpt: nobody answers at" in first and second.endswith("b.ckpt: nobody answers there either")
+    assert "model.ckpt: nobody answers at clipgen.invalid" in third and not recwarn.list
 
 
 def test_a_name_that_nobody_knows(cache, connections, sleeps):
@@ -111,7 +119,9 @@ def test_a_silent_host_is_asked_for_one_file_only(server, cache, connections):
 
 
 def test_a_missing_file_is_not_blamed_on_the_network(server, cache):
-    assert "network" not in cannot(f"{REFUSED}/a.ckpt", f"{server.address}/gone")
+    with pytest.warns(UserWarning, match="gone is not available"), pytest.raises(ClipgenError) as caught:
+        fetch(Remote("some/model.ckpt", (f"{REFUSED}/a.ckpt", f"{server.address}/gone")))
+    assert "network" not in str(caught.value)
 
 
 def test_a_download_that_began_outlasts_a_silence(server, cache, connections, monkeypatch):
