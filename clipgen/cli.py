@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         warnings.formatwarning = formats
 
 
-def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+def _format_warning(message: Warning | str, category: type[Warning], *location: Any, **options: Any) -> str:
     """Return a warning without the line of code that it came from."""
     return f"clipgen: {'' if category is UserWarning else f'{category.__name__}: '}{message}\n"
 

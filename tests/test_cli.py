@@ -169,3 +169,23 @@ def test_a_file_keeps_its_underscores(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = "--generator pixels --init random --size 32 --steps 1 --cutouts 2 --quiet -o a_cat.png"
     assert main(["generate", *small.split(), "--", "a_cat"]) == 0 and (tmp_path / "a_cat.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("cat", "did you mean clipgen-runs/2-a-cat?"), ("hat", "the newest one here is clipgen-runs/3")]
+)
+def test_a_run_that_is_not_there_is_looked_for(name, hint, tmp_path, monkeypatch, capsys):
+    for folder in ("1-a-cat", "2-a-cat", "3"):
+        file = tmp_path / "clipgen-runs" / folder / "settings.json"
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert main(["resume", name]) == 2
+    assert f"{name}: this is no run folder (it has no settings.json); {hint}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_warning_of_the_command_shows_no_code(tmp_path):
+    small = "--generator pixels --init random --size 32 --steps 1 --cutouts 2 --quiet -o a.png"
+    (line,) = clipgen("a photo in 16:9", *small.split(), cwd=tmp_path).stderr.splitlines()
+    assert line.startswith("clipgen: prompt: 'a photo in 16:9' is drawn as words")
