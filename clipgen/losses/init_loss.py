@@ -31,9 +31,9 @@ class InitLoss(Loss):
         "auto",
         "space in which near is measured; colouring: keeps lines and colours, grey takes any colour; auto: by init",
         choices=("auto", "latent", "pixels", "colouring", "clip"),
-        section="start",
+        section="look",
     )
-    near_fade: float = setting(0.0, "how much near fades by the end: 0 not at all, 1 to nothing", 0, 1, section="start")
+    near_fade: float = setting(0.0, "how much near fades by the end: 0 not at all, 1 to nothing", 0, 1, section="look")
 
     def terms(self, context: StepContext) -> Iterator[Tensor]:
         weights = context.spec.target_weights(context.step)
