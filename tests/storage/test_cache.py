@@ -1,15 +1,18 @@
 """Of a large download what a net needs is kept; the rest can go, and nothing else does."""
 
+import io
 import os
 import pty
 import subprocess
 import sys
 import time
 import tracemalloc
+from contextlib import redirect_stdout
 
 import pytest
 import torch
 
+from clipgen.cli import main
 from clipgen.errors import ClipgenError
 from clipgen.storage import remote, weights
 from clipgen.storage.remote import Remote
@@ -27,15 +30,15 @@ def big(request, server, tmp_path):
 
 
 def clipgen_cache(*words, answer=None):
-    """What ``python -m clipgen cache`` says; with an ``answer``, at a terminal."""
-    main, other = pty.openpty()
+    """What ``clipgen cache`` says; with an ``answer``, at a terminal."""
+    keyboard, screen = pty.openpty()
     if answer:
-        os.write(main, f"{answer}\n".encode())
-    command = [sys.executable, "-m", "clipgen", "cache", *words]
-    stdin = other if answer else subprocess.DEVNULL
-    done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=True)
-    os.close(main), os.close(other)
-    return done.stdout
+        os.write(keyboard, f"{answer}\n".encode())
+    with open(screen) as terminal, redirect_stdout(io.StringIO()) as said, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", terminal if answer else io.StringIO())
+        assert main(["cache", *words]) == 0
+    os.close(keyboard)
+    return said.getvalue()
 
 
 def aged(file, hours=2, content=b"x" * 1000):
@@ -131,5 +134,7 @@ def test_what_is_left_over_goes_and_nothing_else(cache, tmp_path):
 
 @pytest.mark.slow
 def test_an_empty_cache(cache):
-    assert clipgen_cache() == "       0.0 MB; not needed any more (*, what --prune deletes): 0.0 MB\n"
-    assert clipgen_cache("--prune") == clipgen_cache()
+    command = [sys.executable, "-m", "clipgen", "cache"]
+    said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+    assert said == "       0.0 MB; not needed any more (*, what --prune deletes): 0.0 MB\n"
+    assert clipgen_cache("--prune") == clipgen_cache() == said

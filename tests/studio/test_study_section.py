@@ -6,7 +6,7 @@ import re
 
 import pytest
 from PIL import Image
-from studio_hands import SMALL, click, control, named, put, until
+from studio_hands import SMALL, click, control, named, put, running, until
 
 import clipgen
 
@@ -49,8 +49,9 @@ def test_one_setting_of_the_shown_run_is_varied(studio, tmp_path):
 
 @pytest.mark.slow
 def test_it_is_stopped_and_goes_on(studio, tmp_path):
-    put(studio, init="perlin", generator="pixels", steps=300)
-    click(studio, "Generate")
+    put(studio, init="perlin", generator="pixels")
+    running(studio)  # of so many steps that none of these runs ends by itself
+    click(studio, "Stop")
     studio.wait()
     study = begun(studio, "seed", "1, 2")
     until(lambda: any(row.state.step > 3 for row in study.rows), "a frame")
