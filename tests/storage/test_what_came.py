@@ -123,22 +123,23 @@ def test_a_file_of_the_hub_is_taken_where_nothing_can_be_noted(tmp_path, monkeyp
     assert check_hub_cache(tmp_path / "model.ckpt", source, "model.ckpt") == tmp_path / "model.ckpt"
 
 
-def hub(server, *sources, **knobs):
-    """Fetch in a fresh interpreter whose hub is the server, twice; (the path or what was refused, the warnings)."""
+def hub(server, *remotes, **knobs):
+    """Fetch in a fresh interpreter whose hub is the server, each twice; (the paths or refusals, the warnings)."""
     code = f"""
 from clipgen.errors import ClipgenError
 from clipgen.storage.remote import Remote, cached, fetch
-remote = Remote("some/last.ckpt", {sources!r}, 0.307, **{knobs!r})
-try:
-    print(fetch(remote))
-    assert fetch(remote) == cached(remote)
-except ClipgenError as error:
-    print(error)
+for number, sources in enumerate({remotes!r}):
+    remote = Remote(f"some{{number}}/last.ckpt", sources, 0.307, **{knobs!r})
+    try:
+        print(fetch(remote), end="\\0")
+        assert fetch(remote) == cached(remote)
+    except ClipgenError as error:
+        print(error, end="\\0")
 """
     env = os.environ | {"HF_ENDPOINT": server.address, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip(), done.stderr
+    return done.stdout.split("\0")[:-1], done.stderr
 
 
 def large(folder):
@@ -150,12 +151,12 @@ def test_the_hub_is_held_to_checksums_and_revisions(server, cache, tmp_path):
     server.files["/org/bad/resolve/main/model.ckpt"] = ZIP + b"something else" * 20_000
     server.files["/org/page/resolve/main/model.ckpt"] = PAGE * 4000
     server.files[f"/org/repo/resolve/{REVISION}/folder/model.ckpt"] = CONTENT
-    file, said = hub(
-        server,
+    sources = (
         f"hf:org/bad/model.ckpt#sha256={DIGEST}",
         "hf:org/page/model.ckpt",
         f"hf:org/repo@{REVISION}/folder/model.ckpt#sha256={DIGEST}",
     )
+    (file,), said = hub(server, sources)
     assert Path(file).read_bytes() == CONTENT and Path(file).is_relative_to(tmp_path / "hub")
     assert re.search(r"bad/model\.ckpt is not available .*its SHA-256 is", said)
     assert re.search(r"page/model\.ckpt is not available .*it is a web page", said)
@@ -167,28 +168,26 @@ def test_the_hub_is_held_to_checksums_and_revisions(server, cache, tmp_path):
 @pytest.mark.slow
 def test_what_lies_in_the_hubs_cache_is_checked_too(server, cache):
     server.files["/org/repo/resolve/main/model.ckpt"] = ZIP + b"something else" * 20_000
-    file, _ = hub(server, "hf:org/repo/model.ckpt")
-    refused, _ = hub(server, f"hf:org/repo/model.ckpt#sha256={DIGEST}")
+    (file, refused), _ = hub(server, ("hf:org/repo/model.ckpt",), (f"hf:org/repo/model.ckpt#sha256={DIGEST}",))
     assert f"{file}: its SHA-256 is" in refused and Path(file).exists(), "others may use it"
 
 
 @pytest.mark.slow
 def test_a_blob_that_is_not_what_its_name_says(server, cache, tmp_path):
     """The hub names large files by their checksum; its library compares no more than sizes."""
-    server.files["/org/repo/resolve/main/model.ckpt"] = CONTENT
-    server.mood = lambda number: {"tag": "e" * 64}
-    refused, _ = hub(server, "hf:org/repo/model.ckpt")
-    assert f"it should be {'e' * 16}..." in refused and not large(tmp_path / "hub")
-    server.mood = lambda number: {"tag": DIGEST}
-    assert Path(hub(server, "hf:org/repo/model.ckpt")[0]).read_bytes() == CONTENT
+    for name in ("wrong", "right"):
+        server.files[f"/org/{name}/resolve/main/model.ckpt"] = CONTENT
+    server.mood = lambda number: {"tag": DIGEST if "right" in server.log[-1][0] else "e" * 64}
+    (refused, file), _ = hub(server, ("hf:org/wrong/model.ckpt",), ("hf:org/right/model.ckpt",))
+    assert f"it should be {'e' * 16}..." in refused and Path(file).read_bytes() == CONTENT
+    assert all("right" in str(p) for p in large(tmp_path / "hub")), "the wrong one was deleted"
 
 
 @pytest.mark.slow
 def test_bulky_files_come_where_they_can_be_pruned(server, cache, tmp_path):
     server.files[f"/org/repo/resolve/{REVISION}/model.ckpt"] = CONTENT
     place = f"hf:org/repo@{REVISION}/model.ckpt"
-    refused, _ = hub(server, f"{place}#sha256=ab", bulky=True)
-    assert "its SHA-256 is" in refused and not list(cache.rglob("*.*"))
-    file, _ = hub(server, f"{place}#sha256={DIGEST}", bulky=True)
-    assert Path(file) == cache / "some" / "last.ckpt" and Path(file).read_bytes() == CONTENT
+    (refused, file), _ = hub(server, (f"{place}#sha256=ab",), (f"{place}#sha256={DIGEST}",), bulky=True)
+    assert "its SHA-256 is" in refused
+    assert Path(file) == cache / "some1" / "last.ckpt" and Path(file).read_bytes() == CONTENT
     assert left(cache) == ["checksums.json", "last.ckpt"] and not large(tmp_path / "hub")
