@@ -5,6 +5,7 @@ import math
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -54,11 +55,9 @@ def generator(name):
 
 def perceptor(architecture, folder):
     """An architecture of open_clip, with the weights that a training would start with."""
-    file = folder / "clip.pt"
-    torch.save(open_clip.create_model(architecture).state_dict(), file)
-    made = clipgen.load_perceptor(f"{architecture}/{file}")
-    file.unlink()
-    return made
+    file = folder / "clip.safetensors"
+    save_file(open_clip.create_model(architecture).half().state_dict(), file)  # the half to write and to read
+    return clipgen.load_perceptor(f"{architecture}/{file}")
 
 
 def peak(function, *arguments):
@@ -83,6 +82,8 @@ def test_a_published_generator_stays_within_the_range(name):
 @pytest.mark.parametrize("architecture", ["ViT-B-32", "RN50", "ViT-B-16-SigLIP2", "MobileCLIP2-S0", "convnext_base"])
 def test_a_published_perceptor_stays_within_the_range(architecture, tmp_path, monkeypatch):
     monkeypatch.setattr("open_clip.get_tokenizer", lambda name: open_clip.SimpleTokenizer())  # SigLIP's is not here
+    if architecture == "ViT-B-16-SigLIP2":  # its 256,000 words take longer to write and read than its picture tower
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS[architecture]["text_cfg"], "vocab_size", 49_408)
     made = perceptor(architecture, tmp_path)
     assert 0.1 < peak(made.encode_image, torch.rand(1, 3, made.size, made.size)) < LARGEST
 
@@ -142,13 +143,13 @@ def test_the_range_is_blamed_for_nothing_else(precision, x, recwarn):
 
 
 def gradient(made, seer, precision):
-    """What the first step of a run finds, of two views."""
+    """What the first step of a run finds, of one view."""
     made.precision = seer.precision = precision
     rng = torch.Generator().manual_seed(0)
     latent = made.start(SIZE, rng)
     width = seer.embed_text(["a cat"]).shape[1]
     target = F.normalize(torch.randn(1, width, generator=rng), dim=-1)
-    prompts, cutouts, share = [Prompt("a cat")], CutoutConfig(cutouts=2), [(seer, 1.0)]
+    prompts, cutouts, share = [Prompt("a cat")], CutoutConfig(cutouts=1), [(seer, 1.0)]
     asked = PromptLoss(prompts, share, [target], [Region([0])], cutouts)
     parts = {"generator": made, "perceptors": share, "prompts": prompts, "losses": [asked], "init_targets": []}
     parts |= {"optimizer": OptimizerConfig(), "camera": Camera.parse(""), "mask": None, "cutouts": cutouts}
@@ -162,7 +163,7 @@ def gradient(made, seer, precision):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "architecture"),
-    [("vqgan_imagenet_f16_16384", "ViT-B-32"), ("dvae", "ViT-B-32"), ("vqgan_imagenet_f16_16384", "RN50")],
+    [("dvae", "ViT-B-32"), ("vqgan_imagenet_f16_16384", "RN50")],
 )
 def test_the_gradient_in_fp16_points_where_that_in_fp32_does(name, architecture, tmp_path, monkeypatch):
     """Within 2%; unscaled it does not, where a net makes gradients small, as a ResNet with random weights does."""
