@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from clipgen.device import deterministic
 from clipgen.images import masks
 from clipgen.losses.loss import Loss, StepContext, StepSpec
 from clipgen.memory import MemoryPlan, release, retry_after_oom
+from clipgen.precision import RangeChecks, deferred_range_checks
 
 
 class Optimization:
@@ -46,15 +48,16 @@ class Optimization:
         rng_state = self.rng.get_state()
         while True:
             try:
-                with deterministic(self.spec.deterministic):
+                with deterministic(self.spec.deterministic), deferred_range_checks() as checks:
                     scores = self.compute_gradient()
-                break
             except (RuntimeError, MemoryError) as error:
                 self.memory.handle_oom(error, self.spec)
+            else:
+                self.update_latent(scores["loss"], checks)
+                if not checks.failed:
+                    return scores
             release(self.latent.device)
             self.rng.set_state(rng_state)  # the same cutouts again
-        self.update_latent(scores["loss"])
-        return scores
 
     def compute_gradient(self, decoded: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the gradient of the losses with respect to the latent; return the scores of the step.
@@ -88,13 +91,16 @@ class Optimization:
             image, self.latent, self.step, self.spec, rng, self.memory.passes, background=self.background
         )
 
-    def update_latent(self, loss: Tensor) -> None:
-        """Take an optimiser step, unless a number is not finite.
+    def update_latent(self, loss: Tensor, checks: RangeChecks | None = None) -> None:
+        """Take an optimiser step, unless a number is not finite. If one of ``checks`` fails, nothing is done.
 
         Each part allocates before it changes anything, and can be repeated when memory runs out.
         """
-        device = self.latent.device
-        if retry_after_oom(partial(self.unscale_and_check, loss), device):
+        device, checks = self.latent.device, checks or RangeChecks()
+        finite = retry_after_oom(partial(self.unscale_and_check, loss, checks), device)
+        if checks.failed:
+            return
+        if finite:
             if self.latent.grad is not None:
                 self.spec.optimizer.clip_gradient_(self.latent.grad)
                 retry_after_oom(self.optimizer.step, device)
@@ -103,18 +109,20 @@ class Optimization:
             retry_after_oom(partial(self.ema_latent.lerp_, self.latent.detach(), 1 - decay), device)
         self.step += 1
 
-    def unscale_and_check(self, loss: Tensor) -> bool:
+    def unscale_and_check(self, loss: Tensor, checks: RangeChecks) -> bool:
         """Unscale the gradient; return whether it and the loss are finite. If not, reduce the scale or the rate."""
-        gradient, checks = self.latent.grad, [loss.isfinite()]
+        gradient, numbers = self.latent.grad, [*checks.sums, loss.float()]
         if gradient is not None:
-            extremes = torch.stack([gradient.amin(), gradient.amax()])  # isfinite() of all would copy it
-            checks.append(extremes.isfinite().all())
-        finite = torch.stack(checks).tolist()  # the step's only synchronisation with the device
+            numbers += gradient.aminmax()  # isfinite() would copy all of it
+        finite = list(map(math.isfinite, torch.stack(numbers).tolist()))  # the step's only wait for the device
+        ranges, (loss_is_finite, *extremes) = finite[: len(checks.sums)], finite[len(checks.sums) :]
+        if checks.read(ranges):
+            return False
         if gradient is not None:
             self.loss_scaler.unscale_(gradient)
-            if finite[0] and self.loss_scaler.update(finite[1]):
+            if loss_is_finite and self.loss_scaler.update(all(extremes)):
                 return False
-        if all(finite):
+        if loss_is_finite and all(extremes):
             self.nonfinite_steps = 0
             return True
         self.nonfinite_steps += 1
@@ -243,10 +251,11 @@ class LossScaler:
     """Loss scaling for fp16, whose range small gradients would fall below (Micikevicius et al. 2018).
 
     The scale is quartered where a gradient overflows, and doubled after ``GROWTH_INTERVAL`` good steps in a row.
-    torch.amp.GradScaler has no upper bound, no lower bound of 1, and needs a torch optimiser.
+    torch.amp.GradScaler has no upper bound, no lower bound of 1, and needs a torch optimiser. Nets of published sizes
+    with random weights overflow at 2^16 and not at 2^10.
     """
 
-    INIT_SCALE, MAX_SCALE, GROWTH_INTERVAL = 2.0**16, 2.0**24, 100
+    INIT_SCALE, MAX_SCALE, GROWTH_INTERVAL = 2.0**12, 2.0**24, 200
 
     def __init__(self, precision: str):
         self.enabled = precision == "fp16"

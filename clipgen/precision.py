@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipgen import device as devices
+from clipgen.fast.layers import HalfGroupNorm, HalfLayerNorm
 
 
 class HasNet(Protocol):
@@ -45,15 +49,26 @@ class MixedPrecision:
         self.precision = precision
 
     def cast_weights(self, net: nn.Module) -> None:
-        """Store the weights that autocast would cast at every step in bf16, if that is the precision.
+        """Store the weights that autocast would cast at every step in bf16 or fp16, if that is the precision.
 
-        Norms stay float32; so do all weights under fp16, which an overflow may end.
+        A weight beyond fp16's range stays float32, and so do those of norms that compute in float32.
         """
-        if self.precision == "bf16":
-            for layer in net.modules():
-                if isinstance(layer, (nn.Linear, nn.Conv2d, nn.MultiheadAttention)):
-                    for weight in layer.parameters(recurse=False):
-                        weight.data = weight.data.bfloat16()
+        if self.precision not in ("bf16", "fp16"):
+            return
+        for layer in net.modules():
+            if isinstance(layer, (nn.Linear, nn.Conv2d, nn.MultiheadAttention, HalfGroupNorm, HalfLayerNorm)):
+                for weight in layer.parameters(recurse=False):
+                    reduced = weight.data.to(devices.PRECISIONS[self.precision])
+                    if self.precision == "bf16" or reduced.isfinite().all():
+                        weight.data = reduced
+
+    def leave_fp16(self) -> None:
+        """Compute in fp32 from now on, with a warning."""
+        warnings.warn(f"{self.name} leaves the range of fp16: it is computed in fp32 from now on", stacklevel=4)
+        self.precision = "fp32"
+        for weight in self.net.parameters():
+            if weight.dtype == torch.float16:
+                weight.data = weight.data.float()
 
     def enable_checkpointing(self) -> bool:
         """Recompute activations in the backward pass instead of storing them; return whether that is new."""
@@ -67,15 +82,52 @@ class MixedPrecision:
         """Return ``net(x)`` as float32, computed in the model's precision.
 
         fp16 ends at 65,504, which some published weights exceed. Where only the result is not finite, this and all
-        later calls compute in fp32, with a warning.
+        later calls compute in fp32, with a warning; within ``deferred_range_checks`` only the later ones.
         """
         with devices.autocast(x.device, self.precision):
             output = net(x).float()
-        if devices.precision(x.device, self.precision) == "fp16" and x.isfinite().all() and not output.isfinite().all():
-            warnings.warn(f"{self.name} leaves the range of fp16: it is computed in fp32 from now on", stacklevel=3)
-            self.precision = "fp32"
-            return self.compute(net, x)
+        if devices.precision(x.device, self.precision) == "fp16":
+            checks = RangeChecks()
+            (_deferred.get() or checks).add(self, x, output)
+            if checks.sums and checks.read([bool(total.isfinite()) for total in checks.sums]):
+                return self.compute(net, x)
         return output
+
+
+class RangeChecks:
+    """The sums of what nets were given and returned in fp16. They are read together: each reading waits for a GPU."""
+
+    def __init__(self) -> None:
+        self.models: list[MixedPrecision] = []
+        self.sums: list[Tensor] = []  # an input's and an output's for each model
+        self.failed = False
+
+    def add(self, model: MixedPrecision, x: Tensor, output: Tensor) -> None:
+        self.models.append(model)
+        self.sums += [x.detach().float().sum(), output.detach().sum()]
+
+    def read(self, finite: Sequence[bool]) -> bool:
+        """Let the models leave fp16 whose output alone was not finite; return whether there is one."""
+        for model, given, returned in zip(self.models, finite[::2], finite[1::2], strict=True):
+            if given and not returned:
+                self.failed = True
+                if model.precision != "fp32":
+                    model.leave_fp16()
+        return self.failed
+
+
+_deferred: ContextVar[RangeChecks | None] = ContextVar("deferred", default=None)  # each thread has its own
+
+
+@contextmanager
+def deferred_range_checks() -> Iterator[RangeChecks]:
+    """Gather the checks of nets in fp16, for who reads them afterwards and repeats what failed."""
+    checks = RangeChecks()
+    token = _deferred.set(checks)
+    try:
+        yield checks
+    finally:
+        _deferred.reset(token)
 
 
 def share_weights(model: M) -> M:

@@ -125,6 +125,34 @@ class FrozenNormSiLU(nn.GroupNorm):
         return _NormSiLU.apply(x, self.weight, self.bias, self.num_groups, self.eps)
 
 
+# --- norms on a GPU, which autocast would compute in fp32, with a cast before and one after -----------------
+
+
+class HalfGroupNorm(nn.GroupNorm):
+    """A group norm in the precision of its input; its kernel computes means and variances in fp32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        shape = *x.shape[:2], x.shape[2:].numel()
+        return torch.native_group_norm(x, weight, bias, *shape, self.num_groups, self.eps)[0]
+
+
+class HalfNormSiLU(HalfGroupNorm):
+    """The same with a SiLU after it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(super().forward(x))
+
+
+class HalfLayerNorm(nn.LayerNorm):
+    """A layer norm in the precision of its input; its kernel computes means and variances in fp32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
 # --- open_clip's ViTs as torch computes them fastest ---------------------------------------------------
 
 
@@ -185,6 +213,18 @@ def _improve_relu(layer: nn.ReLU, device: torch.device) -> None:
 def _improve_norm(layer: nn.GroupNorm, device: torch.device) -> None:
     if device.type == "cpu":
         layer.__class__ = FrozenNormSiLU
+    elif device.type == "cuda":
+        layer.__class__ = HalfNormSiLU
+
+
+def _improve_group_norm(layer: nn.GroupNorm, device: torch.device) -> None:
+    if device.type == "cuda" and layer.affine:
+        layer.__class__ = HalfGroupNorm
+
+
+def _improve_layer_norm(layer: nn.LayerNorm, device: torch.device) -> None:
+    if device.type == "cuda" and layer.bias is not None:
+        layer.__class__ = HalfLayerNorm
 
 
 def _fold_norms(block: Any, device: torch.device) -> None:
@@ -212,10 +252,12 @@ def _improve_attention(block: Any, device: torch.device) -> None:
 LEANER_LAYERS: dict[str, Callable[[Any, torch.device], None]] = {
     "torch.nn.modules.conv.Conv2d": _improve_conv,
     "torch.nn.modules.activation.ReLU": _improve_relu,
+    "torch.nn.modules.normalization.GroupNorm": _improve_group_norm,
     "clipgen.generators.vqgan.NormSiLU": _improve_norm,
 }
 FASTER_LAYERS: dict[str, Callable[[Any, torch.device], None]] = {
     "clipgen.mini.clip.ResBlock": _fold_norms,
+    "open_clip.transformer.LayerNorm": _improve_layer_norm,
     "open_clip.transformer.VisionTransformer": _improve_patches,
     "open_clip.transformer.ResidualAttentionBlock": _improve_attention,
 }

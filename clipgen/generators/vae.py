@@ -98,6 +98,10 @@ class VAE(MixedPrecision, Generator):
         self.name, self.native_size, self.stride, self.device = name, native_size, net.stride, device
         self.net = fast.optimize_for(net.to(device).eval().requires_grad_(False), device)
 
+    def set_precision(self, precision: str) -> None:
+        super().set_precision(precision)
+        self.cast_weights(self.net)
+
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         return 1, self.net.channels, size[0] // self.stride, size[1] // self.stride
 

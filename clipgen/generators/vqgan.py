@@ -59,7 +59,9 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
         q, k, v = (layer(y).flatten(2) for layer in (self.q, self.k, self.v))
-        weights = (q.mT @ k * q.shape[1] ** -0.5).softmax(-1)
+        scale = q.shape[1] ** -0.5
+        scores = q.mul(scale).mT @ k if q.dtype == torch.float16 else q.mT @ k * scale  # fp16 ends at 65,504
+        weights = scores.softmax(-1)
         return x + self.proj_out((v @ weights.mT).view_as(x))
 
 

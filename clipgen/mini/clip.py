@@ -229,6 +229,10 @@ class BuiltinPerceptor(Perceptor):
         self.scale = float(self.net.logit_scale.exp())
         fast.optimize_for(self.net.image, self.device, save_memory=False)
 
+    def set_precision(self, precision: str) -> None:
+        super().set_precision(precision)
+        self.cast_weights(self.net.image)
+
     @classmethod
     def knows(cls, name: str) -> bool:
         return name in cls.nets

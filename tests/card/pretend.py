@@ -280,8 +280,8 @@ def dispatch(function: Any, args: Any, kwargs: Any) -> Any:
     plain_kwargs = {name: map_items(take_off, value) for name, value in kwargs.items() if name != "pin_memory"}
     if isinstance(plain_kwargs.get("device"), str):
         plain_kwargs["device"] = place
-    if place.type == "meta":
-        plain_kwargs.pop("generator", None)
+    if place.type == "meta" and "generator" in plain_kwargs:
+        plain_kwargs["generator"] = None
     output = compute(function, args, plain_args, plain_kwargs, leaves_card)
     if torch.Tag.inplace_view in function.tags:  # such as squeeze_, after which the outer tensor has another shape, too
         with no_dispatch():
