@@ -304,6 +304,8 @@ class CutoutParams:
             grid = grid * constant((width / (width - 1), height / (height - 1)), grid.device)
             image = F.avg_pool2d(image, 2, 1)
         padding = "border" if self.padding == "wrap" else self.padding
+        if not self.padding_grey:
+            return warps.sample_grid(image, grid, padding)
         return warps.sample_grid(image - self.padding_grey, grid, padding) + self.padding_grey
 
     def patches(self, part: slice, device: torch.device) -> Tensor | None:

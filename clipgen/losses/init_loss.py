@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -64,12 +65,23 @@ def colouring_distance(image: Tensor, drawing: Tensor) -> Tensor:
     Compares lines everywhere, and colours where the drawing is coloured or white. Lines are the lightness minus its
     mean over a sixteenth of the height, so that grey may become yellow or navy.
     """
+    has_colour, drawn_lines = _colours_and_lines(drawing)
+    colours = has_colour * (image - drawing).square()
+    lines = _lines(image) - drawn_lines
+    return LINE_SCALE * lines.square().mean() + 3 * PIXEL_SCALE * colours.mean()
+
+
+@lru_cache(maxsize=4)  # of the drawings that a run is near to at a time
+def _colours_and_lines(drawing: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where a drawing (B, 3, H, W) is coloured or white, and its lines, both (B, 1, H, W)."""
     colourful = drawing.amax(1, keepdim=True) - drawing.amin(1, keepdim=True) > 0.05
     paper = drawing.amin(1, keepdim=True) > 0.93
-    colours = (colourful | paper) * (image - drawing).square()
-    light, drawn, radius = lightness(image), lightness(drawing), max(1, image.shape[-2] // 16)
-    lines = (light - box_blur(light, radius)) - (drawn - box_blur(drawn, radius))
-    return LINE_SCALE * lines.square().mean() + 3 * PIXEL_SCALE * colours.mean()
+    return colourful | paper, _lines(drawing)
+
+
+def _lines(image: Tensor) -> Tensor:
+    light = lightness(image)
+    return light - box_blur(light, max(1, image.shape[-2] // 16))
 
 
 def lightness(rgb: Tensor) -> Tensor:

@@ -46,11 +46,12 @@ class Targets(NamedTuple):
 
     embeddings: Tensor  # (P, d), unit norm
     weights: Tensor  # (P,); a negative one repels
-    stops: Tensor  # (P,); no pull from a target nearer than this, no push from a repelling one further away
+    stops: Tensor | None  # (P,); no pull from a target nearer than this, no push from a repelling one further away
     sources: Tensor | None = None  # (P, d), what directions go away from; zeros for the other prompts
 
     def to(self, device: torch.device) -> Targets:
-        return self._replace(weights=copy_to(self.weights, device), stops=copy_to(self.stops, device))
+        stops = None if self.stops is None else copy_to(self.stops, device)
+        return self._replace(weights=copy_to(self.weights, device), stops=stops)
 
     def combined(self) -> Targets:
         """Return the targets, the positive ones replaced by their normalised weighted sum (Murdock 2021)."""
@@ -59,10 +60,13 @@ class Targets(NamedTuple):
             return self
         counts = copy_to(self.weights.clamp(min=0), self.embeddings.device)
         repelling = [self.embeddings[i] for i in (~positive).nonzero().flatten().tolist()]
+        stops = self.stops
+        if stops is not None:
+            stops = torch.cat([stops[positive].amin()[None], stops[~positive]])
         return Targets(
             torch.stack([F.normalize(counts @ self.embeddings, dim=-1), *repelling]),
             torch.cat([self.weights.new_ones(1), self.weights[~positive]]),
-            torch.cat([self.stops[positive].amin()[None], self.stops[~positive]]),
+            stops,
         )
 
 
@@ -92,8 +96,9 @@ def prompt_distance(
     if targets.sources is not None and starts is not None:
         directed = direction_distance(images - starts, targets.embeddings - targets.sources)
         distances = torch.where(targets.sources.any(1), directed, distances)
-    repelled, attracted = distances.minimum(targets.stops.abs()), distances.maximum(targets.stops)
-    distances = torch.where(targets.weights < 0, repelled, attracted)
+    if targets.stops is not None:
+        repelled, attracted = distances.minimum(targets.stops.abs()), distances.maximum(targets.stops)
+        distances = torch.where(targets.weights < 0, repelled, attracted)
     return (distances.mean(0) * targets.weights).sum() / targets.weights.abs().sum().clamp(min=1e-12)
 
 
@@ -191,7 +196,8 @@ class PromptLoss(Loss):
             for (perceptor, weight), embeddings, source in zip(self.perceptors, self.embeddings, sources, strict=True):
                 source = None if source is None else _select(source, region.prompts)
                 own = _select(embeddings, region.prompts)
-                targets = Targets(own, region_weights, stops[region.prompts], source)
+                own_stops = None if stops.isneginf().all() else stops[region.prompts]
+                targets = Targets(own, region_weights, own_stops, source)
                 targets = (targets.combined() if self.combined else targets).to(context.image.device)
                 factors = weight * loss_weight, weight * score_weight
                 yield from self._batches_of(context, region, perceptor, targets, *factors)
