@@ -133,8 +133,8 @@ class HalfGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        shape = *x.shape[:2], x.shape[2:].numel()
-        return torch.native_group_norm(x, weight, bias, *shape, self.num_groups, self.eps)[0]
+        batch, channels, pixels = x.shape[0], x.shape[1], x.shape[2:].numel()
+        return torch.native_group_norm(x, weight, bias, batch, channels, pixels, self.num_groups, self.eps)[0]
 
 
 class HalfNormSiLU(HalfGroupNorm):
