@@ -63,7 +63,7 @@ COMMANDS = {
         ("cat.png", "cat.png --vocabulary emoji", 'cat.png --vocabulary "cat, dog, boat" --penalty 0.2'),
     ),
     "study": Command(
-        "clipgen.studies.command:study_command",
+        "clipgen.commands:study",
         "draw all combinations of prompts, seeds and settings",
         ("study.yaml", "study.yaml --workers 2 -o study.html -o table.csv", "study.yaml --engine ray"),
     ),
