@@ -204,7 +204,7 @@ def colab_bundle(pytestconfig, classic, npm):
 @pytest.fixture
 def colab(page, serve, classic, colab_bundle, monkeypatch):
     """Colab's page with a kernel that has the packages of Colab's, and a stand-in for google.colab, loaded."""
-    monkeypatch.setenv("PYTHONPATH", str(COLAB.parent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (COLAB.parent, ROOT))))
     options = [*JUPYTER, f"--NotebookApp.token={TOKEN}", f"--NotebookApp.extra_static_paths={[str(colab_bundle)]}"]
     address = serve(classic, ["notebook", *options], f"/api/status?token={TOKEN}")
     page.goto(f"{address}/static/page.html?token={TOKEN}")
