@@ -187,18 +187,20 @@ def study(parser: argparse.ArgumentParser, words: list[str]) -> int:
     outputs = options.pop("output", None) or [Path(f"{source.stem}.html")]
     for file in outputs:
         check_file(file)
-    made = clipgen.study(**_study_arguments(source) | options, progress=not quiet)
-    states = [row.state for row in made.rows]
-    if any(row.image for row in made.rows):
-        files = " and ".join(str(made.export(file)) for file in outputs)
-        best = made.best()
+    result = clipgen.study(**_study_arguments(source) | options, progress=not quiet)
+    states = [row.state for row in result.rows]
+    if any(row.image for row in result.rows):
+        files = " and ".join(str(result.export(file)) for file in outputs)
+        best = result.best()
         scores = ", ".join(f"{name} {value:.3f}" for name, value in best.scores.items() if name != "loss")
-        print(f"{files} ({'done' if made.finished else 'so far'}); the runs are kept in {display_path(made.folder)}")
+        print(
+            f"{files} ({'done' if result.finished else 'so far'}); the runs are kept in {display_path(result.folder)}"
+        )
         print(f"best: {best.label} ({scores})")
-    for row, state in zip(made.rows, states):
+    for row, state in zip(result.rows, states):
         if state.error:
             print(f"clipgen: {row.label}: {state.error}", file=sys.stderr)
-    if made.finished:
+    if result.finished:
         return 0
     if all(state.done or state.error for state in states):
         return 2
