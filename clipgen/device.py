@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import warnings
 from collections.abc import Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
@@ -34,6 +35,8 @@ def pick(name: str = "auto") -> torch.device:
             f"device={name!r} cannot be used here: this torch ({torch.__version__}) cannot sample cutouts on it "
             f"({missing}); update torch (pip install -U torch), or use device='cpu'"
         )
+    if chosen.startswith("cuda") and torch.cuda.is_available() and (missing := missing_kernels(torch.device(chosen))):
+        raise ClipgenError(f"device={name!r} cannot be used here: {missing}; use device='cpu', or another torch")
     try:
         device = torch.empty(0, device=chosen).device
         if device.type == "meta" or (device.type == "cpu" and name.partition(":")[2] not in ("", "0")):
@@ -47,8 +50,37 @@ def pick(name: str = "auto") -> torch.device:
 
 def _best() -> str:
     if torch.cuda.is_available():
-        return "cuda"
+        if not (missing := missing_kernels(torch.device("cuda"))):
+            return "cuda"
+        warnings.warn(f"device='auto' is the CPU: {missing}", stacklevel=3)
     return "mps" if torch.backends.mps.is_available() and not sampling_error("mps") else "cpu"
+
+
+def missing_kernels(device: torch.device) -> str:
+    """Return why this torch has no kernels for a CUDA GPU; empty if it has."""
+    try:
+        capability, architectures = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
+    except (RuntimeError, AssertionError):  # there is no such device, or no driver: ``pick`` says so
+        return ""
+    if can_run(capability, architectures):
+        return ""
+    names = ", ".join(architectures)
+    return f"this torch ({torch.__version__}) has kernels for {names}, and the GPU is {capability[0]}.{capability[1]}"
+
+
+def can_run(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
+    """Return whether kernels for CUDA architectures, such as ``sm_75``, run on a GPU of a compute capability.
+
+    Kernels run on later GPUs of the same major version, and where they are PTX (``compute_90``) on all later ones;
+    those with an "a" (``sm_90a``) on their own only. Architectures that are not CUDA's (ROCm's) can run.
+    """
+    matches = [match for name in architectures if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name))]
+    for kind, major, minor, letter in (match.groups() for match in matches):
+        built_for = int(major), int(minor)
+        is_later = built_for <= capability and (kind == "compute" or built_for[0] == capability[0])
+        if built_for == capability or (is_later and letter != "a"):
+            return True
+    return not matches
 
 
 def _reason(error: BaseException) -> str:
