@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,19 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
 @pytest.fixture(scope="session")
 def dependencies():
     """The dependencies in pyproject.toml, as [Requirement]."""
-    found = re.search(r"^dependencies = (\[.*?^\])", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
-    return [Requirement(line) for line in ast.literal_eval(found[1])]
+    return [Requirement(line) for line in PROJECT["dependencies"]]
+
+
+@pytest.fixture(scope="session")
+def extras():
+    """The optional dependencies in pyproject.toml, as {name: [Requirement]}."""
+    return {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
 
 
 @pytest.fixture(scope="session")

@@ -5,17 +5,42 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 COLAB = Path(__file__).parent / "colab"
+
+
+def versions():
+    """What Colab has, as {name: version}."""
+    return dict(re.findall(r"^([\w-]+)==(.+)$", (COLAB / "constraints.txt").read_text(), re.M))
+
+
+def test_what_clipgen_needs_accepts_colabs_packages(dependencies, extras):
+    """Without an index: what clipgen requires, and in turn what is installed here and Colab lacks, by its metadata."""
+    has, seen, waiting = versions(), set(), [*dependencies, *extras["vae"], *extras["siglip"]]
+    colab = {"python_version": "3.13", "python_full_version": "3.13.0", "extra": ""}
+    while waiting:
+        required = waiting.pop()
+        package = canonicalize_name(required.name)
+        if required.marker and not required.marker.evaluate(colab):
+            continue
+        if package in has:
+            assert required.specifier.contains(has[package]), f"{required}, and Colab has {has[package]}"
+        elif package not in seen:
+            waiting += map(Requirement, requires(package) or [])
+        seen.add(package)
+    assert seen >= has.keys() & {"torch", "numpy", "pillow", "timm", "transformers", "diffusers", "huggingface-hub"}
 
 
 @pytest.mark.slow
 def test_clipgen_leaves_colabs_packages_as_they_are(resolve):
     """pip finds a solution with exactly Colab's versions, or fails; no restart of the runtime is needed then."""
-    has = dict(re.findall(r"^([\w-]+)==(.+)$", (COLAB / "constraints.txt").read_text(), re.M))
+    has = versions()
     found = resolve("3.13", "clipgen-notebook", constraints=COLAB / "constraints.txt")
     wanted = found.keys() & has.keys()
     assert {name: found[name] for name in wanted} == {name: has[name] for name in wanted}
