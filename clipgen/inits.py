@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ class InitContext:
     mask: Tensor | None = None  # (1, 1, H, W), 1 where the picture is painted
     background: Tensor | None = None  # (1, 3, H, W), the picture outside the mask; None before it exists
     fallback: Init | None = None  # the perceptor's default start, which gives the targets of a masked part
+    show: Callable[[Tensor], None] | None = None  # called with the draft (1, 3, H, W) after each row of tokens
 
     def target(self, image: Tensor, strength: float = 1.0, space: str = "latent") -> InitTarget:
         """Return an init target for all prompts."""
@@ -178,6 +180,9 @@ class Dalle(Init):
     def latent(self, context: InitContext) -> Tensor:
         """Return the latent of the draft: a drawing's own tokens if the generator has the same codebook."""
         subject, generator = self.first_subject(context), context.generator
+        if context.show:
+            for image in self.stages(context, subject, context.size):
+                context.show(image)
         if text := self.single_text(subject):
             drawings = self.drawings(context, text)
             side = drawings.tokens.shape[1] * generator.stride
@@ -213,23 +218,36 @@ class Dalle(Init):
         return masks.blend(image, context.background, context.mask)
 
     def draw(self, context: InitContext, subject: Any, size: tuple[int, int]) -> Tensor:
-        """Return the best drawing of a text as an image (1, 3, H, W), its border repeated where it is not square."""
-        drawing = to_tensor(self.drawings(context, subject).images[0]).to(context.generator.device)
+        """Return the draft of a subject as an image (1, 3, H, W)."""
+        return deque(self.stages(context, subject, size), maxlen=1).pop()
+
+    def stages(self, context: InitContext, subject: Any, size: tuple[int, int]) -> Iterator[Tensor]:
+        """Yield the best drawing of a text after each row of tokens, its border repeated where it is not square."""
         side = min(size)
-        square = F.interpolate(drawing, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
         top, left = (size[0] - side) // 2, (size[1] - side) // 2
-        return F.pad(square, (left, size[1] - side - left, top, size[0] - side - top), mode="replicate")
+        for drawings in self._drawing_stages(context, subject):
+            drawing = to_tensor(drawings.images[0]).to(context.generator.device)
+            square = F.interpolate(drawing, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+            yield F.pad(square, (left, size[1] - side - left, top, size[0] - side - top), mode="replicate")
 
     def drawings(self, context: InitContext, text: str) -> Drawings:
         """Return the drawings of a text, best first, drawn once."""
-        if text not in self._drawings:
-            self._drawings[text] = self.sample(context, text)
-        return self._drawings[text]
+        return deque(self._drawing_stages(context, text), maxlen=1).pop()
 
-    def sample(self, context: InitContext, text: str) -> Drawings:
-        """Return new drawings of a text, best first."""
+    def _drawing_stages(self, context: InitContext, text: str) -> Iterator[Drawings]:
+        """Yield the drawings of a text after each row; those that are there already at once."""
+        if text in self._drawings:
+            yield self._drawings[text]
+            return
+        for drawings in self.sample(context, text):
+            yield drawings
+        self._drawings[text] = drawings
+
+    def sample(self, context: InitContext, text: str) -> Iterator[Drawings]:
+        """Yield new drawings of a text after each row of tokens, in the end all of them, best first."""
         device = str(context.generator.device)
-        return dalle(text, model=self.model, seed=context.seed, perceptor=context.perceptor, device=device)
+        options: dict[str, Any] = {"model": self.model, "perceptor": context.perceptor, "device": device}
+        return dalle(text, stream="likeliest", seed=context.seed, **options)
 
 
 class DalleMini(Dalle):

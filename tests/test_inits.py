@@ -142,9 +142,9 @@ def test_a_hat_is_on_the_head(monkeypatch):
     def draw(self, context, thing, size):
         image = torch.ones(1, 3, *size)
         image[..., 32:96, 32:96] = torch.tensor([float("hat" in thing.text), 0, 0])[:, None, None]
-        return image
+        yield image
 
-    monkeypatch.setattr(drafts.Drafts, "_draw_thing", draw)
+    monkeypatch.setattr(drafts.Drafts, "_thing_stages", draw)
     generator, start = clipgen.load_generator("stack"), drafts.Drafts()
     for size in ((128, 128), (64, 96)):
         prompts = [Prompt("a penguin wearing a top hat")]
@@ -163,10 +163,10 @@ def test_a_blank_draft_is_never_taken(monkeypatch):
 
     def dalle(thing, count, *, seed, **more):
         tokens = torch.arange(2)[:, None, None].expand(2, 16, 16)
-        return Drawings(thing, [white, black], [], tokens, "mini-dvae", [-1.0, -30.0 - seed % 10])
+        yield Drawings(thing, [white, black], [], tokens, "mini-dvae", [-1.0, -30.0 - seed % 10])
 
     monkeypatch.setattr(drafts, "dalle", dalle)
-    drawn = drafts.drawings_of("a thing that nobody drew", 3, "cpu")
+    (drawn,) = drafts.stages_of("a thing that nobody drew", 3, "cpu")
     assert drawn.images[0] is black and drawn.tokens[0, 0, 0] == 1 and drawn.likelihoods[0] == -33
 
 
@@ -228,7 +228,8 @@ def test_of_its_drafts_the_likeliest_comes_first(monkeypatch):
         return draw(*asked, seed=seed, **more)
 
     monkeypatch.setattr(drafts, "dalle", counted)
-    key, squirrel = (drafts.drawings_of(text, 6, "cpu").likelihoods for text in ("a key", "a squirrel"))
+    drafts.CACHE.clear()
+    key, squirrel = ([*drafts.stages_of(text, 6, "cpu")][-1].likelihoods for text in ("a key", "a squirrel"))
     assert key == sorted(key, reverse=True) and len(key) == drafts.DRAFTS
     assert key[0] > -10 and squirrel[0] < drafts.MIN_LOG_LIKELIHOOD
     assert seeds[:2] == [6, 6] and len(set(seeds[1:])) == drafts.TRIES

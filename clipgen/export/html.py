@@ -19,6 +19,7 @@ from statistics import fmean
 from string import Template
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from clipgen.export.protocol import MAX_SETTINGS, Film, Writer
@@ -84,12 +85,17 @@ def data_url(picture: Image.Image) -> str:
 
 
 def _label(number: int, row: Mapping[str, float]) -> str:
-    """Return the caption of a frame as HTML: ``step 60 · CLIP score 0.650 · loss 0.147``."""
-    parts = [f"step {row['step']:.0f}" if "step" in row else f"frame {number + 1}"]
+    """Return the caption of a frame as HTML: ``CLIP · step 60 · CLIP score 0.650 · loss 0.147``."""
+    parts = [who_draws(row) if "step" in row else f"frame {number + 1}"]
     for name, value in row.items():
-        if name != "step":
+        if name not in ("step", "row"):
             parts.append(f"{'CLIP score' if name == 'clip' else escape(name)} {value:.3f}")
     return " · ".join(parts)
+
+
+def who_draws(row: Mapping[str, float]) -> str:
+    """Return who draws a picture of a film, and when: ``draft · row 7``, or ``CLIP · step 60``."""
+    return f"draft · row {row['row']:.0f}" if row.get("row") else f"CLIP · step {row['step']:.0f}"
 
 
 def _scale(values: Sequence[float], size: int) -> list[float]:
@@ -102,17 +108,22 @@ def _scale(values: Sequence[float], size: int) -> list[float]:
 def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -> tuple[dict[int, str], str]:
     """Return each frame's point on the curve of CLIP scores over steps, as attributes, and the figure with the curve.
 
-    Both are empty if fewer than two frames have a score. A judge's curve is dashed, and has a scale of its own.
+    A picture between two frames has its point between theirs. Both are empty if fewer than two frames have a score. A
+    judge's curve is dashed, and has a scale of its own.
     """
     scored = {n: row for n, row in rows.items() if math.isfinite(row.get("clip", math.nan))}
     if len(scored) < 2:
         return {}, ""
     scores = [row["clip"] for row in scored.values()]
-    xs = _scale([row.get("step", n) for n, row in scored.items()], WIDTH)
-    ys = [HEIGHT - y for y in _scale(scores, HEIGHT)]
+    steps = [row.get("step", n) for n, row in scored.items()]
+    xs, ys = _scale(steps, WIDTH), [HEIGHT - y for y in _scale(scores, HEIGHT)]
+    points = dict(zip(scored, zip(xs, ys)))
+    for number, row in rows.items():
+        if "row" in row and row["step"]:
+            points[number] = tuple(float(np.interp(row["step"], steps, values)) for values in (xs, ys))
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys))
     judge, judge_caption = _judge_curve(list(scored.values()), xs)
-    first, *_, last = (labels[number].partition(" · ")[0] for number in scored)
+    first, *_, last = (labels[number].removeprefix("CLIP · ").partition(" · ")[0] for number in scored)
     caption = f"CLIP score {min(scores):.3f} to {max(scores):.3f}"
     figure = f"""<figure>
 <svg id="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{caption}, from {first} to {last}">
@@ -122,7 +133,7 @@ def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -
 </svg>
 <figcaption><span>{first}</span> <span>{caption}</span> <span>{last}</span>{judge_caption}</figcaption>
 </figure>"""
-    return {number: f' data-x="{x:.1f}" data-y="{y:.1f}"' for number, x, y in zip(scored, xs, ys)}, figure
+    return {number: f' data-x="{x:.1f}" data-y="{y:.1f}"' for number, (x, y) in points.items()}, figure
 
 
 def _judge_curve(rows: Sequence[Mapping[str, float]], xs: Sequence[float]) -> tuple[str, str]:

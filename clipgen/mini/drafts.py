@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from functools import cache, lru_cache
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image, ImageDraw
@@ -54,6 +54,8 @@ DRAFT_TEMPERATURE = 0.25
 DRAFTS = 4  # their best is as likely as the best of 16 at temperature 0.5, in a third of the time
 MIN_LOG_LIKELIHOOD, TRIES = -20.0, 3  # nats; below, a draft mixes several things, and other seeds are tried
 _DRAFT_SIZE = (128, 128)
+CACHE: dict[tuple[str, int, str], list[Drawings]] = {}  # the stages of a thing, a seed and a device
+MAX_CACHED = 32
 _PAPER_TOLERANCE = 60  # how far paper may be from white, as a sum over the channels, of 255 each
 
 
@@ -196,24 +198,32 @@ def cut_out(drawing: Tensor) -> Tensor:
     return 1 - F.avg_pool2d(F.max_pool2d(outside.float(), 5, 1, 2), 3, 1, 1, count_include_pad=False)
 
 
-@lru_cache(maxsize=32)
-def drawings_of(thing: str, seed: int, device: str) -> Drawings:
-    """Return DRAFTS drawings of a thing, the likeliest first, after up to TRIES seeds. Later runs find them cached."""
-    best, highest = None, -math.inf
+def stages_of(thing: str, seed: int, device: str) -> Iterator[Drawings]:
+    """Yield the likeliest drawing of a thing after each row; last DRAFTS of them, best first, after up to TRIES seeds.
+
+    Later runs find them cached.
+    """
+    if (key := (thing, seed, device)) in CACHE:
+        yield from CACHE[key]
+        return
+    stages, best, highest = list[Drawings](), list[Drawings](), -math.inf
+    options: dict[str, Any] = {"temperature": DRAFT_TEMPERATURE, "guidance": 1, "perceptor": None, "device": device}
     for attempt in range(TRIES):
         other = (seed + attempt * 10**6) % 2**63
-        drawings = dalle(
-            thing, DRAFTS, temperature=DRAFT_TEMPERATURE, guidance=1, seed=other, perceptor=None, device=device
-        )
-        likelihoods = [
-            -math.inf if is_blank(image) else value for image, value in zip(drawings.images, drawings.likelihoods)
-        ]
-        if best is None or max(likelihoods) > highest:
-            best, highest = drawings.ordered(likelihoods), max(likelihoods)
+        for drawings in dalle(thing, DRAFTS, stream="likeliest", seed=other, **options):
+            if drawings.done < 1:
+                stages.append(drawings)
+                yield drawings
+        pairs = zip(drawings.images, drawings.likelihoods)
+        likelihoods = [-math.inf if is_blank(image) else value for image, value in pairs]
+        if not best or max(likelihoods) > highest:
+            best, highest = [drawings.ordered(likelihoods)], max(likelihoods)
         if highest >= MIN_LOG_LIKELIHOOD:
             break
-    assert best
-    return best
+    if len(CACHE) >= MAX_CACHED:
+        CACHE.clear()
+    CACHE[key] = stages + best
+    yield from best
 
 
 def is_blank(drawing: Image.Image) -> bool:
@@ -243,37 +253,50 @@ class Drafts(Dalle):
         is_plain = subject.background is None and len(subject.things) == 1 and not subject.things[0].coloured
         return subject.things[0].text if is_plain else ""
 
-    def draw(self, context: InitContext, subject: Layout, size: tuple[int, int]) -> Tensor:
-        """Return the things of a layout before its background as an image (1, 3, H, W)."""
+    def stages(self, context: InitContext, subject: Layout, size: tuple[int, int]) -> Iterator[Tensor]:
+        """Yield the things of a layout before its background, one after another, as images (1, 3, H, W)."""
         things = subject.things
         if subject.background is None and len(things) == 1:
-            return _grey(self._draw_thing(context, things[0], size), things[0])
+            for drawing in self._thing_stages(context, things[0], size):
+                yield _grey(drawing, things[0])
+            return
         image = torch.ones(1, 3, *size, device=context.generator.device)
         if subject.background:
             field = background(subject.background, max(size), torch.Generator().manual_seed(context.seed))
             image[:] = F.interpolate(field[None], size, mode="bilinear", antialias=True)
         if subject.relation:
             things = [_with_face(things[0], subject.relation), things[1]]
-        drawings = [self._draw_thing(context, thing, _DRAFT_SIZE) for thing in things]
-        opacities = [cut_out(drawing) for drawing in drawings]
-        if subject.relation:
-            positions = _related_squares(subject.relation, things[0], opacities, *size)
-        else:
-            positions = squares(len(things), *size)
-        layers = list(zip(things, drawings, opacities, positions, strict=True))
-        for thing, drawing, opacity, square in layers[::-1] if subject.relation in BEHIND else layers:
-            _paste(image, torch.cat([_grey(drawing, thing), opacity], 1), *square)
-        return image
+        stage, drawings = image, list[Tensor]()
+        for thing, square in zip(things, squares(len(things), *size), strict=True):
+            before = stage
+            for drawing in self._thing_stages(context, thing, _DRAFT_SIZE):
+                stage = before.clone()
+                _paste(stage, _cut_out_grey(drawing, thing), *square)
+                yield stage
+            drawings.append(drawing)
+        if subject.relation:  # known only now that both are drawn
+            layers = [_cut_out_grey(drawing, thing) for drawing, thing in zip(drawings, things, strict=True)]
+            positions = _related_squares(subject.relation, things[0], [layer[:, 3:] for layer in layers], *size)
+            order = (1, 0) if subject.relation in BEHIND else (0, 1)
+            for i in order:
+                _paste(image, layers[i], *positions[i])
+        if subject.relation or not things:
+            yield image
 
-    def _draw_thing(self, context: InitContext, thing: Thing, size: tuple[int, int]) -> Tensor:
-        return super().draw(context, thing.text, size)
+    def _thing_stages(self, context: InitContext, thing: Thing, size: tuple[int, int]) -> Iterator[Tensor]:
+        return super().stages(context, thing.text, size)
 
-    def sample(self, context: InitContext, text: str) -> Drawings:
-        return drawings_of(canonical_name(text, context.perceptor), context.seed, str(context.generator.device))
+    def sample(self, context: InitContext, text: str) -> Iterator[Drawings]:
+        return stages_of(canonical_name(text, context.perceptor), context.seed, str(context.generator.device))
 
 
 def _grey(drawing: Tensor, thing: Thing) -> Tensor:
     return lightness(drawing).expand_as(drawing) if thing.coloured else drawing
+
+
+def _cut_out_grey(drawing: Tensor, thing: Thing) -> Tensor:
+    """Return a drawing in grey if it has a colour in the prompt, and its opacity, (1, 4, H, W)."""
+    return torch.cat([_grey(drawing, thing), cut_out(drawing)], 1)
 
 
 def _with_face(thing: Thing, relation: str) -> Thing:

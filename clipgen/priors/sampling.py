@@ -11,6 +11,7 @@ from typing import Any, Literal, cast, overload
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed, family, load_perceptor
@@ -68,7 +69,7 @@ def dalle(prompt: str, n: int = 16, *, stream: Literal[False] = False, **options
 
 
 @overload
-def dalle(prompt: str, n: int = 16, *, stream: Literal[True], **options: Any) -> Iterator[Drawings]: ...
+def dalle(prompt: str, n: int = 16, *, stream: Literal[True, "likeliest"], **options: Any) -> Iterator[Drawings]: ...
 
 
 def dalle(  # type: ignore[misc]  # the overloads do not list the options again
@@ -84,7 +85,7 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
     seed: int = 0,
     perceptor: str | Perceptor | None = "auto",
     device: str = "auto",
-    stream: bool = False,
+    stream: bool | Literal["likeliest"] = False,
 ) -> Drawings | Iterator[Drawings]:
     """Draw pictures of a prompt with both stages of DALL-E (Ramesh et al. 2021), ranked by CLIP.
 
@@ -101,7 +102,8 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
         seed: On a CPU the same seed gives the same pictures; on a GPU rounding can change a token.
         perceptor: The CLIP that ranks, by default the model's; None: by likelihood.
         device: auto, cpu, cuda or mps.
-        stream: Whether to return an iterator of ``Drawings``, one for each row of tokens.
+        stream: Whether to return an iterator of ``Drawings``, one for each row of tokens; "likeliest": before the last
+            row only of the likeliest picture so far, which takes hardly longer than no stream.
 
     Returns:
         The drawings, best first.
@@ -167,7 +169,7 @@ def _sample(
     sampler: Sampler,
     tokens: Tensor,
     mask: Tensor,
-    rows: bool,
+    rows: bool | str,
 ) -> Iterator[Drawings]:
     """Sample tokens in order, but for those in ``mask``; yield the drawings after each row, or only at the end.
 
@@ -178,8 +180,8 @@ def _sample(
     side, flat, flat_mask = len(mask), tokens.flatten(1), mask.flatten()
     likelihoods, done, guessed = torch.zeros(len(tokens)), 0, 0
     while done < len(flat_mask):
-        # With rows, stop at the end of each: its likelihood is that of its own tokens.
-        left = side - done % side if rows else len(flat_mask) - done
+        # With all pictures of a row, stop at its end: its likelihood is that of its own tokens.
+        left = side - done % side if rows is True else len(flat_mask) - done
         n, row = min(reader.ahead if done else 1, left), done // side
         now = slice(done, done + n)
         for position in range(guessed, now.stop):
@@ -197,9 +199,12 @@ def _sample(
         if done // side > row and (rows or done == len(flat_mask)):
             drawn = mask.clone()
             drawn[: (row := done // side)] = True
-            finished = tokens * drawn  # without guesses
+            finished, of_row = tokens * drawn, likelihoods  # without guesses
+            if rows == "likeliest" and row < side:
+                best = [int(likelihoods.argmax())]
+                finished, of_row = finished[best], likelihoods[best]
             pictures = _paint(generator, finished, drawn)
-            yield Drawings(prompt, pictures, [], finished, generator.name, likelihoods.tolist(), row / side)
+            yield Drawings(prompt, pictures, [], finished, generator.name, of_row.tolist(), row / side)
 
 
 @torch.no_grad()
@@ -236,5 +241,7 @@ class Sampler:
 def _paint(generator: Codebook, tokens: Tensor, drawn: Tensor) -> list[Image.Image]:
     """Return the pictures of tokens (n, side, side), grey where ``drawn`` (side, side) is false."""
     pixels = drawn.repeat_interleave(generator.stride, 0).repeat_interleave(generator.stride, 1)
-    pictures = generator.image(generator.from_tokens(tokens.to(generator.device))).cpu()
+    last = 1 + int(drawn.any(1).nonzero().max())  # of the rows that have to be decoded
+    pictures = generator.image(generator.from_tokens(tokens[:, :last].to(generator.device))).cpu()
+    pictures = F.pad(pictures, (0, 0, 0, len(pixels) - pictures.shape[2]))
     return [to_image(picture) for picture in torch.where(pixels, pictures, UNDRAWN)]

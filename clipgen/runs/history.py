@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -159,13 +159,21 @@ class FrameWriter:
     def write(self, frame: Frame, latent: Tensor, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
         """Write a ``Frame``, its packed latent, and the state after it, as of ``Optimization.state``."""
         if self._executor is None:
-            self._write(frame, latent, tensors, values)
+            self._attempt(self._write, frame, latent, tensors, values)
             return
         self._finish(MAX_PENDING - 1)
         # Copies, because the next step overwrites the tensors.
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         latent = latent.to("cpu", copy=True)
-        self._journal.pending.append(self._executor.submit(self._write, frame, latent, copies, values))
+        self._journal.pending.append(self._executor.submit(self._attempt, self._write, frame, latent, copies, values))
+
+    def write_between(self, row: Row, image: Image.Image) -> None:
+        """Write a picture for the film alone; see ``Journal.film``."""
+        if self._executor is None:
+            self._attempt(self._journal.add_between, row, image)
+            return
+        self._finish(MAX_PENDING - 1)
+        self._journal.pending.append(self._executor.submit(self._attempt, self._journal.add_between, row, image))
 
     def close(self) -> None:
         """Write what is pending, and end the thread."""
@@ -179,9 +187,12 @@ class FrameWriter:
             self._journal.pending.pop(0).result()
 
     def _write(self, frame: Frame, latent: Tensor, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        self._journal.add(frame.step, frame.image, latent, frame.scores)
+        self._journal.save_state(frame.step, tensors, values)
+
+    def _attempt(self, write: Callable[..., None], *values: Any) -> None:
         try:
-            self._journal.add(frame.step, frame.image, latent, frame.scores)
-            self._journal.save_state(frame.step, tensors, values)
+            write(*values)
         except OSError as error:
             if not self._has_failed:
                 warn_unsaved(self._journal, error)

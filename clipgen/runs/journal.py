@@ -1,6 +1,7 @@
 """The folder of a run: settings, frames, scores and state, so that a crash loses at most the frame in the making.
 
 ``settings.json``; ``frames/00003.png``; ``latents/00003.npy``, the latent of the frame; ``scores.csv``;
+``between/``, pictures for the film alone: ``00000-07.png``, the draft after seven rows, and ``00002-00.png``, step 2;
 ``changes.jsonl``, the changes of settings; ``inputs/``, the pictures that the settings name; ``state.safetensors``,
 from which the run goes on. Each file is written under another name first and then renamed.
 """
@@ -12,10 +13,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch import Tensor
 from clipgen.errors import ClipgenError
 from clipgen.images.names import absolute_path, make_dated_folder
 from clipgen.images.reading import to_picture
+from clipgen.runs.folder import STATE, Folder
 from clipgen.runs.saved import (
     FORMAT,
     check_changes,
@@ -41,8 +43,8 @@ from clipgen.runs.saved import (
 )
 from clipgen.setting import check_path
 
-FOLDERS = "frames", "latents", "inputs"
-TABLE, CHANGES, STATE = "scores.csv", "changes.jsonl", "state.safetensors"
+FOLDERS = "frames", "latents", "inputs", "between"
+TABLE, CHANGES = "scores.csv", "changes.jsonl"
 
 
 def is_steering(change: Mapping[str, Any]) -> bool:
@@ -50,14 +52,11 @@ def is_steering(change: Mapping[str, Any]) -> bool:
     return bool(change.keys() - {"step", "keep"})
 
 
-class Journal:
+class Journal(Folder):
     """The files of a run. Its methods raise ClipgenError for a folder that is damaged or of no run."""
 
     def __init__(self, folder: str | Path):
-        self.folder = absolute_path(folder)
-        self.write_error = ""  # why files are missing on the disk; empty if none are
-        self.pending: list[Future[None]] = []  # frames that a FrameWriter writes at this moment
-        self._unsaved: dict[str, bytes] = {}  # files that had no room on the disk
+        super().__init__(folder)
         self._settings: dict[str, Any] = {}  # as last read or written, should the folder go away
 
     @classmethod
@@ -141,9 +140,12 @@ class Journal:
             raise failure
         self.write_error = ""
 
-    def flush(self) -> None:
-        """Wait until all frames are written."""
-        wait(self.pending)
+    def add_between(self, row: Mapping[str, float], image: Image.Image) -> None:
+        """Record a picture for the film alone, with its row of ``film``. Raises OSError as ``add``."""
+        picture, name = io.BytesIO(), _picture_name(row)
+        image.save(picture, "PNG", compress_level=1)
+        self._path(name).parent.mkdir(exist_ok=True)  # a run folder of 0.4 has none
+        self._replace(name, picture.getvalue())
 
     def frame(self, step: int) -> Image.Image:
         """Return the frame of a step."""
@@ -163,6 +165,25 @@ class Journal:
         self.flush()
         files = *self._path("frames").glob("*.png"), *(Path(name) for name in self._unsaved if "frames/" in name)
         return sorted({int(file.stem) for file in files if file.stem.isdecimal()})
+
+    @property
+    def film(self) -> list[dict[str, float]]:
+        """A row for each picture of the film, for ``picture``: ``step``, and the scores of a frame.
+
+        A picture that is no frame has a ``row``: of the draft in step 0, and else 0.
+        """
+        rows = {row["step"]: row for row in self.scores}
+        names = *self._path("between").glob("*.png"), *(Path(name) for name in self._unsaved if "between/" in name)
+        parts = [name.stem.split("-") for name in names if re.fullmatch(r"\d+-\d+", name.stem)]
+        between = [{"step": float(step), "row": float(row)} for step, row in {(int(a), int(b)) for a, b in parts}]
+        frames = [rows.get(step, {"step": float(step)}) for step in self.steps]
+        return sorted([*between, *frames], key=lambda row: (row["step"], row.get("row", 0)))
+
+    def picture(self, row: Mapping[str, float]) -> Image.Image:
+        """Return the picture of a row of ``film``."""
+        self.flush()
+        with self._damage(f"the picture of step {row['step']:.0f}"):
+            return to_picture(self._source(_picture_name(row)), ["PNG"])
 
     def frames(self) -> Iterator[Image.Image]:
         """Read the frames in order, one at a time."""
@@ -189,6 +210,9 @@ class Journal:
                 if step > last or step not in steps:
                     for file in (f"frames/{step:05d}.png", f"latents/{step:05d}.npy"):
                         self._path(file).unlink(missing_ok=True)
+            for row in self.film:
+                if "row" in row and row["step"] > last:
+                    self._path(_picture_name(row)).unlink(missing_ok=True)
             remaining = set(self.steps)
             if rows := [row for row in self.scores if row["step"] in remaining]:
                 self._replace(TABLE, format_rows(rows))
@@ -256,66 +280,12 @@ class Journal:
             raise ClipgenError(f"{self.folder}/inputs/names.json is damaged (it maps no names to files)")
         return names
 
-    @contextlib.contextmanager
-    def _damage(self, what: str, remedy: str = "") -> Iterator[None]:
-        """Raise ClipgenError for any error within: a library has errors of its own for what it cannot read."""
-        try:
-            yield
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".removeprefix("ClipgenError: ").split())[:300]
-            raise ClipgenError(f"{self.folder}: {what} is damaged or missing ({reason}){remedy}") from error
 
-    def _path(self, name: str) -> Path:
-        """Return the path of a file, such as ``frames/00003.png``, before it is read, written or deleted.
-
-        Raises ClipgenError for a file outside the folder, by a symbolic link, and for a pipe or a device.
-        """
-        path = self.folder / name
-        try:
-            is_inside = path.resolve().is_relative_to(self.folder.resolve())
-        except (OSError, RuntimeError, ValueError):  # circular links, an impossible name
-            is_inside = False
-        if not is_inside:
-            raise ClipgenError(f"{path}: a link leads out of the run folder, and is not followed; delete it")
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise ClipgenError(f"{path}: this is no plain file; delete it")
-        return path
-
-    def _replace(self, name: str, content: bytes) -> None:
-        """Write a whole file or nothing; without room on the disk, keep the content in memory and raise OSError."""
-        path = self._path(name)
-        part = path.with_name(f"{path.name}.part")
-        try:
-            part.unlink(missing_ok=True)  # a link would be written through
-            part.write_bytes(content)
-            os.replace(part, path)
-            self._unsaved.pop(name, None)
-        except OSError as error:
-            if name != STATE:  # it is as large as all else together, and useless without the folder
-                self._unsaved[name] = content
-            self.write_error = error.strerror or str(error)
-            raise
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-
-    def _source(self, name: str) -> Path | bytes:
-        """Return the path of a file, or its content if the disk had no room for it."""
-        content = self._unsaved.get(name)
-        return self._path(name) if content is None else content
-
-    def _text(self, name: str) -> str:
-        """Return the content of a text file, empty without one. Raises ClipgenError if it cannot be read."""
-        source = self._source(name)
-        try:
-            return (source.read_bytes() if isinstance(source, Path) else source).decode(errors="replace")
-        except FileNotFoundError:
-            return ""
-        except OSError as error:
-            raise ClipgenError(f"{source!s}: cannot be read ({error.strerror}); delete it") from error
-
-    def _read_json(self, name: str) -> Any:
-        return read_json(self._text(name), self._path(name))
+def _picture_name(row: Mapping[str, float]) -> str:
+    """Return the file of a row of ``Journal.film``."""
+    if "row" in row:
+        return f"between/{row['step']:05.0f}-{row['row']:02.0f}.png"
+    return f"frames/{row['step']:05.0f}.png"
 
 
 def warn_unsaved(journal: Journal, error: OSError) -> None:

@@ -16,7 +16,7 @@ from clipgen.export.protocol import Drawing
 from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
 from clipgen.generators.vectors import Vectors
 from clipgen.registry import WRITERS
-from clipgen.runs.history import History
+from clipgen.runs.history import History, Row
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import base_names
 from clipgen.runs.settings import KEEP_CHOICES
@@ -29,7 +29,7 @@ def export_run(
     picture: Callable[[int], Image.Image] | None = None,
     **options: Any,
 ) -> Path:
-    """Write the film of a run, or its picture.
+    """Write the film of a run, or its picture. A film of pixels begins with the draft and shows the first steps singly.
 
     Args:
         journal: Of the run.
@@ -46,12 +46,14 @@ def export_run(
     if keep not in KEEP_CHOICES:
         raise ClipgenError(f"keep={keep!r}: choose one of: {', '.join(KEEP_CHOICES)}")
     last = History(journal).best_step if keep == "best" else math.inf
-    rows, steps = {row["step"]: row for row in journal.scores}, [step for step in journal.steps if step <= last]
-    if not (WRITERS[check_suffix(file)].film or options.get("animate")):
-        steps = steps[-1:]
-    scores = [rows.get(step, {}) for step in steps]
-    pictures = map(picture, steps) if picture else export_frames(journal, file, steps)
-    return export(pictures, file, base_names(journal.history), scores=scores, **options)
+    writer = WRITERS[check_suffix(file)]
+    rows = [row for row in journal.film if row["step"] <= last]
+    if picture or writer.vectors or not writer.film:
+        rows = [row for row in rows if "row" not in row]  # the frames
+    if not (writer.film or options.get("animate")):
+        rows = rows[-1:]
+    pictures = (picture(int(row["step"])) for row in rows) if picture else export_frames(journal, file, rows)
+    return export(pictures, file, base_names(journal.history), scores=rows, **options)
 
 
 def check_output(file: str | Path, generator: str | None) -> None:
@@ -66,23 +68,20 @@ def check_output(file: str | Path, generator: str | None) -> None:
     raise ClipgenError(f"output={str(file)!r}: {what} pixels, no vectors; choose .png, or generator={names}")
 
 
-def export_frames(
-    journal: Journal, file: str | Path, steps: Sequence[int] | None = None
-) -> Iterable[Image.Image | Drawing]:
-    """Return the frames of a run, by default all, as the format of a file takes them, at the size of the last.
+def export_frames(journal: Journal, file: str | Path, rows: Sequence[Row]) -> Iterable[Image.Image | Drawing]:
+    """Return the pictures of some rows of ``journal.film`` as the format of a file takes them, at the last one's size.
 
     Raises ClipgenError at once for a vector format where the run has no drawings, or a mask covers some of them.
     """
-    steps = journal.steps if steps is None else steps
-    size = journal.frame(steps[-1]).size if steps else (0, 0)
+    size = journal.picture(rows[-1]).size if rows else (0, 0)
     if not WRITERS[check_suffix(file)].vectors:
-        return (journal.frame(step).resize(size, Image.Resampling.LANCZOS) for step in steps)
+        return (journal.picture(row).resize(size, Image.Resampling.LANCZOS) for row in rows)
     check_output(file, journal.settings.get("generator", ""))
     if any(change.get("mask") for change in (journal.settings, *journal.changes)):
         raise ClipgenError(
             f"output={str(file)!r}: a run with a mask contains pixels, which are no drawing; choose .png"
         )
-    return _drawings(journal, steps, size)
+    return _drawings(journal, [int(row["step"]) for row in rows], size)
 
 
 def _drawings(journal: Journal, steps: Sequence[int], size: tuple[int, int]) -> Iterator[Drawing]:

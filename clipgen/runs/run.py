@@ -24,7 +24,7 @@ from clipgen.optimize import Optimization
 from clipgen.progress import check_stopped
 from clipgen.prompts import Prompt
 from clipgen.runs.control import RunControl
-from clipgen.runs.history import Frame, FrameWriter, History
+from clipgen.runs.history import Frame, FrameWriter, History, Row
 from clipgen.runs.inputs import Inputs, PromptLike, Value
 from clipgen.runs.journal import Journal
 from clipgen.runs.lock import Lock
@@ -33,6 +33,8 @@ from clipgen.runs.settings import Settings, list_settings
 from clipgen.runs.spec import Losses, Models, RunSpec
 from clipgen.runs.step_specs import StepSpecBuilder, repeat_steps
 from clipgen.setting import check_count
+
+FILM_STEPS = 24  # the first ones, in which a picture changes most: each is in the film, unless ``every`` was raised
 
 
 @list_settings
@@ -64,6 +66,7 @@ class Run:
         self._state = self.journal.load_state()
         self.step = self._state[0] if self._state else 0
         self.control = RunControl(self.spec, self.journal, self.step)
+        self.film: list[Row] = self.journal.film if self.step else []  # the pictures so far, as of ``Journal.film``
         self._history = History(self.journal, self.step, self.control.past, self.spec.settings)
         self._frames: Iterator[Frame] | None = None
         # The steps that ``views`` made again, and their optimisation.
@@ -245,11 +248,11 @@ class Run:
                     f"{self.journal.folder}: another Run has gone on with this run to step {state[0]}; Run.resume goes "
                     "on there"
                 )
-            self._step_specs = StepSpecBuilder(self.spec, self.models)
+            self._writer = FrameWriter(self.journal, in_background=self.spec.device.type != "cpu")
+            self._step_specs = StepSpecBuilder(self.spec, self.models, None if self.step else self._record_draft)
             # The last step's settings: a restored latent has their size.
             self.optimization = self._step_specs.create_optimization(self.settings.at(max(0, self.step - 1)))
             self._started_at = time.monotonic()
-            self._writer = FrameWriter(self.journal, in_background=self.optimization.latent.device.type != "cpu")
             if self._state:
                 with self.journal.restoring():
                     self.optimization.restore(*self._state)
@@ -281,6 +284,8 @@ class Run:
             self.stop()
         is_frame_step = self.settings.is_frame_step(self.step)
         if not (is_frame_step or self.finished or self.control.stopped):
+            if self.step <= FILM_STEPS and self.settings.every <= Settings.every:
+                self._record_between({"step": self.step, "row": 0}, self.optimization.image())
             return None
         image, latent = self.optimization.image(), self.optimization.packed_latent()
         frame = self._create_frame(image, scores)
@@ -288,7 +293,15 @@ class Run:
         if is_frame_step and not self.control.end_if_finished(self.finished):
             self.optimization.move_camera(image)
         self._writer.write(frame, latent, *self.optimization.state())
+        self.film.append({"step": frame.step} | frame.scores)
         return frame
+
+    def _record_draft(self, image: Tensor) -> None:
+        self._record_between({"step": 0, "row": len(self.film) + 1}, image)
+
+    def _record_between(self, row: Row, image: Tensor) -> None:
+        self._writer.write_between(row, to_image(image[0]))
+        self.film.append(row)
 
     def _create_frame(self, image: Tensor, scores: Mapping[str, Tensor]) -> Frame:
         picture, values = to_image(image[0]), {name: float(score) for name, score in scores.items()}

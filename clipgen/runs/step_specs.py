@@ -28,9 +28,12 @@ from clipgen.runs.spec import Models, RunSpec
 
 
 class StepSpecBuilder:
-    """Builds the step specs of one run. What a change of the settings does not concern is not computed again."""
+    """Builds the step specs of one run. What a change of the settings does not concern is not computed again.
 
-    def __init__(self, spec: RunSpec, models: Models):
+    ``show_draft`` is called with the draft of the start (1, 3, H, W) after each row of tokens.
+    """
+
+    def __init__(self, spec: RunSpec, models: Models, show_draft: Callable[[Tensor], None] | None = None):
         s, generator = spec.settings, share_weights(models.generator)  # its state is this run's own
         if s.tile:
             generator = wrap_edges(generator)
@@ -39,7 +42,15 @@ class StepSpecBuilder:
         size, rng = _size_of(s), torch.Generator().manual_seed(s.seed)
         latent, fallback = generator.start(size, rng), INITS[default_init(s.perceptor)]()
         context = InitContext(
-            generator, models.perceptors[0][0], size, s.seed, rng, latent, s.prompts, fallback=fallback
+            generator,
+            models.perceptors[0][0],
+            size,
+            s.seed,
+            rng,
+            latent,
+            s.prompts,
+            fallback=fallback,
+            show=show_draft,
         )
         self._init_latent = spec.init.latent(context)
         self._context = self._first_context = replace(

@@ -77,12 +77,6 @@ def parse_value(name: str, value: Any) -> Any:
     return value
 
 
-def parse_values(name: str, line: str) -> list[Any]:
-    """Return the values of a setting in a line, ``8, 16, 32``, or between semicolons where they have commas."""
-    parts = line.split(";" if ";" in line else ",")
-    return [parse_value(name, _parse_number(name, part.strip())) for part in parts if part.strip()]
-
-
 def read_table(table: Table, max_rows: int = MAX_ROWS) -> list[dict[str, Any]]:
     """Return the rows of a table, at most one too many, without empty cells.
 

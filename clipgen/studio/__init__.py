@@ -21,13 +21,13 @@ from clipgen.studio.controls import Controls
 from clipgen.studio.gallery import Gallery, save_inputs, settings_of
 from clipgen.studio.parts import Access, button, close_all
 from clipgen.studio.preview import Job, Preview
-from clipgen.studio.sections import CutoutsSection, ExportSection, MaskPainter, StudySection, WordsSection
+from clipgen.studio.sections import CutoutsSection, ExportSection, MaskPainter, WordsSection
 
 
 class Studio(widgets.VBox):
     """Controls, preview and gallery in a notebook cell: ``clipgen.Studio("a red apple", steps=200)``.
 
-    A new Studio closes the one before and stops its run, which can be resumed from the gallery, and its study.
+    A new Studio closes the one before and stops its run, which can be resumed from the gallery.
 
     Args:
         prompt: What the first prompt row shows.
@@ -74,7 +74,6 @@ class Studio(widgets.VBox):
         self.painter = MaskPainter(self.preview, self.controls)
         self.words = WordsSection(self.preview)
         self.cutouts = CutoutsSection(self.preview)
-        self.study = StudySection(self.preview, self.folder)
         super().__init__(self._layout())
         self.add_class("clipgen-studio")
         self._enable()
@@ -94,7 +93,8 @@ class Studio(widgets.VBox):
         """Start a run from the shown frame, with the values of the controls."""
         journal, step = self.preview.position
         values, picture = self.controls.values, self.preview.picture
-        same_latent = all(values[name] == journal.settings.get(name) for name in ("generator", "relax"))
+        is_frame = "row" not in self.preview.row  # others have no latent
+        same_latent = is_frame and all(values[name] == journal.settings.get(name) for name in ("generator", "relax"))
         values |= {"init": journal.latent(step) if same_latent else picture, "size": picture.size}
         self._begin(lambda previous: Run(folder=self.folder, like=previous, **values))
 
@@ -135,7 +135,7 @@ class Studio(widgets.VBox):
         with self._lock:
             self.job = None
             self.preview.error.show(None)
-            rows = journal.scores
+            rows = journal.film
             self.preview.show(journal, rows)
             step = rows[-1]["step"] if rows else 0
             self.preview.show_progress("An earlier run", f"step {step:.0f}/{settings['steps']}")
@@ -152,12 +152,11 @@ class Studio(widgets.VBox):
         self._begin(lambda previous: Run.replay(folder, folder=self.folder, like=previous))
 
     def close(self) -> None:
-        """End its run, its study and its sheet of cutouts, and close its widgets and their channels to the page."""
+        """End its run and its sheet of cutouts, and close its widgets and their channels to the page."""
         if self.is_closed:
             return
         self.stop()
         self.cutouts.stopping = True
-        self.study.stop()
         with self._lock:
             self.is_closed = True
             close_all(self)
@@ -221,7 +220,6 @@ class Studio(widgets.VBox):
         for widget in (self._branch, self._best, self.exporter.button, self.painter.button):
             widget.disabled = self.preview.journal is None
         self.cutouts.enable()
-        self.study.enable()
 
     def _layout(self) -> list[widgets.Widget]:
         style = widgets.HTML(f"<style>{(Path(__file__).parent / 'studio.css').read_text()}</style>")
@@ -229,7 +227,7 @@ class Studio(widgets.VBox):
         frame_buttons = widgets.HBox([self._branch, self._best, self.painter.button]).add_class("clipgen-wrapped")
         columns = {
             "ask": [self.controls.models, self.controls.rows, run_buttons],
-            "see": [self.preview, frame_buttons, self.exporter, self.words, self.cutouts, self.study],
+            "see": [self.preview, frame_buttons, self.exporter, self.words, self.cutouts],
             "set": [self.controls],
         }
         boxes = [widgets.VBox(children).add_class(f"clipgen-{name}") for name, children in columns.items()]

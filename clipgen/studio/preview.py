@@ -9,14 +9,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import ipywidgets as widgets
 from PIL import Image
 from tqdm import tqdm
 
 from clipgen.errors import ClipgenError
-from clipgen.export.html import find_disagreements
+from clipgen.export.html import find_disagreements, who_draws
 from clipgen.images.sheets import repeat_picture
 from clipgen.progress import Listener, Stopped, listening
 from clipgen.runs.history import Frame, Row, frame_score
@@ -38,7 +38,6 @@ class Job(Listener):
 
     def __init__(self, make: Callable[[Run | None], Run], report: Callable[[Job], None], previous: Job | None = None):
         self.run: Run | None = None
-        self.rows: list[Row] = []  # of every frame, as the journal has them
         self.frame: Frame | None = None  # the newest
         self.error: BaseException | None = None
         self.is_paused = False
@@ -50,6 +49,11 @@ class Job(Listener):
         self._reporter = threading.Thread(target=self._report_until_end, name="clipgen studio", daemon=True)
         self._worker.start()
         self._reporter.start()
+
+    @property
+    def rows(self) -> list[Row]:
+        """A row for each picture so far, as of ``Journal.film``."""
+        return self.run.film if self.run else []
 
     @property
     def is_alive(self) -> bool:
@@ -123,7 +127,6 @@ class Job(Listener):
             previous_run, self._previous = self._previous.run, None
         run = self._make(previous_run)
         del previous_run  # frees the models that are not shared
-        self.rows = [*run.journal.scores]
         self.run = run
         if self.stopping:
             run.stop()
@@ -132,7 +135,6 @@ class Job(Listener):
                 seconds = frame.seconds - self.frame.seconds
                 self._step_seconds.append(seconds / (frame.step - self.frame.step))
             self.frame = frame
-            self.rows.append({"step": frame.step} | frame.scores)
 
     def _report_until_end(self) -> None:
         while self.is_alive:
@@ -151,7 +153,7 @@ class Preview(widgets.VBox):
         self.newest_run: Run | None = None  # whose models sections can share
         self._rows: Sequence[Row] = ()
         self._newest: Frame | None = None
-        self._drawn: tuple[Path, int, bool] | None = None
+        self._drawn: tuple[Any, ...] | None = None  # what is on the screen
         self._more = False
         self._lock = threading.RLock()  # the person and the run both move the timeline
         self.image = widgets.Image(format="jpeg").add_class("clipgen-preview")
@@ -169,7 +171,7 @@ class Preview(widgets.VBox):
 
     @property
     def position(self) -> tuple[Journal, int]:
-        """The journal and the step of the shown frame. Raises ClipgenError if there is none."""
+        """The journal and the step of the shown picture, 0 for a draft. Raises ClipgenError if there is none."""
         if not self.journal or not self._rows:
             raise ClipgenError("there is no frame yet; press Generate, or open an earlier run")
         return self.journal, int(self.row["step"])
@@ -182,11 +184,11 @@ class Preview(widgets.VBox):
     def picture(self) -> Image.Image:
         """The shown frame. Raises ClipgenError if there is none."""
         journal, step = self.position
-        return self._newest.image if self._newest and self._newest.step == step else journal.frame(step)
+        return self._newest.image if self._newest and self._newest.step == step else journal.picture(self.row)
 
     @property
     def row(self) -> Row:
-        """The step and the scores of the shown frame."""
+        """The step and the scores of the shown picture, as of ``Journal.film``."""
         return self._rows[self._index]
 
     def show(self, journal: Journal, rows: Sequence[Row], newest: Frame | None = None, more: bool = False) -> None:
@@ -210,7 +212,7 @@ class Preview(widgets.VBox):
     def show_best(self) -> None:
         """Show the best frame: by the judge, or without one by CLIP."""
         with self._lock:
-            scores = [frame_score(row) for row in self._rows]
+            scores = [frame_score(row) if "clip" in row else -math.inf for row in self._rows]
             self.timeline.value = 1 + (scores.index(max(scores)) if scores else 0)
 
     def show_progress(self, phase: str, status: str = "", fraction: float | None = None) -> None:
@@ -238,7 +240,7 @@ class Preview(widgets.VBox):
                 return
             journal, step = self.position
             is_tiled = bool(self.repeat.value and journal.settings.get("tile"))
-            drawing = journal.folder, step, is_tiled
+            drawing = journal.folder, step, self.row.get("row"), is_tiled
             if drawing != self._drawn:
                 self._drawn = drawing
                 self.screen.add_class("clipgen-filled")
@@ -254,16 +256,24 @@ class Preview(widgets.VBox):
 
 
 def format_scores(scores: Mapping[str, float]) -> str:
-    """Return ``CLIP score 0.412 · judge 0.305``, the second where there is one."""
+    """Return ``CLIP score 0.412 · judge 0.305``, as far as there are any."""
+    if "clip" not in scores:
+        return ""
     judge = f" · judge {scores['judge']:.3f}" if "judge" in scores else ""
     return f"CLIP score {scores['clip']:.3f}{judge}"
 
 
 def draw_curve(rows: Sequence[Row], index: int) -> str:
-    """Return the scores as an SVG: a line for CLIP, a dashed one for the judge, a dot at the row of the index.
+    """Return who draws the picture of the index, and the scores as an SVG: a line for CLIP, a dashed one for the judge.
 
-    Each line has its own scale. Spans where CLIP's score rises and the judge's falls are shaded.
+    A dot is at the last frame up to the index. Each line has its own scale. Spans where CLIP's score rises and the
+    judge's falls are shaded.
     """
+    text = " · ".join(filter(None, (who_draws(rows[index]), format_scores(rows[index]))))
+    index = sum("clip" in row for row in rows[: index + 1]) - 1
+    rows = [row for row in rows if "clip" in row]
+    if not rows:
+        return f"<small>{text}</small>"
     first, per_step = rows[0]["step"], 300 / max(1, rows[-1]["step"] - rows[0]["step"])
     xs = [per_step * (row["step"] - first) for row in rows]
     shapes, labels, legend = "", [], ""
@@ -277,15 +287,16 @@ def draw_curve(rows: Sequence[Row], index: int) -> str:
             low, high = min(scores), max(scores)
             points = [f"{x:.1f},{55 - 50 * (score - low) / (high - low or 1):.1f}" for x, score in zip(xs, scores)]
             sparse = points[: -1 : len(points) // 300 + 1] + points[-1:]
-            x, y = points[index].split(",")
             shapes += (
                 f'<polyline points="{" ".join(sparse)}" fill="none" stroke="currentColor" stroke-width="1.5"{dash}/>'
             )
-            shapes += f'<circle cx="{x}" cy="{y}" r="3.5" fill="currentColor"/>'
+            if index >= 0:
+                x, y = points[index].split(",")
+                shapes += f'<circle cx="{x}" cy="{y}" r="3.5" fill="currentColor"/>'
             labels.append(f"{label} from {low:.3f} to {high:.3f}")
     if "judge" in rows[-1]:
         legend = f"<small>dashed: the judge{legend}</small>"
     return (
-        f"<small>step {rows[index]['step']:.0f}: {format_scores(rows[index])}</small>"
+        f"<small>{text}</small>"
         f'<svg viewBox="-5 0 310 60" role="img" aria-label="{"; ".join(labels)}">{shapes}</svg>{legend}'
     )

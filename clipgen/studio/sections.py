@@ -1,4 +1,4 @@
-"""Sections about the shown frame: its file, a mask, what CLIP was shown and reads in it, a study of its run."""
+"""Sections about the shown frame: its file, a mask, what CLIP was shown and reads in it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import html
 import mimetypes
 import sys
 import threading
-from contextlib import closing
 from pathlib import Path
-from typing import ClassVar
 
 import ipywidgets as widgets
 
@@ -23,18 +21,11 @@ from clipgen.runs.output import export_frames, export_run
 from clipgen.runs.run import Run
 from clipgen.runs.saved import base_names
 from clipgen.runs.spec import RunSpec
-from clipgen.studies.grid import expand_grid
-from clipgen.studies.page import ProgressGrid, throttle
-from clipgen.studies.row import Row, StudyStorage
-from clipgen.studies.study import Study
-from clipgen.studies.tables import parse_values
-from clipgen.studio.controls import FIELDS, Controls, defaults_of, label_of
-from clipgen.studio.gallery import settings_of
+from clipgen.studio.controls import Controls
 from clipgen.studio.parts import (
     Brush,
     Fold,
     button,
-    close_all,
     hidden_image,
     html_widget,
     note,
@@ -62,14 +53,15 @@ class ExportSection(widgets.VBox):
         super().__init__([widgets.HBox([self._format, self.button]), self.link])
 
     def _export(self) -> None:
-        journal, step = self._preview.position
+        journal, _ = self._preview.position
         writer = WRITERS[self._format.value]
         file = journal.folder / (slug(journal.settings["prompt"]) + self._format.value)
         if writer.film:
             export_run(journal, file)
         else:
-            pictures = export_frames(journal, file, [step]) if writer.vectors else [self._preview.picture]
-            export(pictures, file, base_names(journal.history), scores=[self._preview.row])
+            row = self._preview.row
+            pictures = export_frames(journal, file, [row]) if writer.vectors else [self._preview.picture]
+            export(pictures, file, base_names(journal.history), scores=[row])
         self.link.value = download_link(file)
 
 
@@ -130,6 +122,8 @@ class CutoutsSection(Fold, Listener):
 
     def _begin(self) -> None:
         journal, step = self._preview.position
+        if not step:
+            raise ClipgenError("CLIP has not seen the draft; move the timeline to one of its steps")
         self.is_busy = True
         self.enable()
         self.note.value = note(f"Repeating the steps to {step}…")
@@ -191,85 +185,7 @@ class WordsSection(Fold):
             perceptor = run.models.perceptors[0][0]
             name = perceptor.name
         words = describe(preview.picture, perceptor=perceptor)
-        origin = f"step {step}, as {html.escape(name)} sees it; cosine {words.cosine:.2f}"
+        origin = f"{'step ' * (step > 0)}{step or 'draft'}, as {html.escape(name)} sees it; cosine {words.cosine:.2f}"
         self.words.value = f"<b>{html.escape(str(words))}</b> <small>{origin}</small>"
         if text:
             self.map.value = to_jpeg(explain(preview.picture, text, perceptor).overlay, 512)
-
-
-class StudySection(Fold):
-    """A setting, values for it, and the grid of their runs, which processes beside this one make."""
-
-    _stopped: ClassVar[threading.Event] = threading.Event()  # ends the study of any Studio
-
-    def __init__(self, preview: Preview, folder: Path):
-        self.stop()
-        self._preview, self._folder, self.is_busy = preview, folder, False
-        self.study: Study | None = None
-        names = sorted((label_of(name), name) for name in FIELDS if name != "device")
-        self._setting = widgets.Dropdown(options=names, value="seed", description="Vary")
-        self._values = widgets.Text("0, 1, 2, 3", description="Values", placeholder="with commas or semicolons")
-        guard = preview.error.guard
-        self.start_button = button("Study", guard(self._begin), "th")
-        self._stop_button = button("Stop study", self.stop, "stop")
-        self._export_button = button("Export page", guard(self._export), "download", disabled=True)
-        text = "One run for each value, everything else the same. Commas or semicolons between values."
-        self.note, self.link, self.grid = html_widget("help", note(text)), html_widget("download"), widgets.VBox()
-        buttons = widgets.HBox([self.start_button, self._stop_button, self._export_button]).add_class("clipgen-wrapped")
-        super().__init__("Vary one setting", [self._setting, self._values, buttons, self.note, self.grid, self.link])
-        self.enable()
-
-    def stop(self) -> None:
-        """End the study that goes on; what is made is kept."""
-        StudySection._stopped.set()
-
-    def enable(self) -> None:
-        """Enable the buttons that can be used now."""
-        self.start_button.disabled = self.is_busy or self._preview.journal is None
-        self._stop_button.disabled = not self.is_busy
-
-    def _begin(self) -> None:
-        settings, name = settings_of(self._preview.position[0], self._folder), self._setting.value
-        varied = parse_values(name, self._values.value)
-        if not varied:
-            raise ClipgenError(f"{name}: write some values for it, with commas or semicolons between them")
-        # Only what differs from the defaults, so that another generator keeps its own.
-        defaults = defaults_of(settings)
-        given = {key: settings[key] for key in FIELDS if key != "device" and settings[key] != defaults[key]}
-        if settings["size"]:
-            given["size"] = settings["size"]
-        prompt = settings["prompt"]
-        storage = StudyStorage(self._folder / f"study-{slug(prompt)}")
-        existing = storage.row_names()
-        points = expand_grid(prompt.replace("{", "{{").replace("}", "}}"), given | {name: varied})
-        study = Study([Row(point, storage.folder, existing) for point in points], storage, prompt)
-        grid = ProgressGrid(study.rows)
-        for widget in self.grid.children:
-            close_all(widget)
-        self.grid.children = [grid.widget]
-        self.study, self.is_busy, self.link.value, self._export_button.disabled = study, True, "", True
-        self.enable()
-        StudySection._stopped = stopped = threading.Event()
-        work = self._preview.error.guard(self._make)
-        threading.Thread(target=work, args=(study, grid, stopped), name="clipgen study", daemon=True).start()
-
-    def _make(self, study: Study, grid: ProgressGrid, stopped: threading.Event) -> None:
-        try:
-            update = throttle(grid.update)
-            with closing(study.make()) as steps:
-                for _ in steps:
-                    update()
-                    if stopped.is_set():
-                        break
-        finally:
-            grid.update()
-            has_pictures = any(row.image for row in study.rows)
-            self.is_busy, self._export_button.disabled = False, not has_pictures
-            self.enable()
-            best = f"; the best, by its score: {study.best().label}" if has_pictures else ""
-            self.note.value = note(f"{'Done' if study.finished else 'Stopped'}{best}. Kept in {study.folder}")
-
-    def _export(self) -> None:
-        if self.study:
-            page = self.study.export(self.study.folder / f"{self.study.folder.name}.html")
-            self.link.value = download_link(page)

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 import clipgen
-from clipgen.mini.drafts import drawings_of
+from clipgen.mini.drafts import CACHE
 
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -88,7 +88,7 @@ def sooner(options: argparse.Namespace) -> list[dict[str, Any]]:
                 with tempfile.TemporaryDirectory() as folder:
                     kind = like[settings.get("generator", "stack")]
                     run = clipgen.Run(prompt, folder=folder, like=kind, seed=seed, judge="evaluator", **settings)
-                    drawings_of.cache_clear()  # of the run before
+                    CACHE.clear()  # of the run before
                     began, curve = _now(options.device), []
                     for frame in run:
                         curve.append((_now(options.device) - began, frame.scores["judge"]))

@@ -18,9 +18,9 @@ def plain(monkeypatch):
     def draft(self, scene, thing, size):
         image = torch.ones(1, 3, *size)
         image[..., size[0] // 4 : -size[0] // 4, size[1] // 4 : -size[1] // 4] = len(thing.text) / 20
-        return image
+        yield image
 
-    monkeypatch.setattr(Drafts, "_draw_thing", draft)
+    monkeypatch.setattr(Drafts, "_thing_stages", draft)
 
 
 def shade(image):
