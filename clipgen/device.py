@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import time
 import warnings
 from collections.abc import Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -167,6 +168,24 @@ def fork_generator(rng: torch.Generator, device: torch.device) -> torch.Generato
 def draw_seed(rng: torch.Generator) -> int:
     """Return a random seed."""
     return int(torch.randint(2**63 - 1, (), generator=rng))
+
+
+def describe(device: torch.device) -> str:
+    """Return a device in words: ``CPU (2 threads)``, or the name of a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type.upper()
+
+
+@lru_cache
+def matmul_rate(device: torch.device, precision: str) -> float:
+    """Return the GFLOP/s of a CPU for a matrix product, measured at the first call (0.1 s)."""
+    matrix, seconds = torch.ones(1024, 1024, dtype=PRECISIONS[precision], device=device), []
+    for _ in range(4):
+        began = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - began)
+    return 2 * 1.024**3 / min(seconds)
 
 
 def gpu_memory(device: torch.device) -> int:

@@ -267,7 +267,7 @@ def test_a_drawing_is_never_stretched(monkeypatch):
     drawn = torch.zeros(64, 64, 3, dtype=torch.uint8)
     drawn[:, :32, 0] = 255
     kept = Dalle()
-    monkeypatch.setattr(kept, "drawings", lambda *_: SimpleNamespace(images=[Image.fromarray(drawn.numpy())]))
+    monkeypatch.setattr(kept, "sample", lambda *_: [SimpleNamespace(images=[Image.fromarray(drawn.numpy())])])
     param = clipgen.load_generator("stack")
     scene = starts.InitContext(param, None, (64, 128), 0, rng(), param.start((64, 128), rng()), [])
     wide = kept.draw(scene, "", (64, 128))

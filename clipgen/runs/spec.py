@@ -19,7 +19,7 @@ from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import family, load_perceptor
 from clipgen.errors import ClipgenError
 from clipgen.export.film import settings_of
-from clipgen.generators.base import Generator, check_tokens
+from clipgen.generators.base import Entry, Generator, check_tokens
 from clipgen.generators.catalogue import entry_of, load_generator
 from clipgen.losses.loss import FunctionLoss, Loss, LossFunction
 from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
@@ -61,8 +61,7 @@ class RunSpec:
         self.perceptors = parse_ensemble(settings.perceptor)
         _check_judge(settings.judge, self.perceptors)
         entry, init = entry_of(settings.generator), settings.init
-        quality = "normal" if entry.sequence else settings.quality
-        size = settings.size or _default_size(entry.native_size_on(self.device), quality, self.device)
+        size = settings.size or default_size(entry, settings.quality, self.device)
         if init == "auto":  # drafts need text
             init = default_init(settings.perceptor) if positive_texts(settings.prompts) else "random"
         self.settings = settings = settings.updated(size=size, init=init)
@@ -247,8 +246,9 @@ def to_losses(losses: Losses) -> list[Loss]:
     return result
 
 
-def _default_size(side: int, quality: str, where: torch.device) -> tuple[int, int]:
+def default_size(entry: Entry, quality: str, where: torch.device) -> tuple[int, int]:
     """Return the generator's own size, half of it for a draft on a CPU, and 1.5 times for the best on a GPU."""
+    side, quality = entry.native_size_on(where), "normal" if entry.sequence else quality
     if quality == "draft" and where.type == "cpu":
         side //= 2
     if quality == "best" and where.type != "cpu":

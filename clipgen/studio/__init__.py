@@ -226,7 +226,7 @@ class Studio(widgets.VBox):
         run_buttons = widgets.HBox([self._generate, self._pause, self._stop])
         frame_buttons = widgets.HBox([self._branch, self._best, self.painter.button]).add_class("clipgen-wrapped")
         columns = {
-            "ask": [self.controls.models, self.controls.rows, run_buttons],
+            "ask": [self.controls.models, self.controls.device, self.controls.rows, run_buttons],
             "see": [self.preview, frame_buttons, self.exporter, self.words, self.cutouts],
             "set": [self.controls],
         }

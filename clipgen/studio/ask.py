@@ -6,47 +6,15 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ipywidgets as widgets
 
-from clipgen.generators.catalogue import GENERATORS, entry_of
-from clipgen.prompts import Prompt, format_prompt, parse_parts, parse_weighted
+from clipgen.prompts import Prompt, format_prompt, parse_parts
+from clipgen.studio.costs import OWN, PAIRS, describe_costs, download_size, format_size
 from clipgen.studio.parts import ErrorMessage, Upload, add_tooltip, button, close_all, html_widget, on_change, show
 
 MAX_WEIGHT = 5.0  # of the slider of a prompt row
-
-
-class Pair(NamedTuple):
-    """A generator and a perceptor that go well together. ``memory``: gigabytes that a usual run uses."""
-
-    name: str
-    generator: str
-    perceptor: str
-    memory: float
-
-
-# Memory: the most that a process used over three steps of the generator's defaults, with random weights.
-PAIRS = (
-    Pair("Built-in", "stack", "mini", 1.3),
-    Pair("Built-in, with a decoder", "mini-vqgan", "mini", 1.3),
-    Pair("VQGAN ImageNet", "vqgan_imagenet_f16_16384", "ViT-B-32/openai", 4),
-    Pair("VQGAN ImageNet, two CLIPs", "vqgan_imagenet_f16_16384", "ViT-B-32/openai | ViT-B-16/openai", 6),
-    Pair("VQGAN OpenImages", "vqgan_openimages_f8_8192", "ViT-B-32/openai", 4),
-    Pair("VQGAN WikiArt", "wikiart_f16_16384", "ViT-B-32/openai", 4),
-    Pair("DALL-E's dVAE", "dvae", "ViT-B-32/openai", 4),
-    Pair("No decoder: waves", "fft", "ViT-B-32/openai", 2),
-)
-OWN = Pair("As set below", "", "", 0)
-# Megabytes of a CLIP's download: its parameters in 32 bits, as the hub has OpenAI's.
-CLIP_MEGABYTES = {
-    "mini": 0,
-    "evaluator": 0,
-    "ViT-B-32/openai": 605,
-    "RN50/openai": 408,
-    "ViT-B-16/openai": 598,
-    "ViT-L-14/openai": 1711,
-}
 
 
 class PromptRows(widgets.VBox):
@@ -138,37 +106,3 @@ class ModelChoice(widgets.VBox):
         names = self._generator.value, self._perceptor.value
         self.choice.value = next((pair for pair in PAIRS if (pair.generator, pair.perceptor) == names), OWN)
         self.note.value = f"<small>{describe_costs(*names, self.choice.value)}</small>"
-
-
-def describe_costs(generator: str, perceptor: str, pair: Pair) -> str:
-    """Return what is downloaded, and for a known pair how much memory a run uses."""
-    size = download_size(generator, perceptor)
-    if size is None:
-        text = "The size of the download is shown when it begins."
-    elif size:
-        text = f"{format_size(size)} are downloaded at the first use, and kept."
-    else:
-        text = "Comes with clipgen: nothing is downloaded."
-    if pair is OWN:
-        return text
-    speed = ", and a GPU to take minutes instead of hours." if size else "; any computer will do."
-    text += f" A run uses about {pair.memory:g} GB of memory{speed}"
-    if entry_of(generator).uses_notebook_defaults:
-        text += (
-            " By default a CPU makes 300 steps at 256x256 (320 TFLOP in all), a GPU with 12 GB 500 steps at "
-            "512x512 (1,300 TFLOP), a smaller one at 384x384."
-        )
-    return text
-
-
-def download_size(generator: str, perceptor: str) -> float | None:
-    """Return the megabytes that a generator and an ensemble of perceptors download; None if unknown."""
-    names = {name for name, _ in parse_weighted(perceptor)}
-    if generator not in GENERATORS or not names <= CLIP_MEGABYTES.keys():
-        return None
-    return GENERATORS[generator].megabytes + sum(CLIP_MEGABYTES[name] for name in names)
-
-
-def format_size(megabytes: float) -> str:
-    """Return megabytes as a text such as ``982 MB`` or ``1.2 GB``."""
-    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"

@@ -19,6 +19,7 @@ from clipgen.runs.run import Run
 from clipgen.runs.schedules import parse_size
 from clipgen.runs.settings import Settings, defaults_for, scheduled
 from clipgen.studio.ask import ModelChoice, PromptRows
+from clipgen.studio.costs import describe_device
 from clipgen.studio.parts import (
     Dial,
     ErrorMessage,
@@ -38,15 +39,46 @@ CHOICES = "recipe", "quality", "generator", "perceptor", "device"  # the default
 SECTIONS = {
     "steer": "Steer while it runs",
     "basic": "Set before starting",
-    "start": "Start picture and mask",
+    "start": "Start",
     "clip": "CLIP and judge",
     "look": "Look",
     "cutouts": "Cutouts",
     "optimizer": "Optimiser",
     "speed": "Speed and memory",
-    "output": "Frames and end",
+    "output": "Output",
 }
-DIALS = {"near": "Nearness", "tv": "Smoothness"}  # names in words
+LABELS = {  # of the settings whose own names are not plain words
+    "negative": "Avoid",
+    "perceptor": "CLIP",
+    "init": "Start from",
+    "tile": "Seamless",
+    "relax": "Token gradient",
+    "averaged": "Mean embedding",
+    "combine": "Combination",
+    "every": "Steps per frame",
+    "settled": "Stop if settled",
+    "keep": "Keep frame",
+    "optimizer": "Algorithm",
+    "lr": "Learning rate",
+    "lr_unit": "Rate unit",
+    "beta2": "Beta 2",
+    "eps": "Epsilon",
+    "ema": "Averaging",
+    "cutouts": "Cutouts per step",
+    "cut_min": "Smallest",
+    "cut_max": "Largest",
+    "cut_sizes": "Sizes",
+    "cut_pad": "Beyond edge",
+    "padding": "Edge filled by",
+    "lift": "Black level",
+    "overview": "Overviews",
+    "augment": "Augmentations",
+    "tv": "Smoothness",
+    "near": "Nearness",
+    "near_space": "Nearness space",
+    "near_fade": "Nearness fade",
+}
+COSTLY = "generator", "perceptor", "device", "precision", "quality", "steps", "size", "cutouts"  # what time depends on
 DIAL_END = 4.0
 MAX_NUMBER = 2.0**53 - 1  # a browser knows no infinity, and no whole number above it
 QUIET = 0.15  # seconds without a change before changes are sent: about the time between two keys
@@ -62,6 +94,7 @@ class Controls(widgets.VBox):
         self.rows = PromptRows(settings.prompt, folder, error, on_enter)
         self.inputs = {name: make_input(field) for name, field in FIELDS.items()}
         self.models = ModelChoice(self.inputs["generator"], self.inputs["perceptor"])
+        self.device = html_widget("device")
         self.put(asdict(settings))
         self.defaults = self._current_defaults()
         self._is_applying = False
@@ -83,6 +116,8 @@ class Controls(widgets.VBox):
         on_change(self._filter, self.search)
         on_change(self._count_changes, *self.inputs.values())
         self._count_changes()
+        on_change(self._show_device, *(self.inputs[name] for name in COSTLY))
+        self._show_device()
         steer = "<br><small>The prompts above and their weights (below 0 they push away), and:</small>"
         super().__init__(
             [
@@ -124,7 +159,7 @@ class Controls(widgets.VBox):
         return from_input(FIELDS[name], self.inputs[name].value)
 
     def _current_defaults(self) -> dict[str, Any]:
-        return defaults_of({name: widget.value for name, widget in self.inputs.items()})
+        return DEFAULTS | defaults_for(**{name: self.inputs[name].value for name in CHOICES})
 
     def _apply_defaults(self) -> None:
         """Replace the defaults of the recipe, quality and models before by those of the new ones; keep the rest."""
@@ -140,6 +175,7 @@ class Controls(widgets.VBox):
                 self.put(changed)
         self._is_applying = False
         self._count_changes()
+        self._show_device()
 
     # --- steering -------------------------------------------------------------------------------------
 
@@ -179,16 +215,19 @@ class Controls(widgets.VBox):
             show(fold, has_matches)
             fold.button.value = bool(text) and has_matches
 
+    def _show_device(self) -> None:
+        """Show where the next run computes, and if that is slow how long it may take."""
+        if self._is_applying:
+            return
+        with suppress(ClipgenError):  # such as a size that is being typed
+            text = html.escape(describe_device({"prompt": ""} | {name: self._value(name) for name in COSTLY}))
+            self.device.value = f'<small role="status">{text}</small>'
+
     def _count_changes(self) -> None:
         """Show on each fold how many of its settings differ from the defaults."""
         for section, fold in self._folds.items():
             count = sum(self._value(name) != self.defaults[name] for name in names_of(section))
             fold.button.description = SECTIONS[section] + (f" ({count} changed)" if count else "")
-
-
-def defaults_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the default of every setting for the recipe, or the models, and the quality in ``values``."""
-    return DEFAULTS | defaults_for(**{name: values[name] for name in CHOICES})
 
 
 def names_of(section: str) -> list[str]:
@@ -197,14 +236,14 @@ def names_of(section: str) -> list[str]:
 
 
 def label_of(name: str) -> str:
-    """Return the label of a setting: its name, or that of its dial."""
-    return DIALS.get(name, name)
+    """Return the label of a setting in words."""
+    return LABELS.get(name, name.replace("_", " ").capitalize())
 
 
 def help_of(name: str) -> str:
-    """Return the help of a setting as HTML; that of a dial begins with the setting's name."""
+    """Return the name of a setting as HTML, which opens its help."""
     help = html.escape(FIELDS[name].metadata["help"])
-    return f"<code>{name}</code>: {help}" if name in DIALS else help
+    return f"<details><summary><code>{name}</code></summary>{help}</details>"
 
 
 def make_input(field: Field) -> widgets.Widget:
@@ -214,7 +253,7 @@ def make_input(field: Field) -> widgets.Widget:
     common = tuple(facts["common"]() if callable(facts["common"]) else facts["common"])
 
     def make(kind: Any, **options: Any) -> widgets.Widget:
-        return add_tooltip(kind(description=field.name, **options), facts["help"])
+        return add_tooltip(kind(description=label_of(field.name), **options), facts["help"])
 
     # Browsers offer only those values of a Combobox that begin like its text, so that generators need a Dropdown.
     if choices := facts["choices"] or (common if field.name == "generator" else ()):

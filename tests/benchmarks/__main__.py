@@ -252,8 +252,8 @@ def start(options: argparse.Namespace) -> list[dict[str, Any]]:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )
-                began, before = time.perf_counter(), set(Path(folder).glob("clipgen-runs/*/frames/*.png"))
-                while not (frames := set(Path(folder).glob("clipgen-runs/*/frames/*.png")) - before):
+                began, before = time.perf_counter(), set(Path(folder).glob("clipgen-runs/*/[bf]*/*.png"))
+                while not (pictures := set(Path(folder).glob("clipgen-runs/*/[bf]*/*.png")) - before):
                     if run.poll() is not None:
                         break
                     time.sleep(0.01)
@@ -261,7 +261,7 @@ def start(options: argparse.Namespace) -> list[dict[str, Any]]:
                 if run.wait():
                     raise SystemExit(f"{name}: the command failed")
                 whole = time.perf_counter() - began
-                last = max(frames.pop().parent.glob("*.png"))
+                last = max(pictures.pop().parents[1].glob("frames/*.png"))
                 score = float(judge.embed_image([Image.open(last).convert("RGB")])[0] @ wanted)
                 taken.setdefault(name, []).append((first, whole, score))
     heads = "first preview", "whole", "judge"

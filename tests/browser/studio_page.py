@@ -61,7 +61,7 @@ class StudioPage:
     def generate(self, prompt: str, steps: int) -> None:
         """Start a run and wait for its first picture."""
         self.fill("Prompt 1", prompt)
-        self.fill("steps", str(steps))
+        self.fill("Steps", str(steps))
         self.button("Generate").click()
         self.wait_for(lambda: f"/{steps} " in self.status and self.step)
 

@@ -139,17 +139,17 @@ def picture(size, colour):
 def test_pictures_come_in(studio, colab, ask):
     """Uploads, the webcam and the brush: what is not ipywidgets' own."""
     studio.choose("Start picture", "sea.png", picture((40, 30), (20, 60, 220)))
-    field = studio.root.get_by_label("init", exact=True)
+    field = studio.root.get_by_label("Start from", exact=True)
     expect(field).to_have_value(re.compile("uploads/sea-.+png"))
     noise = Image.effect_noise((3000, 2000), 90).convert("RGB")
     out = io.BytesIO()
     noise.save(out, "PNG")
     assert len(out.getvalue()) > 5e6
     studio.choose("Mask picture", "large.png", out.getvalue())
-    expect(studio.root.get_by_label("mask", exact=True)).to_have_value(re.compile("uploads/large-.+png"))
+    expect(studio.root.get_by_label("Mask", exact=True)).to_have_value(re.compile("uploads/large-.+png"))
     with Image.open(ask("__import__('os').path.abspath(studio.controls.values['mask'])")) as kept:
         assert kept.size == (2048, 1365), "it was made smaller on its way"
-    studio.fill("mask", "")
+    studio.fill("Mask", "")
     studio.choose("Picture", "worm.png", picture((40, 30), (20, 60, 220)))
     expect(studio.root.get_by_label("Prompt 1", exact=True)).to_have_value(re.compile("uploads/worm-.+png"))
     studio.choose("Picture", "words.png", b"no picture")
@@ -170,9 +170,9 @@ def test_pictures_come_in(studio, colab, ask):
     colab.mouse.down()
     colab.mouse.move(box["x"] + box["width"] - 20, box["y"] + box["height"] / 2)
     colab.mouse.up()
-    expect(studio.root.get_by_label("mask", exact=True)).to_have_value(re.compile("uploads/mask-.+png"))
+    expect(studio.root.get_by_label("Mask", exact=True)).to_have_value(re.compile("uploads/mask-.+png"))
     studio.button("Clear mask").click()
-    expect(studio.root.get_by_label("mask", exact=True)).to_have_value("")
+    expect(studio.root.get_by_label("Mask", exact=True)).to_have_value("")
     studio.button("Paint a mask").click()
     studio.button("Branch from here").click()
     studio.wait_for(lambda: len(ask("[str(f) for f in studio.folder.glob('*/settings.json')]")) == 2)
@@ -184,7 +184,7 @@ def test_pictures_come_in(studio, colab, ask):
 
 def test_a_judge_and_what_clip_sees(studio, colab, ask):
     """A second curve, the way to the best frame, and the sheet of a frame's views."""
-    studio.fill("judge", "evaluator")
+    studio.fill("Judge", "evaluator")
     studio.wait_for(lambda: ask("studio.controls.values['judge']") == "evaluator")
     studio.generate("a red heart", steps=9)
     expect(studio.root).to_contain_text("Done")

@@ -49,7 +49,7 @@ def is_shown(page, frame, score):
     expect(image).to_have_count(1)
     assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [384, 288]
     assert max(abs(a - b) for a, b in zip(seen(page), COLOURS[frame])) < 12
-    said = f"step {3 * frame + 1} · CLIP score {score} · loss 1.000"
+    said = f"CLIP · step {3 * frame + 1} · CLIP score {score} · loss 1.000"
     expect(page.locator("#said")).to_have_text(said)
     expect(page.get_by_role("slider", name="Frame")).to_have_attribute("aria-valuetext", said)
     expect(page.get_by_role("slider", name="Frame")).to_have_value(str(frame + 1))
@@ -91,7 +91,7 @@ def heard(page):
     return page.evaluate_handle(
         """() => {
             const steps = [];
-            const note = () => steps.push(document.getElementById("said").textContent.split(" ")[1]);
+            const note = () => steps.push(document.getElementById("said").textContent.split(" ")[3]);
             new MutationObserver(note).observe(document.getElementById("said"), {childList: true});
             return steps;
         }"""

@@ -54,7 +54,7 @@ def test_the_page_and_the_studio_shade_it(tmp_path):
     shown = draw_curve(rows, 7)
     for text in (page, shown):
         assert text.count("<polyline") == 2 and text.count("<rect") == 1 and "shaded: CLIP's score rises" in text
-    assert 'class="judge"' in page and "judge 0.1" in page and "step 21: CLIP score" in shown
+    assert 'class="judge"' in page and "judge 0.1" in page and "CLIP · step 21 · CLIP score" in shown
     agreed = film(lambda i: 0.01 * i)
     for text in (export(frames, tmp_path / "b.html", scores=agreed).read_text(), draw_curve(agreed, 7)):
         assert text.count("<polyline") == 2 and "<rect" not in text and "shaded" not in text and "dashed" in text

@@ -77,7 +77,7 @@ def test_the_gif_of_a_run_reads_back(run, tmp_path):
         for i in range(gif.n_frames):
             gif.seek(i)
             frames.add(gif.convert("RGB").tobytes())
-        assert 20 < len(frames) <= len(run.journal.steps), "a picture that has settled repeats itself"
+        assert 20 < len(frames) <= len(run.journal.film), "a picture that has settled repeats itself"
         assert gif.info["duration"] >= 2000, "the last frame is held, and those that equal it"
         last = np.asarray(gif.convert("RGB"), float)
     assert abs(last - np.asarray(enlarge(run.image), float)).mean() < 6

@@ -78,9 +78,9 @@ def test_frames_scores_and_settings_are_in_the_page(tmp_path):
         assert picture.size == (int(image["width"]), int(image["height"])) == (256, 256)
         assert abs(picture.getpixel((99, 99))[0] - 6 * i) <= 1 and ("hidden" in image) == (i < 2)
     assert [image["alt"] for image in page.all("img")] == [
-        "step 1 · CLIP score 0.000 · loss 1.000",
-        "step 4 · CLIP score 0.010 · loss 0.500",
-        "step 7 · CLIP score 0.020 · loss 0.333",
+        "CLIP · step 1 · CLIP score 0.000 · loss 1.000",
+        "CLIP · step 4 · CLIP score 0.010 · loss 0.500",
+        "CLIP · step 7 · CLIP score 0.020 · loss 0.333",
     ]
     assert page.order == [[0, 100], [1, 100], [2, 1000]] and page.at("film")["data-loop"] == "true"
     assert page.at("time")["max"] == page.at("time")["value"] == "3"
@@ -134,7 +134,7 @@ def test_dropped_frames_take_their_scores_along(boomerang, tmp_path):
     page = Page(file)
     kept = [round(picture.getpixel((64, 64))[0] / 6) for picture in page.pictures]
     assert 9 <= len(kept) < 25 and kept[0] == 0 and kept[-1] == 39
-    assert [image["alt"].split(" · ")[0] for image in page.all("img")] == [f"step {3 * i + 1}" for i in kept]
+    assert [image["alt"].split(" · ")[1] for image in page.all("img")] == [f"step {3 * i + 1}" for i in kept]
     assert boomerang or sum(ms for _, ms in page.order) == sum(ms for _, ms in Page(tmp_path / "a.html").order)
 
 

@@ -1,5 +1,6 @@
 """The settings of a run as widgets, made from what each setting declares."""
 
+import html
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from studio_hands import COLABS, SMALL, below, blue, click, control, named, part
 import clipgen
 from clipgen.prompts import Prompt, parse
 from clipgen.runs.settings import Settings, build
-from clipgen.studio.controls import SECTIONS, Controls
+from clipgen.studio.controls import SECTIONS, Controls, label_of
 from clipgen.studio.parts import Brush, Dial, ErrorMessage, Fold, Webcam, to_url
 
 FIELDS = fields(Settings)[1:]
@@ -54,7 +55,8 @@ def test_what_is_steered_is_said_in_words(studio):
     place = groups(studio.controls)["Steer while it runs"]
     dials = [part for part in below(place) if isinstance(part, widgets.FloatSlider)]
     assert [dial.description for dial in dials] == ["Smoothness", "Nearness"]
-    assert not {"near", "tv", "lr", "cutouts"} & {getattr(part, "description", "") for part in below(place)}
+    others = {"near", "tv", "Learning rate", "Cutouts per step"}
+    assert not others & {getattr(part, "description", "") for part in below(place)}
     put(studio, near=0.5, tv=0.25)
     assert (studio.controls.values["near"], studio.controls.values["tv"]) == (0.5, 0.25)
 
@@ -118,7 +120,7 @@ from test_controls import groups
 
 studio = clipgen.Studio("a star", steps=6, **SMALL)
 places = groups(studio.controls)
-glow, (lamp,) = control(places["Steer while it runs"], "glow"), named(places["Look"], "lamp")
+glow, (lamp,) = control(places["Steer while it runs"], "glow"), named(places["Look"], "Lamp")
 assert glow.slider.min == 0 and tuple(lamp.options) == ("sun", "moon")
 assert {"glow", "lamp"} < studio.controls.live_values.keys() and "upwards" not in studio.controls.live_values
 light = []
@@ -141,7 +143,7 @@ def test_a_setting_that_a_part_brings_along_has_its_widget(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("heading", ["Start picture and mask", "Cutouts"])
+@pytest.mark.parametrize("heading", ["Start", "Cutouts"])
 def test_groups_fold(heading, studio):
     button, box = groups(studio.controls)[heading].children
     assert isinstance(button, widgets.ToggleButton)
@@ -222,6 +224,18 @@ def test_folds_say_how_many_of_their_settings_are_changed(studio):
     assert (cutouts.description, look.description) == ("Cutouts (2 changed)", "Look (1 changed)")
     put(studio, quality="draft", symmetry=0.0, padding="border")
     assert (cutouts.description, look.description) == ("Cutouts", "Look"), "a quality brings its own number of cutouts"
+
+
+def test_settings_have_labels_in_words_and_their_names_beside(studio):
+    labels = [label_of(field.name) for field in FIELDS]
+    assert len({*labels}) == len(labels) and all(label[0].isupper() and "_" not in label for label in labels)
+    for field in FIELDS:
+        help = studio.controls._cells[field.name].children[1].value
+        assert f"<summary><code>{field.name}</code></summary>" in help, "the help opens there"
+        assert html.escape(field.metadata["help"]) in help
+    assert control(studio.controls, "lr").description == "Learning rate"
+    studio.controls.search.value = "lr_unit"
+    assert groups(studio.controls)["Optimiser"].layout.display == ""
 
 
 def test_eight_settings_at_first_sight():

@@ -53,7 +53,7 @@ def test_a_checkpoint_of_an_earlier_run_is_offered(studio):
     studio.controls.put({"generator": "models/mine.ckpt", "lr": 0.2})
     assert (studio.controls.values["generator"], studio.controls.values["lr"]) == ("models/mine.ckpt", 0.2)
     put(studio, generator="mini-dvae")
-    assert "models/mine.ckpt" in named(studio.controls, "generator")[0].options
+    assert "models/mine.ckpt" in named(studio.controls, "Generator")[0].options
     click(studio, "Generate")
     assert studio.wait().finished
 
