@@ -63,6 +63,7 @@ LABELS = {  # of the settings whose own names are not plain words
     "lr_unit": "Rate unit",
     "beta2": "Beta 2",
     "eps": "Epsilon",
+    "clip_grad": "Gradient limit",
     "ema": "Averaging",
     "cutouts": "Cutouts per step",
     "cut_min": "Smallest",

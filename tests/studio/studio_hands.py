@@ -46,10 +46,10 @@ def click(studio, name):
 
 
 def control(controls, name):
-    """The widget of a setting: by its own name, or by what a dial calls it."""
+    """The widget of a setting, by its label."""
     word = label_of(name)
     dials = [dial for dial in parts(controls, Dial) if dial.slider.description == word]
-    (widget,) = dials or named(controls, name)
+    (widget,) = dials or named(controls, word)
     return widget
 
 
