@@ -120,7 +120,7 @@ def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -
     points = dict(zip(scored, zip(xs, ys)))
     for number, row in rows.items():
         if "row" in row and row["step"]:
-            points[number] = tuple(float(np.interp(row["step"], steps, values)) for values in (xs, ys))
+            points[number] = float(np.interp(row["step"], steps, xs)), float(np.interp(row["step"], steps, ys))
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys))
     judge, judge_caption = _judge_curve(list(scored.values()), xs)
     first, *_, last = (labels[number].removeprefix("CLIP · ").partition(" · ")[0] for number in scored)
