@@ -245,7 +245,7 @@ def test_of_its_drafts_the_likeliest_comes_first(monkeypatch):
 )
 def test_two_drawings_have_the_room_there_is(size, squares, monkeypatch):
     """One beside or above the other; in a square only their margins may overlap."""
-    monkeypatch.setattr(Dalle, "draw", lambda _, __, text, size: torch.full((1, 3, *size), len(text) / 10))
+    monkeypatch.setattr(Dalle, "stages", lambda _, __, text, size: [torch.full((1, 3, *size), len(text) / 10)])
     param = clipgen.load_generator("stack")
     latent, prompts = param.start(size, rng()), [Prompt("a cat and a red horse")]
     scene = starts.InitContext(param, None, size, 0, rng(), latent, prompts)
