@@ -148,6 +148,20 @@ def test_reaches_into_nothing(stored):
     assert not [name for name in found if name == "net" or name.startswith("_")]
 
 
+@pytest.mark.parametrize("lesson", NOTEBOOKS[1:], ids=lambda lesson: lesson.stem)
+def test_teaches(lesson):
+    """The loop's drawing, something to predict, three exercises with folded answers, and folded code of figures."""
+    notebook = nbformat.read(lesson, as_version=4)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "image/svg+xml" in {kind for output in outputs(notebook) for kind in output.get("data", {})}
+    assert "**Predict first.**" in prose
+    assert prose.count("<details><summary>Answer</summary>") == prose.count("</details>") == 3
+    for cell in code(notebook):
+        folded = cell.metadata.get("cellView") == "form" and cell.metadata.jupyter.source_hidden
+        assert cell.source.startswith("# @title ") == bool(folded)
+    assert sum(cell.source.startswith("# @title ") for cell in code(notebook)) >= 3
+
+
 def test_the_loop_built_up_from_nothing_is_the_packages():
     notebook = nbformat.read(NOTEBOOKS[4], as_version=4)
     printed = "\n".join(output.get("text", "") for output in outputs(notebook))
