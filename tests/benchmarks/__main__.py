@@ -53,7 +53,7 @@ def published(work: str) -> list[str]:
 
 def settings_of(work: str, cache: Path) -> dict[str, Any]:
     """clipgen's settings for some work, with weights from ``cache``."""
-    clip = {"perceptor": f"ViT-B-32/{cache / 'ViT-B-32.pt'}", "init": "random"} if published(work) else {}
+    clip = {"perceptor": f"ViT-B-32/{cache / 'ViT-B-32.safetensors'}", "init": "random"} if published(work) else {}
     return WORK[work][2] | clip
 
 
