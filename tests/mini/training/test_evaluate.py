@@ -1,7 +1,6 @@
 """What the models are measured with, and the command on a small sample."""
 
 import re
-import subprocess
 import sys
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from PIL import Image, ImageChops
 
 from clipgen.mini.training.data import is_held_out
-from clipgen.mini.training.evaluate import blind, combinations, ranks, saturated
+from clipgen.mini.training.evaluate import blind, combinations, main, ranks, saturated
 from clipgen.mini.training.vqgan import psnr
 from clipgen.mini.training.ways import WAYS, drawing
 from clipgen.mini.vocabulary import PROMPTS
@@ -73,13 +72,26 @@ def test_ways_of_more_than_a_prompt(way, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_evaluation_command(tmp_path):
+def test_the_evaluation_command(tmp_path, monkeypatch, capsys):
     sheet = tmp_path / "sheet.png"
-    command = [sys.executable, "-m", "clipgen.mini.training.evaluate", "--sets", "seen,held-out", "--pictures", "2"]
-    command += ["--ways", "rerank,default", "--steps", "20", "--sheet", sheet, "--blind", tmp_path / "blind"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    figures = {k: float(v) for k, v in re.findall(r"(CLIP: top-1|mini-\w+:|held-out +default) +([\d.]+)", done.stdout)}
+    words = [
+        "--sets",
+        "seen,held-out",
+        "--pictures",
+        "1",
+        "--ways",
+        "transformer,default",
+        "--steps",
+        "6",
+        "--cutouts",
+        "4",
+    ]
+    words += ["--sheet", str(sheet), "--blind", str(tmp_path / "blind")]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *words])
+    main()
+    said = capsys.readouterr().out
+    figures = {k: float(v) for k, v in re.findall(r"(CLIP: top-1|mini-\w+:|held-out +default) +([\d.]+)", said)}
     assert figures["CLIP: top-1"] > 0.3 and figures["mini-vqgan:"] > 20 and 0 <= figures["held-out  default"] <= 1
-    assert len((tmp_path / "blind" / "key.csv").read_text().splitlines()) == 8
-    for made in ("seen-rerank", "seen-default", "held-out-rerank", "held-out-default"):
+    assert len((tmp_path / "blind" / "key.csv").read_text().splitlines()) == 4
+    for made in ("seen-transformer", "seen-default", "held-out-transformer", "held-out-default"):
         assert sheet.with_stem(f"sheet-{made}").stat().st_size > 10_000
