@@ -220,8 +220,9 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
     generators = []
     for name, entry in GENERATORS.items():
         size, weights = "-", "built-in" if entry.codebook_size else "none needed"
-        if entry.files:
-            size, weights = f"{entry.megabytes:.0f} MB", "cached" if all(map(cached, entry.files)) else "-"
+        if entry.megabytes:
+            is_cached = entry.files and all(map(cached, entry.files))
+            size, weights = f"{entry.megabytes:.0f} MB", "cached" if is_cached else "-"
         facts = f"f{entry.stride}", entry.codebook_size or "-", f"{entry.memory} GB" if entry.memory else "-"
         generators.append((name, size, *facts, entry.proof, entry.licence, weights))
     perceptors = [(name, "64", "", "", "see model card", "built-in") for name in ("mini", "evaluator")]

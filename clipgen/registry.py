@@ -110,6 +110,7 @@ LOSSES = Registry(
         "palette": "clipgen.losses.regularisers:Palette",
         "aesthetic": "clipgen.losses.aesthetic:Aesthetic",
         "neuron": "clipgen.losses.neuron:Neuron",
+        "noise_norm": "clipgen.losses.noise:NoiseNorm",
         "near": "clipgen.losses.init_loss:InitLoss",
     },
 )

@@ -35,10 +35,14 @@ class Generator:
     device: torch.device
     net: Any = None  # an autoencoder with ``encode``, ``decode`` and a module ``decoder``, if there is one
     precision = "fp32"  # see ``clipgen.device``
+    is_noise = False  # whether its latent is Gaussian noise
     is_vector = False  # whether its images are drawings of marks, see ``clipgen.generators.vectors``
 
     def set_precision(self, precision: str) -> None:
         """Compute in one of ``clipgen.device.PRECISIONS``; without a net there is only fp32."""
+
+    def condition(self, texts: Sequence[str]) -> None:
+        """Draw these texts from now on; most generators read none. Called at the start and when prompts change."""
 
     def enable_checkpointing(self) -> bool:
         """Recompute activations in the backward pass instead of storing them; return whether that is new."""
@@ -159,7 +163,8 @@ class Entry:
 
     @property
     def megabytes(self) -> float:
-        return sum(file.megabytes or 0 for file in self.files)
+        """The size of its weights; of those that diffusers loads by itself as its ``config`` says."""
+        return sum(file.megabytes or 0 for file in self.files) or self.config.get("megabytes", 0)
 
     def defaults_on(self, device: str) -> Mapping[str, Any]:
         """Return the settings that suit it on a device, ``auto`` or a name of torch's."""

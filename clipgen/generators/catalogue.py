@@ -44,6 +44,25 @@ _VQGAN = _PHOTOGRAPHS | {"lr_unit": "absolute", "lr": 0.1, "init": "perlin"}
 _LLAMAGEN = _VQGAN | {"lr_unit": "own"}
 # Lao Beyer et al. 2025, "Highly Compressed Tokenizer Can Generate Without Training".
 _TITOK = _PHOTOGRAPHS | {"lr_unit": "absolute", "lr": 0.1, "ema": 0.98, "init": "perlin"}
+# ReNO's optimiser (Eyring et al. 2024) with plain CLIP: see ``clipgen.runs.presets``.
+_ONE_STEP = {
+    "steps": 50,
+    "cutouts": 16,
+    "cut_min": 0.7,
+    "cut_max": 1.0,
+    "augment": "flip",
+    "optimizer": "SGD",
+    "lr_unit": "absolute",
+    "lr": 5.0,
+    "momentum": 0.9,
+    "nesterov": True,
+    "clip_grad": 0.1,
+    "ema": 0.0,
+    "schedule": "constant",
+    "init": "random",
+    "near": 0.0,
+    "keep": "best",
+}
 # Crowson's notebook also adds noise to the logits and masks codes that DALL-E never uses; neither is implemented. A
 # logit's gradient is about 1e-9 at 512x512, below Adam's usual eps of 1e-8, with which most logits would hardly move.
 _DVAE = _PHOTOGRAPHS | {
@@ -243,6 +262,16 @@ GENERATORS: dict[str, Entry] = {
     "llamagen_vq16": _llamagen("vq_ds16_c2i.pt", "FoundationVision/LlamaGen", _VQ16),
     "llamagen_vq16_t2i": _llamagen("vq_ds16_t2i.pt", "peizesun/llamagen_t2i", _VQ16),  # of its text models
     "llamagen_vq8": _llamagen("vq_ds8_c2i.pt", "FoundationVision/LlamaGen", _VQ8),
+    "sd-turbo": Entry(
+        "clipgen.generators.turbo:load",
+        config={"repo": "stabilityai/sd-turbo", "megabytes": 5160},  # in fp32, computed from the number of weights
+        licence="Stability AI",
+        proof="diffusers",
+        native_size=512,
+        stride=8,
+        tileable=False,
+        defaults=_ONE_STEP,
+    ),
     "titok_s128": _titok("s128", ("small", "small"), 128, 335, 1.3),
     "titok_b64": _titok("b64", ("base", "base"), 64, 819, 1.6),
     "titok_bl128": _titok("bl128_vq8k", ("base", "large"), 128, 1561, 1.7, codes=(8192, 64), legacy=False),
@@ -285,6 +314,9 @@ def entry_of(name: str) -> Entry:
     if isfile(name):  # not Path.is_file: a name may be too long for a path
         return _vqgan(resolve_name("clipgen.generators.vqgan:config_beside")(Path(name)), licence="yours")
     if name.startswith("hf-hub:"):
+        if resolve_name("clipgen.generators.turbo:is_pipeline")(name):
+            repo = name.removeprefix("hf-hub:")
+            return replace(GENERATORS["sd-turbo"], config={"repo": repo}, licence="see hub page", memory=0.0)
         config = resolve_name("clipgen.generators.vae:hub_config")(name)
         return replace(
             GENERATORS["taesd"],
@@ -294,7 +326,8 @@ def entry_of(name: str) -> Entry:
             licence="see hub page",
             stride=config["stride"],
         )
-    raise unknown_name("generator", name, GENERATORS, ", hf-hub:org/name (an autoencoder), or the path of a checkpoint")
+    others = ", hf-hub:org/name (an autoencoder or a one-step pipeline), or the path of a checkpoint"
+    raise unknown_name("generator", name, GENERATORS, others)
 
 
 def load_generator(

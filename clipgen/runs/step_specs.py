@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.cutouts.sampling import CutoutConfig
-from clipgen.generators.base import wrap_edges
+from clipgen.generators.base import Generator, wrap_edges
 from clipgen.generators.catalogue import entry_of
 from clipgen.images import masks
 from clipgen.images.camera import Camera
@@ -22,6 +22,7 @@ from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prom
 from clipgen.optimize import Optimization
 from clipgen.optimizers import OptimizerConfig
 from clipgen.precision import share_weights
+from clipgen.prompts import Prompt, positive_texts
 from clipgen.registry import INITS, LOSSES
 from clipgen.runs.settings import Settings, default_init
 from clipgen.runs.spec import Models, RunSpec
@@ -39,6 +40,7 @@ class StepSpecBuilder:
             generator = wrap_edges(generator)
         self._run, self._models, self._settings = spec, models, s
         self._results: dict[str, tuple[Any, Any]] = {}  # for each name the last key and the result for it
+        self._condition(generator, s.prompts)
         size, rng = _size_of(s), torch.Generator().manual_seed(s.seed)
         latent, fallback = generator.start(size, rng), INITS[default_init(s.perceptor)]()
         context = InitContext(
@@ -111,6 +113,7 @@ class StepSpecBuilder:
     def _build(self, s: Settings) -> StepSpec:
         prompts, perceptors, size = s.prompts, self._models.perceptors, self._context.size
         pictures = self._run.inputs.pictures
+        self._condition(self._context.generator, prompts)
         mask = self._cached("mask", lambda: self._load_mask(s.mask) if s.mask else None, s.mask, size)
         embeddings = self._cached(
             "embeddings", lambda: [embed_prompts(clip, prompts, pictures) for clip, _ in perceptors], prompts
@@ -149,6 +152,10 @@ class StepSpecBuilder:
             precision=self._run.precision,
             deterministic=s.deterministic,
         )
+
+    def _condition(self, generator: Generator, prompts: Sequence[Prompt]) -> None:
+        texts = [prompt.text for prompt in positive_texts(prompts)]
+        self._cached("condition", lambda: generator.condition(texts), texts)
 
     def _regions(self) -> list[Region]:
         prompts = self._settings.prompts

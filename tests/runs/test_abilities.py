@@ -104,6 +104,7 @@ def test_there_are_lines_for_everything():
         "palette_weight",
         "cut_max",
         "near_fade",
+        "noise_norm",  # of one-step generators
         "aesthetic",  # of published perceptors only
         "patch_dropout",  # below the table: the embedded perceptors have no patches
     }

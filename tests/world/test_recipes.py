@@ -55,6 +55,7 @@ SIZES = {
     "nerdyrodent": lambda side: torch.ones(32),
     "pixray": pixray,
     "das": lambda side: torch.ones(64),
+    "reno": lambda side: torch.ones(1),
     "token-opt": lambda side: torch.full((8,), 224 / 256),  # random crops of 224 of 256
     "clipag": lambda side: torch.cat([torch.ones(11), torch.full((53,), 128 / 224)]),
 }
@@ -80,6 +81,7 @@ AUGMENTED = {
         "levels": (1, 1),
     },
     "das": {"shift": (1, 1 / 6), "grain": (1, 0.2)},
+    "reno": {},
     "token-opt": {"flip": (0.5, 1)},
     "clipag": {
         "stretch": (1, 1.2),
@@ -109,7 +111,7 @@ def drawn(cutouts, side, image=None):
 
 
 def test_every_recipe_is_here():
-    assert PRESETS.keys() == SIZES.keys() == AUGMENTED.keys() and PRESETS.keys() - MOVES.keys() == {"das"}
+    assert PRESETS.keys() == SIZES.keys() == AUGMENTED.keys() and PRESETS.keys() - MOVES.keys() == {"das", "reno"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -186,6 +188,18 @@ def test_what_is_particular():
     assert (dalle.distance, dalle.combine, dalle.padding, dalle.cut_pad) == ("cosine", "embeddings", "black", 0.5)
     assert settings("pixray").init == "noise" and settings("crowson").init == "random"
     assert settings("das").generator == "stack"
+
+
+def test_renos_optimiser_for_a_loss_eleven_times_smaller():
+    asked = settings("reno")
+    config = asked.at(0).select(OptimizerConfig)
+    (group,) = config.create(torch.zeros(3, requires_grad=True)).param_groups
+    assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 0)
+    assert config.lr_at(0.9, unit=123, has_camera=False) * config.clip_grad == pytest.approx(5 * 0.1)
+    assert asked.noise_norm * asked.lr == pytest.approx(0.01 * 5)
+    assert dict(parse_ensemble(asked.perceptor)) == pytest.approx(
+        {"hps-v2.1": 5 / 11, "pickscore": 5 / 11, "ViT-H-14/laion2b_s32b_b79k": 1 / 11}
+    )
 
 
 def test_places_of_padded_views():

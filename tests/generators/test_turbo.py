@@ -1,0 +1,204 @@
+"""One-step generators against diffusers' own pipeline, tiny and with random weights, as the hub's cache keeps it."""
+
+import json
+import warnings
+
+import huggingface_hub.constants
+import pytest
+import torch
+
+import clipgen
+from clipgen.errors import ClipgenError
+from clipgen.generators import turbo, vae
+from clipgen.losses.loss import StepContext
+from clipgen.losses.noise import NoiseNorm
+
+diffusers = pytest.importorskip("diffusers")
+NAME = "hf-hub:org/turbo"
+PROMPTS = ["a red apple", "two dogs in the snow, oil on canvas"]
+
+
+def tokenizer(folder):
+    """CLIP's tokenizer without merges: a token for each letter."""
+    from transformers import CLIPTokenizer
+
+    letters = [chr(i) for i in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=77), len(words)
+
+
+def livelier(net):
+    for weight in net.parameters():
+        weight.data += 0.05 * torch.randn_like(weight)
+    return net.eval()
+
+
+def build(folder, scheduler):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    words, count = tokenizer(folder)
+    text = CLIPTextConfig(
+        vocab_size=count,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=count - 2,
+        eos_token_id=count - 1,
+        pad_token_id=count - 1,
+    )
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=8,
+    )
+    decoder = diffusers.AutoencoderKL(
+        block_out_channels=(32, 32, 64, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+    )
+    return diffusers.StableDiffusionPipeline(
+        livelier(decoder),
+        livelier(CLIPTextModel(text)),
+        words,
+        livelier(unet),
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )
+
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SCHEDULERS = {  # the first is SD-Turbo's
+    "euler": lambda: diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing"),
+    "ddim v": lambda: diffusers.DDIMScheduler(
+        **BETAS, timestep_spacing="trailing", clip_sample=False, prediction_type="v_prediction"
+    ),
+    "lcm": lambda: diffusers.LCMScheduler(**BETAS),
+}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Puts a pipeline into a cache of the hub, as org/turbo, and returns it."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    turbo.is_pipeline.cache_clear()
+    vae.hub_config.cache_clear()
+
+    def keep(scheduler="euler"):
+        repo = tmp_path / "hub" / "models--org--turbo"
+        (repo / "refs").mkdir(parents=True)
+        (repo / "refs" / "main").write_text("0" * 40)
+        pipeline = build(tmp_path, SCHEDULERS[scheduler]())
+        pipeline.save_pretrained(repo / "snapshots" / ("0" * 40))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return keep
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_picture_is_the_pipelines(scheduler, hub):
+    """On three seeds and two prompts."""
+    pipeline = hub(scheduler)
+    ours = clipgen.load_generator(NAME)
+    for prompt in PROMPTS:
+        ours.condition([prompt])
+        for seed in range(3):
+            noise = ours.start((64, 64), torch.Generator().manual_seed(seed))
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                wanted = pipeline(prompt, 64, 64, 1, guidance_scale=0.0, latents=noise, output_type="pt").images
+                found = ours.image(noise)
+            assert found.shape == (1, 3, 64, 64) and wanted.std() > 0.01
+            assert (found - wanted).abs().max() <= 1e-5
+
+
+def test_the_gradient_is_that_of_finite_differences(hub):
+    hub()
+    ours = clipgen.load_generator(NAME)
+    ours.condition(PROMPTS[:1])
+    ours.net.double()
+    ours.condition_ = ours.condition_.double()
+    weights = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+
+    def value(latent):
+        return (ours.net.decode(ours.net.denoise(latent, ours.condition_)) * weights).sum()
+
+    value(noise).backward()
+    for seed in range(4):
+        way = torch.randn(1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(10 + seed))
+        with torch.no_grad():
+            slope = (value(noise + 1e-5 * way) - value(noise - 1e-5 * way)) / 2e-5
+        assert float((noise.grad * way).sum()) == pytest.approx(float(slope), rel=1e-4)
+
+
+def test_the_objective_and_the_norm_of_the_noise():
+    latent = (3 * torch.randn(1, 4, 8, 8)).requires_grad_()
+
+    class Spec:
+        generator = type("G", (), {"is_noise": True})
+
+    (term,) = NoiseNorm().terms(StepContext(torch.zeros(1), latent, 0, Spec, torch.Generator()))
+    norm = latent.detach().norm()
+    assert float(term.detach()) == pytest.approx(float(0.01 * (norm**2 / 2 - 255 * norm.log())), rel=1e-5)
+    term.backward()
+    pull = (latent.grad * latent.detach()).sum() / norm
+    assert float(pull) == pytest.approx(float(0.01 * (norm - 255 / norm)), rel=1e-3), "to a norm of the root of d - 1"
+
+
+def test_a_run_is_conditioned_steered_resumed_and_replayed(hub, tmp_path):
+    hub()
+    quick = {"generator": NAME, "steps": 6, "every": 1, "cutouts": 2, "size": (64, 64), "folder": tmp_path, "lr": 50.0}
+    plain = clipgen.Run(PROMPTS[0], **quick)
+    frames = [frame.image.tobytes() for frame in plain]
+    other = clipgen.Run(PROMPTS[1], like=plain, **quick)
+    assert next(iter(other)).image.tobytes() != frames[0], "the same noise, another condition"
+    steered = clipgen.Run(PROMPTS[0], like=plain, **quick)
+    for frame in steered:
+        if frame.step == 2:
+            before = steered.optimization.spec.generator.condition_.clone()
+            steered.change(prompt=PROMPTS[1])
+        if frame.step == 4:
+            steered.stop()
+    assert not torch.equal(before, steered.optimization.spec.generator.condition_)
+    resumed = clipgen.Run.resume(steered.journal.folder, like=plain)
+    rest = [frame.image.tobytes() for frame in resumed]
+    again = [frame.image.tobytes() for frame in clipgen.Run.replay(resumed.journal.folder, folder=tmp_path, like=plain)]
+    assert again[:2] == frames[:2] and again[2:] != frames[2:] and again[4:] == rest and len(rest) == 2
+    norm = resumed.optimization.latent.detach().norm()
+    assert 0.94 * 16 < norm < 1.06 * 16
+    checkpointed = resumed.optimization.spec.generator
+    assert checkpointed.enable_checkpointing() and not checkpointed.enable_checkpointing()
+
+
+def test_a_picture_is_noised_as_image_to_image_does(hub):
+    pipeline = hub()
+    ours = clipgen.load_generator(NAME)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        clean = pipeline.vae.encode(image * 2 - 1).latent_dist.mode() * pipeline.vae.config.scaling_factor
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    pipeline.scheduler.set_timesteps(1)
+    noisy = pipeline.scheduler.add_noise(clean, noise, pipeline.scheduler.timesteps[:1])
+    assert (ours.encode(image) - noisy / pipeline.scheduler.init_noise_sigma).abs().max() <= 1e-5
+
+
+def test_other_pipelines_are_refused(hub, tmp_path):
+    hub()
+    index = next((tmp_path / "hub").rglob("model_index.json"))
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "FluxPipeline"))
+    with pytest.raises(ClipgenError, match="is FluxPipeline; of pipelines clipgen takes StableDiffusionPipeline"):
+        clipgen.load_generator(NAME)
