@@ -19,60 +19,11 @@ import torch
 from clipgen import device as devices
 from clipgen.errors import ClipgenError
 from clipgen.generators.base import Entry, Generator, parse_relaxation
+from clipgen.generators.defaults import CONTINUOUS, DRAWING, DVAE, LLAMAGEN, ONE_STEP, PIXELS, TITOK, VQGAN
 from clipgen.registry import RELAXATIONS, unknown_name
 from clipgen.storage.remote import Remote
 
 MAX_MARKS = 4096  # of a drawing
-
-# --- settings that suit each family; what a person sets takes precedence ------------------------------
-
-# Without a decoder that has seen images: noise of every strength keeps a CLIP from reading grain as form.
-_PIXELS: dict[str, Any] = {"augment": "flip, affine, grain=0.2", "ema": 0.9, "lr": 0.3}
-_DRAWING: dict[str, Any] = {"augment": "flip, affine, grain=0.2", "near_space": "pixels", "lr": 0.2}
-# What the notebooks of 2021 used for decoders of photographs, with OpenAI's CLIP: see ``clipgen.runs.presets``.
-_PHOTOGRAPHS: dict[str, Any] = {
-    "steps": 300,
-    "cutouts": 32,
-    "cut_min": 0.0,
-    "cut_max": 1.0,
-    "augment": "flip, affine=15:0.7, shift=0.1:0.7, perspective=0.5:0.7, colour:0.7, erase:0.7, grain",
-    "beta2": 0.999,
-}
-_CONTINUOUS = _PHOTOGRAPHS | {"lr": 0.05}
-_VQGAN = _PHOTOGRAPHS | {"lr_unit": "absolute", "lr": 0.1, "init": "perlin"}
-# Codes of length 1 in 8 numbers: an absolute 0.1 would be 0.28 of their standard deviation.
-_LLAMAGEN = _VQGAN | {"lr_unit": "own"}
-# Lao Beyer et al. 2025, "Highly Compressed Tokenizer Can Generate Without Training".
-_TITOK = _PHOTOGRAPHS | {"lr_unit": "absolute", "lr": 0.1, "ema": 0.98, "init": "perlin"}
-# ReNO's optimiser (Eyring et al. 2024) with plain CLIP: see ``clipgen.runs.presets``.
-_ONE_STEP = {
-    "steps": 50,
-    "cutouts": 16,
-    "cut_min": 0.7,
-    "cut_max": 1.0,
-    "augment": "flip",
-    "optimizer": "SGD",
-    "lr_unit": "absolute",
-    "lr": 5.0,
-    "momentum": 0.9,
-    "nesterov": True,
-    "clip_grad": 0.1,
-    "ema": 0.0,
-    "schedule": "constant",
-    "init": "random",
-    "near": 0.0,
-    "keep": "best",
-}
-# Crowson's notebook also adds noise to the logits and masks codes that DALL-E never uses; neither is implemented. A
-# logit's gradient is about 1e-9 at 512x512, below Adam's usual eps of 1e-8, with which most logits would hardly move.
-_DVAE = _PHOTOGRAPHS | {
-    "lr_unit": "absolute",
-    "lr": 0.05,
-    "optimizer": "AdamW",
-    "relax": "sample",
-    "init": "random",
-    "eps": 1e-10,
-}
 
 # --- rows of the table ----------------------------------------------------------------------------------
 
@@ -83,7 +34,7 @@ def _builtin(loader: str, **facts: Any) -> Entry:
 
 
 def _drawing(loader: str, marks: int) -> Entry:
-    return _builtin(loader, config={"marks": marks}, defaults=_DRAWING, tileable=False)
+    return _builtin(loader, config={"marks": marks}, defaults=DRAWING, tileable=False)
 
 
 def _taesd(name: str, channels: int, megabytes: float) -> Entry:
@@ -96,7 +47,7 @@ def _taesd(name: str, channels: int, megabytes: float) -> Entry:
         config,
         native_size=512,
         stride=8,
-        defaults=_CONTINUOUS,
+        defaults=CONTINUOUS,
         proof="diffusers",
     )
 
@@ -108,7 +59,7 @@ def _vqgan(config: dict[str, Any], loader: str = "load", **facts: Any) -> Entry:
         stride=2 ** (len(config["ch_mult"]) - 1),
         codebook_size=config["n_embed"],
         has_logits=config.get("gumbel", False),
-        **{"defaults": _VQGAN, "proof": "taming-transformers"} | facts,
+        **{"defaults": VQGAN, "proof": "taming-transformers"} | facts,
     )
 
 
@@ -122,7 +73,7 @@ def _taming(name: str, config: dict[str, Any], megabytes: float, *sources: str, 
 
 def _llamagen(file: str, repo: str, config: dict[str, Any]) -> Entry:
     remote = Remote(f"llamagen/{file}", (f"hf:{repo}/{file}",), 300)
-    return _vqgan(config, "load_llamagen", files=(remote,), defaults=_LLAMAGEN, proof="-")
+    return _vqgan(config, "load_llamagen", files=(remote,), defaults=LLAMAGEN, proof="-")
 
 
 def _titok(name: str, sizes: tuple[str, str], tokens: int, megabytes: float, memory: float, **config: Any) -> Entry:
@@ -138,7 +89,7 @@ def _titok(name: str, sizes: tuple[str, str], tokens: int, megabytes: float, mem
         sequence=tokens,
         codebook_size=config.get("codes", (4096, 12))[0],
         tileable=False,
-        defaults=_TITOK,
+        defaults=TITOK,
     )
 
 
@@ -187,9 +138,9 @@ _IMAGENET_16384 = _taming(
 GENERATORS: dict[str, Entry] = {
     "mini-vqgan": _builtin("clipgen.mini:load_autoencoder", overflows_fp16=True, settled=1.0, **_MINI),
     "mini-dvae": _builtin("clipgen.mini:load_autoencoder", has_logits=True, **_MINI),
-    "pixels": _builtin("clipgen.generators.pixels:Pixels", defaults=_PIXELS),
-    "fft": _builtin("clipgen.generators.fft:FFT", defaults=_PIXELS | {"augment": "flip, affine, grain=0.3"}),
-    "stack": _builtin("clipgen.generators.stack:Stack", defaults=_PIXELS | {"lr": 0.08}, settled=2.0, tileable=False),
+    "pixels": _builtin("clipgen.generators.pixels:Pixels", defaults=PIXELS),
+    "fft": _builtin("clipgen.generators.fft:FFT", defaults=PIXELS | {"augment": "flip, affine, grain=0.3"}),
+    "stack": _builtin("clipgen.generators.stack:Stack", defaults=PIXELS | {"lr": 0.08}, settled=2.0, tileable=False),
     "strokes": _drawing("clipgen.generators.strokes:Strokes", 128),
     "shapes": _drawing("clipgen.generators.shapes:Shapes", 96),
     "pen": _drawing("clipgen.generators.strokes:Pen", 192),
@@ -207,7 +158,7 @@ GENERATORS: dict[str, Entry] = {
         stride=8,
         codebook_size=8192,
         has_logits=True,
-        defaults=_DVAE,
+        defaults=DVAE,
         uses_notebook_defaults=True,
     ),
     "vqgan_imagenet_f16_1024": _taming(
@@ -270,7 +221,7 @@ GENERATORS: dict[str, Entry] = {
         native_size=512,
         stride=8,
         tileable=False,
-        defaults=_ONE_STEP,
+        defaults=ONE_STEP,
     ),
     "titok_s128": _titok("s128", ("small", "small"), 128, 335, 1.3),
     "titok_b64": _titok("b64", ("base", "base"), 64, 819, 1.6),
