@@ -121,8 +121,8 @@ class OneStep(MixedPrecision, Generator):
         """Keep the norm near that of Gaussian noise, in place."""
         expected = latent[0].numel() ** 0.5
         norm = torch.linalg.vector_norm(latent.data, dim=(1, 2, 3), keepdim=True)
-        wanted = norm.clamp(expected * (1 - NORM_TOLERANCE), expected * (1 + NORM_TOLERANCE))
-        latent.data.mul_(wanted / norm.clamp(min=1e-12))
+        target = norm.clamp(expected * (1 - NORM_TOLERANCE), expected * (1 + NORM_TOLERANCE))
+        latent.data.mul_(target / norm.clamp(min=1e-12))
 
 
 @lru_cache
