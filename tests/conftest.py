@@ -48,7 +48,19 @@ WORLD = (  # what is marked ``world``: how published models, their weights and C
 )
 
 
+LONGEST = (  # they begin first, so that no worker is left with one of them at the end
+    "notebooks/",
+    "browser/",
+    "studies/test_ray.py",
+    "world/test_end_to_end.py",
+    "mini/training/",
+    "generators/test_mixed_precision.py",
+    "environments/",
+)
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not item.path.relative_to(HERE).as_posix().startswith(LONGEST))
     for item in items:
         if item.path.relative_to(HERE).as_posix().startswith(WORLD):
             item.add_marker("world")
