@@ -100,8 +100,8 @@ def test_keep_best_shows_and_exports_it(judged, tmp_path, capsys, monkeypatch):
     run.export("best.png", keep="best")
     assert Image.open("best.png").tobytes() == enlarge(journal.frame(4)).tobytes()
     assert json.loads(Image.open("best.png").info["clipgen scores"])["judge"] == 0.4
-    assert Image.open(run.export("best.gif", keep="best")).n_frames == 3, "steps 1, 2 and 4"
-    assert Image.open(run.export("all.gif")).n_frames == 5
+    assert Image.open(run.export("best.gif", keep="best")).n_frames == 4, "steps 1 to 4"
+    assert Image.open(run.export("all.gif")).n_frames == 8
     assert main(["export", str(journal.folder), "cli.png", "--keep", "best"]) == 0
     assert (tmp_path / "cli.png").read_bytes() == (tmp_path / "best.png").read_bytes()
     run.change(keep="best")
