@@ -326,8 +326,10 @@ def card(options: argparse.Namespace) -> list[dict[str, Any]]:
     with weights(["vqgan_imagenet_f16_16384", "dvae"]) as cache:
         os.environ["CLIPGEN_CACHE"] = str(cache)
         report = measure_card(options, compared, cache)
-    for part, rows in report.items():
-        print(f"\n## {part}\n\n{table(rows)}" if rows else "", flush=True)
+    page = "\n\n".join(f"## {part}\n\n{table(rows)}" for part, rows in report.items() if rows)
+    print(f"\n{page}", flush=True)
+    if options.json:
+        options.json.with_suffix(".md").write_text(f"{page}\n")
     return []
 
 
@@ -365,7 +367,7 @@ def main() -> None:
         one.set_defaults(function=function)
         one.add_argument("--rounds", type=int, default=5, help="steps of each side, or starts, after one to warm up")
         one.add_argument("--device", default=str(pick().type))
-        one.add_argument("--json", type=Path, help="write the figures here, too")
+        one.add_argument("--json", type=Path, help="write the figures here, too; card: its tables beside it")
         if name == "numerics":
             one.add_argument("--reduced", choices=[*PRECISIONS], default="bf16", help="beside fp32")
         elif name in ("overhead", "cluster"):
