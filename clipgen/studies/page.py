@@ -6,20 +6,20 @@ film's page. Without JavaScript the pictures and scores are there.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
@@ -30,10 +30,13 @@ from clipgen.runs.saved import base_names
 from clipgen.studies.row import Row, RowState
 from clipgen.studies.tables import format_value
 
+if TYPE_CHECKING:
+    from clipgen.studies.study import Study
+
 PAGE, CSS, JS = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
 SUFFIXES = (".html", ".png", ".csv")
 THUMBNAIL = 384  # pixels of a picture: a page holds many
-TILES, TILE = 96, 128  # number of tiles of a live grid, pixels of one
+TILES, SHEET = 96, 1200  # pictures of a live grid, pixels of its longer side
 
 
 def check_file(file: str | Path) -> Path:
@@ -105,33 +108,27 @@ def _row_html(row: Row) -> str:
 
 
 @contextmanager
-def show_progress(rows: Sequence[Row], progress: bool) -> Iterator[Callable[[], None]]:
-    """Yield a function that shows how far the rows are, to be called as often as one likes."""
+def show_progress(study: Study, progress: bool) -> Iterator[Callable[[], None]]:
+    """Yield a function that shows how far a study is, to be called as often as one likes."""
     if not progress:
         yield lambda: None
-    elif _is_notebook():
-        from IPython.display import display
+        return
+    rows, grid = study.rows, LiveGrid(study) if _is_notebook() else None
+    with tqdm(total=sum(row.steps for row in rows), unit="step", dynamic_ncols=True) as bar:
+        bar.initial = bar.n = bar.last_print_n = count_steps(rows, [row.state for row in rows])
 
-        grid = ProgressGrid(rows)
-        display(grid.widget)
+        def update() -> None:
+            states = [row.state for row in rows]
+            failed = sum(bool(state.error) for state in states)
+            bar.update(max(0, count_steps(rows, states) - bar.n))
+            bar.set_postfix(rows=f"{sum(state.done for state in states)}/{len(rows)}", failed=failed, refresh=False)
+            if grid:
+                grid.update(states)
+
         try:
-            yield throttle(grid.update)
+            yield throttle(update)
         finally:
-            grid.update()
-    else:
-        with tqdm(total=sum(row.steps for row in rows), unit="step", dynamic_ncols=True) as bar:
-            bar.initial = bar.n = bar.last_print_n = count_steps(rows, [row.state for row in rows])
-
-            def update() -> None:
-                states = [row.state for row in rows]
-                failed = sum(bool(state.error) for state in states)
-                bar.update(max(0, count_steps(rows, states) - bar.n))
-                bar.set_postfix(rows=f"{sum(state.done for state in states)}/{len(rows)}", failed=failed, refresh=False)
-
-            try:
-                yield throttle(update)
-            finally:
-                update()
+            update()
 
 
 def throttle(update: Callable[[], None]) -> Callable[[], None]:
@@ -158,67 +155,26 @@ def count_steps(rows: Sequence[Row], states: Sequence[RowState]) -> int:
     return sum(row.steps if state.done or state.error else state.step for row, state in zip(rows, states))
 
 
-class ProgressGrid:
-    """A widget with a tile for each row: its newest frame, and what it varies; above them the progress of all.
+class LiveGrid:
+    """The sheet of a study's newest frames in a notebook, of its first ``TILES`` rows."""
 
-    Attributes:
-        widget: To be displayed.
-        tiles: The first ``TILES`` rows' pictures with their labels.
-        summary: The line above them.
-    """
-
-    def __init__(self, rows: Sequence[Row], clock: Callable[[], float] = time.monotonic):
+    def __init__(self, study: Study):
         import ipywidgets as widgets
+        from IPython.display import display
 
-        self._rows, self._clock = rows, clock
-        self._began, self._steps_before = clock(), count_steps(rows, [row.state for row in rows])
-        self._total = sum(row.steps for row in rows)
-        self._bar, self.summary = widgets.HTML(layout={"width": "100%"}), widgets.HTML()
-        self.tiles = []
-        for row in rows[:TILES]:
-            picture = widgets.Image(format="jpeg", layout={"width": f"{TILE}px", "display": "none"})
-            label = widgets.HTML(_label_html(row.label))
-            self.tiles.append(widgets.VBox([picture, label], layout={"width": f"{TILE + 8}px", "margin": "2px"}))
-            self.tiles[-1].add_class("clipgen-tile")
-        self._displayed = [RowState()] * len(self.tiles)
-        flow = widgets.Box(self.tiles, layout={"flex_flow": "row wrap"})
-        self.widget = widgets.VBox([self.summary, self._bar, flow])
-        self.update()
+        self._part, self._displayed = copy.copy(study), list[RowState]()
+        self._part.rows = study.rows[:TILES]
+        self.image = widgets.Image(format="jpeg", layout={"display": "none"})
+        self.image.add_class("clipgen-grid")
+        display(self.image)
 
-    def update(self) -> None:
-        """Show what has changed."""
-        states = [row.state for row in self._rows]
-        for i, state in enumerate(states[:TILES]):
-            if state != self._displayed[i]:
-                self._displayed[i] = state
-                self._update_tile(i, state)
-        done, failed = sum(state.done for state in states), sum(bool(state.error) for state in states)
-        steps = count_steps(self._rows, states)
-        self._bar.value = (
-            f'<progress aria-label="steps" value="{steps}" max="{self._total}" style="width:100%"></progress>'
-        )
-        parts = [f"{done} of {len(states)} pictures"] + [f"{failed} failed"] * bool(failed)
-        if self._steps_before < steps < self._total:
-            per_step = (self._clock() - self._began) / (steps - self._steps_before)
-            parts.append(f"{tqdm.format_interval(per_step * (self._total - steps))} left")
-        if more := len(self._rows[TILES:]):
-            parts.append(f"{more} more are not shown here")
-        self.summary.value = " · ".join(parts)
-
-    def _update_tile(self, i: int, state: RowState) -> None:
-        row = self._rows[i]
-        picture, label = self.tiles[i].children
-        if state.step and (frame := row.image):
-            picture.value, picture.layout.display = _encode_thumbnail(frame), ""
-        status = "" if state.done else f"step {state.step} of {row.steps}"
-        label.value = _label_html(row.label, f"<b>{escape(state.error)}</b>" if state.error else status)
-
-
-def _label_html(label: str, status: str = "") -> str:
-    return f'<div style="line-height:1.3;overflow-wrap:anywhere"><small>{escape(label)}<br>{status}</small></div>'
-
-
-def _encode_thumbnail(frame: Image.Image) -> bytes:
-    out = io.BytesIO()
-    ImageOps.contain(frame, (TILE, TILE)).save(out, "JPEG", quality=85)
-    return out.getvalue()
+    def update(self, states: list[RowState]) -> None:
+        """Show the newest frames if the states of the rows have changed."""
+        if states == self._displayed:
+            return
+        self._displayed, out = states, io.BytesIO()
+        with suppress(ClipgenError):  # no frames yet, none with a score, or too large ones
+            sheet = self._part.sheet()
+            sheet.thumbnail((SHEET, SHEET))
+            sheet.save(out, "JPEG", quality=85)
+            self.image.value, self.image.layout.display = out.getvalue(), ""

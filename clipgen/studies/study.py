@@ -244,7 +244,7 @@ def study(
     result = Study((Row(point, storage.folder, names) for point in points), storage, title)
     with suppress(KeyboardInterrupt), closing(result.make(engine, workers, batch)) as steps:
         for _ in steps:  # the first: all is checked
-            with show_progress(result.rows, progress) as update:
+            with show_progress(result, progress) as update:
                 for _ in steps:
                     update()
     return result

@@ -13,11 +13,9 @@ from PIL import Image
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
+from clipgen.studies import page
 from clipgen.studies.executor import count_cores, worker_counts
-from clipgen.studies.grid import expand_grid
-from clipgen.studies.page import ProgressGrid
 from clipgen.studies.ray import RayExecutor
-from clipgen.studies.row import Row, RowState
 
 
 @pytest.fixture(scope="module")
@@ -171,35 +169,21 @@ def test_workers_of_ray_share_its_gpus(asked, workers, share, monkeypatch):
     assert options[0]["num_cpus"] == engine.threads and engine.threads * workers <= 32 and engine.threads <= 16
 
 
-def test_the_live_grid_fills(study, quick):
-    now = [100.0]
-    grid = ProgressGrid(study.rows, lambda: now[0])
-    assert grid.summary.value == "4 of 4 pictures" and len(grid.tiles) == 4
-    for tile, row in zip(grid.tiles, study.rows):
-        picture, label = tile.children
-        with Image.open(io.BytesIO(picture.value)) as shown:
-            assert shown.size == (128, 128)
-            assert abs(np.asarray(shown, int).mean() - np.asarray(row.image, int).mean()) < 3
-        assert row.label in label.value
-
-    whole, asked = study.rows[0].state, {"thing": ["cat", "boat"], "seed": range(2), "steps": 4, **quick}
-    asked.pop("progress")
-    try:
-        RowState(2, 1.0).write(study.rows[0].folder)
-        grid = ProgressGrid([Row(one, study.folder) for one in expand_grid("a {thing}", asked)], lambda: now[0])
-        assert "step 2 of 4" in grid.tiles[0].children[1].value
-        now[0] += 60
-        RowState(3, 1.0).write(study.rows[0].folder)
-        grid.update()
-        assert grid.summary.value == "3 of 4 pictures · 01:00 left" and "step 3 of 4" in grid.tiles[0].children[1].value
-        RowState(3, 1.0, error="<no memory>").write(study.rows[0].folder)
-        grid.update()
-        assert (
-            grid.summary.value == "3 of 4 pictures · 1 failed"
-            and "&lt;no memory&gt;" in grid.tiles[0].children[1].value
-        )
-    finally:
-        whole.write(study.rows[0].folder)
+def test_the_live_grid_fills(study, monkeypatch):
+    grid = page.LiveGrid(study)
+    assert grid.image.layout.display == "none" and not grid.image.value
+    grid.update([row.state for row in study.rows])
+    with Image.open(io.BytesIO(grid.image.value)) as shown:
+        assert shown.size == study.sheet().size and grid.image.layout.display == ""
+        assert np.abs(np.asarray(shown, int) - np.asarray(study.sheet(), int)).mean() < 3
+    before = grid.image.value
+    monkeypatch.setattr(page, "TILES", 1)
+    grid.update([row.state for row in study.rows])
+    assert grid.image.value is before, "nothing has changed"
+    less = page.LiveGrid(study)
+    less.update([row.state for row in study.rows])
+    with Image.open(io.BytesIO(less.image.value)) as shown:
+        assert shown.width < study.sheet().width
 
 
 @pytest.mark.slow
