@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -48,12 +48,8 @@ class Study:
         self.rows = list({row.mark: row for row in rows}.values())
         self.varied = list(dict.fromkeys(name for row in self.rows for name in row.varied))
 
-    def make(self, engine: str = "local", workers: int | None = None, batch: int = 1) -> Generator[None]:
-        """Make the rows that are missing; arguments as of ``study``.
-
-        Yields once all is checked, and from then on whenever a row may have got further. It can be closed at any
-        moment: what is made is kept.
-        """
+    def make(self, engine: str = "local", workers: int | None = None, batch: int = 1, progress: bool = False) -> None:
+        """Make the rows that are missing; arguments as of ``study``. After an interrupt what is made is kept."""
         name, _, _ = str(engine).partition(":")
         ENGINES.check(name)
         batch = check_count("batch", batch)
@@ -70,20 +66,18 @@ class Study:
         executor: WorkerExecutor = ENGINES[name](
             workers, len(batches), visible_gpus([row.spec for row in self.rows]), engine
         )
-        try:
-            with self.storage.locked():
-                self._begin_rows(todo, executor.threads)
-                yield
-                rows = {row.folder: row for row in self.rows}
+        rows = {row.folder: row for row in self.rows}
+        with executor, self.storage.locked():
+            self.begin_rows(todo, executor.threads)
+            with show_progress(self, progress) as update:
                 for ended in make_batches(executor, batches, self.storage):
                     for folder in ended:
                         self.storage.sync_row(folder)
                         rows[folder].check_ended()
-                    yield
-        finally:
-            executor.shutdown()
+                    update()
 
-    def _begin_rows(self, rows: Sequence[Row], threads: int) -> None:
+    def begin_rows(self, rows: Sequence[Row], threads: int) -> None:
+        """Make the folders of rows whose workers have so many CPU threads. Raises ClipgenError if the disk is full."""
         try:
             for row in rows:
                 row.begin(threads)
@@ -242,11 +236,8 @@ def study(
     storage = StudyStorage(folder if folder is not None else Path("clipgen-runs", f"study-{slug(title)}"))
     names = storage.row_names()
     result = Study((Row(point, storage.folder, names) for point in points), storage, title)
-    with suppress(KeyboardInterrupt), closing(result.make(engine, workers, batch)) as steps:
-        for _ in steps:  # the first: all is checked
-            with show_progress(result, progress) as update:
-                for _ in steps:
-                    update()
+    with suppress(KeyboardInterrupt):
+        result.make(engine, workers, batch, progress)
     return result
 
 

@@ -88,11 +88,10 @@ def cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
         runs = expand_grid("a cat", asked | {"seed": range(options.rows), "steps": options.steps})
         study = Study([Row(one, storage.folder) for one in runs], storage)
         lap()
-        going = study.make("ray", options.nodes)
-        next(going)
+        with storage.locked():
+            study.begin_rows(study.rows, 1)
         lap()
-        for _ in going:
-            pass
+        study.make("ray", options.nodes)
         lap()
         states = [RowState.read(row.folder) for row in study.rows]
         assert all(state.done for state in states), [state.error for state in states if state.error]
