@@ -3,7 +3,6 @@ const textOf = (root, place) => root.querySelector(place)?.textContent.trim();
 const PICTURES = {
   ".clipgen-preview": (_, root) => `The picture, ${textOf(root, ".clipgen-curve small") || "as soon as there is one"}`,
   ".clipgen-card img": (picture) => textOf(picture.closest(".clipgen-card"), ".widget-html-content"),
-  ".clipgen-tile img": (picture) => textOf(picture.closest(".clipgen-tile"), ".widget-html-content"),
   ".clipgen-views": () => "The cutouts, each with its score and its share of the gradient",
   ".clipgen-where": (_, root) => `Where it glows, the text is found: ${root.querySelector(".clipgen-sought input").value}`,
 };
