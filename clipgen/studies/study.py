@@ -220,7 +220,7 @@ def study(
         batch: Number of rows in one tensor, of those that share models, size and number of steps; pictures are equal to
             those made singly, up to rounding.
         max_rows: More rows are refused.
-        progress: Show a progress bar, in a notebook a grid of the pictures.
+        progress: Show a progress bar, and in a notebook the sheet as it fills.
         settings: Of ``clipgen.Run``, and values of the placeholders. A list, range, set, array, Series or generator is
             varied, anything else holds for all rows. Two numbers for ``size`` are one size.
 
