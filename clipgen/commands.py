@@ -217,14 +217,16 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
     parser.add_argument("filter", nargs="?", default="", help="only names that contain this text")
     text = parser.parse_intermixed_args(words).filter.lower()
-    generators = []
+    generators = list[tuple[Any, ...]]()
     for name, entry in GENERATORS.items():
         size, weights = "-", "built-in" if entry.codebook_size else "none needed"
         if entry.megabytes:
             is_cached = entry.files and all(map(cached, entry.files))
             size, weights = f"{entry.megabytes:.0f} MB", "cached" if is_cached else "-"
-        facts = f"f{entry.stride}", entry.codebook_size or "-", f"{entry.memory} GB" if entry.memory else "-"
-        generators.append((name, size, *facts, entry.proof, entry.licence, weights))
+        memory = f"{entry.memory} GB" if entry.memory else "-"
+        stride, codebook = f"f{entry.stride}", entry.codebook_size or "-"
+        generators.append((name, size, stride, codebook, memory, entry.proof, entry.licence, weights))
+    perceptors: list[tuple[Any, ...]]
     perceptors = [(name, "64", "", "", "see model card", "built-in") for name in ("mini", "evaluator")]
     for architecture, tag in list_published():
         pixels = (read_config(architecture) or {}).get("vision_cfg", {}).get("image_size", "")
@@ -232,15 +234,16 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
         licence = "MIT" if tag == "openai" else "see hub page"
         weights = "cached" if cached(remote(architecture, tag)) else "-"
         perceptors.append((f"{architecture}/{tag}", pixels, "", "", licence, weights))
-    named, notes = [], dict[str, list[str]]()
+    named, notes = list[tuple[Any, ...]](), dict[str, list[str]]()
     for name, model in NAMED.items():
         if text in name:
             weights = "cached" if model.file and cached(model.file) else "-"
             named.append((name, f"{model.megabytes} MB", f"{model.memory} GB", model.proof, model.licence, weights))
             notes.setdefault(model.note, []).append(name)
-    tables, facts = [], ("generator", "size", "stride", "codebook", "memory")
+    tables = []
+    facts = "size", "stride", "codebook", "memory", "proven equal to", "licence", "weights"
     for columns, heading, rows in (
-        (GENERATOR_COLUMNS, (*facts, "proven equal to", "licence", "weights"), generators),
+        (GENERATOR_COLUMNS, ("generator", *facts), generators),
         (COLUMNS, ("perceptor", "pixels", "", "", "licence", "weights"), perceptors),
         (NAMED_COLUMNS, ("perceptor, judge", "size", "memory", "proven equal to", "licence", "weights"), named),
     ):

@@ -66,7 +66,7 @@ class Run:
         self._state = self.journal.load_state()
         self.step = self._state[0] if self._state else 0
         self.control = RunControl(self.spec, self.journal, self.step)
-        self.film: list[Row] = self.journal.film if self.step else []  # the pictures so far, as of ``Journal.film``
+        self.film = list[Row](self.journal.film if self.step else [])  # the pictures so far, as of ``Journal.film``
         self._history = History(self.journal, self.step, self.control.past, self.spec.settings)
         self._frames: Iterator[Frame] | None = None
         # The steps that ``views`` made again, and their optimisation.

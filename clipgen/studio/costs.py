@@ -110,7 +110,9 @@ def run_gflop(values: Mapping[str, Any], where: Any) -> float | None:
     if values["generator"] not in GENERATOR_GFLOP or not {*names} <= CLIP_GFLOP.keys():
         return None
     first = Settings(**values).at(0)
-    width, height = first.size or default_size(entry_of(first.generator), first.quality, where)
+    size = first.size or default_size(entry_of(first.generator), first.quality, where)
+    assert not isinstance(size, str)  # at one step
+    width, height = size
     picture = GENERATOR_GFLOP[first.generator] * width * height / 256**2
     return first.steps * (picture + first.cutouts * sum(CLIP_GFLOP[name] for name in names))
 
