@@ -223,9 +223,9 @@ class PromptLoss(Loss):
         @torch.no_grad()
         def embed_start(part: slice) -> Tensor:
             """Return the embeddings of the same cutouts of the picture that the run started from."""
-            assert context.background is not None
-            batch = CutoutBatch(perceptor, region, targets, params, part, context.background, evaluate)
-            return perceptor.encode_image(*batch.render())
+            assert context.background is not None  # no batch of it: one refers to ``evaluate``, which refers to this
+            cutouts = params.render(region.crop(context.background), part)
+            return perceptor.encode_image(cutouts, params.patches(part, image.device))
 
         def evaluate(embeddings: Tensor) -> Tensor:
             fraction = len(embeddings) / count  # of the cutouts
