@@ -13,7 +13,7 @@ function render({ model, el }) {
   const message = document.createElement("div");
   message.setAttribute("role", "alert");
   video.muted = video.playsInline = true;
-  video.setAttribute("aria-label", "Camera");
+  video.setAttribute("aria-label", "Webcam");
   video.style.cssText = "max-width: 100%; width: 256px; transform: scaleX(-1)";
   video.hidden = true;
   take.disabled = true;
