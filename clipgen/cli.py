@@ -104,8 +104,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message):
         """Raise ClipgenError for an option without its value, and for what is missing."""
-        message = re.sub(r"invalid int value: (.*)", r"\1 has to be a whole number", message)
-        message = re.sub(r"invalid float value: (.*)", r"\1 has to be a number", message)
+        message = re.sub(r"invalid int value: (.*)", r"\1 must be a whole number", message)
+        message = re.sub(r"invalid float value: (.*)", r"\1 must be a number", message)
         raise ClipgenError(f"{message}; {self.prog} --help shows examples")
 
 

@@ -44,7 +44,7 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     if count > 1 and film:
         raise ClipgenError(f"batch={count}: a film is redrawn once; leave --batch out, or --film")
     if fps is not None and not 0 < fps <= 60:
-        raise ClipgenError(f"fps={fps}: has to be from above 0 to 60")
+        raise ClipgenError(f"fps={fps}: must be from above 0 to 60")
 
     def name_files() -> list[Path]:
         """Return the files; default names are found again after the run, as another one may have taken them."""
@@ -204,7 +204,7 @@ def study(parser: argparse.ArgumentParser, words: list[str]) -> int:
         return 0
     if all(state.done or state.error for state in states):
         return 2
-    print(f"interrupted; go on with: clipgen study {source}", file=sys.stderr)
+    print(f"interrupted; continue with: clipgen study {source}", file=sys.stderr)
     return 130
 
 
@@ -277,7 +277,7 @@ def _study_arguments(source: Path) -> dict[str, Any]:
 
     content = load_yaml(source)
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        raise ClipgenError(f"{source}: has to be names with values, such as 'prompt: a {{thing}}', 'thing: [cat, dog]'")
+        raise ClipgenError(f"{source}: must be names with values, such as 'prompt: a {{thing}}', 'thing: [cat, dog]'")
     arguments = {name: value for name, value in content.items() if name != "progress"}
     if arguments.get("folder", "") is None:
         raise ClipgenError(f"{source}: folder has no value; write a path or an address, or leave it out")
@@ -317,7 +317,7 @@ def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:
             run.export(file, fps=fps)
     written, folder = " and ".join(map(str, files)), display_path(run.journal.folder)
     if not run.finished:
-        print(f"{written} (interrupted at step {run.step}); go on with: clipgen resume {folder}")
+        print(f"{written} (interrupted at step {run.step}); continue with: clipgen resume {folder}")
         return 130
     unsaved = run.journal.write_error
     print(f"{written} (done); " + (f"{folder} lacks frames: {unsaved}" if unsaved else f"the run is kept in {folder}"))

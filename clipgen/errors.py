@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class ClipgenError(ValueError):
-    """What a person can mend: the message names the argument, its value and the remedy."""
+    """An error that the user can fix: the message names the argument, its value and the remedy."""
 
 
 def suggest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:

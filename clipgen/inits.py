@@ -163,7 +163,9 @@ class Dalle(Init):
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         if not positive_texts(prompts):
-            raise ClipgenError(f"init: {self.model}'s transformer draws words; add some to the prompt, or init=random")
+            raise ClipgenError(
+                f"init: {self.model}'s transformer needs a text prompt; add one, or choose init='random'"
+            )
 
     def find_subject(self, prompts: Sequence[Prompt]) -> Any:
         """Return what is drawn for prompts: the texts of the positive ones, joined by "and"."""

@@ -25,7 +25,7 @@ class Optimization:
         spec: What a step computes with; may be replaced between two steps.
         latent: Where to start, of one picture.
         background: (1, 3, H, W), the picture that stays outside the mask.
-        rng: Of the run, on the CPU.
+        rng: The run's random number generator, on the CPU.
         passes: The cutouts go through CLIP in at least this many parts.
     """
 

@@ -42,7 +42,7 @@ class OptimizerConfig:
     clip_grad: float = setting(0.0, "largest norm of the latent's gradient; 0: any", 0)
     schedule: str = setting(
         "auto",
-        "how the learning rate falls (auto: constant with a camera, else cosine)",
+        "schedule of the learning rate, down to 10% of lr (auto: constant with a camera, else cosine)",
         choices=("auto", "cosine", "linear", "constant"),
     )
     ema: float = setting(0.8, "decay of the latent's moving average, which is what is shown", 0, 0.99999)

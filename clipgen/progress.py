@@ -81,7 +81,7 @@ def tell(name: str, done: int, total: int | None) -> None:
 def run_stoppable(work: Callable[[], T]) -> T:
     """Return what ``work`` returns, or raise Stopped as soon as nobody waits any more, wherever the work is stuck.
 
-    The work then goes on in a thread of its own until it next calls ``tell``.
+    The work then continues in a thread of its own until it next calls ``tell``.
     """
     if not (listener := _listener.get()):
         return work()

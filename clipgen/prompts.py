@@ -5,11 +5,11 @@ the texts differ (Gal et al. 2022, StyleGAN-NADA). Each may end with any of
 
 * ``:weight`` - how much it counts; a negative one pushes away,
 * ``:weight:stop`` - the distance below which it does not pull any more, or with a negative weight (whose stop may have
-  a minus, too) the one beyond which it does not push any more (Crowson's VQGAN+CLIP notebook, 2021),
+  also with a minus) the one beyond which it does not push any more (Crowson's VQGAN+CLIP notebook, 2021),
 * ``@from-to`` - the steps in which it is active; overlapping spans are cross-faded,
 * ``[where]`` - the part of the picture that it is about: ``top``, ``left``, ``x,y,w,h``, a mask file.
 
-A prompt that is an address or ends like an image file is an image, in quotes, too. ``\|``, ``\:``, ``\@``, ``\[`` and
+A prompt that is an address or ends like an image file is an image, also in quotes. ``\|``, ``\:``, ``\@``, ``\[`` and
 ``\->`` are plain characters, but not in a Windows path. A colon before a number is plain if a space follows it (``Blade
 Runner: 2049``), or if no space precedes it and it joins two whole numbers (``16:9``) or the number is above 100. In
 ``area 51 :2`` the number is a weight.
@@ -126,7 +126,7 @@ def parse_parts(text: str, argument: str = "prompt", weight: float = 1.0) -> lis
         if is_picture_name(prompt.source):
             raise ClipgenError(f'{argument}={text!r}: a direction is between two texts, such as "a photo -> a sketch"')
         if prompt.span[1] <= prompt.span[0]:
-            raise ClipgenError(f'prompt={text!r}: a span ends after it begins, such as "{prompt.text}@0-100"')
+            raise ClipgenError(f'prompt={text!r}: a span must end after it begins, such as "{prompt.text}@0-100"')
         if not prompt.stop < math.inf:
             raise ClipgenError(f'prompt={text!r}: a stop is a distance, such as "{prompt.text}:1:0.3"')
         prompts.append(prompt)
@@ -163,9 +163,9 @@ def _parse_part(part: str, weight: float = 1.0, titles: bool = True) -> tuple[Pr
 
 
 def _split_at_last(part: str, mark: str) -> tuple[str, str] | None:
-    """Return what is before and behind the last ``mark``; None without one, or with a backslash before it."""
-    before, mark, behind = part.rpartition(mark)
-    return (before, behind) if mark and not before.endswith("\\") else None
+    """Return what is before and after the last ``mark``; None without one, or with a backslash before it."""
+    before, mark, after = part.rpartition(mark)
+    return (before, after) if mark and not before.endswith("\\") else None
 
 
 def _weight_ending(part: str) -> tuple[str, list[str]] | None:
@@ -217,15 +217,15 @@ def _describe_mistake(part: str) -> str:
     """Return what is wrong with a text that seems to end in a weight, a span or a region, or an empty text."""
     if ending := _mistyped_weight(part):
         return (
-            rf"{ending!r} is no weight; write a number, or two with the stop, such as 2 or 2:0.4; "
+            rf"{ending!r} is not a weight; write a number, or two with the stop, such as 2 or 2:0.4; "
             r"a plain colon is written \:"
         )
     if match := _OTHER_SPAN.search(part):
-        return rf"{match[0]!r} is no span of steps; write one, such as @0-60; a plain @ is written \@"
+        return rf"{match[0]!r} is not a span of steps; write one, such as @0-60; a plain @ is written \@"
     if match := _OTHER_WHERE.search(part):
-        return rf"{match[0]!r} is no region; write one, such as [top]; a plain bracket is written \["
+        return rf"{match[0]!r} is not a region; write one, such as [top]; a plain bracket is written \["
     if match := _OTHER_WEIGHT.search(part):
-        return rf'{match[0]!r} is no weight; write "a cat:1.3 | a dog:0.5"; a plain colon is written \:'
+        return rf'{match[0]!r} is not a weight; write "a cat:1.3 | a dog:0.5"; a plain colon is written \:'
     return ""
 
 
@@ -249,7 +249,7 @@ def warn_of_titles(prompts: Sequence[Prompt]) -> None:
         texts = " and ".join(repr(shorten(title, 80)) for title in titles)
         warnings.warn(
             f"prompt: {texts} {'are' if len(titles) > 1 else 'is'} drawn as words; a weight is written with a space "
-            rf'before the colon and none behind it, " :{numbers}", and a plain colon with a backslash, "\:{numbers}"',
+            rf'before the colon and none after it, " :{numbers}", and a plain colon with a backslash, "\:{numbers}"',
             stacklevel=3,
         )
 

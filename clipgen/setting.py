@@ -42,7 +42,7 @@ def setting(
         high: The largest number, included.
         choices: All possible words.
         common: Some possible texts, or a function that returns them.
-        live: Whether it can change while a run goes on.
+        live: Whether it can change during a run.
         section: The group of settings that it is listed with.
     """
     facts = {"help": help, "low": low, "high": high, "choices": choices, "common": common}
@@ -79,14 +79,14 @@ def _check_kind(name: str, value: Any, number: Any, kind: Any, low: float, high:
     if not (is_number and low <= number <= high):
         bounds = f" of at least {low:,}" if high == math.inf else f" from {low:,} to {high:,}"
         noun = "whole number" if kind is int else "number"
-        raise ClipgenError(f"{name}={value!r}: has to be a {noun}{bounds if low > -math.inf else ''}{remedy}")
+        raise ClipgenError(f"{name}={value!r}: must be a {noun}{bounds if low > -math.inf else ''}{remedy}")
     return number
 
 
 def check_path(name: str, value: Any) -> Path:
     """Return the path of a file or a folder. Raises ClipgenError for what is none."""
     if not isinstance(value, (str, os.PathLike)):
-        raise ClipgenError(f"{name}={value!r}: has to be a path")
+        raise ClipgenError(f"{name}={value!r}: must be a path")
     return Path(value)
 
 
@@ -98,13 +98,14 @@ def check(field: Field, value: Any) -> None:
     kinds = (int, float) if kind is float else kind
     if field.default is not None and not (isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)):
         nouns = {int: "whole number", float: "number", str: "text", bool: "bool"}
-        raise ClipgenError(f"{name}={value!r}: has to be a {nouns.get(kind, kind.__name__)}, such as {field.default!r}")
+        raise ClipgenError(f"{name}={value!r}: must be a {nouns.get(kind, kind.__name__)}, such as {field.default!r}")
     if facts["choices"] and value not in facts["choices"]:
         nearest, names = suggest(value, facts["choices"]), ", ".join(filter(None, facts["choices"]))
         raise ClipgenError(f"{name}={value!r}: {nearest}{'There are' if nearest else 'choose one of:'} {names}")
     if kind in (int, float) and not (abs(value) <= _MAX_NUMBER and facts["low"] <= value <= facts["high"]):
-        range_ = f"a number from {bounds_of(field)}" if facts["low"] > -math.inf else "finite"
-        raise ClipgenError(f"{name}={value!r:.40}: has to be {range_}; {field.default} is the default")
+        bounds = bounds_of(field)
+        range_ = f"a number from {bounds}" if facts["high"] < math.inf else bounds or "finite"
+        raise ClipgenError(f"{name}={value!r:.40}: must be {range_}; {field.default} is the default")
 
 
 def bounds_of(field: Field) -> str:
@@ -113,7 +114,7 @@ def bounds_of(field: Field) -> str:
     if low == -math.inf:
         return ""
     if high == math.inf:
-        return f"{low:g} up"
+        return f"at least {low:g}"
     return f"{low:g} to {int(high) if high == int(high) else high:,}"
 
 

@@ -45,20 +45,23 @@ def test_output_by_suffix(tmp_path):
         (["a cat", "--recipe", "crowsn"], "recipe='crowsn': did you mean crowson? There are murdock-dalle,"),
         (["a cat", "--temperature", "2"], "--temperature: there is no such option; clipgen"),
         (["models", "--foo"], "--foo: there is no such option; clipgen models --help"),
-        (["a cat", "--lr", "-1"], "lr=-1.0: has to be a number from 1e-12 to 1,000,000; 0.15 is the default"),
-        (["a cat", "--steps", "abc"], "steps='abc': has to be a whole number, such as 120"),
+        (["a cat", "--lr", "-1"], "lr=-1.0: must be a number from 1e-12 to 1,000,000; 0.15 is the default"),
+        (["a cat", "--steps", "abc"], "steps='abc': must be a whole number, such as 120"),
         (["a cat", "--lr"], "--lr: expected one argument; clipgen generate --help shows examples"),
-        (["dalle", "a cat", "-n", "x"], "-n: 'x' has to be a whole number"),
+        (["dalle", "a cat", "-n", "x"], "-n: 'x' must be a whole number"),
         (["dalle"], "required: prompt; clipgen dalle --help"),
         (["resume"], "required: RUN; clipgen resume --help"),
-        (["resume", "nothere"], "nothere: this is no run folder (it has no settings.json); choose one of clipgen-runs"),
+        (
+            ["resume", "nothere"],
+            "nothere: this is not a run folder (it has no settings.json); choose one of clipgen-runs",
+        ),
         (["a cat", "--mask", "token"], "mask='token': use all, top"),
         (["a cat", "--mask", "./token"], "mask='./token': there is no such file; did you mean taken?"),
         (["a cat", "--init", "perlim"], "no such start, colour or file; did you mean perlin? use auto"),
         (["a cat", "--perceptor", "minni"], "perceptor='minni' is unknown; did you mean mini? choose"),
         (["a cat", "--judge", "evaluater"], "judge='evaluater' is unknown; did you mean evaluator? choose"),
         (["a cat", "--perceptor", "ViT-B32/openai"], "no architecture 'ViT-B32'; did you mean ViT-B-32?"),
-        (["a cat", "--perceptor", "ViT-B-32"], "name its weights, too, such as ViT-B-32/openai"),
+        (["a cat", "--perceptor", "ViT-B-32"], "also name its weights, such as ViT-B-32/openai"),
         (["a cat", "--perceptor", "ViT-B-32/opnai"], "did you mean openai? 'opnai' is neither"),
         (["a cat", "--mask", "nope.png"], "mask='nope.png': there is no such file"),
         (["a cat", "--init", "nope.png"], "init='nope.png': there is no such file"),
@@ -181,7 +184,7 @@ def test_a_run_that_is_not_there_is_looked_for(name, hint, tmp_path, monkeypatch
         file.write_text("{}")
     monkeypatch.chdir(tmp_path)
     assert main(["resume", name]) == 2
-    assert f"{name}: this is no run folder (it has no settings.json); {hint}" in capsys.readouterr().err
+    assert f"{name}: this is not a run folder (it has no settings.json); {hint}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -257,7 +257,7 @@ def test_two_drawings_have_the_room_there_is(size, squares, monkeypatch):
 
 
 def test_a_transformer_asks_for_words(tmp_path):
-    with pytest.raises(clipgen.ClipgenError, match="draws words; add some to the prompt"):
+    with pytest.raises(clipgen.ClipgenError, match="needs a text prompt; add one"):
         clipgen.Run(Image.new("RGB", (64, 64)), init="dalle", folder=tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -40,7 +40,7 @@ def load_perceptor(name: str = "mini", device: torch.device | str = "cpu", preci
         name: One of
 
             - ``mini``, which ships with clipgen;
-            - ``evaluator``, which ships, too: built and trained otherwise, to judge what ``mini`` guides;
+            - ``evaluator``, which also ships: built and trained differently, to judge what ``mini`` guides;
             - ``architecture/tag`` as open_clip lists them, ``ViT-B-16-SigLIP2/webli``; if only one tag begins so,
               its beginning is enough: ``ViT-L-14/datacomp_xl``, ``ViT-B-16-SigLIP2``;
             - ``architecture/file``, weights of your own;
@@ -48,8 +48,8 @@ def load_perceptor(name: str = "mini", device: torch.device | str = "cpu", preci
               ``python -m clipgen models``;
             - ``hf-hub:org/name``, a model on the Hugging Face hub;
             - a name of the CLIP paper, ``ViT-B/32``, ``RN50x4``, ``ViT-L/14@336px``: OpenAI's weights.
-        device: As of torch.
-        precision: Of the image tower: bf16, fp16, fp32, or auto for what suits the device.
+        device: A torch device, by name, or ``auto``.
+        precision: The image tower's: bf16, fp16, fp32, or auto for what suits the device.
 
     Raises:
         ClipgenError: For an unknown name, and for weights that cannot be downloaded, read or loaded.
@@ -93,7 +93,7 @@ def rank(
     if not several or not words:
         raise ClipgenError("rank needs at least one picture and one text")
     if not all(isinstance(word, str) for word in words):
-        raise ClipgenError(f"texts={texts!r}: has to be texts, such as ['a cat', 'a dog']")
+        raise ClipgenError(f"texts={texts!r}: must be texts, such as ['a cat', 'a dog']")
     pictures = [to_picture(image) for image in several]  # before the perceptor is loaded
     model = load_perceptor(perceptor, devices.pick(device)) if isinstance(perceptor, str) else perceptor
     logits = model.scale * model.embed_image(pictures) @ embed(model, words).T

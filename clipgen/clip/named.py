@@ -26,7 +26,7 @@ from clipgen.storage.files import atomic_write
 from clipgen.storage.remote import Remote, fetch
 
 _ROBUST = "trained against attacks: its gradient draws shapes where a plain CLIP's draws grain"
-_PREFERENCE = "trained on which of two pictures people prefer; compare its scores, they are no probabilities"
+_PREFERENCE = "trained on which of two pictures people prefer; compare its scores, they are not probabilities"
 _BEAUTY = "LAION's score of beauty, about 1 to 10, without a text: a judge, or aesthetic=0.1 with the same CLIP"
 _HEADS = "https://github.com/LAION-AI/aesthetic-predictor/raw/6d122adad522ab246644d9dc1c6d7a3810ee255f"
 

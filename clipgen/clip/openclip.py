@@ -305,7 +305,7 @@ def parse_name(name: str) -> tuple[str, str]:
     if len(matches) == 1:
         return architecture, matches[0]
     if not tag and tags:
-        raise ClipgenError(f"perceptor={name!r}: name its weights, too, such as {name}/{tags[0]}; of {', '.join(tags)}")
+        raise ClipgenError(f"perceptor={name!r}: also name its weights, such as {name}/{tags[0]}; of {', '.join(tags)}")
     raise ClipgenError(
         f"perceptor={name!r}: {suggest(tag, tags)}{tag!r} is neither a file nor a tag of {architecture} nor the "
         f"beginning of only one of them: {', '.join(tags) or 'none'}"

@@ -87,6 +87,6 @@ class Writer:
         """Return the settings that a file carries, as they were written, None for none.
 
         Raises:
-            Exception: Of any kind, for a file that is of another format or damaged.
+            Exception: Any kind, if the file has another format or is damaged.
         """
         raise NotImplementedError

@@ -3,7 +3,7 @@
 glibc returns every freed block of more than 32 MB to the system, and the kernel has to clear the next one first. A step
 for a large image allocates gigabytes of these: it takes about two thirds of the time if they stay.
 But they leave gaps, so that the process holds up to half as much again; where memory is short, smaller blocks are
-returned, too. Runs in other threads than the first gain no time, because glibc's arenas for these are too small for
+also returned. Runs in other threads than the first gain no time, because glibc's arenas for these are too small for
 such blocks. With another C library nothing happens.
 """
 

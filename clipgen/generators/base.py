@@ -15,7 +15,7 @@ from clipgen.precision import share_weights
 from clipgen.registry import RELAXATIONS
 from clipgen.storage.remote import Remote
 
-NOTEBOOK_STEPS = 500  # of the notebooks of 2021 on a card; a CPU makes fewer by default
+NOTEBOOK_STEPS = 500  # of the notebooks of 2021, on a GPU; a CPU takes fewer by default
 Randomness = torch.Generator | Sequence[torch.Generator]  # one for the whole batch, or one for each image
 
 
@@ -172,7 +172,7 @@ class Entry:
         return {**self.defaults, "steps": NOTEBOOK_STEPS} if on_gpu else self.defaults
 
     def native_size_on(self, device: torch.device) -> int:
-        """Return the default width and height on a device: on a card what its memory has room for."""
+        """Return the default width and height on a device: on a GPU what its memory has room for."""
         if not self.uses_notebook_defaults or device.type == "cpu":
             return self.native_size
         return 512 if gpu_memory(device) >= 12e9 else 384

@@ -293,7 +293,7 @@ def load_generator(
         name: A name of the catalogue; the path of a VQGAN's checkpoint with its yaml beside it (``model.ckpt`` and
             ``model.yaml``); or ``hf-hub:org/name``, an autoencoder of diffusers.
         device: A name of torch's.
-        relax: Of a generator with a codebook: straight-through, none, and if its encoder gives token logits gumbel or
+        relax: For a generator with a codebook: straight-through, none, and if its encoder gives token logits gumbel or
             sample.
         precision: What its net computes in: bf16, fp16, fp32, or auto, what suits the device.
 

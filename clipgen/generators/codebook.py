@@ -279,7 +279,7 @@ class Gumbel(Codebook):
 
 
 class Sampled(Gumbel):
-    """Token logits; each step draws one token a place, and the gradient is the softmax's (Crowson 2021, dVAE+CLIP)."""
+    """Token logits; each step samples one per place, and the gradient is the softmax's (Crowson 2021, dVAE+CLIP)."""
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         """Return the image of tokens that are drawn with ``rng``; without it, of the likeliest."""

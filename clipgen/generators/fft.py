@@ -63,6 +63,6 @@ def _colours(device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _scale(size: tuple[int, int], device: torch.device) -> Tensor:
-    """Return 1/f for (H, W), f in cycles a pixel, at least one cycle in the longer side; the factor 1/4 is lucid's."""
+    """Return 1/f for (H, W), f in cycles per pixel, at least one cycle along the longer side; the 1/4 is lucid's."""
     down, across = (torch.fft.fftfreq(side) for side in size)
     return (0.25 / torch.hypot(down[:, None], across).clamp(min=1 / max(size))).to(device)

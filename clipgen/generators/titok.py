@@ -1,7 +1,7 @@
 """TiTok (Yu et al. 2024): a picture of 256 x 256 as 32 to 128 tokens in a row, instead of a grid.
 
 Two transformers, each over the picture's patches and the tokens: one reads the tokens off the patches, the other the
-patches off the tokens. Of most checkpoints the latter gives logits over the codes of a VQGAN (MaskGIT's), whose decoder
+patches off the tokens. In most checkpoints the second gives logits over the codes of a VQGAN (MaskGIT's), whose decoder
 paints. Parameter names are those of bytedance/1d-tokenizer, so that its checkpoints fit as they are.
 """
 
@@ -107,7 +107,7 @@ class Decoder(Tower):
 
 
 class PixelBlock(CheckpointedBlock):
-    """A residual block, whose shortcut begins behind the convolutions where the width changes, as in MaskGIT."""
+    """A residual block, whose shortcut begins after the convolutions where the width changes, as in MaskGIT."""
 
     def __init__(self, inner: int, outer: int):
         super().__init__()

@@ -19,7 +19,7 @@ _BOUNDS = {"zoom": (0.5, 2.0), "x": (-0.5, 0.5), "y": (-0.5, 0.5), "angle": (-90
 
 @dataclass(frozen=True)
 class Camera:
-    """Moves, each (name, how much a frame, first step, step after the last)."""
+    """Moves, each (name, amount per frame, first step, step after the last)."""
 
     moves: tuple[tuple[str, float, int, float], ...] = ()
 
@@ -42,7 +42,7 @@ class Camera:
             low, high = _BOUNDS[name]
             if not (low <= move[1] <= high and move[2] < move[3]):
                 bounds = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in _BOUNDS.items())
-                raise ClipgenError(f"camera={text!r}: {part!r} is no move; write 'zoom=1.02, x=0.01@0-50': {bounds}")
+                raise ClipgenError(f"camera={text!r}: {part!r} is not a move; write 'zoom=1.02, x=0.01@0-50': {bounds}")
             moves.append(move)
         return cls(tuple(moves))
 

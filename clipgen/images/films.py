@@ -64,7 +64,7 @@ class FilmReader:
             else:
                 self._source = locate(film, self._label, 'list its pictures: sorted(Path(...).glob("*.png"))')
         elif not isinstance(film, Iterable | Image.Image):
-            raise ClipgenError(f"film={film!r}: is no film; give a video, a GIF, a WebP, or a list of pictures")
+            raise ClipgenError(f"film={film!r}: is not a film; give a video, a GIF, a WebP, or a list of pictures")
         self._is_video = isinstance(self._source, str) and not self._is_picture()
         if self._is_video:
             with closing(self._read()) as frames:
@@ -107,7 +107,7 @@ class FilmReader:
     def _seek(self) -> Iterator[Image.Image]:
         """Yield an animated picture at each of its frames, decoded."""
         with open_picture(self._source, self._label, _FORMATS) as image:
-            for number in count(int(getattr(image, "default_image", False))):  # of a PNG, it is no frame of the film
+            for number in count(int(getattr(image, "default_image", False))):  # of a PNG, it is not part of the film
                 try:
                     image.seek(number)
                 except EOFError:

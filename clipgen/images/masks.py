@@ -46,7 +46,7 @@ def load_mask(spec: str, size: tuple[int, int], pictures: Mapping[str, Image.Ima
         ClipgenError: Any other spec, a picture of other proportions, or a mask that leaves nothing to paint.
     """
     if not isinstance(spec, str):
-        raise ClipgenError(f"{label}={spec!r}: has to be a text, such as 'top'")
+        raise ClipgenError(f"{label}={spec!r}: must be a text, such as 'top'")
     (text, negated), (height, width) = _parse_not(spec), size
     if text in pictures:
         picture = pictures[text]

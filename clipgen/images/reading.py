@@ -52,13 +52,13 @@ def to_picture(
         argument: The argument that the picture is, for errors.
 
     Raises:
-        ClipgenError: For what is no picture, is broken or far too large, and for addresses inside a private network.
+        ClipgenError: For what is not a picture, is broken or far too large, and for addresses in a private network.
     """
     if isinstance(image, (np.ndarray, Tensor)):
         return _from_numbers(image)
     if not isinstance(image, (Image.Image, str, os.PathLike, bytes, io.BytesIO)):
         raise ClipgenError(
-            f"{argument}={image!r}: is no picture; give a file, its bytes, an address, a PIL image or an array"
+            f"{argument}={image!r}: is not a picture; give a file, its bytes, an address, a PIL image or an array"
         )
     label = f"{argument}={str(image)!r}" if isinstance(image, (str, os.PathLike)) else argument
     with open_picture(image, label, formats) as picture:
@@ -232,14 +232,14 @@ def to_array(tensor: Tensor, label: str = "image") -> np.ndarray:
 def _from_numbers(image: np.ndarray | Tensor) -> Image.Image:
     data = to_array(image) if isinstance(image, Tensor) else np.asarray(image)
     if data.dtype.kind not in "buif":
-        raise ClipgenError(f"image: an array of {data.dtype} is no picture; use real numbers, uint8 or from 0 to 1")
+        raise ClipgenError(f"image: an array of {data.dtype} is not a picture; use real numbers, uint8 or from 0 to 1")
     if isinstance(image, Tensor):
         data = data[0] if data.ndim == 4 and len(data) == 1 else data
         data = data.transpose(1, 2, 0) if data.ndim == 3 else data
     data = data[..., 0] if data.ndim == 3 and data.shape[2] == 1 else data
     if not (data.size and (data.ndim == 2 or (data.ndim == 3 and data.shape[2] in (3, 4)))):
         raise ClipgenError(
-            f"image: an array of shape {tuple(image.shape)} is no picture; use (H, W), (H, W, 3) or (H, W, 4), "
+            f"image: an array of shape {tuple(image.shape)} is not a picture; use (H, W), (H, W, 3) or (H, W, 4), "
             "a tensor (3, H, W)"
         )
     check_pixels((data.shape[1], data.shape[0]), "image")
@@ -274,7 +274,7 @@ def to_tensor(image: Any, size: tuple[int, int] | None = None, mode: str = "crop
 
 
 def parse_colour(text: str) -> Tensor | None:
-    """Return a CSS name or #rrggbb as (3,) in [0, 1], None for text that is no colour."""
+    """Return a CSS name or #rrggbb as (3,) in [0, 1], None for text that is not a colour."""
     try:
         return torch.tensor(ImageColor.getrgb(text)[:3]) / 255
     except ValueError:

@@ -43,7 +43,7 @@ def overlay_heat(picture: Image.Image, strength: np.ndarray) -> Image.Image:
     """Return a picture in dim grey with a heat map over it.
 
     Args:
-        picture: Of any mode.
+        picture: A picture of any mode.
         strength: (H, W), 0 or more; the 99th percentile glows most.
     """
     amount = np.asarray(strength, np.float32)
@@ -113,7 +113,7 @@ def _read_pictures(name: str, pictures: Any, labels: Sequence[str] | None) -> li
     """Return pictures as ``to_picture`` does. Raises ClipgenError for none, and for labels that are not a text each."""
     several = to_list(pictures)
     if labels is not None and (isinstance(labels, str) or not all(isinstance(label, str) for label in labels)):
-        raise ClipgenError(f"labels={labels!r}: has to be a list of texts, one for each picture")
+        raise ClipgenError(f"labels={labels!r}: must be a list of texts, one for each picture")
     if not several or (labels is not None and len(labels) != len(several)):
         raise ClipgenError(f"{name} needs at least one picture, and a label for each or none")
     return [to_picture(picture) for picture in several]

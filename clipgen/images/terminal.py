@@ -56,7 +56,7 @@ class SanitizedStream:
             return
         try:
             getattr(self.stream, method)(*arguments)
-        except (OSError, ValueError) as error:  # the latter: somebody has closed it
+        except (OSError, ValueError) as error:  # ValueError: somebody has closed it
             self.error = error
             if isinstance(error, OSError) and self.stream:  # at its end Python writes what is buffered
                 null = os.open(os.devnull, os.O_WRONLY)

@@ -63,7 +63,7 @@ def describe(
     """
     penalty = check_number("penalty", penalty)
     if not 0 < penalty < 1:
-        raise ClipgenError(f"penalty={penalty}: has to be above 0 and below 1; lower gives more words, such as 0.3")
+        raise ClipgenError(f"penalty={penalty}: must be above 0 and below 1; lower gives more words, such as 0.3")
     words = _unique_words(vocabulary)
     picture, perceptor = picture_and_perceptor(image, perceptor, device)
     texts = embed_words(perceptor, words)

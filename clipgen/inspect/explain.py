@@ -78,7 +78,7 @@ def explain(
 ) -> Explanation:
     """Return a heat map of the regions that make a picture match a text, more than they match any text.
 
-    Of a picture that is no square, overlapping squares along its longer side are explained.
+    If the picture is not square, overlapping squares along its longer side are explained.
 
     Args:
         image: A picture in any form, a file, a frame, or a run: its newest frame, seen by its own perceptor.

@@ -20,7 +20,7 @@ class Aesthetic(Loss):
 
     name = "aesthetic"
     aesthetic: float = setting(
-        0.0, "weight of LAION's aesthetic score, such as 0.1; the perceptor has to be one that it was trained on"
+        0.0, "weight of LAION's aesthetic score, such as 0.1; the perceptor must be one that it was trained on"
     )
 
     def check(self, perceptors: Sequence[str]) -> None:

@@ -108,7 +108,7 @@ class Palette(Regulariser):
     palette_weight: float = setting(1.0, "weight of the palette", 0)
 
     def __post_init__(self) -> None:
-        _ = self.colours  # raises for a word that is no colour
+        _ = self.colours  # raises for a word that is not a colour
 
     @cached_property
     def colours(self) -> list[float]:
@@ -117,7 +117,7 @@ class Palette(Regulariser):
         for name in filter(None, map(str.strip, self.palette.split(","))):
             colour = parse_colour(name)
             if colour is None:
-                raise ClipgenError(f"palette={self.palette!r}: {name!r} is no colour; write 'navy, #ffcc00'")
+                raise ClipgenError(f"palette={self.palette!r}: {name!r} is not a colour; write 'navy, #ffcc00'")
             colours += colour.tolist()
         return colours
 

@@ -208,7 +208,7 @@ class Judge(nn.Module):
 
     @property
     def feature_layers(self) -> list[nn.Module]:
-        return [self.convolutions[-5], self.convolutions[-1]]  # behind the ReLUs of the last two stages
+        return [self.convolutions[-5], self.convolutions[-1]]  # after the ReLUs of the last two stages
 
 
 class BuiltinPerceptor(Perceptor):

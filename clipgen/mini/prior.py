@@ -103,7 +103,7 @@ class Transformer(nn.Module):
 
     def embed(self, text: Tensor, summary: Tensor, image: Tensor) -> Tensor:
         """Text tokens (B, context), a summary of the text (B, width), and the first n image tokens (B, n)
-        to (B, context + n, width). The last text position gets the summary, too: it predicts the first image token."""
+        to (B, context + n, width). The last text position also gets the summary: it predicts the first image token."""
         words = torch.where((text >= 0)[..., None], self.widen(self.words[text.clamp(min=0)]), self.padding)
         words, summary = words + self.positions, summary[:, None]
         return torch.cat([words[:, :-1], words[:, -1:] + summary, self.embed_codes(summary, image, 0)], 1)

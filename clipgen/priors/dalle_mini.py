@@ -77,7 +77,7 @@ class Tokenizer:
             self.rank = {tuple(line.split()): i for i, line in enumerate(lines) if line}
             self.start, self.end, self.unknown = (self.number[mark] for mark in ("<s>", "</s>", "<unk>"))
         except (ValueError, KeyError, TypeError) as error:
-            raise ClipgenError(f"{vocabulary}: this is no vocabulary of DALL-E mini ({error}); delete it") from error
+            raise ClipgenError(f"{vocabulary}: this is not a vocabulary of DALL-E mini ({error}); delete it") from error
 
     def __call__(self, text: str) -> list[int]:
         """A text to token numbers of any length, between the marks of start and end."""
@@ -208,7 +208,7 @@ class Decoder(nn.Module):
 
 
 def text_mask(text: Tensor) -> Tensor:
-    """Return which of the text tokens (B, n) are no padding, (B, 1, 1, n)."""
+    """Return which of the text tokens (B, n) are not padding, (B, 1, 1, n)."""
     return (text != PADDING)[:, None, None]
 
 

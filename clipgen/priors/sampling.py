@@ -123,7 +123,7 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
     if isinstance(perceptor, str) and perceptor != "auto":
         family(perceptor)
     elif not (perceptor is None or isinstance(perceptor, str) or hasattr(perceptor, "embed_text")):
-        raise ClipgenError(f"perceptor={perceptor!r}: has to be a name, a loaded perceptor or None")
+        raise ClipgenError(f"perceptor={perceptor!r}: must be a name, a loaded perceptor or None")
     where = pick(device)
     prior, generator = _models(model, where)
     judge = prior.perceptor if perceptor == "auto" else perceptor
@@ -241,7 +241,7 @@ class Sampler:
 def _paint(generator: Codebook, tokens: Tensor, drawn: Tensor) -> list[Image.Image]:
     """Return the pictures of tokens (n, side, side), grey where ``drawn`` (side, side) is false."""
     pixels = drawn.repeat_interleave(generator.stride, 0).repeat_interleave(generator.stride, 1)
-    last = 1 + int(drawn.any(1).nonzero().max())  # of the rows that have to be decoded
+    last = 1 + int(drawn.any(1).nonzero().max())  # of the rows to decode
     pictures = generator.image(generator.from_tokens(tokens[:, :last].to(generator.device))).cpu()
     pictures = F.pad(pictures, (0, 0, 0, len(pixels) - pictures.shape[2]))
     return [to_image(picture) for picture in torch.where(pixels, pictures, UNDRAWN)]

@@ -15,7 +15,7 @@ from clipgen.runs.spec import RunSpec
 
 
 class RunControl:
-    """What is asked of a run while it goes on.
+    """Pending requests to a live run: pause, stop and changes of settings.
 
     Args:
         spec: The run; its changes are those of a resumed or replayed one.
@@ -46,7 +46,7 @@ class RunControl:
         self._running.clear()
 
     def unpause(self) -> None:
-        """Go on after ``pause``."""
+        """Continue after ``pause``."""
         self._running.set()
 
     def stop(self) -> None:
@@ -55,7 +55,7 @@ class RunControl:
         self._running.set()
 
     def wait_while_paused(self) -> None:
-        """Wait until the run goes on or is stopped."""
+        """Wait until the run is unpaused or stopped."""
         if not self.stopped:
             self._running.wait()
 

@@ -30,15 +30,15 @@ from clipgen.runs.spec import RunSpec
 
 @list_settings
 def generate(prompt: PromptLike, *, progress: bool = True, **options: Any) -> Run:
-    """Make a picture with a progress bar; returns the Run. Arguments as for Run, and those of ``finish``."""
+    """Make a picture with a progress bar; return the Run. Takes the arguments of Run and of ``finish``."""
     return finish(Run(prompt, **options), progress)
 
 
 def finish(run: Run, progress: bool = True) -> Run:
-    """Let a run go on to its end, with a progress bar.
+    """Take the remaining steps of a run, with a progress bar.
 
     An interrupt (Ctrl-C, a notebook's stop button) ends it after the current step, with everything kept: ``finished``
-    is False then, and ``Run.resume(run.journal.folder)`` goes on. A second one stops at once.
+    is False then, and ``Run.resume(run.journal.folder)`` continues. A second interrupt stops at once.
     """
     bar = tqdm(total=run.settings.steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
     with bar, interrupts(run.stop):
@@ -149,7 +149,7 @@ class Interrupted(KeyboardInterrupt):
     """An interrupt of a run that can be resumed from its ``journal``."""
 
     def __init__(self, journal: Journal):
-        super().__init__(f"interrupted; go on with: clipgen resume {display_path(journal.folder)}")
+        super().__init__(f"interrupted; continue with: clipgen resume {display_path(journal.folder)}")
         self.journal = journal
 
 

@@ -51,7 +51,7 @@ class Folder:
         if not is_inside:
             raise ClipgenError(f"{path}: a link leads out of the run folder, and is not followed; delete it")
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise ClipgenError(f"{path}: this is no plain file; delete it")
+            raise ClipgenError(f"{path}: this is not a regular file; delete it")
         return path
 
     def _replace(self, name: str, content: bytes) -> None:

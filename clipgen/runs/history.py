@@ -28,8 +28,8 @@ class Frame:
 
     step: int
     image: Image.Image
-    scores: dict[str, float]  # clip and loss: of the latent, before the step's update; judge: of the frame, if there is
-    # one; with ``settled`` the change since the frame before, in levels of 255
+    scores: dict[str, float]  # clip and loss: of the latent, before the step's update; judge, if any: of the frame;
+    # change, with ``settled``: since the frame before, in 8-bit levels (0 to 255)
     seconds: float = math.nan  # since the loop started, or continued; unknown of a frame from the journal
 
     def _repr_png_(self) -> bytes:
@@ -45,8 +45,8 @@ class History:
     Args:
         journal: Where the frames are.
         until: The last step that counts.
-        changes: Of a run that goes on, a list that may grow; by default those of the journal.
-        settings: That the run began with; by default those of the journal.
+        changes: The changes of the run, by default the journal's; a live run's list may grow.
+        settings: The settings that the run began with, by default the journal's.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class FrameWriter:
 
 
 def mean_difference(image: Image.Image, other: Image.Image) -> float:
-    """Return the mean absolute difference of two frames in levels of 255; 255 if their sizes differ."""
+    """Return the mean absolute difference of two frames in 8-bit levels (0 to 255); 255 if their sizes differ."""
     if image.size != other.size:
         return 255.0
     return float(np.abs(np.asarray(image, float) - np.asarray(other, float)).mean())

@@ -36,7 +36,7 @@ PromptLike = Item | Sequence[Item] | Mapping[Any, float]  # a prompt, several, o
 class Inputs:
     """Pictures and latents by the names that the settings have for them, each loaded once.
 
-    A run folder keeps copies, so that a run can go on without the originals.
+    A run folder keeps copies, so that a run can be resumed without the originals.
     """
 
     def __init__(self, values: Mapping[str, Any] | None = None):
@@ -85,7 +85,7 @@ class Inputs:
         return " | ".join(format_prompt(replace(one, text=names.get(one.text, one.text))) for one in prompts)
 
     def _name_file(self, text: str) -> str:
-        """Return the name of the picture in a file; empty if it is no picture and ``text`` is a plain word."""
+        """Return the name of the picture in a file; empty if it is not a picture and ``text`` is a plain word."""
         try:
             return self._name_picture(to_picture(text, argument="prompt"))
         except ClipgenError:
@@ -208,7 +208,7 @@ class Inputs:
         if name not in self.all:
             self.all[name] = to_picture(name, argument=argument)
         if isinstance(self.all[name], np.ndarray):  # a run folder that somebody wrote
-            raise ClipgenError(f"{name}: its copy is a latent, and has to be a picture")
+            raise ClipgenError(f"{name}: its copy is a latent, but must be a picture")
 
 
 def _named_init(options: Mapping[str, Any]) -> str:

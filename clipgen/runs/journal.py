@@ -3,7 +3,7 @@
 ``settings.json``; ``frames/00003.png``; ``latents/00003.npy``, the latent of the frame; ``scores.csv``;
 ``between/``, pictures for the film alone: ``00000-07.png``, the draft after seven rows, and ``00002-00.png``, step 2;
 ``changes.jsonl``, the changes of settings; ``inputs/``, the pictures that the settings name; ``state.safetensors``,
-from which the run goes on. Each file is written under another name first and then renamed.
+from which the run continues. Each file is written under another name first and then renamed.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Journal(Folder):
         journal = cls(check_path("folder", folder))
         if not journal._path("settings.json").is_file():
             remedy = nearest_run(journal.folder.name)
-            raise ClipgenError(f"{folder}: this is no run folder (it has no settings.json); {remedy}")
+            raise ClipgenError(f"{folder}: this is not a run folder (it has no settings.json); {remedy}")
         check_version(journal._read_json("settings.json"), folder)
         return journal
 
@@ -220,7 +220,7 @@ class Journal(Folder):
                 self._path(TABLE).unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or error
-            raise ClipgenError(f"{self.folder}: {reason}; a run goes on where its folder can be written") from error
+            raise ClipgenError(f"{self.folder}: {reason}; a run needs a folder that can be written") from error
 
     def save_state(self, step: int, tensors: Mapping[str, Tensor], notes: dict) -> None:
         """Replace the state by that after ``step``. ``notes`` is any JSON object."""
@@ -270,7 +270,7 @@ class Journal(Folder):
         values: dict[str, Image.Image | np.ndarray] = {}
         for name, file in self._input_files().items():
             path = self._path(f"inputs/{Path(file).name}")
-            with self._damage(f"{path.name}, the copy of {name},", "; the run cannot go on"):
+            with self._damage(f"{path.name}, the copy of {name},", "; the run cannot continue"):
                 values[name] = read_array(path) if path.suffix == ".npy" else to_picture(path, ["PNG"])
         return values
 
@@ -291,7 +291,7 @@ def _picture_name(row: Mapping[str, float]) -> str:
 def warn_unsaved(journal: Journal, error: OSError) -> None:
     """Warn that the disk of a journal is full."""
     warnings.warn(
-        f"{journal.folder}: frames cannot be saved any more ({error.strerror}); the run goes on, and keeps "
+        f"{journal.folder}: frames cannot be saved any more ({error.strerror}); the run continues, and keeps "
         "them in memory: make room, or export them before this process ends",
         stacklevel=5,
     )

@@ -41,7 +41,7 @@ class Lock:
         try:
             status = os.stat(folder)
         except OSError as error:
-            raise ClipgenError(f"{folder}: this folder is gone ({error.strerror}); bring it back to go on") from error
+            raise ClipgenError(f"{folder}: this folder is gone ({error.strerror}); restore it to continue") from error
         self._key = os.getpid(), status.st_dev, status.st_ino  # a fork holds nothing
         with _MUTEX:
             holder = _LOCKS.get(self._key)
@@ -75,7 +75,7 @@ class Lock:
         return descriptor
 
     def _refusal(self, work: str, holder_name: str) -> ClipgenError:
-        return ClipgenError(f"{self._folder}: {work} is going on, in {holder_name}; wait for it, or stop it there")
+        return ClipgenError(f"{self._folder}: {work} is in progress, in {holder_name}; wait for it, or stop it there")
 
     @property
     def lost(self) -> bool:
@@ -86,7 +86,7 @@ class Lock:
         """Hold the lock in the current thread from now on. Raises ClipgenError if it is lost."""
         self._thread = threading.current_thread()
         if self.lost:
-            raise ClipgenError(f"{self._folder}: another Run has gone on with this run; iterate over that one")
+            raise ClipgenError(f"{self._folder}: another Run object has continued this run; iterate over that one")
 
     def release(self) -> None:
         """Release the lock, unless it is lost."""

@@ -32,11 +32,11 @@ def export_run(
     """Write the film of a run, or its picture. A film of pixels begins with the draft and shows the first steps singly.
 
     Args:
-        journal: Of the run.
+        journal: The run's.
         file: Its suffix is the format.
         keep: "last": all frames, "best": those up to the best; by default as the run's setting.
         picture: Returns what to show of a step, by default its frame.
-        options: Of ``clipgen.export.film.export``.
+        options: See ``clipgen.export.film.export``.
 
     Raises:
         ClipgenError: Another ``keep``, or what ``export`` refuses.
@@ -79,7 +79,7 @@ def export_frames(journal: Journal, file: str | Path, rows: Sequence[Row]) -> It
     check_output(file, journal.settings.get("generator", ""))
     if any(change.get("mask") for change in (journal.settings, *journal.changes)):
         raise ClipgenError(
-            f"output={str(file)!r}: a run with a mask contains pixels, which are no drawing; choose .png"
+            f"output={str(file)!r}: a run with a mask contains pixels, which cannot be drawn as vectors; choose .png"
         )
     return _drawings(journal, [int(row["step"]) for row in rows], size)
 

@@ -104,7 +104,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     # The noise of a one-step generator, for what people prefer.
     "reno": {
         "generator": "sd-turbo",
-        # 5 x HPS, 0.05 x PickScore and 0.01 x CLIP, the latter two times the model's own scale of 100.
+        # 5 x HPS, 0.05 x PickScore and 0.01 x CLIP, the last two multiplied by the model's own scale of 100.
         "perceptor": "hps-v2.1:5 | pickscore:5 | ViT-H-14/laion2b_s32b_b79k:1",
         "init": "random",
         "near": 0.0,

@@ -75,9 +75,10 @@ class Run:
 
     @classmethod
     def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None, *, trust: bool = False) -> Run:
-        """Go on with an interrupted run from its last saved step; its frames are those that it would have had.
+        """Continue an interrupted run from its last saved step, with the frames that it would have had.
 
-        ``trust``: read what the folder names and has no copy of. Raises ClipgenError for a run that goes on elsewhere.
+        ``trust``: read pictures that the folder names and has no copy of. Raises ClipgenError while another process
+        works on the run.
         """
         with Lock(Journal.open(folder).folder):
             spec = RunSpec.open(folder, losses, trust, resume=True)
@@ -117,11 +118,11 @@ class Run:
         self.control.pause()
 
     def unpause(self) -> None:
-        """Go on after ``pause``."""
+        """Continue after ``pause``."""
         self.control.unpause()
 
     def stop(self) -> None:
-        """End after the current step, or at once while paused. ``Run.resume`` goes on from the last frame."""
+        """End after the current step, or at once while paused. ``Run.resume`` continues from the last frame."""
         self.control.stop()
 
     def change(self, **settings: Value | PromptLike) -> None:
@@ -129,7 +130,7 @@ class Run:
 
         Each change is in the journal, so that a replay gives the same film. Raises ClipgenError for a
         setting that cannot be changed, for an invalid value, by itself or with pending changes, and if no step is
-        left; the run is then unaffected. ``keep`` can change after the last step, too.
+        left; the run is then unaffected. ``keep`` can also change after the last step.
         """
         self.control.change(settings)
 
@@ -245,8 +246,8 @@ class Run:
         with Lock(self.journal.folder) as self._lock:
             if (state := self.journal.load_state(only_step=True)) and state[0] != self.step:
                 raise ClipgenError(
-                    f"{self.journal.folder}: another Run has gone on with this run to step {state[0]}; Run.resume goes "
-                    "on there"
+                    f"{self.journal.folder}: another Run object has already continued this run to step {state[0]}; "
+                    "use Run.resume(...) to continue from there"
                 )
             self._writer = FrameWriter(self.journal, in_background=self.spec.device.type != "cpu")
             self._step_specs = StepSpecBuilder(self.spec, self.models, None if self.step else self._record_draft)
@@ -312,5 +313,5 @@ class Run:
 
 @list_settings
 def stream(prompt: PromptLike, **options: Any) -> Iterator[Frame]:
-    """Frames of a new run, as they are made. Arguments as for Run."""
+    """Yield the frames of a new run as they are made. Takes the same arguments as Run."""
     return iter(Run(prompt, **options))

@@ -98,7 +98,7 @@ def drop_removed(saved: Mapping[str, Any], source: str | Path) -> dict[str, Any]
         if saved.get(name, neutral) != neutral:
             raise ClipgenError(
                 f"{source}: this run has {name}={saved[name]}, a setting that was removed; use clipgen 0.4, or set "
-                f"{name} to {neutral} in its settings.json and changes.jsonl: the pictures will then be others"
+                f"{name} to {neutral} in its settings.json and changes.jsonl: the pictures will then differ"
             )
     return {name: value for name, value in saved.items() if name not in REMOVED}
 
@@ -144,7 +144,7 @@ def read_array(source: Path | bytes) -> np.ndarray:
     except Exception as error:  # a header can fail in every way that Python's literals can
         raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
     if not array.size or array.ndim > 4 or array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
-        raise ValueError(f"an array of {array.dtype} of shape {array.shape} is no picture and no latent")
+        raise ValueError(f"an array of {array.dtype} of shape {array.shape} is neither a picture nor a latent")
     return array
 
 

@@ -79,8 +79,8 @@ class RunSettings:
     )
     judge: str = setting(
         "",
-        "a second CLIP that scores frames without guiding, such as evaluator or ViT-L-14/openai; scores of pickscore "
-        "and hps-v2.1 compare what people prefer, and are no probabilities; aesthetic needs no text, 1 to 10",
+        "a second CLIP that scores frames without guiding, such as evaluator or ViT-L-14/openai; pickscore and "
+        "hps-v2.1 score human preference (only comparable within a prompt); aesthetic rates 1-10 without a prompt",
         common=("evaluator", "ViT-B-16/openai", "ViT-L-14/openai", "pickscore", "hps-v2.1", "aesthetic"),
         live=False,
         section="clip",
@@ -138,8 +138,8 @@ class RunSettings:
     )
     settled: float = setting(
         0.0,
-        "stop when the picture changes by less than this, in levels of 255, over a tenth of the steps; 0: never. "
-        "Without steps, 2 with stack and 1 with mini-vqgan",
+        "stop when the picture changes by less than this, in 8-bit levels (0 to 255), over a tenth of the steps; "
+        "0: never. Default when steps is not set: 2 (stack), 1 (mini-vqgan)",
         0,
         255,
         live=False,
@@ -240,7 +240,7 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
             check(field, getattr(self, field.name))
         sides = self.size if isinstance(self.size, tuple) else ()
         if self.size is not None and not (len(sides) == 2 and all(isinstance(side, int) for side in sides)):
-            raise ClipgenError(f"size={self.size!r}: has to be (width, height), such as (128, 96), or '128x96'")
+            raise ClipgenError(f"size={self.size!r}: must be (width, height), such as (128, 96), or '128x96'")
         _ = self.prompts
         Camera.parse(self.camera)
         for part in PARTS:
@@ -282,14 +282,14 @@ def to_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_names(options: Mapping[str, Any], only_live: bool = False) -> None:
-    """Raise ClipgenError for a name that is no setting, or with ``only_live`` for one that stays as it began."""
+    """Raise ClipgenError for a name that is not a setting, or with ``only_live`` for one that stays as it began."""
     live = {field.name: field.metadata.get("live", True) for field in fields(Settings)}
     for name in options:
         if name not in live:
             hint = suggest(name, live).strip() or f"there are {', '.join([*live][1:])}"
             raise ClipgenError(f"{name}=...: there is no such setting; {hint}")
         if only_live and not live[name]:
-            raise ClipgenError(f"{name}=...: cannot be changed while a run goes on; start another, or branch")
+            raise ClipgenError(f"{name}=...: cannot be changed during a run; start another, or branch")
 
 
 def build(prompt: str, options: Mapping[str, Any]) -> Settings:
@@ -322,7 +322,7 @@ def build(prompt: str, options: Mapping[str, Any]) -> Settings:
 def list_settings(documented: Documented) -> Documented:
     """Append the list of all settings to a docstring, for ``help``. A decorator."""
     lines = [describe(field) for field in fields(Settings) if field.default is not MISSING]
-    intro = "Settings, with default and range; those with a * can change while a run goes on:"
+    intro = "Settings, with default and range; those with a * can change during a run:"
     text = inspect.cleandoc(documented.__doc__ or "")
     documented.__doc__ = "\n".join([text, "", intro, *lines])
     return documented

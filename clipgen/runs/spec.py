@@ -89,7 +89,7 @@ class RunSpec:
         settings = inputs.name_files(build(named.pop("prompt"), named))
         if not named.keys() & {"generator", "recipe"} and default_init(settings.perceptor) == "random":
             warnings.warn(
-                f"no generator is named for {settings.perceptor}: its pictures are sums of pixels, as of recipe='das'; "
+                f"no generator is named for {settings.perceptor}: pixels are optimised, as in recipe='das'; "
                 "the notebooks of 2021 used a VQGAN, such as generator='vqgan_imagenet_f16_16384'",
                 stacklevel=4,
             )
@@ -105,7 +105,7 @@ class RunSpec:
             source: The folder or file.
             losses: As the run had them.
             trust: Read what the source names and does not bring along.
-            resume: Go on in the folder instead of making a new one.
+            resume: Continue in the folder instead of making a new one.
         """
         is_folder = resume or check_path("source", source).is_dir()
         journal = Journal.open(source) if is_folder else None
@@ -144,7 +144,7 @@ class RunSpec:
         """Return the settings after one change, and load the pictures that it names.
 
         This is the one rule for changes that are live, waiting, resumed or replayed. Raises ClipgenError for settings
-        that cannot change while a run goes on, and for values that cannot work together.
+        that cannot change during a run, and for values that cannot work together.
         """
         check_names(options, only_live=True)
         settings = settings.updated(**to_numbers(options))

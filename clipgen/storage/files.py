@@ -21,7 +21,7 @@ PART = re.compile(r"\.[0-9a-f]{8}\.part(\.\w+)?")  # the name of a file that is 
 def atomic_write(file: Path) -> Iterator[Path]:
     """Yield a new path beside ``file`` to write to, which replaces ``file`` at the end, or is deleted after an error.
 
-    Parts that killed processes left in that folder are deleted, too: one that is being written is locked.
+    Parts that killed processes left in that folder are also deleted: one that is being written is locked.
 
     Raises:
         OSError: The folder cannot be written.

@@ -37,8 +37,8 @@ def open_url(address: str, headers: Mapping[str, str], method: str = "GET") -> A
         raise UnreachableError(f"{no_answer} ({error.reason})") from error
     except TimeoutError as error:
         raise UnreachableError(f"{no_answer} within {TIMEOUT:g} seconds") from error
-    except ValueError as error:  # a redirect to what is no address, or a name that cannot be one
-        raise OSError(f"it leads to what is no address ({error})") from error
+    except ValueError as error:  # a redirect to something that is not an address, or an impossible name
+        raise OSError(f"it leads to something that is not an address ({error})") from error
 
 
 @lru_cache

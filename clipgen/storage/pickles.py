@@ -60,7 +60,7 @@ _NAMES = {
     *map(str, _DTYPES.values()),
     "collections.defaultdict",
     "_codecs.encode",
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _TYPES),  # the latter is Python 2's
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _TYPES),  # __builtin__ is Python 2's
 }
 
 
@@ -202,7 +202,7 @@ def _from_legacy(stream: BinaryIO, size: int, is_selected: Callable[[str], bool]
     """Read a file of torch before 1.6: magic number, version, system, data, keys of storages, storages."""
     reader = _Unpickler(stream)
     if reader.load() != 0x1950A86A20F9469CFC6C:
-        raise ValueError("it is no file of torch.save")
+        raise ValueError("it is not a file of torch.save")
     reader.load(), reader.load()
     reader = _Unpickler(stream)
     tree = reader.load()

@@ -48,7 +48,7 @@ class Source:
 
     @classmethod
     def parse(cls, line: str, megabytes: float | None = None, sha256: str | None = None) -> Source:
-        """Parse a place; what differs in this copy stands behind a ``#``: ``#sha256=0a1b&megabytes=359``."""
+        """Parse a place; what differs in this copy follows a ``#``: ``#sha256=0a1b&megabytes=359``."""
         where, _, fragment = line.partition("#")
         facts = {key: values[0] for key, values in parse_qs(fragment, strict_parsing=bool(fragment)).items()}
         return cls(where, float(facts.get("megabytes", megabytes or 0)) or None, facts.get("sha256", sha256))
@@ -82,7 +82,7 @@ class Remote:
     """A published file, and its ``sources`` in the order in which they are tried.
 
     A source is an address, ``hf:owner/repo/path``, or ``hf:owner/repo@revision/path``. Where a copy differs, its own
-    facts stand behind it: ``#sha256=0a1b&megabytes=359``.
+    facts follow it: ``#sha256=0a1b&megabytes=359``.
     """
 
     name: str  # in the cache folder, such as "dvae/encoder.pkl"

@@ -56,7 +56,7 @@ def load_weights(file: Path) -> tuple[dict[str, Tensor], dict]:
             with safe_open(file, "pt") as stored:
                 tensors |= {key: stored.get_tensor(key) for key in part}
     except Exception as error:
-        raise ClipgenError(f"{file}: this is no safetensors file ({error}); delete it and load it again") from error
+        raise ClipgenError(f"{file}: this is not a safetensors file ({error}); delete it and load it again") from error
     scales = {key.removesuffix(".scale"): tensors.pop(key) for key in list(tensors) if key.endswith(".scale")}
     for key, tensor in tensors.items():
         if tensor.is_floating_point() or key in scales:

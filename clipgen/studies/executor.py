@@ -54,7 +54,7 @@ class Worker(Protocol):
 
 
 class WorkerExecutor(Executor):
-    """An executor that replaces the workers it loses: the future of a lost task raises WorkerLost, others go on.
+    """An executor that replaces lost workers: the future of a lost task raises WorkerLost, the others continue.
 
     A worker stays between tasks, with the models it loaded.
 
@@ -148,7 +148,7 @@ class ProcessExecutor(WorkerExecutor):
 
 
 class ProcessWorker:
-    """A process with a channel of its own to this one: what it prints is no message, and its input is empty."""
+    """A process with its own channel to this one, so that what it prints is not taken for a message."""
 
     def __init__(self, threads: int, gpu: str | None = None):
         environment = dict(os.environ)
@@ -206,7 +206,7 @@ def serve(threads: int, handle: int) -> None:
 
     Args:
         threads: Number of CPU threads.
-        handle: Of the channel's end, as ``ProcessWorker`` passes it on.
+        handle: The handle of the channel's end, as ``ProcessWorker`` passes it on.
     """
     if sys.platform == "win32":
         from multiprocessing.connection import PipeConnection

@@ -44,15 +44,15 @@ def batch(
     """Make several pictures of one prompt, with consecutive seeds. An interrupt ends it early.
 
     Args:
-        prompt: As of ``clipgen.Run``.
+        prompt: See ``clipgen.Run``.
         count: Number of pictures.
-        seed: That of the first picture.
+        seed: The first picture's.
         batch: Number of pictures in one tensor, which is faster where the device has room for more; they are equal to
             those made singly, up to rounding.
         progress: Show a progress bar.
         folder: Where run folders are made.
-        losses: As of ``clipgen.Run``.
-        settings: As of ``clipgen.Run``.
+        losses: See ``clipgen.Run``.
+        settings: See ``clipgen.Run``.
 
     Returns:
         The runs that were begun; ``best`` sorts them.
@@ -111,14 +111,14 @@ def restyle(
     its source.
 
     Args:
-        film: A video, GIF, WebP or pictures, as of ``images.films.FilmReader``.
-        prompt: As of ``clipgen.Run``.
-        carry: Share of the redrawn frame before in the start of a frame, from 0 to 1.
-        steps: Of each frame.
+        film: A video, GIF, WebP or pictures; see ``images.films.FilmReader``.
+        prompt: See ``clipgen.Run``.
+        carry: Share of the previous redrawn frame in the start of a frame, from 0 to 1.
+        steps: Number of steps per frame.
         folder: Where run folders are made.
         progress: Show a progress bar.
-        losses: As of ``clipgen.Run``.
-        settings: As of ``clipgen.Run``.
+        losses: See ``clipgen.Run``.
+        settings: See ``clipgen.Run``.
 
     Returns:
         The run folder of the redrawn film.

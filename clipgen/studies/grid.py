@@ -60,7 +60,7 @@ def expand_grid(
     if table is not None:
         rows = read_table(table, max_rows)
         if twice := sorted(settings.keys() & {name for row in rows for name in row}):
-            raise ClipgenError(f"{twice[0]}=...: is in the table, too; leave one of them out")
+            raise ClipgenError(f"{twice[0]}=...: is also in the table; leave one of them out")
         axes.insert(0, rows)
     counts = sorted({len(axis) for axis in axes})
     if 0 in counts:
@@ -68,7 +68,7 @@ def expand_grid(
     if (max(counts, default=1) if zipped else math.prod(map(len, axes))) > max_rows:
         raise ClipgenError(f"study: this would be more than {max_rows:,} rows; vary less, or raise max_rows={max_rows}")
     if zipped and len(counts) > 1:
-        raise ClipgenError(f"zip=True: the lists have to be of one length; here are {', '.join(map(str, counts))}")
+        raise ClipgenError(f"zip=True: the lists must have the same length, not {', '.join(map(str, counts))}")
     points = []
     for parts in zip(*axes) if zipped and axes else itertools.product(*axes):
         values = {name: value for part in parts for name, value in part.items()}
@@ -119,7 +119,7 @@ def _text(point: Mapping[str, Any], name: str) -> str:
 
 
 def _label_values(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the points with labels for values that are no texts, numbered by content: ``image 1``, ``image 2``."""
+    """Return the points with labels for values other than texts, numbered by content: ``image 1``, ``image 2``."""
     contents: dict[int, str] = {}  # by id, so that each picture is read once
     numbered: dict[tuple[str, str], dict[str, str]] = {}
     labels = []
@@ -141,7 +141,7 @@ def _find_placeholders(point: Mapping[str, Any]) -> Iterator[str]:
     """Yield the names in the braces of a template. Raises ClipgenError for one without a value, and for no template."""
     if "prompt" not in point:
         near = [name for name in point if name.strip().lower() in ("prompt", "prompts")]
-        hint = f'; the column {near[0]!r} has to be called "prompt"' if near else ""
+        hint = f'; the column {near[0]!r} must be called "prompt"' if near else ""
         raise ClipgenError(
             f'study: there is no prompt; write a template such as "a {{thing}}", or a column "prompt"{hint}'
         )
@@ -152,8 +152,8 @@ def _find_placeholders(point: Mapping[str, Any]) -> Iterator[str]:
             continue
         if not name.isidentifier():
             raise ClipgenError(
-                f"prompt={prompt!r}: placeholders are plain names, such as {{thing}}; what belongs to it stands behind "
-                "it, as the weight in {thing}:2; a brace is written {{ or }}"
+                f"prompt={prompt!r}: placeholders are plain names, such as {{thing}}; what belongs to it follows "
+                "it, such as the weight in {thing}:2; a brace is written {{ or }}"
             )
         value = None if name == "prompt" else point.get(name)
         if value is None:

@@ -1,4 +1,4 @@
-"""Rows of a study, and where they are kept: in a folder, and with an address (``s3://``, ``gs://``) there, too.
+"""Rows of a study, and where they are kept: in a folder, and with an address (``s3://``, ``gs://``) also there.
 
 A row is an ordinary run folder with a file ``row.json`` that says how far it is.
 """
@@ -33,7 +33,7 @@ from clipgen.storage.files import atomic_write
 from clipgen.studies.grid import GridPoint
 
 NOTE, DRAFT = "row.json", ".making-"
-LAST = "state.safetensors", NOTE  # are copied after all else, in this order: half a copy is a row to go on with
+LAST = "state.safetensors", NOTE  # are copied last, in this order: half a copy can be continued
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class RowState:
             return default
         for name, value in vars(state).items():
             kind = type(getattr(default, name))
-            if type(value) is not kind and not (kind is float and type(value) is int):  # a bool is no number
+            if type(value) is not kind and not (kind is float and type(value) is int):  # a bool is not a number
                 return default
             if kind in (int, float) and not 0 <= value < math.inf:
                 return default
@@ -75,8 +75,8 @@ class Row:
     Args:
         point: The arguments of the run.
         parent: Folder of the study.
-        names: Of folders in ``parent``, by the marks that they end with: a row keeps its folder when the study is
-            started again and varies something else, too.
+        names: The folders in ``parent``, by the marks that they end with: a row keeps its folder when the study is
+            started again and varies more.
 
     Raises:
         ClipgenError: For settings that cannot work; the message has the row's label.

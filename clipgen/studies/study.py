@@ -204,7 +204,7 @@ def study(
     """Make many runs: ``study("a {thing}", thing=["cat", "dog"], seed=range(4), cutouts=[16, 32], steps=60)``.
 
     Each row is an ordinary run in a folder. The study started again makes only what is missing and resumes interrupted
-    rows, to the same frames. A row that fails has its error in the table; the others go on. An interrupt ends the study
+    rows, to the same frames. A failed row has its error in the table; the others continue. An interrupt ends the study
     early, with everything kept.
 
     Args:
@@ -221,16 +221,16 @@ def study(
             those made singly, up to rounding.
         max_rows: More rows are refused.
         progress: Show a progress bar, and in a notebook the sheet as it fills.
-        settings: Of ``clipgen.Run``, and values of the placeholders. A list, range, set, array, Series or generator is
+        settings: See ``clipgen.Run``; and values of the placeholders. A list, range, set, array, Series or generator is
             varied, anything else holds for all rows. Two numbers for ``size`` are one size.
 
     Raises:
         ClipgenError: For arguments that cannot work, in any row, before a model is loaded.
     """
     if not (folder is None or (isinstance(folder, (str, os.PathLike)) and os.fspath(folder).strip())):
-        raise ClipgenError(f"folder={folder!r}: has to be a path or an address; leave it out for one in clipgen-runs")
+        raise ClipgenError(f"folder={folder!r}: must be a path or an address; leave it out for one in clipgen-runs")
     if not isinstance(zip, bool):
-        raise ClipgenError(f"zip={zip!r}: has to be True or False")
+        raise ClipgenError(f"zip={zip!r}: must be True or False")
     points = expand_grid(template, settings, table, zip, check_count("max_rows", max_rows))
     title = template if isinstance(template, str) else format_value(points[0].prompt)
     storage = StudyStorage(folder if folder is not None else Path("clipgen-runs", f"study-{slug(title)}"))

@@ -27,7 +27,7 @@ _TYPES = {field.name: type(field.default) for field in fields(Settings) if field
 MAX_ROWS = 10_000  # of a study, by default
 _MAX_NODES = 10**6  # of a YAML file, with each alias counted as what it stands for
 _MAX_BITS = 1000  # of a whole number: larger ones overflow a float
-# What a spreadsheet would compute as a formula (full-width signs, too) or trim; with a quote before it, it is text.
+# What a spreadsheet would compute as a formula (also with full-width signs) or trim; a quote before it makes it text.
 _UNSAFE = re.compile(r"'*[=+\-@＝＋－＠\s]|.*\s\Z", re.DOTALL)
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)\Z")
 _FLOAT = re.compile(r"[-+]?((\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)\Z|\.nan\Z", re.IGNORECASE | re.ASCII)
@@ -80,7 +80,7 @@ def parse_value(name: str, value: Any) -> Any:
 def read_table(table: Table, max_rows: int = MAX_ROWS) -> list[dict[str, Any]]:
     """Return the rows of a table, at most one too many, without empty cells.
 
-    Raises ClipgenError for what is no table or cannot be read.
+    Raises ClipgenError for what is not a table or cannot be read.
     """
     if isinstance(table, (str, Path)):
         lines: Any = _read_csv(Path(table)) if Path(table).suffix.lower() == ".csv" else load_yaml(table)
@@ -90,7 +90,7 @@ def read_table(table: Table, max_rows: int = MAX_ROWS) -> list[dict[str, Any]]:
         lines = table
     lines = list(islice(lines, max_rows + 1)) if isinstance(lines, Iterable) else []
     if not (lines and all(isinstance(line, Mapping) for line in lines)):
-        raise ClipgenError("table=...: has to be rows with names: a .csv, a .yaml list, dictionaries or a DataFrame")
+        raise ClipgenError("table=...: must be rows with names: a .csv, a .yaml list, dictionaries or a DataFrame")
     rows = [{str(name): unwrap_cell(value) for name, value in line.items()} for line in lines]
     for name in dict.fromkeys(name for row in rows for name, value in row.items() if value is None):
         # pandas has no empty cell in a column of whole numbers, and makes floats of them.

@@ -42,7 +42,7 @@ def _try_rows(folders: Sequence[Path]) -> None:
     failed = False
     try:
         _finish_rows(folders)
-    except Exception as error:  # a row that fails is a row; the others go on
+    except Exception as error:  # a failed row is still a row; the others continue
         traceback.print_exc(file=sys.stderr)
         _last_run, failed = None, True  # a device that ran out of memory needs it back
         reason = str(error) if isinstance(error, ClipgenError) else f"{type(error).__name__}: {error}"

@@ -85,7 +85,7 @@ class Studio(widgets.VBox):
     # --- what the buttons do --------------------------------------------------------------------------
 
     def generate(self) -> None:
-        """Start a run with the values of the controls; a run that goes on is stopped."""
+        """Start a run with the values of the controls; a live run is stopped first."""
         values = self.controls.values
         self._begin(lambda previous: Run(folder=self.folder, like=previous, **values))
 
@@ -99,7 +99,7 @@ class Studio(widgets.VBox):
         self._begin(lambda previous: Run(folder=self.folder, like=previous, **values))
 
     def pause(self) -> None:
-        """Hold the run before its next step, or let it go on."""
+        """Pause the run before its next step, or unpause it."""
         if self.job:
             self.job.pause(not self.job.is_paused)
             self._enable()
@@ -168,11 +168,11 @@ class Studio(widgets.VBox):
 
     @property
     def is_running(self) -> bool:
-        """Whether a run goes on that was not asked to stop."""
+        """Whether a run is live and was not asked to stop."""
         return self.job is not None and self.job.is_alive and not self.job.stopping
 
     def _start(self) -> None:
-        """Generate, unless a run goes on: for Enter, and for a second click on the way."""
+        """Generate, unless a run is live: for Enter, and for a second click meanwhile."""
         if not self.is_running:
             self.generate()
 

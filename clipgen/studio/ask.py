@@ -29,7 +29,7 @@ class PromptRows(widgets.VBox):
 
     @property
     def line(self) -> str:
-        """The prompts in the grammar. Raises ClipgenError for numbers that are no weights."""
+        """The prompts in the grammar. Raises ClipgenError for numbers that are not weights."""
         return " | ".join(row.line for row in self._rows if row.text.value.strip())
 
     @line.setter

@@ -1,4 +1,4 @@
-"""The settings of a run as widgets, made from what each setting declares, and their way to a run while it goes on."""
+"""The settings of a run as widgets, made from what each setting declares, and how changes reach a live run."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ QUIET = 0.15  # seconds without a change before changes are sent: about the time
 class Controls(widgets.VBox):
     """All settings of a run; uploaded pictures are written below ``folder``."""
 
-    _sent: dict[str, Any]  # the values that the run that goes on has
+    _sent: dict[str, Any]  # the values that the live run has
 
     def __init__(self, settings: Settings, folder: Path, error: ErrorMessage, on_enter: Callable[[], None]):
         self._error = error
@@ -152,7 +152,7 @@ class Controls(widgets.VBox):
 
     @property
     def live_values(self) -> dict[str, Any]:
-        """Those of the values that can change while a run goes on. Raises ClipgenError as ``values``."""
+        """Those of the values that can change during a run. Raises ClipgenError as ``values``."""
         live = {name: self._value(name) for name, field in FIELDS.items() if field.metadata["live"]}
         return {"prompt": self.rows.line} | live
 
@@ -171,7 +171,7 @@ class Controls(widgets.VBox):
             while (defaults := self._current_defaults()) != self.defaults:
                 changed = {name: value for name, value in defaults.items() if value != self.defaults[name]}
                 self.defaults = defaults
-                # The run that goes on keeps its own: these are for the next one.
+                # The live run keeps its own: these are for the next one.
                 self._sent = self._sent | {name: value for name, value in changed.items() if name in self._sent}
                 self.put(changed)
         self._is_applying = False

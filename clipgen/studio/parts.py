@@ -90,7 +90,7 @@ class ErrorMessage(widgets.HTML):
         self.add_class("clipgen-error")
 
     def show(self, error: BaseException | None) -> None:
-        """Show an error, or none: what a person can mend as it is, anything else with its traceback folded away."""
+        """Show an error, or none: a ClipgenError as it is, anything else with its traceback folded away."""
         if error is None:
             self.value = ""
         elif isinstance(error, ClipgenError):
@@ -212,7 +212,7 @@ class Access(anywidget.AnyWidget):
 def save_input(folder: Path, name: str, value: bytes | Image.Image | np.ndarray) -> str:
     """Write a picture, the bytes of its file, or a latent below ``folder``/uploads; return the path.
 
-    Raises ClipgenError for bytes that are no picture, and for a folder that cannot be written.
+    Raises ClipgenError for bytes that are not a picture, and for a folder that cannot be written.
     """
     out, suffix = io.BytesIO(), ".npy" if isinstance(value, np.ndarray) else ".png"
     if isinstance(value, np.ndarray):

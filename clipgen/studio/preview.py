@@ -94,7 +94,7 @@ class Job(Listener):
         return " · ".join(parts)
 
     def pause(self, paused: bool = True) -> None:
-        """Hold before the next step, or go on."""
+        """Pause before the next step, or continue."""
         if self.run:
             self.is_paused = paused
             (self.run.pause if paused else self.run.unpause)()

@@ -11,7 +11,7 @@ PAGE = Path(__file__).with_suffix(".md")
 HEADING = "## All settings"
 HEADER = "| setting | what it does | default | values |", "|---|---|---|---|"
 INTRO = (
-    "Settings marked with * can change while a run goes on, with `run.change(...)` or in the Studio. Generators "
+    "Settings marked with * can change during a run, with `run.change(...)` or in the Studio. Generators "
     'and recipes can have other defaults: `clipgen.Run("a cat", generator=...).settings` shows them.'
 )
 

@@ -75,7 +75,7 @@ def test_a_run_says_what_it_has_become(run):
         ({"vocabulary": []}, "vocabulary=\\[\\]: give words"),
         ({"vocabulary": ["cat"]}, "one word alone"),
         ({"vocabulary": "klingon"}, "vocabulary='klingon' is unknown; choose one of: common, emoji"),
-        ({"penalty": 1.0}, "penalty=1.0: has to be above 0 and below 1"),
+        ({"penalty": 1.0}, "penalty=1.0: must be above 0 and below 1"),
         ({"pictures": []}, "pictures=\\[\\]: give some"),
         ({"pictures": "photos"}, "pictures='photos' is unknown; choose one of: drawings"),
         ({"image": "missing.png"}, "there is no such file"),

@@ -59,7 +59,7 @@ def test_bytes_are_a_picture_wherever_one_is_taken(tmp_path):
 
 @pytest.mark.parametrize("value", [None, 137, {"a": 1}, object()], ids=["None", "int", "dict", "object"])
 def test_what_is_no_picture_is_named(value):
-    with pytest.raises(ClipgenError, match=r"image=.*is no picture"):
+    with pytest.raises(ClipgenError, match=r"image=.*is not a picture"):
         to_picture(value)
 
 
@@ -118,8 +118,8 @@ def test_rank_checks_all_before_a_perceptor_is_loaded(unloaded):
     for images, texts, words in (
         ("no.png", ["a"], "image='no.png': there is no such file"),
         (b"no picture", ["a"], "image: cannot be read"),
-        (_red(), [1], r"texts=\[1\]: has to be texts"),
-        (None, ["a"], "image=None: is no picture"),
+        (_red(), [1], r"texts=\[1\]: must be texts"),
+        (None, ["a"], "image=None: is not a picture"),
     ):
         with pytest.raises(ClipgenError, match=words):
             clipgen.rank(images, texts)
@@ -179,12 +179,12 @@ def test_what_is_no_film_is_refused(tmp_path):
     closed = Image.open(io.BytesIO(_gif()))
     closed.close()
     for film, words in (
-        (None, "film=None: is no film"),
-        (5, "film=5: is no film"),
+        (None, "film=None: is not a film"),
+        (5, "film=5: is not a film"),
         (tmp_path, "is a folder; list its pictures"),
         (closed, "film: cannot be read"),
         (Image.open(tmp_path / "cut.gif"), "film: cannot be read"),
-        ([_red(), 5], "image=5: is no picture"),
+        ([_red(), 5], "image=5: is not a picture"),
     ):
         with pytest.raises(ClipgenError, match=words):
             clipgen.restyle(film, "a", folder=tmp_path)
@@ -339,7 +339,7 @@ def test_pictures_may_be_prompts_of_a_study():
         ("a.csv", 'prompt,seed\n"a cat,1\na dog,2\n', "at line 3.*close each quote"),
         ("a.csv", 'prompt,seed\n"a cat,1\n"a dog",2\n', "at line 3.*close each quote"),
         ("a.csv", "prompt,\na cat,1\n", "a column without a name"),
-        ("a.csv", "Prompt,seed\na cat,1\n", "'Prompt' has to be called \"prompt\""),
+        ("a.csv", "Prompt,seed\na cat,1\n", "'Prompt' must be called \"prompt\""),
         ("a.yaml", "- prompt: a cat\n  seed: 1\n  seed: 2\n", "line 3 has 'seed' a second time"),
     ],
 )

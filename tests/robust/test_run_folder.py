@@ -126,7 +126,7 @@ def test_a_second_thread_is_told_so_too(tmp_path):
     next(frames)
     for work in (lambda: clipgen.Run.resume(folder, like=run), lambda: next(iter(other))):
         (error,) = in_thread(work)
-        assert "this run is going on, in thread 'MainThread' of this process" in error
+        assert "this run is in progress, in thread 'MainThread' of this process" in error
     assert len([*frames]) == 2 and [row["step"] for row in run.journal.scores] == [1, 2, 3, 4]
 
 
@@ -134,7 +134,7 @@ def test_a_run_that_went_on_elsewhere_is_not_made_twice(tmp_path):
     folder = stopped(tmp_path)
     run, late = clipgen.Run.resume(folder), clipgen.Run.resume(folder)
     assert len([*run]) == 3
-    with pytest.raises(clipgen.ClipgenError, match="gone on with this run to step 4"):
+    with pytest.raises(clipgen.ClipgenError, match="already continued this run to step 4"):
         next(iter(late))
     assert [row["step"] for row in run.journal.scores] == [1, 2, 3, 4]
 
@@ -146,7 +146,7 @@ def test_an_iteration_that_was_given_up_holds_nothing(tmp_path):
     next(frames)
     again = clipgen.Run.resume(folder, like=left)
     assert len([*again]) == 2 and again.finished
-    with pytest.raises(clipgen.ClipgenError, match="another Run has gone on"):
+    with pytest.raises(clipgen.ClipgenError, match="another Run object has continued"):
         next(frames)
     assert [row["step"] for row in again.journal.scores] == [1, 2, 3, 4]
     folder = stopped(tmp_path)
@@ -172,7 +172,7 @@ def test_a_second_process_says_who_goes_on_until_that_is_killed(tmp_path, capsys
             assert first.stdout.readline().strip() == b"going on"
             assert main(["resume", str(folder), str(tmp_path / "a.png")]) == 2
             said = capsys.readouterr().err
-            assert f"this run is going on, in process {first.pid} on {socket.gethostname()}" in said
+            assert f"this run is in progress, in process {first.pid} on {socket.gethostname()}" in said
         finally:
             first.kill()
     (folder / "frames" / "00003.png.part").write_bytes(b"half")

@@ -114,7 +114,7 @@ def test_a_refused_lock_leaves_nothing_open(tmp_path):
     before = len(os.listdir("/dev/fd"))
     for _ in range(5):
         with (
-            pytest.raises(ClipgenError, match="this study is going on, in another process"),
+            pytest.raises(ClipgenError, match="this study is in progress, in another process"),
             StudyStorage(tmp_path).locked(),
         ):
             pass

@@ -249,22 +249,22 @@ MANY = "prompt: a cat\n" + "".join(f"p{n}: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n" for
         ("prompt: a cat\nfolder:", "folder has no value"),
         ("prompt: a cat\nfolder: [a]", "folder=['a']"),
         ("prompt: a cat\nfolder: ''", "folder=''"),
-        ("prompt: a cat\nworkers: x", "workers='x': has to be a whole number"),
-        ("prompt: a cat\nworkers: 1.5", "workers=1.5: has to be a whole number"),
-        ("prompt: a cat\nworkers: yes", "workers='yes': has to be a whole number"),
-        ("prompt: a cat\nbatch: x", "batch='x': has to be a whole number"),
-        ("prompt: a cat\nbatch:", "batch=None: has to be a whole number"),
-        ("prompt: a cat\nbatch: .inf", "batch=inf: has to be a whole number"),
-        ("prompt: a cat\nmax_rows: x", "max_rows='x': has to be a whole number"),
+        ("prompt: a cat\nworkers: x", "workers='x': must be a whole number"),
+        ("prompt: a cat\nworkers: 1.5", "workers=1.5: must be a whole number"),
+        ("prompt: a cat\nworkers: yes", "workers='yes': must be a whole number"),
+        ("prompt: a cat\nbatch: x", "batch='x': must be a whole number"),
+        ("prompt: a cat\nbatch:", "batch=None: must be a whole number"),
+        ("prompt: a cat\nbatch: .inf", "batch=inf: must be a whole number"),
+        ("prompt: a cat\nmax_rows: x", "max_rows='x': must be a whole number"),
         ("prompt: a cat\nengine:", "engine='None' is unknown"),
         ("prompt: a cat\nengine: 5", "engine='5' is unknown"),
-        ("prompt: a cat\nzip: maybe", "zip='maybe': has to be True or False"),
-        ("prompt: a cat\ntable: 5", "table=...: has to be rows"),
+        ("prompt: a cat\nzip: maybe", "zip='maybe': must be True or False"),
+        ("prompt: a cat\ntable: 5", "table=...: must be rows"),
         ("prompt: a {thing:2}\nthing: [cat]", "plain names"),
         ("prompt: a cat\nseed: !!int x", "cannot be read"),
         ("!!python/object:os.system {}", "cannot be read"),
         ("? [a]\n: b", "study"),
-        ("1: b", "has to be names with values"),
+        ("1: b", "must be names with values"),
     ],
 )
 def test_what_no_study_file_can_ask_for(text, remedy, tmp_path, monkeypatch, capsys):
@@ -296,7 +296,7 @@ def test_the_limit_on_rows_can_be_raised():
 
 @pytest.mark.parametrize("workers", ["x", 1.5, True, [1], float("nan"), -1])
 def test_workers_are_a_whole_number(workers, tmp_path):
-    with pytest.raises(ClipgenError, match=r"workers=.*has to be a whole number of at least 1"):
+    with pytest.raises(ClipgenError, match=r"workers=.*must be a whole number of at least 1"):
         clipgen.study("a cat", workers=workers, folder=tmp_path, progress=False, **TINY)
     assert not list(tmp_path.iterdir())
 

@@ -31,7 +31,7 @@ SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "steps": 1, 
     ],
 )
 def test_what_is_no_weight_is_refused(text, tmp_path):
-    with pytest.raises(ClipgenError, match=r"prompt=.*is no weight.*\\:"):
+    with pytest.raises(ClipgenError, match=r"prompt=.*is not a weight.*\\:"):
         clipgen.Run(text, folder=tmp_path, **SMALL)
     assert not list(tmp_path.iterdir())
 

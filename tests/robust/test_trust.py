@@ -112,7 +112,7 @@ def test_an_array_is_no_copy_of_a_picture(stranger, private):
     (stranger / "inputs").mkdir(exist_ok=True)
     np.save(stranger / "inputs/copy.npy", np.zeros((1, 3, 32, 32), np.float16))
     (stranger / "inputs/names.json").write_text(json.dumps({f"{private}/private.png": "copy.npy"}))
-    with pytest.raises(clipgen.ClipgenError, match=r"private\.png: its copy is a latent, and has to be a picture"):
+    with pytest.raises(clipgen.ClipgenError, match=r"private\.png: its copy is a latent, but must be a picture"):
         clipgen.Run.resume(stranger)
 
 

@@ -183,7 +183,7 @@ def test_the_progress_bar_says_it(tmp_path, monkeypatch):
         ({"judge": "ViT-B-32/nobody"}, "judge='ViT-B-32/nobody': 'nobody' is neither"),
         ({"judge": "mini"}, "judge='mini': it guides this run"),
         ({"judge": "evaluator", "perceptor": "mini | evaluator:0.5"}, "judge='evaluator': it guides this run"),
-        ({"patience": -1}, "patience=-1: has to be a number from 0"),
+        ({"patience": -1}, "patience=-1: must be a number from 0"),
         ({"keep": "worst"}, "keep='worst': choose one of: last, best"),
     ],
 )
@@ -194,9 +194,7 @@ def test_what_cannot_work_writes_nothing(knobs, says, tmp_path):
 
 
 def test_a_judge_cannot_come_later(judged, tmp_path):
-    with pytest.raises(
-        clipgen.ClipgenError, match=r"judge=\.\.\.: cannot be changed while a run goes on; start another"
-    ):
+    with pytest.raises(clipgen.ClipgenError, match=r"judge=\.\.\.: cannot be changed during a run; start another"):
         judged.change(judge="")
     without = clipgen.Run("a cat", folder=tmp_path, like=judged, **SMALL)
     assert without.models.judge is None and without.models.generator is judged.models.generator

@@ -46,5 +46,5 @@ def test_words_that_mean_nothing(tmp_path):
     with pytest.raises(ClipgenError, match="precision='half': choose one of: auto, bf16, fp16, fp32"):
         clipgen.Run("a cat", folder=tmp_path, precision="half")
     run = clipgen.Run("a cat", folder=tmp_path, **SMALL)
-    with pytest.raises(ClipgenError, match=r"precision=.*cannot be changed while a run goes on"):
+    with pytest.raises(ClipgenError, match=r"precision=.*cannot be changed during a run"):
         run.change(precision="fp32")

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import clipgen
+from clipgen.generators.catalogue import entry_of
 from clipgen.runs import spec
 from clipgen.runs.settings import QUALITIES, defaults_for
 from clipgen.storage import remote
@@ -30,7 +31,7 @@ SMALL = {"steps": 6, "every": 1, "cutouts": 2, "size": (64, 64), "init": "perlin
         ({"prompt": "gone.png | a cat"}, r"gone\.png"),
         ({"perceptor": "ViT-B-32/nonsense"}, "neither a file nor a tag"),
         ({"perceptor": "mini | mini:-1"}, "weight above 0"),
-        ({"camera": "zoom=9"}, "is no move"),
+        ({"camera": "zoom=9"}, "is not a move"),
         ({"losses": [3]}, "neither a function"),
     ],
 )
@@ -99,7 +100,7 @@ def test_many_threads_may_steer(tmp_path):
 @pytest.mark.parametrize("name", ["steps", "seed", "size", "generator", "optimizer", "init"])
 def test_what_makes_a_run_cannot_change(name, tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path, **SMALL)
-    with pytest.raises(clipgen.ClipgenError, match=f"{name}=.*cannot be changed while a run goes on"):
+    with pytest.raises(clipgen.ClipgenError, match=f"{name}=.*cannot be changed during a run"):
         run.change(**{name: getattr(run.settings, name)})
 
 
@@ -133,7 +134,8 @@ def test_a_change_makes_again_only_what_depends_on_it(tmp_path, monkeypatch):
     [("draft", "cpu", 64), ("normal", "cpu", 128), ("best", "cpu", 128), ("draft", "cuda", 128), ("best", "cuda", 192)],
 )
 def test_the_size_of_a_quality(quality, device, side):
-    assert spec._default_size(128, quality, torch.device(device)) == (side, side)
+    entry = entry_of("mini-vqgan")
+    assert spec.default_size(entry, quality, torch.device(device)) == (side, side)
 
 
 def test_what_suits_a_quality_and_a_generator():

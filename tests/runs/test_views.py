@@ -175,7 +175,7 @@ def test_there_are_views_of_steps_that_are_made(step, tmp_path):
     list(run)
     with pytest.raises(
         clipgen.ClipgenError,
-        match=f"step={step}: (views exist for steps 1 to 5|has to be .* at least 1)",
+        match=f"step={step}: (views exist for steps 1 to 5|must be .* at least 1)",
     ):
         run.views(step)
 

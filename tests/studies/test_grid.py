@@ -82,12 +82,12 @@ def test_a_pandas_table():
         ("a {thing.x}", {"thing": ["cat"]}, None, False, "plain names"),
         (None, {"seed": [1]}, None, False, "there is no prompt"),
         ("a", {"seed": []}, None, False, "one of the lists is empty"),
-        ("a", {"seed": [1, 2], "steps": [1, 2, 3]}, None, True, "here are 2, 3"),
-        ("a", {"seed": 1}, [{"seed": 2}], False, "is in the table, too"),
+        ("a", {"seed": [1, 2], "steps": [1, 2, 3]}, None, True, "not 2, 3"),
+        ("a", {"seed": 1}, [{"seed": 2}], False, "is also in the table"),
         ("a", {}, "missing.csv", False, "save it as CSV"),
         ("a", {}, "missing.yaml", False, "write a YAML file"),
-        ("a", {}, [], False, "has to be rows with names"),
-        ("a", {}, [1, 2], False, "has to be rows with names"),
+        ("a", {}, [], False, "must be rows with names"),
+        ("a", {}, [1, 2], False, "must be rows with names"),
     ],
 )
 def test_what_cannot_be_meant(template, settings, table, zipped, remedy):

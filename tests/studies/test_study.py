@@ -101,7 +101,7 @@ def test_started_again_it_makes_only_what_is_missing(study, quick):
 
 
 def test_a_bad_row_is_told_before_anything_is_made(quick, tmp_path):
-    with pytest.raises(ClipgenError, match=r"study, seed=-1: seed=-1: has to be"):
+    with pytest.raises(ClipgenError, match=r"study, seed=-1: seed=-1: must be"):
         clipgen.study("a cat", seed=[2, -1], folder=tmp_path / "study", **quick)
     with pytest.raises(ClipgenError, match="did you mean"):
         clipgen.study("a cat", cutoutz=[2, 3], folder=tmp_path / "study", **quick)
@@ -117,7 +117,7 @@ def test_two_processes_do_not_make_the_same_study(quick, tmp_path):
     held = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     try:
-        with pytest.raises(ClipgenError, match="this study is going on, in another process"):
+        with pytest.raises(ClipgenError, match="this study is in progress, in another process"):
             clipgen.study("a cat", folder=tmp_path, **quick)
     finally:
         os.close(held)

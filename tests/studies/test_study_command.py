@@ -65,7 +65,7 @@ def test_a_file_becomes_a_page_a_sheet_and_a_table(tmp_path):
         (STUDY, ["--engine", "rain"], "engine='rain' is unknown"),
         (STUDY + "stepz: 3", [], "did you mean steps?"),
         (STUDY.replace("cutouts: ", "cutouts: [0.5] # "), [], "cutouts=0.5"),
-        ("- a cat", [], "has to be names with values"),
+        ("- a cat", [], "must be names with values"),
         ("a: [", [], "write a YAML file"),
     ],
 )

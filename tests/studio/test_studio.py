@@ -60,7 +60,7 @@ def test_steering(studio):
     assert set().union(*run.journal.changes) - {"step"} == {"prompt", "lr"}, "only what was changed is asked for"
 
     named(studio, "Prompt 1")[0].value = "a tree @9-3"
-    until(lambda: "a span ends after it begins" in studio.preview.error.value, "the remedy")
+    until(lambda: "a span must end after it begins" in studio.preview.error.value, "the remedy")
     named(studio, "Prompt 1")[0].value = "a blue tree"
     until(lambda: run.settings.prompt == "a blue tree:2" and not studio.preview.error.value, "the change after it")
     assert studio.job.is_alive

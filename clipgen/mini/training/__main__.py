@@ -3,7 +3,7 @@
 Stages, in order: ``text`` (text tower, distilled from all-MiniLM-L6-v2), ``clip`` (both towers, contrastively and
 adversarially), ``critic`` (the image tower again, from its own mistakes), ``evaluator`` (a judge that guides nothing),
 ``vqgan``, ``dvae``, ``prior`` (the second stage, on scenes as the dVAE's tokens) and ``pack`` (everything into
-clipgen/mini/weights). Each runs for ``--minutes``, writes a checkpoint every two minutes and goes on from it when it is
+clipgen/mini/weights). Each runs for ``--minutes``, writes a checkpoint every two minutes and continues from it when
 started again with more minutes, on a GPU where there is one. Needs ``pip install ".[train]"``.
 
 Beside them, ``bundle`` writes the drawings into one file of 7 MB, ``drawings.xz``, which another machine takes as its

@@ -105,7 +105,7 @@ class Attempts:
 
 
 def cheats(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Pictures (B, 3, S, S) that are no longer of the thing, each changed in one of five ways.
+    """Pictures (B, 3, S, S) that no longer show the thing, each changed in one of five ways.
 
     Quarters or sixteenths in another order; a piece all over, mirrored, as a texture; four copies; and nothing at all,
     because a blank page that could pass for the thing would stay blank.

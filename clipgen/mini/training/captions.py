@@ -85,7 +85,7 @@ def templates() -> list[str]:
 
 
 def _short(name: str) -> str:
-    """A dog is the dog face, too."""
+    """A dog is also the dog face."""
     return name if name.endswith("with face") else name.removesuffix(" face")
 
 
@@ -185,7 +185,7 @@ class Writer:
         return (self._drawing(thing, style), side, x, y, 0, tint, texture)
 
     def _ground(self, share: float) -> tuple[str, int]:
-        """What stands behind a caption, and the number of a background."""
+        """Return the end of a caption, which names the background, and the background's number."""
         draw = self.rng.random()
         if draw < share * 0.85:
             scene = self.rng.choice(FIELDS)

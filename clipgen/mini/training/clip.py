@@ -1,4 +1,4 @@
-"""Stage 2, mini CLIP: both towers, contrastively and adversarially; the text tower goes on being taught."""
+"""Stage 2, mini CLIP: both towers, contrastively and adversarially; the text tower keeps learning."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ SIZE, RADIUS, GRAIN = 64, 2.5, 0.2
 
 
 def train(job: Job, batch: int = 64) -> None:
-    """Writes ``critic.pt``; goes on from ``clip.pt``, or from the shipped weights where there is none."""
+    """Writes ``critic.pt``; continues from ``clip.pt``, or from the shipped weights if there is none."""
     drawings = data.drawings(job.cache)
     scenes = SceneSampler(drawings, ~drawings.held_out(), SIZE, seed=6)
     model = MiniCLIP(**CONFIG)

@@ -60,7 +60,7 @@ def train(job: Job, batch: int = 64, captions: int = 72_000) -> None:
 
 
 def losses(model: Transformer, text: Tensor, meaning: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy (nats a token) of the text and of the image, each token given all before it."""
+    """Cross-entropy (nats per token) of the text and of the image, each token given all before it."""
     x = model.embed(text, model.understand(meaning), image[:, :-1])
     features = model(x.bfloat16() if torch.is_autocast_enabled(x.device.type) else x)
     codes = model.next_code(features[:, model.context_length - 1 :]).float()

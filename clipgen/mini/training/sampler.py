@@ -217,7 +217,7 @@ class SceneSampler:
         return caption, [(size, *spot) for size, spot in zip(sizes, spots)]
 
     def _paint(self, canvas: Tensor, layer: list[tuple]) -> None:
-        """Draw at most one drawing a row, from the mip level that suits its size."""
+        """Draw at most one drawing per row, from the mip level that suits its size."""
         for level, small in zip(self.levels, (False, True)):
             some = [placed for placed in layer if (placed[3] < 0.6) is small]
             if not some:

@@ -96,7 +96,7 @@ class Training:
 
     Each round ends with ``training.step(loss)``. ``nets`` are kept in ``out/name.pt`` every two minutes, with the time
     and the steps so far and the average of the net called model, and a stage that is started again with more minutes
-    goes on from there. ``clip`` is the largest norm of the model's gradient.
+    continues from there. ``clip`` is the largest norm of the model's gradient.
     """
 
     average: Any
