@@ -36,6 +36,7 @@ class Generator:
     net: Any = None  # an autoencoder with ``encode``, ``decode`` and a module ``decoder``, if there is one
     precision = "fp32"  # see ``clipgen.device``
     is_noise = False  # whether its latent is Gaussian noise
+    texts: tuple[str, ...] = ()  # what its images depend on beside the latent, see ``condition``
     is_vector = False  # whether its images are drawings of marks, see ``clipgen.generators.vectors``
 
     def set_precision(self, precision: str) -> None:

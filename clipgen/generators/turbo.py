@@ -85,7 +85,7 @@ class OneStep(MixedPrecision, Generator):
         """Draw these texts from now on, joined by commas."""
         (pipeline,) = self.net.pipeline
         embedding, _ = pipeline.encode_prompt(", ".join(texts), torch.device("cpu"), 1, False)
-        self.condition_ = embedding.float().to(self.device)
+        self.condition_, self.texts = embedding.float().to(self.device), tuple(texts)
 
     def enable_checkpointing(self) -> bool:
         parts = [self.net.unet, self.net.vae]
@@ -125,20 +125,30 @@ class OneStep(MixedPrecision, Generator):
         latent.data.mul_(target / norm.clamp(min=1e-12))
 
 
-@lru_cache
 def is_pipeline(name: str) -> bool:
     """Return whether ``hf-hub:org/name`` is a pipeline. Raises ClipgenError for one that clipgen does not take."""
-    repo = name.removeprefix(HUB)
     try:
-        from huggingface_hub import hf_hub_download
-
-        check_hub(repo, "model_index.json")
-        kind = json.loads(Path(hf_hub_download(repo, "model_index.json")).read_text())["_class_name"]
-    except Exception:  # an autoencoder, or nothing; the hub's errors differ between its versions
+        kind = pipeline_class(name.removeprefix(HUB))
+    except Exception:  # nothing, or a hub that is silent; its errors differ between its versions
         return False
-    if kind != PIPELINE:
+    if kind and kind != PIPELINE:
         raise ClipgenError(f"generator={name!r} is {kind}; of pipelines clipgen takes {PIPELINE}, made for one step")
-    return True
+    return bool(kind)
+
+
+@lru_cache  # of answers, not of errors: the hub may be reached the next time
+def pipeline_class(repo: str) -> str:
+    """Return the class of the pipeline in a repository of the hub; empty if there is none, as of an autoencoder."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+    check_hub(repo, "model_index.json")
+    try:
+        return json.loads(Path(hf_hub_download(repo, "model_index.json")).read_text())["_class_name"]
+    except LocalEntryNotFoundError:  # offline
+        raise
+    except EntryNotFoundError:
+        return ""
 
 
 def load(name: str, entry: Entry, device: torch.device) -> OneStep:

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -111,6 +112,9 @@ class BatchedSteps:
         """Take one step of each; return what ``Optimization.advance`` returns, for each."""
         if len(optimizations) == 1:
             return [optimizations[0].advance()]
+        groups = [list(group) for _, group in groupby(optimizations, lambda one: one.spec.generator.texts)]
+        if len(groups) > 1:  # one decoder pass is conditioned by one prompt
+            return [scores for group in groups for scores in self.advance(group)]
         if self.max_size and len(optimizations) > self.max_size:
             return self.advance(optimizations[: self.max_size]) + self.advance(optimizations[self.max_size :])
         rng_states = [one.rng.get_state() for one in optimizations]

@@ -4,6 +4,7 @@ import json
 import warnings
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from clipgen.errors import ClipgenError
 from clipgen.generators import turbo, vae
 from clipgen.losses.loss import StepContext
 from clipgen.losses.noise import NoiseNorm
+from clipgen.runs.finish import finish_batch
 
 diffusers = pytest.importorskip("diffusers")
 NAME = "hf-hub:org/turbo"
@@ -93,7 +95,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    turbo.is_pipeline.cache_clear()
+    turbo.pipeline_class.cache_clear()
     vae.hub_config.cache_clear()
 
     def keep(scheduler="euler"):
@@ -202,3 +204,24 @@ def test_other_pipelines_are_refused(hub, tmp_path):
     index.write_text(index.read_text().replace("StableDiffusionPipeline", "FluxPipeline"))
     with pytest.raises(ClipgenError, match="is FluxPipeline; of pipelines clipgen takes StableDiffusionPipeline"):
         clipgen.load_generator(NAME)
+
+
+def test_a_hub_that_was_silent_is_asked_again(hub):
+    assert not turbo.is_pipeline(NAME)
+    hub()
+    assert turbo.is_pipeline(NAME)
+
+
+def test_each_run_of_a_batch_is_drawn_after_its_own_prompt(hub, tmp_path):
+    hub()
+    quick = {"generator": NAME, "steps": 3, "every": 1, "cutouts": 2, "size": (64, 64), "folder": tmp_path, "lr": 5.0}
+    prompts = [PROMPTS[0], PROMPTS[0], PROMPTS[1]]
+    first = clipgen.Run(prompts[0], **quick)
+    alone = [first, *(clipgen.Run(prompt, like=first, **quick) for prompt in prompts[1:])]
+    joined = [clipgen.Run(prompt, like=first, **quick) for prompt in prompts]
+    joined[1].change(prompt=PROMPTS[1])
+    alone[1].change(prompt=PROMPTS[1])
+    finish_batch(joined, progress=False)
+    for run, one in zip(joined, alone):
+        list(one)
+        assert run.finished and abs(np.asarray(run.image, int) - np.asarray(one.image, int)).mean() < 1
