@@ -85,6 +85,9 @@ class Loss:
     def check(self, perceptors: Sequence[str]) -> None:
         """Raise ClipgenError if it cannot be computed with the perceptors of these names. Nothing is loaded."""
 
+    def check_models(self, perceptors: Sequence[Perceptor]) -> None:
+        """Raise ClipgenError if it cannot be computed with these perceptors."""
+
     def loss(self, context: StepContext) -> Tensor:
         """Return a scalar with a gradient to ``context.image`` or ``context.latent``."""
         raise NotImplementedError

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from clipgen.clip.base import record_outputs
+from clipgen.clip.base import Perceptor, record_outputs
 from clipgen.errors import ClipgenError
 from clipgen.losses.loss import Loss, StepContext
 from clipgen.setting import setting
@@ -30,20 +31,31 @@ class Neuron(Loss):
         if self.neuron and not re.fullmatch(r"-?\d{1,4}:\d{1,6}", self.neuron):
             raise ClipgenError(f"neuron={self.neuron!r}: write layer:unit, each counted from 0, such as -1:12")
 
+    @torch.no_grad()
+    def check_models(self, perceptors: Sequence[Perceptor]) -> None:
+        if self.neuron and self.neuron_weight:
+            size = perceptors[0].size
+            self._layer_outputs(perceptors[0], torch.zeros(1, 3, size, size, device=perceptors[0].device))
+
     def loss(self, context: StepContext) -> Tensor:
         perceptor, image = context.spec.perceptors[0][0], context.image
         cutouts = replace(context.spec.cutouts, cutouts=min(CUTOUTS, context.spec.cutouts.cutouts))
         pictures = cutouts.sample(image.shape, perceptor.size, context.rng).render(image)
+        unit, outputs = self._layer_outputs(perceptor, pictures)
+        return -outputs[..., unit].mean() / outputs.detach().square().mean().sqrt()
+
+    def _layer_outputs(self, perceptor: Perceptor, pictures: Tensor) -> tuple[int, Tensor]:
+        """Return the index of the unit, and what its layer returns for pictures (B, 3, H, W), as (B, N, C)."""
         layers, (layer, unit) = perceptor.feature_layers, map(int, self.neuron.split(":"))
         if not -len(layers) <= layer < len(layers):
             raise ClipgenError(f"neuron={self.neuron!r}: {perceptor.name} has layers 0 to {len(layers) - 1}")
         with record_outputs([layers[layer]]) as outputs:
             perceptor.encode_image(pictures)
         maps = outputs[-1].float()  # a net that left fp16's range was run twice
-        maps = maps if maps.ndim == 3 else maps.flatten(2).mT  # (B, N, C)
+        maps = maps if maps.ndim == 3 else maps.flatten(2).mT
         if unit >= maps.shape[-1]:
             raise ClipgenError(f"neuron={self.neuron!r}: this layer has units 0 to {maps.shape[-1] - 1}")
-        return -maps[..., unit].mean() / maps.detach().square().mean().sqrt()
+        return unit, maps
 
     def terms(self, context: StepContext) -> Iterator[Tensor]:
         if self.neuron and self.neuron_weight:

@@ -11,7 +11,7 @@ from clipgen.errors import ClipgenError
 from clipgen.prompts import warn_of_titles
 from clipgen.runs.journal import Journal, is_steering
 from clipgen.runs.settings import Settings
-from clipgen.runs.spec import RunSpec
+from clipgen.runs.spec import Models, RunSpec
 
 
 class RunControl:
@@ -19,13 +19,14 @@ class RunControl:
 
     Args:
         spec: The run; its changes are those of a resumed or replayed one.
+        models: Of the run; a change has to work with them.
         journal: Where live changes are recorded.
         step: Number of steps taken. Changes at earlier steps have been applied, and so have those at this step that
             only set ``keep``.
     """
 
-    def __init__(self, spec: RunSpec, journal: Journal, step: int):
-        self._spec, self._journal, self._lock = spec, journal, threading.Lock()
+    def __init__(self, spec: RunSpec, models: Models, journal: Journal, step: int):
+        self._spec, self._models, self._journal, self._lock = spec, models, journal, threading.Lock()
         self.past = [change for change in spec.changes if change["step"] < step + (not is_steering(change))]
         self.settings: Settings = spec.apply_changes(spec.settings, self.past)  # as they are now
         self._pending = [change for change in spec.changes if change not in self.past]  # in the order of their steps
@@ -69,11 +70,13 @@ class RunControl:
             before = set(inputs.all)
             change = inputs.name_values(options)
             settings = inputs.name_files(self._spec.change(self._next_settings, change))
+            self._spec.check_models(settings, self._models)
             prompts = change.keys() & {"prompt", "negative"}
             change |= {name: getattr(settings, name) for name in prompts}
             if self.has_ended and is_steering(change):
+                name = min(change.keys() - {"keep"})
                 raise ClipgenError(
-                    f"{min(change)}=...: the run ended at step {self._step}, so the change has no effect; branch, or "
+                    f"{name}=...: the run ended at step {self._step}, so the change has no effect; branch, or "
                     "start a new run, or continue with Run.resume if it was stopped early"
                 )
             self._spec.apply_changes(settings, self._later)

@@ -62,10 +62,11 @@ class Run:
     ):
         self.spec = prompt if isinstance(prompt, RunSpec) else RunSpec.create(prompt, settings, losses)
         self.models: Models = self.spec.load_models(like.models if like else None)
+        self.spec.check_models(self.spec.settings, self.models)
         self.journal = self.spec.journal or self.spec.create_journal(folder)
-        self._state = self.journal.load_state()
-        self.step = self._state[0] if self._state else 0
-        self.control = RunControl(self.spec, self.journal, self.step)
+        state = self.journal.load_state(only_step=True)
+        self.step = state[0] if state else 0
+        self.control = RunControl(self.spec, self.models, self.journal, self.step)
         self.film = list[Row](self.journal.film if self.step else [])  # the pictures so far, as of ``Journal.film``
         self._history = History(self.journal, self.step, self.control.past, self.spec.settings)
         self._frames: Iterator[Frame] | None = None
@@ -182,7 +183,8 @@ class Run:
         """
         step = check_count("step", step)
         if step > self.step:
-            raise ClipgenError(f"step={step}: views exist for steps 1 to {self.step}")
+            taken = f"views exist for steps 1 to {self.step}" if self.step else "no step was taken yet"
+            raise ClipgenError(f"step={step}: {taken}")
         with self._views_lock:
             steps, optimization = self._repeated or (None, None)
             self._repeated = None  # discarded if interrupted within a step
@@ -250,20 +252,24 @@ class Run:
                     "use Run.resume(...) to continue from there"
                 )
             self._writer = FrameWriter(self.journal, in_background=self.spec.device.type != "cpu")
-            self._step_specs = StepSpecBuilder(self.spec, self.models, None if self.step else self._record_draft)
-            # The last step's settings: a restored latent has their size.
-            self.optimization = self._step_specs.create_optimization(self.settings.at(max(0, self.step - 1)))
-            self._started_at = time.monotonic()
-            if self._state:
-                with self.journal.restoring():
-                    self.optimization.restore(*self._state)
             try:
-                yield
+                self._start()
+                with closing(self.optimization.memory):
+                    yield
             finally:
-                self.optimization.memory.close()
                 self._writer.close()
                 if not self._lock.lost:
                     self.control.end()
+
+    def _start(self) -> None:
+        """Create ``optimization``: at its start, with the draft in the journal, or as the journal has its state."""
+        self._step_specs = StepSpecBuilder(self.spec, self.models, None if self.step else self._record_draft)
+        # The last step's settings: a restored latent has their size.
+        self.optimization = self._step_specs.create_optimization(self.settings.at(max(0, self.step - 1)))
+        self._started_at = time.monotonic()
+        if state := self.journal.load_state():
+            with self.journal.restoring():
+                self.optimization.restore(*state)
 
     def prepare_step(self) -> bool:
         """Wait while paused and apply the changes that are due; return whether there is another step."""

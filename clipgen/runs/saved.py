@@ -22,6 +22,7 @@ from clipgen.prompts import parse, parse_weighted
 from clipgen.runs.settings import Settings, scheduled
 
 FORMAT = 2  # of run folders since version 0.4
+UNCHANGEABLE = {"fit"}  # settings that could be changed in version 0.4, without an effect
 REMOVED = {"window": 1}  # settings of version 0.4 that are gone, with the value that changes nothing
 WEIGHTS = {".bin", ".ckpt", ".pkl", ".pt", ".pth", ".safetensors"}
 _ADDRESS = re.compile(
@@ -90,6 +91,11 @@ def check_changes(changes: list[Any], source: str | Path) -> list[dict[str, Any]
             )
         _check_types(change, source)
     return changes
+
+
+def drop_unchangeable(change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved change without settings that have no effect after the start."""
+    return {name: value for name, value in change.items() if name not in UNCHANGEABLE}
 
 
 def drop_removed(saved: Mapping[str, Any], source: str | Path) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class RunSettings:
         live=False,
         section="start",
     )
-    fit: str = setting("crop", "how pictures are resized", choices=tuple(FITS), section="start")
+    fit: str = setting("crop", "how pictures are resized", choices=tuple(FITS), live=False, section="start")
     mask: str = setting(
         "",
         "area to paint: top, bottom, left, right, centre, x,y,w,h, not ..., or an image (white is painted)",

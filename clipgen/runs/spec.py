@@ -26,7 +26,7 @@ from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
 from clipgen.registry import LOSSES
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
-from clipgen.runs.saved import check_saved, drop_removed, identify_weights
+from clipgen.runs.saved import check_saved, drop_removed, drop_unchangeable, identify_weights
 from clipgen.runs.settings import Settings, build, check_names, default_init, to_numbers
 from clipgen.setting import check_path
 
@@ -113,7 +113,7 @@ class RunSpec:
         saved = journal.history if journal else check_saved(settings_of(source), source)
         contained = set(inputs.all)
         try:
-            changes = [drop_removed(change, source) for change in saved.get("changes", [])]
+            changes = [drop_removed(drop_unchangeable(change), source) for change in saved.get("changes", [])]
             remaining = drop_removed(saved, source)
             values = {field.name: remaining.get(field.name, field.default) for field in fields(Settings)}
             before, given = saved.get("losses", []), [loss.name for loss in to_losses(losses)]
@@ -167,6 +167,11 @@ class RunSpec:
                     f"patch_dropout={settings.patch_dropout}: {name} has no patches; "
                     "choose a ViT such as ViT-B-32/openai, or patch_dropout=0"
                 )
+
+    def check_models(self, settings: Settings, models: Models) -> None:
+        """Raise ClipgenError for losses that the loaded perceptors cannot have."""
+        for kind in LOSSES.values():
+            settings.select(kind).check_models([perceptor for perceptor, _ in models.perceptors])
 
     @property
     def notes(self) -> dict[str, Any]:

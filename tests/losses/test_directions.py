@@ -88,7 +88,18 @@ def test_a_unit_gets_what_it_wants_to_see(neuron, tmp_path):
     quick = QUICK | {"steps": 20, "every": 10, "folder": tmp_path, "progress": False}
     run = clipgen.generate("a cat:0.01", neuron=neuron, neuron_weight=3.0, **quick)
     assert activity(run, run.image) > activity(run, run.journal.frame(1)) + 0.3
-    with pytest.raises(ClipgenError, match=r"mini has layers 0 to 1"):
-        clipgen.generate("a cat", neuron="7:0", **quick)
-    with pytest.raises(ClipgenError, match=r"this layer has units 0 to \d+"):
-        clipgen.generate("a cat", neuron="-1:99999", **quick)
+
+
+@pytest.mark.parametrize(
+    ("neuron", "message"), [("7:0", "mini has layers 0 to 1"), ("-1:99999", r"this layer has units 0 to \d+")]
+)
+def test_a_unit_that_does_not_exist_is_refused_before_a_step(neuron, message, tmp_path):
+    with pytest.raises(ClipgenError, match=message):
+        clipgen.Run("a cat", neuron=neuron, **QUICK, folder=tmp_path)
+    assert not [*tmp_path.iterdir()]
+    run = clipgen.Run("a cat", **QUICK, steps=2, every=1, folder=tmp_path)
+    frames = iter(run)
+    next(frames)
+    with pytest.raises(ClipgenError, match=message):
+        run.change(neuron=neuron)
+    assert [frame.step for frame in frames] == [2] and not run.journal.changes

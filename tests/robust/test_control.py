@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import clipgen
+from clipgen.inits import Random
 
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "steps": 4, "every": 1, "cutouts": 2}
 
@@ -238,3 +239,22 @@ def test_what_a_run_is_shown_again_for_gives_its_memory_back(tmp_path):
     before = len(allocator._owners)
     run.views(2, progress=False)
     assert len(allocator._owners) == before and torch.isfinite(torch.tensor(run.views(2, progress=False).score))
+
+
+def test_an_interrupt_while_the_start_is_drawn_loses_no_change(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    run = clipgen.Run("a cat", folder=tmp_path, **SMALL)
+    run.change(lr=0.25)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Random, "latent", interrupt)
+        next(iter(run))
+    assert clipgen.Run.resume(run.journal.folder, like=run).spec.changes == [{"lr": 0.25, "step": 0}]
+
+
+def test_a_change_after_the_end_names_what_it_cannot_change(tmp_path):
+    run, frames = begun(tmp_path)
+    list(frames)
+    with pytest.raises(clipgen.ClipgenError, match=r"^lr=\.\.\.: the run ended"):
+        run.change(keep="best", lr=0.2)

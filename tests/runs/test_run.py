@@ -153,6 +153,9 @@ def test_a_removed_setting_is_ignored_where_it_changed_nothing_and_refused_other
     changes.write_text(json.dumps({"step": 0, "window": 0.5}) + "\n")
     with pytest.raises(ClipgenError, match=r"window=0\.5, a setting that was removed; use clipgen 0\.4"):
         clipgen.Run.resume(run.journal.folder, like=run)
+    changes.write_text(json.dumps({"step": 0, "fit": "letterbox", "lr": 0.2}) + "\n")
+    resumed = clipgen.Run.resume(run.journal.folder, like=run)
+    assert (resumed.settings.lr, resumed.settings.fit) == (0.2, "crop"), "it could be changed, and did nothing"
     changes.unlink()
     settings.write_text(json.dumps(saved | {"window": "1@0-5, 0.5@5-"}))
     with pytest.raises(ClipgenError, match="window=1@0-5"):

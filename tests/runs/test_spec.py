@@ -97,7 +97,7 @@ def test_many_threads_may_steer(tmp_path):
     assert sorted(tvs) == [i / 10 for i in range(8)] and run.settings.tv == tvs[-1]
 
 
-@pytest.mark.parametrize("name", ["steps", "seed", "size", "generator", "optimizer", "init"])
+@pytest.mark.parametrize("name", ["steps", "seed", "size", "generator", "optimizer", "init", "fit"])
 def test_what_makes_a_run_cannot_change(name, tmp_path):
     run = clipgen.Run("a cat", folder=tmp_path, **SMALL)
     with pytest.raises(clipgen.ClipgenError, match=f"{name}=.*cannot be changed during a run"):
