@@ -179,7 +179,7 @@ def test_the_progress_bar_says_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("knobs", "says"),
     [
-        ({"judge": "clop"}, "judge='clop' is unknown; choose one of: mini, evaluator"),
+        ({"judge": "clop"}, r"judge='clop' is unknown; did you mean clipag\? choose one of: mini, evaluator"),
         ({"judge": "ViT-B-32/nobody"}, "judge='ViT-B-32/nobody': 'nobody' is neither"),
         ({"judge": "mini"}, "judge='mini': it guides this run"),
         ({"judge": "evaluator", "perceptor": "mini | evaluator:0.5"}, "judge='evaluator': it guides this run"),
