@@ -316,6 +316,9 @@ def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:
         for file in files:
             run.export(file, fps=fps)
     written, folder = " and ".join(map(str, files)), display_path(run.journal.folder)
+    if run.diverged:
+        print(f"{written} (stopped at step {run.step}: the loss was not finite); lower lr, or the weight of a loss")
+        return 2
     if not run.finished:
         print(f"{written} (interrupted at step {run.step}); continue with: clipgen resume {folder}")
         return 130

@@ -33,6 +33,7 @@ class MemoryPlan:
 
     def __init__(self, passes: int):
         self.passes = self.requested_passes = passes
+        self._has_warned = False  # that memory ran out
 
     def fit(self, spec: StepSpec, latent: Tensor) -> None:
         """Choose passes and checkpointing so that a step fits into the free memory; warn if it does not."""
@@ -77,8 +78,9 @@ class MemoryPlan:
         if not is_oom(error):
             raise error
         if self.passes < spec.cutouts.cutouts:
-            if self.passes == self.requested_passes:
-                warnings.warn("memory is short: the cutouts go through CLIP in several passes now", stacklevel=4)
+            if not self._has_warned:
+                warnings.warn("memory is short: the cutouts go through CLIP in more passes now", stacklevel=4)
+            self._has_warned = True
             self.passes = min(2 * self.passes, spec.cutouts.cutouts)
         elif not spec.generator.enable_checkpointing():
             first_line = str(error).partition("\n")[0]

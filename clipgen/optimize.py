@@ -128,9 +128,9 @@ class Optimization:
         self.nonfinite_steps += 1
         self.lr_scale /= 2
         if self.diverged:
-            warnings.warn("the loss was not finite three times in a row; stopped at the last good frame", stacklevel=3)
+            warnings.warn("the loss was not finite three times in a row; stopped at the last good frame", stacklevel=4)
         else:
-            warnings.warn("the loss is not finite: this step is skipped, and the learning rate halved", stacklevel=3)
+            warnings.warn("the loss is not finite: this step is skipped, and the learning rate halved", stacklevel=4)
         return False
 
     @property

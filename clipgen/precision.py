@@ -65,10 +65,10 @@ class MixedPrecision:
     def leave_fp16(self) -> None:
         """Compute in fp32 from now on, with a warning."""
         warnings.warn(f"{self.name} leaves the range of fp16: it is computed in fp32 from now on", stacklevel=4)
-        self.precision = "fp32"
         for weight in self.net.parameters():
             if weight.dtype == torch.float16:
                 weight.data = weight.data.float()
+        self.precision = "fp32"  # last: where memory runs out before, autocast computes with weights of either type
 
     def enable_checkpointing(self) -> bool:
         """Recompute activations in the backward pass instead of storing them; return whether that is new."""

@@ -126,9 +126,9 @@ def parse_parts(text: str, argument: str = "prompt", weight: float = 1.0) -> lis
         if is_picture_name(prompt.source):
             raise ClipgenError(f'{argument}={text!r}: a direction is between two texts, such as "a photo -> a sketch"')
         if prompt.span[1] <= prompt.span[0]:
-            raise ClipgenError(f'prompt={text!r}: a span must end after it begins, such as "{prompt.text}@0-100"')
+            raise ClipgenError(f'{argument}={text!r}: a span must end after it begins, such as "{prompt.text}@0-100"')
         if not prompt.stop < math.inf:
-            raise ClipgenError(f'prompt={text!r}: a stop is a distance, such as "{prompt.text}:1:0.3"')
+            raise ClipgenError(f'{argument}={text!r}: a stop is a distance, such as "{prompt.text}:1:0.3"')
         prompts.append(prompt)
     return prompts
 

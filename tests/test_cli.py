@@ -192,3 +192,11 @@ def test_a_warning_of_the_command_shows_no_code(tmp_path):
     small = "--generator pixels --init random --size 32 --steps 1 --cutouts 2 --quiet -o a.png"
     (line,) = clipgen("a photo in 16:9", *small.split(), cwd=tmp_path).stderr.splitlines()
     assert line.startswith("clipgen: prompt: 'a photo in 16:9' is drawn as words")
+
+
+def test_a_run_that_diverges_is_not_called_interrupted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = "cat --generator pixels --size 32 --cutouts 2 --steps 9 --tv 1e300 --quiet"
+    with pytest.warns(UserWarning, match="not finite three times in a row"):
+        code = main([*words.split(), "-o", "cat.png"])
+    assert code == 2 and "stopped at step 3: the loss was not finite" in capsys.readouterr().out

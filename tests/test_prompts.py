@@ -44,6 +44,12 @@ def test_nothing_to_draw(text):
         parse(text)
 
 
+@pytest.mark.parametrize("negative", ["fog@9-2", "fog:1:1e999"])
+def test_a_mistake_in_what_to_avoid_is_told_of_it(negative):
+    with pytest.raises(ClipgenError, match=r"^negative="):
+        parse("a cat", negative)
+
+
 def test_what_is_an_image():
     names = {
         "selfie.jpg": True,

@@ -84,7 +84,7 @@ class CutoutConfig:
         # Cutouts of one pooling level become adjacent. Masks of groups follow the new order; later draws need not.
         pooling_levels = warps.pooling_levels(warp, size, (height, width))
         batch_indices = torch.arange(b).repeat_interleave(self.cutouts)
-        order = (pooling_levels + len(pooling_levels) * batch_indices).argsort(stable=True)
+        order = (pooling_levels + (pooling_levels.max() + 1) * batch_indices).argsort(stable=True)
         draws.reorder(order)
         return CutoutParams(
             self.cutouts,

@@ -227,7 +227,7 @@ def stages_of(thing: str, seed: int, device: str) -> Iterator[Drawings]:
 
 
 def is_blank(drawing: Image.Image) -> bool:
-    """Return whether less than a hundredth of a drawing differs from its most common brightness by a tenth."""
+    """Return whether less than a hundredth of a drawing differs from its median brightness by a tenth."""
     pixels = to_tensor(drawing)
     return float(((pixels - pixels.median()).abs().amax(1) > 0.1).float().mean()) < 0.01
 

@@ -65,6 +65,8 @@ def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
     with bar, interrupts(stop):
         for _ in iterate_batch(runs):
             bar.update(sum(run.step for run in runs) - bar.n)
+        if all(run.finished for run in runs):
+            bar.total = bar.n
     return runs
 
 
@@ -170,7 +172,7 @@ def resumable(journal: Journal) -> Iterator[None]:
 
 @contextmanager
 def interrupts(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` at the first interrupt; a second one is an ordinary KeyboardInterrupt.
+    """Call ``stop`` at the first interrupt; a second one ends the block at once, in the middle of a step.
 
     The handler is left alone in other threads than the main one, in processes that ignore interrupts, such as a shell's
     background jobs, and where it is not Python's, because Python could not restore it.

@@ -39,8 +39,8 @@ class Frame:
 class History:
     """The frames of a run up to a step.
 
-    Frames compete while the objective is the same: when the prompts change, or one of their spans begins or ends, the
-    competition starts again.
+    Frames compete while the objective is the same: when the positive prompts change, or one of their spans begins or
+    ends, the competition starts again. Negative ones are no part of a score.
 
     Args:
         journal: Where the frames are.
@@ -86,7 +86,7 @@ class History:
             self._best = newest
 
     def _objective_changed_at(self, step: int) -> int:
-        """Return the last step, up to ``step``, at which the prompts changed or one of their spans began or ended."""
+        """Return the last step, up to ``step``, at which ``prompt`` changed or one of its spans began or ended."""
         changes = [(change["step"], change["prompt"]) for change in self._changes if "prompt" in change]
         changes = [(0, self._settings.prompt), *(change for change in changes if change[0] <= step)]
         changed_at, prompt = changes[-1]

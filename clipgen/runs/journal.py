@@ -1,4 +1,4 @@
-"""The folder of a run: settings, frames, scores and state, so that a crash loses at most the frame in the making.
+"""The folder of a run: settings, frames, scores and state, so that a crash loses at most the newest frames.
 
 ``settings.json``; ``frames/00003.png``; ``latents/00003.npy``, the latent of the frame; ``scores.csv``;
 ``between/``, pictures for the film alone: ``00000-07.png``, the draft after seven rows, and ``00002-00.png``, step 2;

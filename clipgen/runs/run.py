@@ -153,6 +153,11 @@ class Run:
         return self.step >= self.settings.steps or self._history.should_stop
 
     @property
+    def diverged(self) -> bool:
+        """Whether the loss was not finite three times in a row, which ends the run."""
+        return hasattr(self, "optimization") and self.optimization.diverged
+
+    @property
     def best(self) -> Frame:
         """The frame that the judge likes best; without a judge, the one with the highest CLIP score.
 
@@ -287,7 +292,7 @@ class Run:
         """Count a step that was taken; return its frame, if it has one, which is then in the journal."""
         self._lock.claim()
         self.step = self.optimization.step
-        if self.optimization.diverged:
+        if self.diverged:
             self.stop()
         is_frame_step = self.settings.is_frame_step(self.step)
         if not (is_frame_step or self.finished or self.control.stopped):

@@ -125,7 +125,9 @@ class RunSettings:
     averaged: float = setting(
         0.0, "weight of the mean embedding's distance, against the cutouts' mean distance", 0, 1, section="clip"
     )
-    passes: int = setting(1, "passes that cutouts are split into: less memory, same picture", 1, 10**4, section="speed")
+    passes: int = setting(
+        1, "passes that cutouts are split into: less memory, same picture (not with levels)", 1, 10**4, section="speed"
+    )
     camera: str = setting("", "camera motion between frames: 'zoom=1.02, x=0.01, angle=1@50-100'", section="output")
     every: int = setting(3, "steps between frames", 1, 10**6, live=False, section="output")
     patience: int = setting(

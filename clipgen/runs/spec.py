@@ -118,9 +118,10 @@ class RunSpec:
             values = {field.name: remaining.get(field.name, field.default) for field in fields(Settings)}
             before, given = saved.get("losses", []), [loss.name for loss in to_losses(losses)]
             if before != given:
+                used, passed = (", ".join(map(str, names)) or "none" for names in (before, given))
                 raise ClipgenError(
-                    f"{source}: this run used {len(before)} losses of its own ({', '.join(map(str, before))}), "
-                    f"but {len(given)} are given ({', '.join(given)}); pass the same as losses=[...]"
+                    f"{source}: this run used {len(before)} losses of its own ({used}), but {len(given)} are given "
+                    f"({passed}); pass the same as losses=[...]"
                 )
             if not trust:
                 inputs.check_contained([values, *changes], source, saved.get("weights"))

@@ -198,3 +198,12 @@ def test_sizes_and_overviews():
     assert normal.mean() == pytest.approx(1, abs=0.01) and normal.std() == pytest.approx(0.2, abs=0.01)
     wide = sides(cut_min=0.3, cut_max=0.3, overview=0.25, overview_size=1.0)
     assert (wide > 1.9).float().mean() == 0.25, "those see all of the longer side"
+
+
+def test_several_large_pictures_have_as_many_cutouts_each():
+    """Cutouts are sorted by how much a picture is pooled for them: more levels than there are cutouts."""
+    images = torch.stack([torch.full((3, 512, 512), level) for level in (0.0, 1.0)])
+    for seed in range(20):
+        rng = torch.Generator().manual_seed(seed)
+        made = cutouts(images, 3, 8, rng, cut_min=0.05, cut_max=1.0, augment="")
+        assert made.shape == (6, 3, 8, 8) and made.mean((1, 2, 3)).tolist() == [0, 0, 0, 1, 1, 1]

@@ -120,6 +120,19 @@ def test_a_net_that_leaves_the_range_is_computed_in_fp32():
     assert wanted.isfinite().all() and wanted.std() > 0.01
 
 
+def test_a_net_that_cannot_be_cast_for_want_of_memory_stays_in_fp16():
+    class Short(torch.nn.Linear):
+        def parameters(self, recurse=True):
+            yield self.weight
+            raise MemoryError
+
+    model = MixedPrecision()
+    model.name, model.precision, model.net = "any", "fp16", Short(4, 4).half()
+    with pytest.warns(UserWarning, match="leaves the range"), pytest.raises(MemoryError):
+        model.leave_fp16()
+    assert model.precision == "fp16" and model.net.weight.dtype == torch.float32
+
+
 @pytest.mark.slow
 def test_a_perceptor_that_leaves_the_range_is_computed_in_fp32(tmp_path):
     made = perceptor("ViT-B-32", tmp_path)
