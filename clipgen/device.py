@@ -20,7 +20,7 @@ from clipgen.errors import ClipgenError
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def pick(name: str = "auto") -> torch.device:
+def resolve_device(name: str = "auto") -> torch.device:
     """Return a device by name, with its index: ``cuda`` is the current one, such as cuda:0.
 
     ``auto`` is CUDA, else Apple's MPS if torch can sample cutouts on it, else the CPU. Raises ClipgenError for a device
@@ -61,7 +61,7 @@ def missing_kernels(device: torch.device) -> str:
     """Return why this torch has no kernels for a CUDA GPU; empty if it has."""
     try:
         capability, architectures = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
-    except (RuntimeError, AssertionError):  # there is no such device, or no driver: ``pick`` says so
+    except (RuntimeError, AssertionError):  # there is no such device, or no driver: ``resolve_device`` says so
         return ""
     if can_run(capability, architectures):
         return ""
@@ -157,7 +157,7 @@ def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
-def fork_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:
+def fork_rng(rng: torch.Generator, device: torch.device) -> torch.Generator:
     """Return a generator for large draws on a device: ``rng`` itself on the CPU, elsewhere a new one that it seeds.
 
     The noise of a step takes a CPU up to 0.4 s, in which a GPU would stand idle. The numbers are the device's own.
@@ -214,7 +214,7 @@ def best_precision(kind: str, capability: tuple[int, ...] = (), flags: Set[str] 
     return "bf16" if kind == "cpu" and flags & {"avx512_bf16", "amx_bf16"} else "fp32"
 
 
-def precision(device: torch.device, name: str = "auto") -> str:
+def resolve_precision(device: torch.device, name: str = "auto") -> str:
     """Return a precision by name, for ``auto`` the best of the device. Raises ClipgenError for an impossible one."""
     if name == "auto":
         return best_precision(device.type, *_capability(device))
@@ -227,12 +227,12 @@ def precision(device: torch.device, name: str = "auto") -> str:
 
 def full_range(device: torch.device) -> str:
     """Return bf16 if it is the device's best precision, else fp32: for what overflows fp16, such as training."""
-    return "bf16" if precision(device) == "bf16" else "fp32"
+    return "bf16" if resolve_precision(device) == "bf16" else "fp32"
 
 
 def autocast(device: torch.device, name: str = "auto") -> AbstractContextManager:
     """Return torch's autocast to a precision, which leaves norms, softmax and losses in fp32."""
-    name = precision(device, name)
+    name = resolve_precision(device, name)
     return nullcontext() if name == "fp32" else torch.autocast(device.type, PRECISIONS[name])
 
 

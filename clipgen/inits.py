@@ -20,7 +20,7 @@ from clipgen.images import masks
 from clipgen.images.reading import to_tensor
 from clipgen.losses.loss import InitTarget
 from clipgen.priors.sampling import Drawings, dalle
-from clipgen.prompts import Prompt, positive_texts
+from clipgen.prompts import Prompt, positive_text_prompts
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Dalle(Init):
         self._drawings: dict[str, Drawings] = {}
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        if not positive_texts(prompts):
+        if not positive_text_prompts(prompts):
             raise ClipgenError(
                 f"init: {self.model}'s transformer needs a text prompt; add one, or choose init='random'"
             )
@@ -195,7 +195,7 @@ class Dalle(Init):
     def first_subject(self, context: InitContext) -> Any:
         """Return the subject of the text prompts that are active first."""
         self.check(context.prompts)  # they may have been changed since
-        prompts = positive_texts(context.prompts)
+        prompts = positive_text_prompts(context.prompts)
         first = min(prompt.span[0] for prompt in prompts)
         return self.find_subject([prompt for prompt in prompts if prompt.span[0] == first])
 

@@ -16,7 +16,7 @@ from clipgen.losses.loss import StepSpec
 
 T = TypeVar("T")
 PROBE_SIZE = 8  # side of the latent on which a decoder's memory is measured
-MARGIN = 1.3  # memory of a step per memory that it saves for the backward pass: the widest layer's gradient, and more
+MARGIN = 1.3  # ratio of a step's peak memory to the activations saved for backward
 AMPLE = 4  # times what a step needs: with so much free, the gaps between freed blocks (a factor of 2.5) do no harm
 # How CUDA, cuDNN, cuBLAS and related libraries, other accelerators and CPUs report that memory ran out. Some have no
 # better words when there is no room for their handles and workspaces.
@@ -35,7 +35,7 @@ class MemoryPlan:
         self.passes = self.requested_passes = passes
         self._has_warned = False  # that memory ran out
 
-    def fit(self, spec: StepSpec, latent: Tensor) -> None:
+    def plan(self, spec: StepSpec, latent: Tensor) -> None:
         """Choose passes and checkpointing so that a step fits into the free memory; warn if it does not."""
         if spec.generator.net is None or (available := free_bytes(latent.device)) is None:
             return
@@ -44,7 +44,7 @@ class MemoryPlan:
         except (RuntimeError, MemoryError) as error:
             if not is_oom(error):
                 raise
-            return  # the step will fail, and handle it
+            return  # even measuring runs out of memory; the step will too, and then ``handle_oom`` splits it
 
         def needed() -> float:
             return MARGIN * (decoder + cutouts / self.passes)
@@ -71,7 +71,7 @@ class MemoryPlan:
         """Use at least this many passes from now on."""
         if passes != self.requested_passes:
             self.passes = self.requested_passes = passes
-            self.fit(spec, latent)
+            self.plan(spec, latent)
 
     def handle_oom(self, error: RuntimeError | MemoryError, spec: StepSpec) -> None:
         """Use less memory from now on, or raise what cannot be helped. Call ``release`` after the ``except`` clause."""
@@ -122,7 +122,7 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    allocator.trim()  # of an earlier run
+    allocator.trim()  # what an earlier run freed counts as free
     return allocator.available_memory() if device.type == "cpu" else None
 
 
@@ -154,6 +154,6 @@ def cutout_bytes(spec: StepSpec) -> float:
     for perceptor, _ in spec.perceptors:
         image = torch.zeros(1, 3, perceptor.size, perceptor.size, device=spec.generator.device, requires_grad=True)
         params = spec.cutouts.sample(image.shape, 1, torch.Generator(), perceptor.patches)
-        patches = params.patches(slice(1), image.device)
+        patches = params.select_patches(slice(1), image.device)
         largest = max(largest, saved_bytes(lambda: perceptor.encode_image(image, patches)))  # noqa: B023
     return spec.cutouts.cutouts * largest

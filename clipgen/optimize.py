@@ -23,8 +23,8 @@ class Optimization:
 
     Args:
         spec: What a step computes with; may be replaced between two steps.
-        latent: Where to start, of one picture.
-        background: (1, 3, H, W), the picture that stays outside the mask.
+        latent: The start, of one picture.
+        background: (1, 3, H, W), the picture that is kept outside the mask.
         rng: The run's random number generator, on the CPU.
         passes: The cutouts go through CLIP in at least this many parts.
     """
@@ -41,7 +41,7 @@ class Optimization:
         self.spec, self.background = spec, background
         self.latent, self.ema_latent = latent.clone().requires_grad_(), latent.clone()
         self.optimizer = spec.optimizer.create(self.latent)
-        self.memory.fit(spec, self.latent)
+        self.memory.plan(spec, self.latent)
 
     def advance(self) -> dict[str, Tensor]:
         """Take one step; return its loss and CLIP score as scalar tensors."""
@@ -65,7 +65,7 @@ class Optimization:
         ``decoded``: the picture of the latent, if it is decoded already; its gradient is computed instead.
         """
         self.begin_step()
-        image = self.decode(self.rng) if decoded is None else self.apply_mask(decoded)
+        image = self.render_for_loss(self.rng) if decoded is None else self.apply_mask(decoded)
         # Losses see a detached copy; the sum of their gradients then goes through the decoder once.
         image_copy = image.detach().requires_grad_()
         context = self.context(image_copy, self.rng)
@@ -81,8 +81,8 @@ class Optimization:
         self.optimizer.param_groups[0]["lr"] = lr * self.lr_scale
         self.optimizer.zero_grad()
 
-    def decode(self, rng: torch.Generator) -> Tensor:
-        """Return the picture (1, 3, H, W) of the latent in the next step."""
+    def render_for_loss(self, rng: torch.Generator) -> Tensor:
+        """Return the picture (1, 3, H, W) of the latent that the losses of the next step see."""
         return self.apply_mask(self.spec.generator.image(self.latent, self.step / self.spec.steps, rng))
 
     def context(self, image: Tensor, rng: torch.Generator) -> StepContext:
@@ -92,21 +92,21 @@ class Optimization:
         )
 
     def update_latent(self, loss: Tensor, checks: RangeChecks | None = None) -> None:
-        """Take an optimiser step, unless a number is not finite. If one of ``checks`` fails, nothing is done.
+        """Take an optimiser step, unless a number is not finite. If a net overflowed fp16, leave the latent unchanged.
 
         Each part allocates before it changes anything, and can be repeated when memory runs out.
         """
-        device, checks = self.latent.device, checks or RangeChecks()
-        finite = retry_after_oom(partial(self.unscale_and_check, loss, checks), device)
+        retry, checks = partial(retry_after_oom, device=self.latent.device), checks or RangeChecks()
+        finite = retry(partial(self.unscale_and_check, loss, checks))
         if checks.failed:
             return
         if finite:
             if self.latent.grad is not None:
                 self.spec.optimizer.clip_gradient_(self.latent.grad)
-                retry_after_oom(self.optimizer.step, device)
-            retry_after_oom(partial(self.spec.generator.project_, self.latent), device)
+                retry(self.optimizer.step)
+            retry(partial(self.spec.generator.project_, self.latent))
             decay = self.spec.optimizer.ema
-            retry_after_oom(partial(self.ema_latent.lerp_, self.latent.detach(), 1 - decay), device)
+            retry(partial(self.ema_latent.lerp_, self.latent.detach(), 1 - decay))
         self.step += 1
 
     def unscale_and_check(self, loss: Tensor, checks: RangeChecks) -> bool:
@@ -148,7 +148,7 @@ class Optimization:
         target = self.spec.init_target(self.step, self.draft_key)
         if target is None or target.draft_key in ("", self.draft_key):
             return
-        if self.draft_key:
+        if self.draft_key:  # without an earlier draft there are no traces of one to remove
             self.latent.data.copy_(target.latent)
             self.optimizer = self.spec.optimizer.create(self.latent)
             if self.step == 0:
@@ -156,7 +156,7 @@ class Optimization:
         self.draft_key = target.draft_key
 
     def move_camera(self, image: Tensor) -> None:
-        """Continue from the picture as the camera sees it after its move. Vector drawings move their own latents."""
+        """Continue from the picture as the camera sees it after its move. A vector drawing's marks move instead."""
         camera, generator = self.spec.camera, self.spec.generator
         if not camera:
             return
@@ -166,7 +166,7 @@ class Optimization:
             latent, self.ema_latent = generator.transform(latents, inverse_affine, self.rng).split(1)
             self.latent.data.copy_(latent)
         else:
-            # The residual is what the latent has gathered beyond its picture, which encoding alone would lose.
+            # The residual (for a codebook, the quantisation error) is lost by re-encoding, so add it back.
             latent = generator.encode(camera.move(image, self.step)) + generator.residual(self.latent.detach())
             self.latent.data.copy_(latent)
             self.ema_latent = latent.clone()
@@ -175,17 +175,17 @@ class Optimization:
 
     @property
     def output_latent(self) -> Tensor:
-        """The latent of a frame: the average, and before the second step the latent itself."""
+        """The latent of a frame: the average; in the first frame, which shows the start, the latent itself."""
         return self.ema_latent if self.step > 1 else self.latent.detach()
 
     @torch.no_grad()
-    def image(self) -> Tensor:
-        """Return the picture (1, 3, H, W) of a frame."""
+    def render_frame(self) -> Tensor:
+        """Return the picture (1, 3, H, W) of ``output_latent``."""
         return self.apply_mask(self.spec.generator.image(self.output_latent))
 
     @torch.no_grad()
     def packed_latent(self) -> Tensor:
-        """Return the latent of a frame as the journal stores it."""
+        """Return ``output_latent`` as the journal stores it."""
         return self.spec.generator.pack(self.output_latent)
 
     def apply_mask(self, image: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class Optimization:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything that the next step depends on, as tensors and as values for JSON."""
         state = self.optimizer.state_dict()["state"].get(0, {})
-        tensors = {
+        tensors = {  # the names are those of the file format, older than the attributes'
             "latent": self.latent,
             "shown": self.ema_latent,
             "base": self.background,

@@ -81,12 +81,12 @@ class MixedPrecision:
     def compute(self, net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Return ``net(x)`` as float32, computed in the model's precision.
 
-        fp16 ends at 65,504, which some published weights exceed. Where only the result is not finite, this and all
-        later calls compute in fp32, with a warning; within ``deferred_range_checks`` only the later ones.
+        fp16 ends at 65,504, which some published weights exceed. If the input is finite and the output is not, this
+        and all later calls compute in fp32, with a warning; within ``deferred_range_checks`` only the later ones.
         """
         with devices.autocast(x.device, self.precision):
             output = net(x).float()
-        if devices.precision(x.device, self.precision) == "fp16":
+        if devices.resolve_precision(x.device, self.precision) == "fp16":
             checks = RangeChecks()
             (_deferred.get() or checks).add(self, x, output)
             if checks.sums and checks.read([bool(total.isfinite()) for total in checks.sums]):
@@ -95,7 +95,7 @@ class MixedPrecision:
 
 
 class RangeChecks:
-    """The sums of what nets were given and returned in fp16. They are read together: each reading waits for a GPU."""
+    """Sums of each fp16 net's input and output; a non-finite sum means overflow. All are read in one transfer."""
 
     def __init__(self) -> None:
         self.models: list[MixedPrecision] = []
@@ -107,7 +107,7 @@ class RangeChecks:
         self.sums += [x.detach().float().sum(), output.detach().sum()]
 
     def read(self, finite: Sequence[bool]) -> bool:
-        """Let the models leave fp16 whose output alone was not finite; return whether there is one."""
+        """Switch models whose input was finite and whose output was not to fp32; return whether there was one."""
         for model, given, returned in zip(self.models, finite[::2], finite[1::2], strict=True):
             if given and not returned:
                 self.failed = True
@@ -121,7 +121,7 @@ _deferred: ContextVar[RangeChecks | None] = ContextVar("deferred", default=None)
 
 @contextmanager
 def deferred_range_checks() -> Iterator[RangeChecks]:
-    """Gather the checks of nets in fp16, for who reads them afterwards and repeats what failed."""
+    """Gather the checks of fp16 nets, for a caller that reads them afterwards and repeats the failed step."""
     checks = RangeChecks()
     token = _deferred.set(checks)
     try:

@@ -57,18 +57,18 @@ class Prompt:
     title: str = field(default="", compare=False, repr=False)
 
 
-def positive_texts(prompts: Sequence[Prompt]) -> list[Prompt]:
+def positive_text_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
     """Return the prompts that say in words what to draw."""
     return [prompt for prompt in prompts if prompt.weight > 0 and not prompt.is_image]
 
 
 def weights_at(prompts: Sequence[Prompt], step: int) -> list[float]:
     """Return the weight of each prompt at a step, faded where spans overlap."""
-    factors = fade([prompt.span for prompt in prompts], step)
+    factors = fade_factors([prompt.span for prompt in prompts], step)
     return [prompt.weight * factor for prompt, factor in zip(prompts, factors, strict=True)]
 
 
-def fade(spans: Sequence[tuple[int, float]], step: int) -> list[float]:
+def fade_factors(spans: Sequence[tuple[int, float]], step: int) -> list[float]:
     """Return the factor of each span at a step: 1 within it, 0 outside, and linear where one runs into the next."""
     factors = []
     for start, end in spans:

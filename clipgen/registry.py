@@ -56,8 +56,8 @@ RELAXATIONS = Registry(
     },
 )
 
-# Their classes are asked in turn whether a name is one of theirs.
-PERCEPTORS = Registry(
+# The first class whose ``knows(name)`` is true loads a perceptor.
+PERCEPTOR_FAMILIES = Registry(
     "perceptor",
     {
         "mini": "clipgen.mini.clip:BuiltinPerceptor",
@@ -115,7 +115,7 @@ LOSSES = Registry(
     },
 )
 
-# What a picture is described with, and the pictures whose mean embedding it is compared with.
+# For ``describe``: the words to choose from, and pictures whose mean embedding is the baseline.
 VOCABULARIES = Registry(
     "vocabulary",
     {

@@ -40,7 +40,7 @@ def test_what_suits_a_device(kind, capability, flags, suits):
 def test_this_machine():
     cpu = torch.device("cpu")
     native = any(torch.cpu.get_capabilities().get(flag) for flag in ("avx512_bf16", "amx_bf16"))
-    assert devices.precision(cpu) == devices.full_range(cpu) == ("bf16" if native else "fp32")
+    assert devices.resolve_precision(cpu) == devices.full_range(cpu) == ("bf16" if native else "fp32")
 
 
 @pytest.mark.parametrize(("kind", "full"), [("fp16", "fp32"), ("bf16", "bf16"), ("fp32", "fp32")])
@@ -60,7 +60,7 @@ def test_what_is_asked_for_is_what_is_computed(asked, computed):
 @pytest.mark.parametrize(("kind", "asked"), [("cpu", "fp8"), ("cpu", "half"), ("meta", "fp16")])
 def test_what_cannot_be_had(kind, asked):
     with pytest.raises(ClipgenError, match=f"precision='{asked}'.*fp32"):
-        devices.precision(torch.device(kind), asked)
+        devices.resolve_precision(torch.device(kind), asked)
 
 
 # --- Apple chips, and what older versions of torch lack on them ----------------------------------------
@@ -106,20 +106,20 @@ def apple(monkeypatch):
 
 
 def test_auto_takes_the_cpu_where_mps_cannot_sample_cutouts(apple):
-    assert devices.pick("auto") == torch.device("cpu")
+    assert devices.resolve_device("auto") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["mps", "mps:0"])
 def test_mps_names_what_is_missing_and_the_remedy(name, apple):
     reason = r"Could not run 'aten::empty.memory_format' with arguments from the 'MPS' backend\)"
     with pytest.raises(ClipgenError, match=rf"device='{name}' .*{reason}.*pip install -U torch.*device='cpu'"):
-        devices.pick(name)
+        devices.resolve_device(name)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "a cat"])
 def test_a_word_that_is_no_device(name):
     with pytest.raises(ClipgenError, match=f"device='{name}': choose one of: auto, cpu, cuda, cuda:1, mps"):
-        devices.pick(name)
+        devices.resolve_device(name)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "meta"])
@@ -157,6 +157,6 @@ def test_a_gpu_without_kernels_is_not_used(monkeypatch):
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     with pytest.warns(UserWarning, match=r"device='auto' is the CPU: .*kernels for sm_75.* and the GPU is 6\.0"):
-        assert devices.pick("auto").type == "cpu"
+        assert devices.resolve_device("auto").type == "cpu"
     with pytest.raises(ClipgenError, match=r"device='cuda' cannot be used here: .*the GPU is 6\.0; use device='cpu'"):
-        devices.pick("cuda")
+        devices.resolve_device("cuda")

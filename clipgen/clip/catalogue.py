@@ -1,4 +1,4 @@
-"""Perceptors by name, and the least that one can do with one: to say which text a picture matches."""
+"""Load perceptors by name; zero-shot classification (``rank``)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from clipgen import device as devices
 from clipgen.clip.base import Perceptor
 from clipgen.errors import ClipgenError, suggest
 from clipgen.images.reading import to_list, to_picture
-from clipgen.registry import PERCEPTORS
+from clipgen.registry import PERCEPTOR_FAMILIES
 
 
 def family(name: str) -> type[Perceptor]:
     """Return the class of a perceptor. Raises ClipgenError for a name of no family, or of no model."""
-    for kind in PERCEPTORS.values():
+    for kind in PERCEPTOR_FAMILIES.values():
         if kind.knows(name):
             kind.check(name)
             return kind
@@ -55,7 +55,7 @@ def load_perceptor(name: str = "mini", device: torch.device | str = "cpu", preci
         ClipgenError: For an unknown name, and for weights that cannot be downloaded, read or loaded.
     """
     kind, device = family(name), torch.device(device)
-    precision = devices.precision(device, precision)
+    precision = devices.resolve_precision(device, precision)
     model = kind(name, device)  # type: ignore[call-arg]
     model.set_precision(precision)
     return model
@@ -95,7 +95,7 @@ def rank(
     if not all(isinstance(word, str) for word in words):
         raise ClipgenError(f"texts={texts!r}: must be texts, such as ['a cat', 'a dog']")
     pictures = [to_picture(image) for image in several]  # before the perceptor is loaded
-    model = load_perceptor(perceptor, devices.pick(device)) if isinstance(perceptor, str) else perceptor
+    model = load_perceptor(perceptor, devices.resolve_device(device)) if isinstance(perceptor, str) else perceptor
     logits = model.scale * model.embed_image(pictures) @ embed(model, words).T
     if model.bias is not None:
         return (logits + model.bias).sigmoid().cpu()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import regex
 
-VOCABULARY = 49408
+VOCABULARY_SIZE = 49408
 _WORDS = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
@@ -41,7 +41,7 @@ def _tables() -> tuple[dict[int, str], dict[str, int], dict[str, int]]:
     """Return the symbols of bytes, the tokens of symbols, and the ranks of pairs (``left right``) to merge."""
     symbols = _byte_symbols()
     with gzip.open(open_clip_folder() / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
-        merges = file.read().split("\n")[1 : VOCABULARY - 2 * 256 - 2 + 1]
+        merges = file.read().split("\n")[1 : VOCABULARY_SIZE - 2 * 256 - 2 + 1]
     letters = list(symbols.values())
     vocabulary = [*letters, *(s + "</w>" for s in letters), *(pair.replace(" ", "") for pair in merges)]
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]

@@ -66,7 +66,7 @@ class CutoutConfig:
         shape: Sequence[int],
         size: int,
         rng: torch.Generator,
-        patches: int = 0,
+        patch_count: int = 0,
         device: torch.device | None = None,
     ) -> CutoutParams:
         """Sample the cutouts of a step.
@@ -74,9 +74,9 @@ class CutoutConfig:
         Args:
             shape: (B, 3, H, W) of the pictures.
             size: Pixels of a cutout's side.
-            rng: On the CPU, so that a seed gives the same cutouts on every device, but for their noise.
-            patches: How many a CLIP cuts a cutout into, if some can be left out.
-            device: Where noise is drawn, by default the CPU: see ``clipgen.device.fork_generator``.
+            rng: A CPU generator, so that a seed gives the same cutouts on every device, but for their noise.
+            patch_count: Patches per cutout of a CLIP that can leave some out, otherwise 0.
+            device: Where noise is drawn, by default the CPU: see ``clipgen.device.fork_rng``.
         """
         b, _, height, width = shape
         draws = _Draws(self.augmentations, b * self.cutouts, rng)
@@ -98,7 +98,7 @@ class CutoutConfig:
             self._draw_noise(draws, size, device or rng.device),
             self._draw_holes(draws),
             draws.mask("blur") if "blur" in self.augmentations else None,
-            self._draw_patch_indices(draws, patches),
+            self._draw_patch_indices(draws, patch_count),
             "levels" in self.augmentations and bool(draws.mask("levels")[0]),
         )
 
@@ -145,9 +145,9 @@ class CutoutConfig:
         if not self.augmentations.keys() & {"colour", "grey"}:
             return None
         strength, mask = draws.strength("colour"), draws.mask("colour")
-        light, contrast, colour, hue = (mask * draws.uniform(-strength, strength) for _ in range(4))
-        colour = (1 + colour) * (1 - draws.strength("grey") * draws.mask("grey"))
-        return warps.colour_matrix(light, 1 + contrast, colour, hue)
+        brightness, contrast, saturation, hue = (mask * draws.uniform(-strength, strength) for _ in range(4))
+        saturation = (1 + saturation) * (1 - draws.strength("grey") * draws.mask("grey"))
+        return warps.colour_matrix(brightness, 1 + contrast, saturation, hue)
 
     def _draw_noise(self, draws: _Draws, size: int, device: torch.device) -> Tensor | None:
         """Draw noise (n, 3, size, size) on a device."""
@@ -159,7 +159,7 @@ class CutoutConfig:
                 deviations = (deviations.square() + (strength * mask * factor) ** 2).sqrt()
         if not deviations.any():
             return None
-        rng = devices.fork_generator(draws.rng, device)
+        rng = devices.fork_rng(draws.rng, device)
         noise = torch.randn(draws.n, 3, size, size, generator=rng, device=device)
         return copy_to(deviations, device)[:, None, None, None] * noise
 
@@ -177,12 +177,12 @@ class CutoutConfig:
             holes = holes[:: self.cutouts].repeat_interleave(self.cutouts, 0)
         return holes
 
-    def _draw_patch_indices(self, draws: _Draws, patches: int) -> Tensor | None:
+    def _draw_patch_indices(self, draws: _Draws, patch_count: int) -> Tensor | None:
         """Draw the indices (n, k) of the patches that are encoded."""
-        if not (self.patch_dropout and patches):
+        if not (self.patch_dropout and patch_count):
             return None
-        count = max(1, round((1 - self.patch_dropout) * patches))
-        return torch.rand(draws.n, patches, generator=draws.rng).argsort(1)[:, :count]
+        count = max(1, round((1 - self.patch_dropout) * patch_count))
+        return torch.rand(draws.n, patch_count, generator=draws.rng).argsort(1)[:, :count]
 
 
 class _Draws:
@@ -234,7 +234,7 @@ class CutoutParams:
     count: int
     size: int
     warp: Tensor  # (B·count, 3, 3) from coordinates in the cutout to those in the picture
-    pooling_levels: Tensor  # (B·count,) how the picture is pooled for each, as of ``warps.pooling_levels``
+    pooling_levels: Tensor  # (B·count,) how the picture is pooled for each, see ``warps.pooling_levels``
     padding: str = "border"  # of grid_sample, or wrap
     lift: float = 0.0  # black becomes this grey, and white stays; the padding is not lifted
     padding_grey: float = 0.0  # where ``padding`` is zeros
@@ -270,7 +270,7 @@ class CutoutParams:
             cutouts = cutouts.masked_fill(inside[:, None], 0.0)
         if self.noise is not None:
             cutouts = cutouts + select(self.noise)
-        if self.levels:  # of the cutouts that are rendered together: each pass has its own range
+        if self.levels:  # the range is that of the cutouts rendered together: each pass has its own
             batch = cutouts.unflatten(0, (len(images), -1))
             least, most = batch.amin((1, 2, 3, 4), keepdim=True), batch.amax((1, 2, 3, 4), keepdim=True)
             cutouts = ((batch - least) / (most - least).clamp(min=1e-6)).flatten(0, 1)
@@ -308,7 +308,7 @@ class CutoutParams:
             return warps.sample_grid(image, grid, padding)
         return warps.sample_grid(image - self.padding_grey, grid, padding) + self.padding_grey
 
-    def patches(self, part: slice, device: torch.device) -> Tensor | None:
+    def select_patches(self, part: slice, device: torch.device) -> Tensor | None:
         """Return the patch indices of cutouts ``part``, as ``Perceptor.encode_image`` takes them."""
         return None if self.patch_indices is None else self._select(self.patch_indices, part, device)
 

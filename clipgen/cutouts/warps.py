@@ -45,10 +45,10 @@ def perspective(inwards: Tensor) -> Tensor:
 
 
 def pooling_levels(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
-    """Return how much a picture (H, W) is pooled before each cutout (n,) is sampled, as ``2 * halvings + mean``.
+    """Return the level (n,) to which a picture (H, W) is pooled before each cutout is sampled, against aliasing.
 
-    Halvings bring neighbouring pixels of a cutout to less than 3 pixels of the picture apart, in the cutout's centre;
-    ``mean`` is 1, for a mean of 2 x 2 pixels, where they are then still more than 1.5 apart.
+    A level is ``2 * halvings + mean``. The picture is halved until neighbouring pixels in the cutout's centre are less
+    than 3 of its pixels apart; if they are still more than 1.5 apart, ``mean`` is 1 and 2 x 2 pixels are averaged.
     """
     slope = warp[:, :2, :2] - warp[:, :2, 2:] * warp[:, 2:, :2]  # of the projection, where its divisor is 1
     steps = (slope * torch.tensor([[shape[1]], [shape[0]]]) / size).norm(dim=1).amax(1)
@@ -85,15 +85,15 @@ def wrap(images: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
     return F.pad(images, (1, 1, 1, 1), "circular"), ((grid + 1).remainder(2) - 1) * (sides / (sides + 2))
 
 
-def colour_matrix(light: Tensor, contrast: Tensor, colour: Tensor, hue: Tensor) -> Tensor:
+def colour_matrix(brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
     """Return matrices (n, 3, 4) from (red, green, blue, 1) to new colours.
 
-    ``light`` is added; ``contrast`` and ``colour`` (saturation) are factors; ``hue`` rotates about the grey axis, as a
+    ``brightness`` is added; ``contrast`` and ``saturation`` are factors; ``hue`` rotates about the grey axis, as a
     share of a full turn.
     """
     angle = 2 * math.pi * hue[:, None, None]
     grey, unit = torch.full((3, 3), 1 / 3), torch.eye(3)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     rotation = angle.cos() * (unit - grey) + angle.sin() * cross  # of the difference from grey (Rodrigues)
-    matrix = contrast[:, None, None] * (grey + colour[:, None, None] * rotation)
-    return torch.cat([matrix, (0.5 * (1 - contrast) + light)[:, None, None].expand(-1, 3, 1)], -1)
+    matrix = contrast[:, None, None] * (grey + saturation[:, None, None] * rotation)
+    return torch.cat([matrix, (0.5 * (1 - contrast) + brightness)[:, None, None].expand(-1, 3, 1)], -1)

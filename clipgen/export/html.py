@@ -88,14 +88,14 @@ def _label(number: int, row: Mapping[str, float]) -> str:
     """Return the caption of a frame as HTML: ``CLIP · step 60 · CLIP score 0.650 · loss 0.147``."""
     parts = [who_draws(row) if "step" in row else f"frame {number + 1}"]
     for name, value in row.items():
-        if name not in ("step", "row"):
+        if name not in ("step", "token_row"):
             parts.append(f"{'CLIP score' if name == 'clip' else escape(name)} {value:.3f}")
     return " · ".join(parts)
 
 
 def who_draws(row: Mapping[str, float]) -> str:
     """Return who draws a picture of a film, and when: ``draft · row 7``, or ``CLIP · step 60``."""
-    return f"draft · row {row['row']:.0f}" if row.get("row") else f"CLIP · step {row['step']:.0f}"
+    return f"draft · row {row['token_row']:.0f}" if row.get("token_row") else f"CLIP · step {row['step']:.0f}"
 
 
 def _scale(values: Sequence[float], size: int) -> list[float]:
@@ -119,7 +119,7 @@ def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -
     xs, ys = _scale(steps, WIDTH), [HEIGHT - y for y in _scale(scores, HEIGHT)]
     points = dict(zip(scored, zip(xs, ys)))
     for number, row in rows.items():
-        if "row" in row and row["step"]:
+        if "token_row" in row and row["step"]:
             points[number] = float(np.interp(row["step"], steps, xs)), float(np.interp(row["step"], steps, ys))
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys))
     judge, judge_caption = _judge_curve(list(scored.values()), xs)

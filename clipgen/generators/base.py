@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipgen.device import gpu_memory, pick
+from clipgen.device import gpu_memory, resolve_device
 from clipgen.errors import ClipgenError
 from clipgen.precision import share_weights
 from clipgen.registry import RELAXATIONS
@@ -169,7 +169,7 @@ class Entry:
 
     def defaults_on(self, device: str) -> Mapping[str, Any]:
         """Return the settings that suit it on a device, ``auto`` or a name of torch's."""
-        on_gpu = self.uses_notebook_defaults and pick(device).type != "cpu"
+        on_gpu = self.uses_notebook_defaults and resolve_device(device).type != "cpu"
         return {**self.defaults, "steps": NOTEBOOK_STEPS} if on_gpu else self.defaults
 
     def native_size_on(self, device: torch.device) -> int:

@@ -304,7 +304,7 @@ def load_generator(
     entry = entry_of(name)
     entry.check(name, relax, (entry.native_size, entry.native_size))
     device, (kind, numbers) = torch.device(device), parse_relaxation(relax)
-    precision = devices.precision(device, precision)
+    precision = devices.resolve_precision(device, precision)
     generator = resolve_name(entry.loader)(name, entry, device)
     if entry.codebook_size:
         generator = RELAXATIONS[kind](name, generator.net, generator.native_size, **numbers)

@@ -128,9 +128,9 @@ class Codebook(MixedPrecision, Generator):
         only = self.native_size if self.sequence else 0
         check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]), only)
         fast.optimize_for(self.net.encoder, self.device)
-        return self.encoded(image)
+        return self._encode(image)
 
-    def encoded(self, image: Tensor) -> Tensor:
+    def _encode(self, image: Tensor) -> Tensor:
         """Return the quantised latent of (B, 3, H, W)."""
         points = self.compute(self.net.encode, image)
         with devices.autocast(image.device, self.precision):
@@ -189,7 +189,7 @@ class Unquantized(Codebook):
         image = self._decode(latent.clamp(-self.clip, self.clip))
         return torch.where((image > 0) & (image < 1), image, image.detach())
 
-    def encoded(self, image: Tensor) -> Tensor:
+    def _encode(self, image: Tensor) -> Tensor:
         return self.compute(self.net.encode, image)
 
     def residual(self, latent: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ class Gumbel(Codebook):
     def tokens(self, latent: Tensor) -> Tensor:
         return latent.argmax(1)
 
-    def encoded(self, image: Tensor) -> Tensor:
+    def _encode(self, image: Tensor) -> Tensor:
         return self.compute(self.net.logits, image)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
@@ -300,7 +300,7 @@ def _gumbel_noise(latent: Tensor, rng: Randomness) -> Tensor:
     shape, device = _rows(latent).shape, latent.device
 
     def draw(shape: Sequence[int], rng: torch.Generator) -> Tensor:
-        return torch.rand(shape, generator=devices.fork_generator(rng, device), device=device)
+        return torch.rand(shape, generator=devices.fork_rng(rng, device), device=device)
 
     if isinstance(rng, torch.Generator):
         uniform = draw(shape, rng)

@@ -13,7 +13,7 @@ from clipgen.generators.rasteriser import Marks
 from clipgen.generators.vectors import Vectors, to_bytes
 
 SEGMENTS = 16  # of the polyline of a curve
-OUT = 1.2  # how far from the middle points may lie; the sheet ends at 1
+COORD_LIMIT = 1.2  # how far from the middle points may lie; the sheet ends at 1
 WIDTH = 0.1  # share of the sheet's shorter side that a width of 1 in a latent is
 
 
@@ -29,8 +29,8 @@ class Strokes(Vectors):
 
     corners = 4
     lengths = slice(12, 13)
-    low = (*8 * (-OUT,), 0.0, 0.0, 0.0, 0.05, 0.1)
-    high = (*8 * (OUT,), 1.0, 1.0, 1.0, 1.0, 2.0)
+    low = (*8 * (-COORD_LIMIT,), 0.0, 0.0, 0.0, 0.05, 0.1)
+    high = (*8 * (COORD_LIMIT,), 1.0, 1.0, 1.0, 1.0, 2.0)
 
     def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
         lines = bezier(SEGMENTS, rows.device) @ self.points(rows, size)
@@ -55,7 +55,7 @@ class Pen(Vectors):
     """A row: four points. All lines are black and of one width, as a plotter draws them."""
 
     corners = 4
-    low, high = 8 * (-OUT,), 8 * (OUT,)
+    low, high = 8 * (-COORD_LIMIT,), 8 * (COORD_LIMIT,)
     width = 0.013  # share of the sheet's shorter side
 
     def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:

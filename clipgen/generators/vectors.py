@@ -116,7 +116,7 @@ class Vectors(Generator):
         return latents
 
     def _out_of_sight(self, rows: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return which of rows (N, C) lie on one side of the sheet, (N,)."""
+        """Return a mask (N,) of the marks, rows (N, C), that are entirely outside the sheet."""
         lines, radius, *_ = self.marks(rows, size)
         margin, sides = radius[:, None, None], torch.tensor([size[1], size[0]]).to(lines)
         return ((lines + margin < 0).all(1) | (lines - margin > sides).all(1)).any(1)

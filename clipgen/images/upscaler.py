@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from clipgen.device import pick
+from clipgen.device import resolve_device
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.storage.weights import as_safetensors, load_weights
@@ -34,7 +34,7 @@ def load_upscaler(file: str | Path) -> Callable[[Image.Image], Image.Image]:
         inner = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         tensors = inner or tensors
     try:
-        model = ModelLoader(pick()).load_from_state_dict(tensors)
+        model = ModelLoader(resolve_device()).load_from_state_dict(tensors)
     except Exception as error:  # an architecture that is not known, or weights that are not all there
         raise ClipgenError(
             f"upscale={str(file)!r}: spandrel does not know these weights ({str(error) or type(error).__name__}); "

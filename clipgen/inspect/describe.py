@@ -139,7 +139,7 @@ def picture_and_perceptor(source: Any, perceptor: Perceptor | str | None, device
     if perceptor is None:
         perceptor = source.models.perceptors[0][0] if hasattr(source, "models") else "mini"
     if isinstance(perceptor, str):
-        perceptor = _load(perceptor, str(devices.pick(device)))
+        perceptor = _load(perceptor, str(devices.resolve_device(device)))
     return picture, perceptor
 
 

@@ -6,23 +6,26 @@ from IPython.display import SVG
 
 PARTS = ("latent", "decoder", "picture", "cutouts", "CLIP", "text")  # from left to right
 WIDTH, GAP, INK, MARK = 92, 28, "#333", "#ffd166"
-ARROW = '<marker id="a" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+ARROW_MARKER = (
+    '<marker id="a" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    f'<path d="M0 0L8 4L0 8z" fill="{INK}"/></marker>'
+)
 
 
 def draw_box(name: str, x: int, y: int, width: int, is_marked: bool) -> str:
     """Return a box with its name as SVG."""
-    color, weight = (MARK, "bold") if is_marked else ("#fff", "normal")
+    colour, weight = (MARK, "bold") if is_marked else ("#fff", "normal")
     return (
-        f'<rect x="{x}" y="{y}" width="{width}" height="34" rx="6" fill="{color}" stroke="{INK}"/>'
+        f'<rect x="{x}" y="{y}" width="{width}" height="34" rx="6" fill="{colour}" stroke="{INK}"/>'
         f'<text x="{x + width // 2}" y="{y + 22}" text-anchor="middle" font-weight="{weight}">{name}</text>'
     )
 
 
 def draw_pipeline(*marked: str) -> SVG:
-    """Return a drawing of latent, decoder, picture, cutouts, CLIP, text and gradient, some of them marked.
+    """Return a drawing of the loop from latent to gradient, with some of its parts marked.
 
     Args:
-        marked: names of the parts to mark, as above.
+        marked: Names of the parts to mark: latent, decoder, picture, cutouts, CLIP, text, gradient.
     """
     step = WIDTH + GAP
     left = [12 + i * step for i in range(len(PARTS))]
@@ -36,6 +39,6 @@ def draw_pipeline(*marked: str) -> SVG:
     return SVG(
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="14" role="img">'
         f"<title>From a text to a picture: {', '.join(marked) or 'all parts'}</title>"
-        f'<defs>{ARROW}<path d="M0 0L8 4L0 8z" fill="{INK}"/></marker></defs>'
+        f"<defs>{ARROW_MARKER}</defs>"
         f'<rect width="100%" height="100%" fill="#fff"/>{lines}{"".join(boxes)}</svg>'
     )

@@ -87,7 +87,7 @@ def inspect_step(optimization: Optimization) -> StepReport:
     """Return what CLIP is shown in the next step. The optimisation is not changed."""
     scale, rng = optimization.loss_scaler.scale, torch.Generator()
     rng.set_state(optimization.rng.get_state())
-    image = optimization.decode(rng).detach().requires_grad_()
+    image = optimization.render_for_loss(rng).detach().requires_grad_()
     context = optimization.context(image, rng)
     (loss,) = (loss for loss in optimization.spec.losses if isinstance(loss, PromptLoss))
     views, norms, gradient = list[View](), list[float](), torch.zeros_like(image[0])

@@ -16,7 +16,7 @@ from clipgen.errors import ClipgenError
 from clipgen.generators.base import Generator
 from clipgen.images.camera import Camera
 from clipgen.optimizers import OptimizerConfig
-from clipgen.prompts import Prompt, fade, weights_at
+from clipgen.prompts import Prompt, fade_factors, weights_at
 
 LossFunction = Callable[[Tensor, Tensor, int], Tensor | float]  # (image (1, 3, H, W), latent, step) to a scalar
 
@@ -29,7 +29,7 @@ class InitTarget(NamedTuple):
     strength: float  # a factor on ``near``
     prompts: tuple[int, ...]  # indices of the prompts that it belongs to
     space: str = "latent"  # where the distance to it is measured with near_space="auto"
-    draft_key: str = ""  # names the draft; where it changes, the run restarts from the new one; empty: never
+    draft_key: str = ""  # names the draft; when it changes, the run restarts from the new draft; empty: never restart
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class StepSpec:
 
     def init_target(self, step: int, draft_key: str = "") -> InitTarget | None:
         """Return the init target with the largest weight at a step, or ``draft_key``'s while its prompts are active."""
-        weights, factors = self.target_weights(step), fade([prompt.span for prompt in self.prompts], step)
+        weights, factors = self.target_weights(step), fade_factors([prompt.span for prompt in self.prompts], step)
         for target in self.init_targets:
             if target.draft_key and target.draft_key == draft_key and max(factors[i] for i in target.prompts) >= 0.5:
                 return target

@@ -1,4 +1,4 @@
-"""The norm of a one-step generator's noise, kept where a Gaussian's is (Samuel et al. 2023; Eyring et al. 2024)."""
+"""Keep the norm of a one-step generator's noise near a Gaussian's (Samuel et al. 2023; Eyring et al. 2024)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipgen.setting import setting
 
 @dataclass(frozen=True)
 class NoiseNorm(Loss):
-    """|z|²/2 - (d - 1) log |z|, minus the logarithm of the density of the norm of d Gaussian numbers."""
+    """|z|²/2 - (d - 1) log |z|, the negative log-density of |z|, up to a constant, for z ~ N(0, I_d)."""
 
     name = "noise_norm"
     noise_norm: float = setting(0.01, "weight of the norm of the noise, of one-step generators such as sd-turbo", 0)

@@ -46,8 +46,8 @@ class Targets(NamedTuple):
 
     embeddings: Tensor  # (P, d), unit norm
     weights: Tensor  # (P,); a negative one repels
-    stops: Tensor | None  # (P,); no pull from a target nearer than this, no push from a repelling one further away
-    sources: Tensor | None = None  # (P, d), what directions go away from; zeros for the other prompts
+    stops: Tensor | None  # (P,), distance at which an attracting prompt stops pulling, or a repelling one pushing
+    sources: Tensor | None = None  # (P, d), embeddings of directions' source texts; zeros for the other prompts
 
     def to(self, device: torch.device) -> Targets:
         stops = None if self.stops is None else copy_to(self.stops, device)
@@ -152,12 +152,13 @@ class CutoutBatch:
     params: CutoutParams
     part: slice  # of these cutouts
     image: Tensor  # (1, 3, H, W)
-    evaluate: Callable[[Tensor], Tensor]  # embeddings (n, d) to their term of the loss; also adds to the CLIP score
+    # Embeddings (n, d) to their term of the loss; also adds to the CLIP score. Called once for each batch, in order.
+    evaluate: Callable[[Tensor], Tensor]
 
     def render(self) -> tuple[Tensor, Tensor | None]:
         """Return the cutouts (n, 3, size, size), and the indices of the patches that CLIP is shown of each."""
         cutouts = self.params.render(self.region.crop(self.image), self.part)
-        return cutouts, self.params.patches(self.part, self.image.device)
+        return cutouts, self.params.select_patches(self.part, self.image.device)
 
 
 @dataclass(frozen=True)
@@ -225,15 +226,15 @@ class PromptLoss(Loss):
             """Return the embeddings of the same cutouts of the picture that the run started from."""
             assert context.background is not None  # no batch of it: one refers to ``evaluate``, which refers to this
             cutouts = params.render(region.crop(context.background), part)
-            return perceptor.encode_image(cutouts, params.patches(part, image.device))
+            return perceptor.encode_image(cutouts, params.select_patches(part, image.device))
 
-        def evaluate(embeddings: Tensor) -> Tensor:
+        def evaluate(embeddings: Tensor) -> Tensor:  # called once for each batch, in order
             fraction = len(embeddings) / count  # of the cutouts
             starts = None if targets.sources is None else embed_start(parts[len(collected)])
             loss = fraction * prompt_distance(embeddings, targets, self.distance, starts)
             if self.averaged:
-                part = embeddings.sum(0)
-                mean = (part if total is None else total + part - part.detach()) / count
+                batch_sum = embeddings.sum(0)
+                mean = (batch_sum if total is None else total + batch_sum - batch_sum.detach()) / count
                 starts = starts if starts is None else F.normalize(starts.mean(0), dim=-1)[None]
                 joint = prompt_distance(F.normalize(mean, dim=-1)[None], targets, self.distance, starts)
                 # Its value is fraction * joint, so that the batches add up to joint; its gradient is that of joint.
@@ -252,7 +253,7 @@ class PromptLoss(Loss):
 
 
 def embed_sources(perceptor: Perceptor, prompts: Sequence[Prompt]) -> Tensor | None:
-    """Return the embeddings (P, d) of what directions go away from, zeros elsewhere; None without directions."""
+    """Return the embeddings (P, d) of directions' source texts, zeros elsewhere; None without directions."""
     if not any(prompt.source for prompt in prompts):
         return None
     embeddings = embed(perceptor, [prompt.source for prompt in prompts])

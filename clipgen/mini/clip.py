@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from clipgen import fast
 from clipgen.clip.base import Perceptor
-from clipgen.clip.tokenizer import VOCABULARY, encode
+from clipgen.clip.tokenizer import VOCABULARY_SIZE, encode
 from clipgen.images.reading import to_tensor
 from clipgen.mini import WEIGHTS
 from clipgen.storage import weights
@@ -40,7 +40,7 @@ class TextTower(nn.Module):
     def __init__(self, dim: int, embed: int = 48, width: int = 192, layers: int = 3, heads: int = 6, context: int = 32):
         super().__init__()
         self.context_length = context
-        self.tokens = nn.Embedding(VOCABULARY, embed)
+        self.tokens = nn.Embedding(VOCABULARY_SIZE, embed)
         self.widen = nn.Linear(embed, width)
         self.positions = nn.Parameter(nn.init.normal_(torch.empty(context, width), std=0.01))
         self.blocks = nn.ModuleList(
@@ -72,7 +72,7 @@ class TextTower(nn.Module):
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Texts to (P, L) int64, -1 where there is nothing; longer texts are cut at the context."""
-        rows = [torch.tensor(encode(text)[: self.context_length] or [VOCABULARY - 1]) for text in texts]
+        rows = [torch.tensor(encode(text)[: self.context_length] or [VOCABULARY_SIZE - 1]) for text in texts]
         return pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
@@ -173,7 +173,7 @@ class Judge(nn.Module):
 
     def __init__(self, dim: int = 256, embed: int = 48, width: int = 32):
         super().__init__()
-        self.words = nn.EmbeddingBag(VOCABULARY, embed, mode="mean")
+        self.words = nn.EmbeddingBag(VOCABULARY_SIZE, embed, mode="mean")
         self.text = nn.Sequential(nn.Linear(embed, 512), nn.GELU(), nn.Linear(512, dim))
         layers: list[nn.Module] = []
         in_channels = 3
@@ -192,7 +192,7 @@ class Judge(nn.Module):
 
     def embed_text(self, texts: list[str]) -> Tensor:
         """(P, dim) unit-norm embeddings."""
-        rows, device = [encode(text) or [VOCABULARY - 1] for text in texts], self.words.weight.device
+        rows, device = [encode(text) or [VOCABULARY_SIZE - 1] for text in texts], self.words.weight.device
         starts = torch.tensor([0, *map(len, rows[:-1])], device=device).cumsum(0)
         bags = self.words(torch.tensor([token for row in rows for token in row], device=device), starts)
         return F.normalize(self.text(bags).float(), dim=-1)

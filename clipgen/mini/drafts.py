@@ -28,7 +28,7 @@ from clipgen.mini.relations import BEHIND, FACES, MATERIAL, VERBS, WORN, arrange
 from clipgen.mini.scenes import COLOURS, LOCATIONS, background, with_article
 from clipgen.mini.vocabulary import drawing_names, everyday_name
 from clipgen.priors.sampling import Drawings, dalle
-from clipgen.prompts import Prompt, positive_texts
+from clipgen.prompts import Prompt, positive_text_prompts
 
 _RELATED = "in front of|on top of|in|on|at|over|above|under|by|among|near"
 _TO = rf"(?:{_RELATED})(?: the| an?)? "
@@ -37,7 +37,7 @@ _PART = (
     "slice|piece|pair|bunch|bowl|painting|drawing|photo|photograph|picture|portrait|sketch|image|illustration|render"
 )
 _OF = re.compile(rf"^(?:.*\s)?(?:{_PART}) of ", re.DOTALL)  # "a slice of pizza", "an oil painting of a cat"
-_SIMILAR = {  # to the places of the training
+_SIMILAR = {  # words for places that the transformer was not trained on, by a similar one that it was
     "grass": ("garden", "park", "field", "hill"),
     "sea": ("lake", "river", "waves"),
     "sky": ("clouds", "air"),
@@ -49,10 +49,12 @@ _BACKGROUNDS = {re.sub(f"^{_TO}", "", phrase): name for name, phrases in _PHRASE
 _ARTICLES = {"a", "an", "the"}
 _MORE = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"
 _TINTS = {*COLOURS, *_MORE}
-MIN_COSINE = 0.88  # between two names of one thing: car and automobile have 0.91, squirrel and bison 0.86
-DRAFT_TEMPERATURE = 0.25
-DRAFTS = 4  # their best is as likely as the best of 16 at temperature 0.5, in a third of the time
-MIN_LOG_LIKELIHOOD, TRIES = -20.0, 3  # nats; below, a draft mixes several things, and other seeds are tried
+# Least cosine of two names' embeddings for them to mean one thing: car and automobile 0.91, squirrel and bison 0.86.
+MIN_COSINE = 0.88
+DRAFT_TEMPERATURE = 0.25  # of sampling the tokens
+DRAFTS = 4  # to choose from: their best is as likely as the best of 16 at temperature 0.5, in a third of the time
+# Log-likelihood (nats) below which a draft mixes several things and other seeds are tried, so many times in all.
+MIN_LOG_LIKELIHOOD, TRIES = -20.0, 3
 _DRAFT_SIZE = (128, 128)
 CACHE: dict[tuple[str, int, str], list[Drawings]] = {}  # the stages of a thing, a seed and a device
 MAX_CACHED = 32
@@ -239,7 +241,7 @@ class Drafts(Dalle):
 
     def find_subject(self, prompts: Sequence[Prompt]) -> Layout:
         """Return the layout of the prompts of the largest weight that are about the whole picture, if any are."""
-        positive = positive_texts(prompts)
+        positive = positive_text_prompts(prompts)
         whole = [prompt for prompt in positive if not prompt.where] or positive
         most = max((prompt.weight for prompt in whole), default=0.0)
         return layout(*(prompt.text for prompt in whole if prompt.weight >= most))

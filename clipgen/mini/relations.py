@@ -1,4 +1,4 @@
-"""Who wears, holds or rides what, or is on or in it: by the words of a prompt, and where the two are in the picture."""
+"""Relations of two things (wears, holds, rides, is on, is in): found in a prompt, and laid out in a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 Square = tuple[float, float, float]  # (side, x, y): side and centre, as fractions of the scene's side
 
-# What is worn on the head, the eyes and the neck, what is held up, and animals of which only the face is drawn.
+# What is worn, by where it is worn.
 WORN = {
     "head": (
         *("top hat", "billed cap", "crown", "graduation cap", "woman's hat", "rescue worker's helmet"),
@@ -18,7 +18,8 @@ WORN = {
     "eyes": ("glasses", "sunglasses", "goggles"),
     "neck": ("scarf", "necktie"),
 }
-RAISED = {"balloon", "umbrella", "umbrella with rain drops"}
+RAISED = {"balloon", "umbrella", "umbrella with rain drops"}  # held above the head
+# Animals of which only the face is drawn.
 _FACES = "bear", "fox", "frog", "hamster", "koala", "lion", "moose", "panda", "raccoon", "unicorn", "wolf"
 FACES = {*_FACES, "polar bear"}
 BEHIND = {"on"}  # relations in which the second of two things is painted first
@@ -28,9 +29,11 @@ _RELATIONS = {  # by the words that join two things
     **dict.fromkeys((f"{verb}on{top}" for verb in ("", "standing ", "sitting ") for top in ("", " top of")), "on"),
     **dict.fromkeys(("in", "inside", "sitting in", "standing in"), "in"),
 }
-_WEARS = {"wearing", "with", "in"}
-MATERIAL = {"made of", "made from", "made out of", "in the shape of"}
+_WEARS = {"wearing", "with", "in"}  # words before what is worn
+MATERIAL = {"made of", "made from", "made out of", "in the shape of"}  # words before a material
+# Things that another can be in; "in" anything else is side by side.
 _HOLLOW = {"basket", "bathtub", "bowl", "box", "bucket", "canoe", "cup", "gift", "pot", "teacup"}
+# A pattern of the words that join two things; drafts.py adds the prepositions.
 VERBS = "|".join(sorted(MATERIAL | {"wearing"} | set(_RELATIONS) - {"in", "on", "on top of"}, reverse=True))
 
 
@@ -63,7 +66,7 @@ def bounding_boxes(opaque: Tensor) -> Tensor:
     return torch.stack([left, top, right, bottom, middle], 1)
 
 
-# For a face, and for a whole body: the side of what is worn, and how far its centre is below the top of the head.
+# Each for a face and for a whole body: side of what is worn, and distance of its centre from the top of the head.
 _BELOW = {"eyes": ((0.5, 0.44), (0.25, 0.14)), "neck": ((0.5, 0.95), (0.3, 0.36))}
 
 

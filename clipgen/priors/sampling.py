@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed, family, load_perceptor
-from clipgen.device import pick
+from clipgen.device import resolve_device
 from clipgen.errors import ClipgenError
 from clipgen.generators.catalogue import load_generator
 from clipgen.generators.codebook import Codebook
@@ -124,7 +124,7 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
         family(perceptor)
     elif not (perceptor is None or isinstance(perceptor, str) or hasattr(perceptor, "embed_text")):
         raise ClipgenError(f"perceptor={perceptor!r}: must be a name, a loaded perceptor or None")
-    where = pick(device)
+    where = resolve_device(device)
     prior, generator = _models(model, where)
     judge = prior.perceptor if perceptor == "auto" else perceptor
     judge = load_perceptor(judge, where) if isinstance(judge, str) else judge

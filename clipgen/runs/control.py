@@ -18,11 +18,11 @@ class RunControl:
     """Pending requests to a live run: pause, stop and changes of settings.
 
     Args:
-        spec: The run; its changes are those of a resumed or replayed one.
-        models: Of the run; a change has to work with them.
+        spec: The run; if it is resumed or replayed, with its earlier changes.
+        models: The run's models; a change must work with them.
         journal: Where live changes are recorded.
-        step: Number of steps taken. Changes at earlier steps have been applied, and so have those at this step that
-            only set ``keep``.
+        step: Number of steps taken. Changes of earlier steps have been applied; of this step's, only those of
+            ``keep``, which affect no step.
     """
 
     def __init__(self, spec: RunSpec, models: Models, journal: Journal, step: int):
@@ -63,8 +63,8 @@ class RunControl:
     def change(self, options: Mapping[str, Any]) -> None:
         """Queue a change for the next step.
 
-        It has to work after the changes that are due already and before those of later steps; a refused change leaves
-        no trace. After the last step a change that affects no step is made at once, and others are refused.
+        It must be valid after the changes that are already due and before those of later steps; a refused change has
+        no effect. After the last step a change that affects no step is made at once, and others are refused.
         """
         with self._lock, self._spec.inputs.tentative() as inputs:
             before = set(inputs.all)
@@ -89,7 +89,7 @@ class RunControl:
                 self._apply()
 
     def apply_changes(self, step: int) -> None:
-        """Make the changes of a step."""
+        """Apply the changes that are due at a step, and let new ones wait for the next."""
         with self._lock:
             self._step = step
             self._apply()
@@ -97,7 +97,10 @@ class RunControl:
             self._next_settings = self._spec.apply_changes(self.settings, self._due)
 
     def end_if_finished(self, finished: bool) -> bool:
-        """End if the run has ``finished`` and no change is pending; return whether it has ended."""
+        """Refuse further changes if the run has ``finished`` and none is due; return whether it has ended.
+
+        A due change lets a run that stopped early (``patience``, ``settled``) continue, but not beyond ``steps``.
+        """
         with self._lock:
             has_change = any(map(is_steering, self._due))
             self._ended = self._ended or (finished and not (has_change and self._step < self.settings.steps))

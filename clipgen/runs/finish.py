@@ -1,4 +1,4 @@
-"""Runs to their end: one, or several in one batch, which is faster where a device has room for more.
+"""Finish a run, or several in one batch, which is faster where a device has room for more.
 
 A progress bar shows how far they are; Ctrl-C, or a notebook's stop button, ends them after the current step.
 """
@@ -72,11 +72,11 @@ def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
 
 def batch_key(spec: RunSpec) -> tuple[Any, ...]:
     """Return what runs must share to be batched: models, size, and number of steps."""
-    return *spec.model_names, spec.settings.size, spec.settings.tile, spec.settings.steps
+    return *spec.models_key, spec.settings.size, spec.settings.tile, spec.settings.steps
 
 
 def iterate_batch(runs: Sequence[Run]) -> Iterator[tuple[Run, Frame]]:
-    """Yield the frames of runs with one ``batch_key`` and shared models. Runs that are behind catch up first."""
+    """Yield the frames of runs with one ``batch_key`` and shared models. Runs with fewer steps catch up first."""
     batched = BatchedSteps()
     with ExitStack() as stack:
         sessions = {run: stack.enter_context(ExitStack()) for run in runs}
@@ -92,12 +92,12 @@ def iterate_batch(runs: Sequence[Run]) -> Iterator[tuple[Run, Frame]]:
         active = [run for run in runs if prepare(run)]
         while active:
             first = min(run.step for run in active)
-            behind = [run for run in active if run.step == first]
-            all_scores = batched.advance([run.optimization for run in behind])
-            for run, scores in zip(behind, all_scores, strict=True):
+            batch = [run for run in active if run.step == first]
+            all_scores = batched.advance([run.optimization for run in batch])
+            for run, scores in zip(batch, all_scores, strict=True):
                 if frame := run.record_step(scores):
                     yield run, frame
-            active = [run for run in active if run not in behind or prepare(run)]
+            active = [run for run in active if run not in batch or prepare(run)]
 
 
 class BatchedSteps:

@@ -30,8 +30,8 @@ class Folder:
         wait(self.pending)
 
     @contextlib.contextmanager
-    def _damage(self, what: str, remedy: str = "") -> Iterator[None]:
-        """Raise ClipgenError for any error within: a library has errors of its own for what it cannot read."""
+    def _reporting_damage(self, what: str, remedy: str = "") -> Iterator[None]:
+        """Turn any error within into a ClipgenError: each library has its own errors for what it cannot read."""
         try:
             yield
         except Exception as error:

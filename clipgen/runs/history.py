@@ -18,7 +18,7 @@ from clipgen.prompts import parse
 from clipgen.runs.journal import Journal, is_steering, warn_unsaved
 from clipgen.runs.settings import Settings
 
-Row = Mapping[str, float]  # of the table of scores
+FilmRow = Mapping[str, float]  # a picture of the film: its step and scores, see ``Journal.film``
 MAX_PENDING = 2  # frames that may wait for the disk
 
 
@@ -59,8 +59,8 @@ class History:
         self._journal, self._changes = journal, journal.changes if changes is None else changes
         self._settings = settings or Settings.of(journal.settings)
         self._differences: list[tuple[float, float]] = []  # (step, change since the frame before)
-        self._newest: Row | None = None
-        self._best: Row | None = None
+        self._newest: FilmRow | None = None
+        self._best: FilmRow | None = None
         self._frames: list[Frame] = []  # the newest and the best, as far as they are from this process
         for row in journal.scores:
             if row["step"] <= until:
@@ -73,7 +73,7 @@ class History:
         self._add_row({"step": frame.step} | frame.scores)
         self._frames = [one for one in (*self._frames, frame) if one.step in (frame.step, self.best_step)]
 
-    def _add_row(self, row: Row) -> None:
+    def _add_row(self, row: FilmRow) -> None:
         # Rounded as in the journal, so that a resumed run decides the same.
         newest = self._newest = {name: float(f"{value:.6g}") for name, value in row.items()}
         self._differences.append((row["step"], newest.get("change", 0.0)))
@@ -134,7 +134,7 @@ class History:
             return math.inf
         return sum(change for at, change in self._differences if at > first)
 
-    def _frame(self, row: Row | None) -> Frame:
+    def _frame(self, row: FilmRow | None) -> Frame:
         if row is None:
             raise ClipgenError("this run has no frames yet: iterate over it, or use clipgen.generate")
         step = int(row["step"])
@@ -145,10 +145,10 @@ class History:
 
 
 class FrameWriter:
-    """Writes the frames of a run into its journal. When the disk is full it warns once; the frames stay in memory.
+    """Writes the frames of a run into its journal. If the disk is full, it warns once; the frames stay in memory.
 
     Args:
-        journal: Where to; reading from it waits for pending frames.
+        journal: The journal to write into; reading from it waits for pending frames.
         in_background: Write in a thread while the next steps run, for a device that leaves the processor idle.
     """
 
@@ -157,7 +157,7 @@ class FrameWriter:
         self._executor = ThreadPoolExecutor(1, "clipgen journal") if in_background else None
 
     def write(self, frame: Frame, latent: Tensor, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
-        """Write a ``Frame``, its packed latent, and the state after it, as of ``Optimization.state``."""
+        """Write a ``Frame``, its packed latent, and the state after it, which ``Optimization.state`` returned."""
         if self._executor is None:
             self._attempt(self._write, frame, latent, tensors, values)
             return
@@ -167,13 +167,13 @@ class FrameWriter:
         latent = latent.to("cpu", copy=True)
         self._journal.pending.append(self._executor.submit(self._attempt, self._write, frame, latent, copies, values))
 
-    def write_between(self, row: Row, image: Image.Image) -> None:
+    def write_film_picture(self, row: FilmRow, image: Image.Image) -> None:
         """Write a picture for the film alone; see ``Journal.film``."""
         if self._executor is None:
-            self._attempt(self._journal.add_between, row, image)
+            self._attempt(self._journal.add_film_picture, row, image)
             return
         self._finish(MAX_PENDING - 1)
-        self._journal.pending.append(self._executor.submit(self._attempt, self._journal.add_between, row, image))
+        self._journal.pending.append(self._executor.submit(self._attempt, self._journal.add_film_picture, row, image))
 
     def close(self) -> None:
         """Write what is pending, and end the thread."""
@@ -182,7 +182,7 @@ class FrameWriter:
         self._finish(0)
 
     def _finish(self, remaining: int) -> None:
-        """Wait until at most so many frames are pending; raise the error of one that failed."""
+        """Wait until at most ``remaining`` frames are pending; raise the error of one that failed."""
         while len(self._journal.pending) > remaining:
             self._journal.pending.pop(0).result()
 
@@ -206,7 +206,7 @@ def mean_difference(image: Image.Image, other: Image.Image) -> float:
     return float(np.abs(np.asarray(image, float) - np.asarray(other, float)).mean())
 
 
-def frame_score(row: Row) -> float:
+def frame_score(row: FilmRow) -> float:
     """Return the score by which frames compete: the judge's, or without one CLIP's. NaN ranks last."""
     score = row.get("judge", row["clip"])
     return -math.inf if math.isnan(score) else score

@@ -140,7 +140,7 @@ class Journal(Folder):
             raise failure
         self.write_error = ""
 
-    def add_between(self, row: Mapping[str, float], image: Image.Image) -> None:
+    def add_film_picture(self, row: Mapping[str, float], image: Image.Image) -> None:
         """Record a picture for the film alone, with its row of ``film``. Raises OSError as ``add``."""
         picture, name = io.BytesIO(), _picture_name(row)
         image.save(picture, "PNG", compress_level=1)
@@ -150,13 +150,13 @@ class Journal(Folder):
     def frame(self, step: int) -> Image.Image:
         """Return the frame of a step."""
         self.flush()
-        with self._damage(f"frame {step}"):
+        with self._reporting_damage(f"frame {step}"):
             return to_picture(self._source(f"frames/{step:05d}.png"), ["PNG"])
 
     def latent(self, step: int) -> np.ndarray:
         """Return the latent of a frame, as ``init`` takes it: tokens (h, w) int32, or (1, ...) float16."""
         self.flush()
-        with self._damage(f"the latent of step {step}"):
+        with self._reporting_damage(f"the latent of step {step}"):
             return read_array(self._source(f"latents/{step:05d}.npy"))
 
     @property
@@ -170,19 +170,19 @@ class Journal(Folder):
     def film(self) -> list[dict[str, float]]:
         """A row for each picture of the film, for ``picture``: ``step``, and the scores of a frame.
 
-        A picture that is no frame has a ``row``: of the draft in step 0, and else 0.
+        A picture that is not a frame has a ``token_row``: in step 0 the number of the draft's rows, later 0.
         """
         rows = {row["step"]: row for row in self.scores}
         names = *self._path("between").glob("*.png"), *(Path(name) for name in self._unsaved if "between/" in name)
         parts = [name.stem.split("-") for name in names if re.fullmatch(r"\d+-\d+", name.stem)]
-        between = [{"step": float(step), "row": float(row)} for step, row in {(int(a), int(b)) for a, b in parts}]
+        between = [{"step": float(step), "token_row": float(row)} for step, row in {(int(a), int(b)) for a, b in parts}]
         frames = [rows.get(step, {"step": float(step)}) for step in self.steps]
-        return sorted([*between, *frames], key=lambda row: (row["step"], row.get("row", 0)))
+        return sorted([*between, *frames], key=lambda row: (row["step"], row.get("token_row", 0)))
 
     def picture(self, row: Mapping[str, float]) -> Image.Image:
         """Return the picture of a row of ``film``."""
         self.flush()
-        with self._damage(f"the picture of step {row['step']:.0f}"):
+        with self._reporting_damage(f"the picture of step {row['step']:.0f}"):
             return to_picture(self._source(_picture_name(row)), ["PNG"])
 
     def frames(self) -> Iterator[Image.Image]:
@@ -211,7 +211,7 @@ class Journal(Folder):
                     for file in (f"frames/{step:05d}.png", f"latents/{step:05d}.npy"):
                         self._path(file).unlink(missing_ok=True)
             for row in self.film:
-                if "row" in row and row["step"] > last:
+                if "token_row" in row and row["step"] > last:
                     self._path(_picture_name(row)).unlink(missing_ok=True)
             remaining = set(self.steps)
             if rows := [row for row in self.scores if row["step"] in remaining]:
@@ -251,7 +251,7 @@ class Journal(Folder):
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
         """Raise ClipgenError for any error within, which a damaged or foreign state brings about."""
-        with self._damage(f"{STATE}: the state", "; delete this file, and the run starts from its beginning"):
+        with self._reporting_damage(f"{STATE}: the state", "; delete this file, and the run starts from its beginning"):
             yield
 
     def keep_input(self, name: str, value: Image.Image | np.ndarray) -> None:
@@ -270,7 +270,7 @@ class Journal(Folder):
         values: dict[str, Image.Image | np.ndarray] = {}
         for name, file in self._input_files().items():
             path = self._path(f"inputs/{Path(file).name}")
-            with self._damage(f"{path.name}, the copy of {name},", "; the run cannot continue"):
+            with self._reporting_damage(f"{path.name}, the copy of {name},", "; the run cannot continue"):
                 values[name] = read_array(path) if path.suffix == ".npy" else to_picture(path, ["PNG"])
         return values
 
@@ -283,8 +283,8 @@ class Journal(Folder):
 
 def _picture_name(row: Mapping[str, float]) -> str:
     """Return the file of a row of ``Journal.film``."""
-    if "row" in row:
-        return f"between/{row['step']:05.0f}-{row['row']:02.0f}.png"
+    if "token_row" in row:
+        return f"between/{row['step']:05.0f}-{row['token_row']:02.0f}.png"
     return f"frames/{row['step']:05.0f}.png"
 
 

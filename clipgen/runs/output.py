@@ -16,9 +16,9 @@ from clipgen.export.protocol import Drawing
 from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
 from clipgen.generators.vectors import Vectors
 from clipgen.registry import WRITERS
-from clipgen.runs.history import History, Row
+from clipgen.runs.history import FilmRow, History
 from clipgen.runs.journal import Journal
-from clipgen.runs.saved import base_names
+from clipgen.runs.saved import strip_paths
 from clipgen.runs.settings import KEEP_CHOICES
 
 
@@ -49,11 +49,11 @@ def export_run(
     writer = WRITERS[check_suffix(file)]
     rows = [row for row in journal.film if row["step"] <= last]
     if picture or writer.vectors or not writer.film:
-        rows = [row for row in rows if "row" not in row]  # the frames
+        rows = [row for row in rows if "token_row" not in row]  # the frames
     if not (writer.film or options.get("animate")):
         rows = rows[-1:]
     pictures = (picture(int(row["step"])) for row in rows) if picture else export_frames(journal, file, rows)
-    return export(pictures, file, base_names(journal.history), scores=rows, **options)
+    return export(pictures, file, strip_paths(journal.history), scores=rows, **options)
 
 
 def check_output(file: str | Path, generator: str | None) -> None:
@@ -68,7 +68,7 @@ def check_output(file: str | Path, generator: str | None) -> None:
     raise ClipgenError(f"output={str(file)!r}: {what} pixels, no vectors; choose .png, or generator={names}")
 
 
-def export_frames(journal: Journal, file: str | Path, rows: Sequence[Row]) -> Iterable[Image.Image | Drawing]:
+def export_frames(journal: Journal, file: str | Path, rows: Sequence[FilmRow]) -> Iterable[Image.Image | Drawing]:
     """Return the pictures of some rows of ``journal.film`` as the format of a file takes them, at the last one's size.
 
     Raises ClipgenError at once for a vector format where the run has no drawings, or a mask covers some of them.

@@ -24,7 +24,7 @@ from clipgen.optimize import Optimization
 from clipgen.progress import check_stopped
 from clipgen.prompts import Prompt
 from clipgen.runs.control import RunControl
-from clipgen.runs.history import Frame, FrameWriter, History, Row
+from clipgen.runs.history import FilmRow, Frame, FrameWriter, History
 from clipgen.runs.inputs import Inputs, PromptLike, Value
 from clipgen.runs.journal import Journal
 from clipgen.runs.lock import Lock
@@ -34,7 +34,8 @@ from clipgen.runs.spec import Losses, Models, RunSpec
 from clipgen.runs.step_specs import StepSpecBuilder, repeat_steps
 from clipgen.setting import check_count
 
-FILM_STEPS = 24  # the first ones, in which a picture changes most: each is in the film, unless ``every`` was raised
+# The film shows each of the first 24 steps (unless ``every`` was raised), because the picture changes most there.
+FILM_STEPS = 24
 
 
 @list_settings
@@ -49,7 +50,7 @@ class Run:
     invalid arguments.
     """
 
-    optimization: Optimization  # since the first frame was asked for
+    optimization: Optimization  # set by ``session``
 
     def __init__(
         self,
@@ -67,10 +68,10 @@ class Run:
         state = self.journal.load_state(only_step=True)
         self.step = state[0] if state else 0
         self.control = RunControl(self.spec, self.models, self.journal, self.step)
-        self.film = list[Row](self.journal.film if self.step else [])  # the pictures so far, as of ``Journal.film``
+        self.film = list[FilmRow](self.journal.film if self.step else [])  # so far, see ``Journal.film``
         self._history = History(self.journal, self.step, self.control.past, self.spec.settings)
         self._frames: Iterator[Frame] | None = None
-        # The steps that ``views`` made again, and their optimisation.
+        # The steps that ``views`` repeated, and their optimisation.
         self._repeated: tuple[Iterator[Optimization], Optimization] | None = None
         self._views_lock = threading.Lock()
 
@@ -102,7 +103,10 @@ class Run:
         return cls(RunSpec.open(source, losses, trust), folder=folder, like=like)
 
     def branch(self, step: int, *, folder: str | Path = "clipgen-runs", **settings: Value) -> Run:
-        """A new run that starts from the frame of ``step``, with these settings instead of those that this one has."""
+        """Return a new run that starts from the frame of ``step``, with this run's settings except for those given.
+
+        ``init`` is that frame, and ``near`` is 0 unless given, so that the run may move away from it.
+        """
         if step not in self.journal.steps:
             raise ClipgenError(f"step={step}: there is no such frame; there are {self.journal.steps}")
         values = asdict(self.settings) | {"near": 0.0, "size": self.settings.at(step - 1).size} | settings
@@ -149,7 +153,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether every step was made, ``patience`` is at its end, or the picture has ``settled``."""
+        """Whether every step was taken, ``patience`` has run out, or the picture has ``settled``."""
         return self.step >= self.settings.steps or self._history.should_stop
 
     @property
@@ -159,9 +163,9 @@ class Run:
 
     @property
     def best(self) -> Frame:
-        """The frame that the judge likes best; without a judge, the one with the highest CLIP score.
+        """The frame with the highest score of the judge, or without a judge of CLIP.
 
-        Of those since the prompts were changed last, or one of their spans began or ended.
+        Only frames count since the prompts last changed, or one of their spans began or ended.
         """
         return self._history.best
 
@@ -180,10 +184,10 @@ class Run:
         return self.best if self.settings.keep == "best" else self._history.newest
 
     def views(self, step: int, *, progress: bool = True) -> StepReport:
-        """What CLIP was shown in a step, counted from 1: every cutout, what it scored, and how it pulled.
+        """Return what CLIP was shown in a step, counted from 1: each cutout, its score and its gradient.
 
-        The steps up to it are repeated from the seed and the changes, as nothing is kept for this during the run; a
-        later step continues from an earlier one. Raises ClipgenError for a step that is not taken yet; warns if the
+        The steps up to it are repeated from the seed and the changes, because the run keeps nothing for this; a later
+        step continues from an earlier one. Raises ClipgenError for a step that is not taken yet; warns if the
         journal has another score of it.
         """
         step = check_count("step", step)
@@ -214,16 +218,16 @@ class Run:
         return report
 
     def words(self, step: int | None = None, **options: Any) -> Words:
-        """What a frame shows, the newest or that of ``step``, as the run's own perceptor sees it: see ``describe``."""
+        """Describe a frame, the newest or that of ``step``, with the run's own perceptor: see ``describe``."""
         picture = self.image if step is None else self.journal.frame(check_count("step", step))
         return describe(picture, **{"perceptor": self.models.perceptors[0][0]} | options)
 
     def export(self, file: str | Path, *, keep: str = "", what: str = "picture", **options: Any) -> Path:
         """Write the film, or the picture, by suffix: .gif .mp4 .webp .png .html .svg.
 
-        ``keep``: as the setting, whose value it has by default; with "best" the film ends with the best frame, and the
-        picture is that one. ``what``: "picture"; with "views" the cutouts that CLIP was shown stand beside it. Other
-        options as of ``clipgen.export.film.export``.
+        ``keep``: by default the setting's value; with "best" the film ends with the best frame, and the picture is that
+        one. ``what``: "picture"; with "views" the cutouts that CLIP was shown are beside it. For other options see
+        ``clipgen.export.film.export``.
         """
         if what not in ("picture", "views"):
             raise ClipgenError(f"what={what!r}: choose one of: picture, views")
@@ -236,6 +240,7 @@ class Run:
     # --- the loop -------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Frame]:
+        """Return the iterator of frames, always the same one: a second loop continues where the first stopped."""
         if self._frames is None:
             self._frames = self._iterate()
         return self._frames
@@ -249,7 +254,7 @@ class Run:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Lock the run folder and create ``optimization``, for as long as steps are taken."""
+        """Hold the folder's lock and an ``Optimization`` while the body runs."""
         with Lock(self.journal.folder) as self._lock:
             if (state := self.journal.load_state(only_step=True)) and state[0] != self.step:
                 raise ClipgenError(
@@ -267,9 +272,9 @@ class Run:
                     self.control.end()
 
     def _start(self) -> None:
-        """Create ``optimization``: at its start, with the draft in the journal, or as the journal has its state."""
+        """Create ``optimization``, at the run's start or restored from the journal's state."""
         self._step_specs = StepSpecBuilder(self.spec, self.models, None if self.step else self._record_draft)
-        # The last step's settings: a restored latent has their size.
+        # ``step`` is the number of steps taken; the last one's settings have the size of the restored latent.
         self.optimization = self._step_specs.create_optimization(self.settings.at(max(0, self.step - 1)))
         self._started_at = time.monotonic()
         if state := self.journal.load_state():
@@ -289,7 +294,7 @@ class Run:
         return True
 
     def record_step(self, scores: Mapping[str, Tensor]) -> Frame | None:
-        """Count a step that was taken; return its frame, if it has one, which is then in the journal."""
+        """Record the step just taken. Return its frame, already saved, or None if the step makes none."""
         self._lock.claim()
         self.step = self.optimization.step
         if self.diverged:
@@ -297,22 +302,24 @@ class Run:
         is_frame_step = self.settings.is_frame_step(self.step)
         if not (is_frame_step or self.finished or self.control.stopped):
             if self.step <= FILM_STEPS and self.settings.every <= Settings.every:
-                self._record_between({"step": self.step, "row": 0}, self.optimization.image())
+                self._record_film_picture({"step": self.step, "token_row": 0}, self.optimization.render_frame())
             return None
-        image, latent = self.optimization.image(), self.optimization.packed_latent()
+        image, latent = self.optimization.render_frame(), self.optimization.packed_latent()
         frame = self._create_frame(image, scores)
         self._history.add(frame)
+        # The last frame's camera move would have no step after it.
         if is_frame_step and not self.control.end_if_finished(self.finished):
             self.optimization.move_camera(image)
+        # A resumed run begins after the camera's move, so the state is that after it.
         self._writer.write(frame, latent, *self.optimization.state())
         self.film.append({"step": frame.step} | frame.scores)
         return frame
 
     def _record_draft(self, image: Tensor) -> None:
-        self._record_between({"step": 0, "row": len(self.film) + 1}, image)
+        self._record_film_picture({"step": 0, "token_row": len(self.film) + 1}, image)
 
-    def _record_between(self, row: Row, image: Tensor) -> None:
-        self._writer.write_between(row, to_image(image[0]))
+    def _record_film_picture(self, row: FilmRow, image: Tensor) -> None:
+        self._writer.write_film_picture(row, to_image(image[0]))
         self.film.append(row)
 
     def _create_frame(self, image: Tensor, scores: Mapping[str, Tensor]) -> Frame:

@@ -179,14 +179,14 @@ def identify_weights(options: Mapping[str, Any]) -> dict[str, str]:
     return files
 
 
-def base_names(saved: Mapping[str, Any], like: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def strip_paths(saved: Mapping[str, Any], named_in: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """Return settings, or facts about them, with base names instead of paths: exports are for other people.
 
     Args:
         saved: Any mapping; strings anywhere in it are replaced.
-        like: The settings that name the files, by default ``saved`` and its ``changes``.
+        named_in: The settings that name the files, by default ``saved`` and its ``changes``.
     """
-    paths = {path for settings in like or (saved, *saved.get("changes", [])) for path in _named_paths(settings)}
+    paths = {path for settings in named_in or (saved, *saved.get("changes", [])) for path in _named_paths(settings)}
     # In a prompt some characters of a path may have a backslash before them.
     patterns = ("".join(rf"\\?{re.escape(c)}" if c in "|:@[" else re.escape(c) for c in path) for path in paths)
     pattern = re.compile("|".join(sorted(patterns, key=len, reverse=True)) or "(?!)")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from clipgen.errors import ClipgenError
-from clipgen.prompts import fade
+from clipgen.prompts import fade_factors
 from clipgen.setting import NUMBER, SPAN
 
 _NUMBER = re.compile(rf"({NUMBER})\s*(?:{SPAN})?", re.IGNORECASE)
@@ -30,7 +30,7 @@ class Schedule:
 
     def at(self, step: int) -> float:
         """Return the number at a step. Overlapping spans are cross-faded; in a gap the last number stays."""
-        factors = fade(self.spans, step)
+        factors = fade_factors(self.spans, step)
         if total := sum(factors):
             return sum(number * factor for number, factor in zip(self.numbers, factors, strict=True)) / total
         past = [(end, number) for (_, end), number in zip(self.spans, self.numbers, strict=True) if end <= step]
@@ -60,8 +60,8 @@ def parse_schedule(name: str, text: str) -> Schedule:
     finite = all(math.isfinite(float(number)) for number in numbers)
     if not (numbers and finite) or any(end <= before for (_, before), (_, end) in pairwise(ordered)):
         raise ClipgenError(
-            f"{name}={text!r}: write one number, with a decimal point, such as 0.05, or several that follow one "
-            "another, each with its steps, as '0.2@0-100, 0.02@80-'"
+            f"{name}={text!r}: write one number, with a decimal point, such as 0.05, or several numbers, each with a "
+            "span of steps, such as '0.2@0-100, 0.02@80-'"
         )
     return Schedule(tuple(map(float, numbers)), spans)
 
@@ -77,8 +77,8 @@ def parse_growth(text: str) -> Growth:
     grows = all(a != b and a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(sizes))
     if not sizes or not grows or spans[0][0] or any(end > begin for (_, end), (begin, _) in pairwise(spans)):
         raise ClipgenError(
-            f"size={text!r}: write width x height, as 128x96, or sizes that grow, one after another from step 0 on, as "
-            "'128x128@0-60, 256x256@60-'"
+            f"size={text!r}: write width x height, such as 128x96, or several growing sizes, each with a span of steps "
+            "from step 0 on, such as '128x128@0-60, 256x256@60-'"
         )
     return Growth(sizes, tuple(begin for begin, _ in spans))
 

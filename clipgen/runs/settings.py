@@ -21,7 +21,7 @@ from clipgen.images.camera import Camera
 from clipgen.images.reading import FITS
 from clipgen.losses.prompt_loss import DISTANCES
 from clipgen.optimizers import OptimizerConfig
-from clipgen.prompts import Prompt, parse, parse_weighted, positive_texts
+from clipgen.prompts import Prompt, parse, parse_weighted, positive_text_prompts
 from clipgen.registry import INITS, LOSSES, RELAXATIONS
 from clipgen.runs.presets import PRESETS, canonical_recipe
 from clipgen.runs.schedules import Growth, Schedule, parse_growth, parse_schedule, parse_size
@@ -36,7 +36,7 @@ QUALITIES: Mapping[str, Mapping[str, float]] = {
     "best": {"steps": 2.5, "cutouts": 2},
 }
 KEEP_CHOICES = ("last", "best")
-PERCEPTORS = ("mini", "ViT-B-32/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5", "fare2", "clipag")
+COMMON_PERCEPTORS = "mini", "ViT-B-32/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5", "fare2", "clipag"
 PARTS: tuple[type, ...] = (OptimizerConfig, CutoutConfig, *LOSSES.values())  # dataclasses whose fields are settings
 
 
@@ -73,7 +73,7 @@ class RunSettings:
     perceptor: str = setting(
         "mini",
         "the CLIP that scores the picture; several as 'a | b:0.5'",
-        common=PERCEPTORS,
+        common=COMMON_PERCEPTORS,
         live=False,
         section="clip",
     )
@@ -317,8 +317,8 @@ def build(prompt: str, options: Mapping[str, Any]) -> Settings:
     if settings.negative and "negative" not in options and any(one.weight < 0 for one in parse(prompt)):
         settings = replace(settings, negative="")  # a recipe has it for prompts without negative weights
     settings.check()
-    has_fringes = has_draft and not recipe and "fringes" not in options and positive_texts(settings.prompts)
-    return settings.updated(fringes=100.0) if has_fringes else settings  # at 1,500 colours fade
+    has_fringes = has_draft and not recipe and "fringes" not in options and positive_text_prompts(settings.prompts)
+    return settings.updated(fringes=100.0) if has_fringes else settings  # 1,500 would make colours fade
 
 
 def list_settings(documented: Documented) -> Documented:

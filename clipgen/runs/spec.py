@@ -22,7 +22,7 @@ from clipgen.export.film import settings_of
 from clipgen.generators.base import Entry, Generator, check_tokens
 from clipgen.generators.catalogue import entry_of, load_generator
 from clipgen.losses.loss import FunctionLoss, Loss, LossFunction
-from clipgen.prompts import parse_weighted, positive_texts, slug, warn_of_titles
+from clipgen.prompts import parse_weighted, positive_text_prompts, slug, warn_of_titles
 from clipgen.registry import LOSSES
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
@@ -35,9 +35,9 @@ Losses = Sequence[LossFunction | Loss] | Mapping[str, LossFunction] | LossFuncti
 
 @dataclass(frozen=True)
 class Models:
-    """The models of a run. Runs with the same names can share them."""
+    """The models of a run. Runs with the same key can share them."""
 
-    names: tuple[str, ...]
+    key: tuple[str, ...]  # see ``RunSpec.models_key``
     generator: Generator
     perceptors: list[tuple[Perceptor, float]]  # with their weights, which sum to one
     judge: Perceptor | None = None  # scores frames, and does not guide
@@ -56,14 +56,14 @@ class RunSpec:
     ):
         self.inputs, self.losses = inputs, to_losses(losses)
         self.changes, self.journal = sorted(changes, key=lambda change: change["step"]), journal
-        self.device = device.pick(settings.device)
-        self.precision = device.precision(self.device, settings.precision)
+        self.device = device.resolve_device(settings.device)
+        self.precision = device.resolve_precision(self.device, settings.precision)
         self.perceptors = parse_ensemble(settings.perceptor)
         _check_judge(settings.judge, self.perceptors)
         entry, init = entry_of(settings.generator), settings.init
         size = settings.size or default_size(entry, settings.quality, self.device)
         if init == "auto":  # drafts need text
-            init = default_init(settings.perceptor) if positive_texts(settings.prompts) else "random"
+            init = default_init(settings.perceptor) if positive_text_prompts(settings.prompts) else "random"
         self.settings = settings = settings.updated(size=size, init=init)
         for width, height in settings.growth.sizes:
             entry.check(settings.generator, settings.relax, (width, height))
@@ -99,12 +99,12 @@ class RunSpec:
 
     @classmethod
     def open(cls, source: str | Path, losses: Losses = (), trust: bool = False, resume: bool = False) -> RunSpec:
-        """Return the spec of a run that is made again, changes included, from its folder or an exported file.
+        """Return the spec for resuming or repeating a run, changes included, from its folder or an exported file.
 
         Args:
             source: The folder or file.
-            losses: As the run had them.
-            trust: Read what the source names and does not bring along.
+            losses: The run's own losses, as it was started with.
+            trust: Read files that the source names and does not contain.
             resume: Continue in the folder instead of making a new one.
         """
         is_folder = resume or check_path("source", source).is_dir()
@@ -198,20 +198,20 @@ class RunSpec:
         return journal
 
     @property
-    def model_names(self) -> tuple[str, ...]:
-        """What the models of two runs have in common if they can be shared."""
+    def models_key(self) -> tuple[str, ...]:
+        """The settings that two runs must share to share their models."""
         s = self.settings
         return s.generator, s.relax, s.perceptor, str(self.device), self.precision
 
     def load_models(self, share_models_with: Models | None = None) -> Models:
-        """Return the models; those of another run if they have the same names."""
+        """Return the models; those of another run if they have the same key."""
         s, models = self.settings, share_models_with
-        if not (models and models.names == self.model_names):
+        if not (models and models.key == self.models_key):
             perceptors = [
                 (load_perceptor(name, self.device, self.precision), weight) for name, weight in self.perceptors
             ]
             generator = load_generator(s.generator, self.device, s.relax, self.precision)
-            models = Models(self.model_names, generator, perceptors)
+            models = Models(self.models_key, generator, perceptors)
         if s.judge == (models.judge.name if models.judge else ""):
             return models
         return replace(models, judge=load_perceptor(s.judge, self.device, self.precision) if s.judge else None)

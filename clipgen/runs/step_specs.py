@@ -22,14 +22,14 @@ from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prom
 from clipgen.optimize import Optimization
 from clipgen.optimizers import OptimizerConfig
 from clipgen.precision import share_weights
-from clipgen.prompts import Prompt, positive_texts
+from clipgen.prompts import Prompt, positive_text_prompts
 from clipgen.registry import INITS, LOSSES
 from clipgen.runs.settings import Settings, default_init
 from clipgen.runs.spec import Models, RunSpec
 
 
 class StepSpecBuilder:
-    """Builds the step specs of one run. What a change of the settings does not concern is not computed again.
+    """Builds the step specs of one run. Results that a settings change does not affect are cached.
 
     ``show_draft`` is called with the draft of the start (1, 3, H, W) after each row of tokens.
     """
@@ -60,7 +60,7 @@ class StepSpecBuilder:
         )
 
     def create_optimization(self, settings: Settings) -> Optimization:
-        """Return the optimisation before its first step, or for a run that goes on at another size, to be restored."""
+        """Return a new optimisation at the settings' size. To resume a run, restore its saved state into it."""
         self._settings, self._context = settings, self._context_at(_size_of(settings))
         context, spec, latent = self._context, self._build(settings), self._init_latent
         if context is not self._first_context:
@@ -96,7 +96,7 @@ class StepSpecBuilder:
         if entry_of(settings.generator).is_vector:
             latent = generator.unpack(generator.pack(optimization.output_latent), size)
         else:
-            latent = generator.encode(_enlarge(optimization.image(), size))
+            latent = generator.encode(_enlarge(optimization.render_frame(), size))
         self._context = self._context_at(size)
         assert self._context.background is not None
         optimization.restart(self._build(settings), latent, self._context.background)
@@ -154,7 +154,7 @@ class StepSpecBuilder:
         )
 
     def _condition(self, generator: Generator, prompts: Sequence[Prompt]) -> None:
-        texts = [prompt.text for prompt in positive_texts(prompts)]
+        texts = [prompt.text for prompt in positive_text_prompts(prompts)]
         self._cached("condition", lambda: generator.condition(texts), texts)
 
     def _regions(self) -> list[Region]:
@@ -183,7 +183,7 @@ def repeat_steps(spec: RunSpec, models: Models, changes: Sequence[Mapping[str, A
         yield optimization
         optimization.advance()
         if optimization.spec.camera and settings.is_frame_step(optimization.step):
-            optimization.move_camera(optimization.image())
+            optimization.move_camera(optimization.render_frame())
 
 
 def _size_of(settings: Settings) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from clipgen.errors import ClipgenError
 from clipgen.export.film import check_writable
 from clipgen.export.html import data_url, hashed
 from clipgen.images.sheets import enlarge
-from clipgen.runs.saved import base_names
+from clipgen.runs.saved import strip_paths
 from clipgen.studies.row import Row, RowState
 from clipgen.studies.tables import format_value
 
@@ -74,7 +74,7 @@ def write_page(rows: Sequence[Row], varied: Sequence[str], title: str, file: Pat
 
 def _shorten(row: Row, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values as JSON has them, with files by their base names."""
-    return base_names(json.loads(json.dumps(values, default=format_value)), [asdict(row.spec.settings)])
+    return strip_paths(json.loads(json.dumps(values, default=format_value)), [asdict(row.spec.settings)])
 
 
 def _score_name(name: str) -> str:

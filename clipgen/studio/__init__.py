@@ -93,7 +93,7 @@ class Studio(widgets.VBox):
         """Start a run from the shown frame, with the values of the controls."""
         journal, step = self.preview.position
         values, picture = self.controls.values, self.preview.picture
-        is_frame = "row" not in self.preview.row  # others have no latent
+        is_frame = "token_row" not in self.preview.row  # others have no latent
         same_latent = is_frame and all(values[name] == journal.settings.get(name) for name in ("generator", "relax"))
         values |= {"init": journal.latent(step) if same_latent else picture, "size": picture.size}
         self._begin(lambda previous: Run(folder=self.folder, like=previous, **values))

@@ -86,13 +86,13 @@ def format_size(megabytes: float) -> str:
 def describe_device(values: Mapping[str, Any]) -> str:
     """Return where a run with these settings computes; on a CPU with published models, also how long it may take."""
     try:
-        where = devices.pick(values["device"])
+        where = devices.resolve_device(values["device"])
         text = f"Runs on: {devices.describe(where)}."
         if where.type != "cpu" or download_size(values["generator"], values["perceptor"]) == 0:
             return text
         gflop, rate = (
             run_gflop(values, where),
-            devices.matmul_rate(where, devices.precision(where, values["precision"])),
+            devices.matmul_rate(where, devices.resolve_precision(where, values["precision"])),
         )
     except ClipgenError as error:
         return str(error)

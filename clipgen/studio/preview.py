@@ -19,7 +19,7 @@ from clipgen.errors import ClipgenError
 from clipgen.export.html import find_disagreements, who_draws
 from clipgen.images.sheets import repeat_picture
 from clipgen.progress import Listener, Stopped, listening
-from clipgen.runs.history import Frame, Row, frame_score
+from clipgen.runs.history import FilmRow, Frame, frame_score
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.studio.parts import ErrorMessage, add_tooltip, html_widget, on_change, show, to_jpeg
@@ -51,7 +51,7 @@ class Job(Listener):
         self._reporter.start()
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[FilmRow]:
         """A row for each picture so far, as of ``Journal.film``."""
         return self.run.film if self.run else []
 
@@ -151,7 +151,7 @@ class Preview(widgets.VBox):
         self._free_at = -math.inf  # when what was sent will have arrived
         self.journal: Journal | None = None
         self.newest_run: Run | None = None  # whose models sections can share
-        self._rows: Sequence[Row] = ()
+        self._rows: Sequence[FilmRow] = ()
         self._newest: Frame | None = None
         self._drawn: tuple[Any, ...] | None = None  # what is on the screen
         self._more = False
@@ -187,11 +187,11 @@ class Preview(widgets.VBox):
         return self._newest.image if self._newest and self._newest.step == step else journal.picture(self.row)
 
     @property
-    def row(self) -> Row:
+    def row(self) -> FilmRow:
         """The step and the scores of the shown picture, as of ``Journal.film``."""
         return self._rows[self._index]
 
-    def show(self, journal: Journal, rows: Sequence[Row], newest: Frame | None = None, more: bool = False) -> None:
+    def show(self, journal: Journal, rows: Sequence[FilmRow], newest: Frame | None = None, more: bool = False) -> None:
         """Show a film: the steps and scores of its frames so far, and the newest one if it need not be read.
 
         ``more``: further frames follow soon, so that a frame is left out while another is sent.
@@ -240,7 +240,7 @@ class Preview(widgets.VBox):
                 return
             journal, step = self.position
             is_tiled = bool(self.repeat.value and journal.settings.get("tile"))
-            drawing = journal.folder, step, self.row.get("row"), is_tiled
+            drawing = journal.folder, step, self.row.get("token_row"), is_tiled
             if drawing != self._drawn:
                 self._drawn = drawing
                 self.screen.add_class("clipgen-filled")
@@ -263,7 +263,7 @@ def format_scores(scores: Mapping[str, float]) -> str:
     return f"CLIP score {scores['clip']:.3f}{judge}"
 
 
-def draw_curve(rows: Sequence[Row], index: int) -> str:
+def draw_curve(rows: Sequence[FilmRow], index: int) -> str:
     """Return who draws the picture of the index, and the scores as an SVG: a line for CLIP, a dashed one for the judge.
 
     A dot is at the last frame up to the index. Each line has its own scale. Spans where CLIP's score rises and the

@@ -19,7 +19,7 @@ from clipgen.prompts import slug
 from clipgen.registry import WRITERS
 from clipgen.runs.output import export_frames, export_run
 from clipgen.runs.run import Run
-from clipgen.runs.saved import base_names
+from clipgen.runs.saved import strip_paths
 from clipgen.runs.spec import RunSpec
 from clipgen.studio.controls import Controls
 from clipgen.studio.parts import (
@@ -61,7 +61,7 @@ class ExportSection(widgets.VBox):
         else:
             row = self._preview.row
             pictures = export_frames(journal, file, [row]) if writer.vectors else [self._preview.picture]
-            export(pictures, file, base_names(journal.history), scores=[row])
+            export(pictures, file, strip_paths(journal.history), scores=[row])
         self.link.value = download_link(file)
 
 

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from clipgen.device import PRECISIONS, pick, precision
+from clipgen.device import PRECISIONS, resolve_device, resolve_precision
 from clipgen.memory import free_bytes
 from tests.benchmarks.studies import cluster, overhead
 
@@ -322,7 +322,7 @@ def numerics(options: argparse.Namespace) -> list[dict[str, Any]]:
 def card(options: argparse.Namespace) -> list[dict[str, Any]]:
     from tests.benchmarks.card import measure_card
 
-    options.precision = precision(torch.device(options.device))
+    options.precision = resolve_precision(torch.device(options.device))
     with weights(["vqgan_imagenet_f16_16384", "dvae"]) as cache:
         os.environ["CLIPGEN_CACHE"] = str(cache)
         report = measure_card(options, compared, cache)
@@ -366,7 +366,7 @@ def main() -> None:
         one = commands.add_parser(name := function.__name__)
         one.set_defaults(function=function)
         one.add_argument("--rounds", type=int, default=5, help="steps of each side, or starts, after one to warm up")
-        one.add_argument("--device", default=str(pick().type))
+        one.add_argument("--device", default=str(resolve_device().type))
         one.add_argument("--json", type=Path, help="write the figures here, too; card: its tables beside it")
         if name == "numerics":
             one.add_argument("--reduced", choices=[*PRECISIONS], default="bf16", help="beside fp32")
@@ -399,8 +399,8 @@ def main() -> None:
         if name == "sooner":
             one.add_argument("--prompts", type=int, default=8, help="so many of them")
     options = parser.parse_args()
-    device = pick(options.device)
-    mine = precision(device, getattr(options, "setting", {}).get("precision", "auto"))
+    device = resolve_device(options.device)
+    mine = resolve_precision(device, getattr(options, "setting", {}).get("precision", "auto"))
     options.peaks = peaks(device, mine)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     flops = ", ".join(f"{peak:.0f} GFLOP/s in {n}" for n, peak in zip(("fp32", mine), options.peaks))

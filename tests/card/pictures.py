@@ -95,7 +95,7 @@ def noise_of_a_card():
     def fork(rng, device):
         return torch.Generator().manual_seed(devices.draw_seed(rng))
 
-    with mock.patch.object(devices, "fork_generator", fork):
+    with mock.patch.object(devices, "fork_rng", fork):
         yield
 
 

@@ -87,7 +87,7 @@ def test_half_of_the_patches_pull_as_all_do(vits):
         for step in range(32):
             rng = torch.Generator().manual_seed(step)
             views = CutoutConfig(cutouts=8, patch_dropout=dropout).sample(image.shape, 64, rng, perceptor.patches)
-            kept = views.patches(slice(None), image.device)
+            kept = views.select_patches(slice(None), image.device)
             (perceptor.encode_image(views.render(leaf), kept) @ target).sum().backward()
         return torch.autograd.grad(image, latent, leaf.grad, retain_graph=True)[0].flatten()
 

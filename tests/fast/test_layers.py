@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from clipgen.device import precision
+from clipgen.device import resolve_precision
 from clipgen.fast.layers import FrozenConv2d, FrozenNormSiLU, MaskReLU
 from clipgen.generators.codebook import Codebook
 from clipgen.generators.dvae import DVAE
@@ -33,7 +33,7 @@ def test_a_convolution_is_torchs_without_its_input(side, stride, padding, narrow
         theirs = told(lambda x: F.conv2d(x, layer.weight, layer.bias, stride, padding), x)
     assert torch.equal(ours[0], theirs[0])
     rounding = 2**-7 if narrow else 1e-4
-    if narrow and precision(torch.device("cpu")) == "fp32":
+    if narrow and resolve_precision(torch.device("cpu")) == "fp32":
         # Without bf16 in the processor torch's own backward pass rounds more often: both are held to fp32's instead.
         exact = told(layer, x)[1]
         ours_off, theirs_off = ((gradient - exact).norm() for gradient in (ours[1], theirs[1]))

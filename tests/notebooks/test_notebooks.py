@@ -167,7 +167,8 @@ def test_the_loop_built_up_from_nothing_is_the_packages():
     printed = "\n".join(output.get("text", "") for output in outputs(notebook))
     loop = Optimization
     parts = [
-        inspect.getsource(part) for part in (loop.begin_step, loop.decode, loop.compute_gradient, loop.update_latent)
+        inspect.getsource(part)
+        for part in (loop.begin_step, loop.render_for_loss, loop.compute_gradient, loop.update_latent)
     ]
     assert all(part.strip() in printed for part in [inspect.getsource(loop.advance), *parts])
     made = next(node for tree in trees(notebook) for node in ast.walk(tree) if getattr(node, "name", "") == "make")

@@ -28,17 +28,17 @@ def cards(monkeypatch):
     ("name", "device"), [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cuda:0", "cuda:0")]
 )
 def test_a_device_has_one_form(name, device, cards):
-    assert devices.pick(name) == torch.device(device) and str(devices.pick(name)) == device
+    assert devices.resolve_device(name) == torch.device(device) and str(devices.resolve_device(name)) == device
 
 
 def test_a_card_that_is_not_there_is_refused(cards):
     with pytest.raises(ClipgenError, match=r"device='cuda:2' cannot be used here .*there are 2.*use auto or cpu"):
-        devices.pick("cuda:2")
+        devices.resolve_device("cuda:2")
 
 
 @pytest.mark.parametrize("name", ["cpu", "cpu:0", *(["auto"] if not torch.cuda.is_available() else [])])
 def test_there_is_one_cpu(name):
-    assert str(devices.pick(name)) == "cpu"
+    assert str(devices.resolve_device(name)) == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -139,4 +139,4 @@ def test_memory_is_asked_of_the_device_that_is_used(monkeypatch):
 @pytest.mark.parametrize("name", ["meta", "cpu:5"])
 def test_what_computes_nothing_is_no_device(name):
     with pytest.raises(ClipgenError, match=f"device='{name}'"):
-        devices.pick(name)
+        devices.resolve_device(name)

@@ -13,7 +13,7 @@ ROWS = [(0, row) for row in range(1, 17)]
 
 
 def places(rows):
-    return [(row["step"], row.get("row")) for row in rows]
+    return [(row["step"], row.get("token_row")) for row in rows]
 
 
 def pictures(journal):
@@ -25,7 +25,7 @@ def test_the_film_of_the_command_is_worth_watching(tmp_path):
     film = run.journal.film
     assert places(film) == places(run.film)
     assert places(film)[:17] == [*ROWS, (1, None)] and [row["step"] for row in film[16:]] == [*range(1, run.step + 1)]
-    assert [row for row in film if "row" not in row] == run.journal.scores
+    assert [row for row in film if "token_row" not in row] == run.journal.scores
     tenth = np.asarray(run.journal.picture(film[9]))
     assert len(np.unique(tenth[80:].reshape(-1, 3), axis=0)) == 1, "what is not drawn is one grey"
     assert np.abs(tenth[:72].astype(int) - np.asarray(run.journal.picture(film[15]))[:72]).mean() < 4

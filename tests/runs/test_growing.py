@@ -49,13 +49,13 @@ def test_what_grows_is_the_same_picture(family, tmp_path):
         optimization = run.optimization
         for _ in range(3):
             run.record_step(optimization.advance())
-            small, state = optimization.image(), optimization.optimizer.state
+            small, state = optimization.render_frame(), optimization.optimizer.state
             assert run.prepare_step()
     large = F.interpolate(small, (80, 64), mode="bicubic", antialias=True).clamp(0, 1)
     assert optimization.step == 3 and state and not optimization.optimizer.state, "no step is made at the new size yet"
-    assert (optimization.image() - large).abs().mean() < (0.15 if family.startswith("mini") else 0.04)
+    assert (optimization.render_frame() - large).abs().mean() < (0.15 if family.startswith("mini") else 0.04)
     scores = optimization.advance()
-    assert all(score.isfinite() for score in scores.values()) and optimization.image().shape == large.shape
+    assert all(score.isfinite() for score in scores.values()) and optimization.render_frame().shape == large.shape
 
 
 @pytest.mark.slow
@@ -119,9 +119,9 @@ def test_films_are_as_large_as_the_last_frame(tmp_path):
     ("size", "remedy"),
     [
         ("32x32@0-3, 60x60@3-", r"size=\(60, 60\): mini-dvae works in steps of 8 .* nearest is \(64, 64\)"),
-        ("64x64@0-3, 32x32@3-", "sizes that grow"),
-        ("32x64@0-3, 64x32@3-", "sizes that grow"),
-        ("32x32@0-3, 32x32@3-", "sizes that grow"),
+        ("64x64@0-3, 32x32@3-", "several growing sizes"),
+        ("32x64@0-3, 64x32@3-", "several growing sizes"),
+        ("32x32@0-3, 32x32@3-", "several growing sizes"),
         ("32x32@0-4, 64x64@3-", "one after another"),
         ("32x32@2-4, 64x64@4-", "from step 0 on"),
         ("32x32@3-3", "write width x height"),

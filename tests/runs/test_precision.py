@@ -17,7 +17,7 @@ def test_runs_of_two_precisions_share_no_model(tmp_path):
     full = clipgen.Run("a cat", folder=tmp_path, like=own, precision="fp32", **SMALL)
     again = clipgen.Run("a cat", folder=tmp_path, like=full, precision="fp32", **SMALL)
     assert again.models is full.models
-    suits = devices.precision(own.spec.device)
+    suits = devices.resolve_precision(own.spec.device)
     assert (full.models is own.models) == (suits == "fp32")
     for _ in zip(own, full):
         pass
@@ -31,7 +31,9 @@ def test_runs_of_two_precisions_share_no_model(tmp_path):
 
 def test_naming_what_suits_the_device_shares_its_models(tmp_path):
     own = clipgen.Run("a cat", folder=tmp_path, **SMALL)
-    named = clipgen.Run("a cat", folder=tmp_path, like=own, precision=devices.precision(own.spec.device), **SMALL)
+    named = clipgen.Run(
+        "a cat", folder=tmp_path, like=own, precision=devices.resolve_precision(own.spec.device), **SMALL
+    )
     assert named.models is own.models
 
 

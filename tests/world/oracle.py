@@ -217,5 +217,5 @@ def beside(
     ours, theirs, begin = (source.counted(latent.detach()) for latent in (optimization.latent, source.latent, begin))
     moved = (ours - theirs).norm() / (theirs - begin).norm()
     with torch.no_grad():
-        shown = (optimization.image() - source.shown()).abs().mean()
+        shown = (optimization.render_frame() - source.shown()).abs().mean()
     return Apart(views, losses, cosines, float(moved), float(shown), optimization, source)

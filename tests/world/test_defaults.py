@@ -45,7 +45,7 @@ def test_a_card_draws_what_the_notebooks_drew(name, kind, gigabytes, side, steps
     """There is no card here: what torch says of one is given."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, int(gigabytes * 1e9)))
     for module in (devices, base):
-        monkeypatch.setattr(module, "pick", lambda name="auto": torch.device(kind))
+        monkeypatch.setattr(module, "resolve_device", lambda name="auto": torch.device(kind))
     monkeypatch.setattr(devices, "precision", lambda device, asked="auto": "fp32")
     spec = RunSpec.create("a city", {"generator": name, "perceptor": "ViT-B-32/openai"})
     assert (spec.settings.size, spec.settings.steps) == ((side, side), steps)
@@ -57,7 +57,7 @@ def test_a_card_draws_what_the_notebooks_drew(name, kind, gigabytes, side, steps
 
 
 def test_built_in_models_draw_the_same_everywhere(monkeypatch):
-    monkeypatch.setattr(base, "pick", lambda name="auto": torch.device("cuda"))
+    monkeypatch.setattr(base, "resolve_device", lambda name="auto": torch.device("cuda"))
     for name in ("stack", "mini-vqgan", "mini-dvae"):
         assert build("a cat", {"generator": name}).steps == 120
         assert entry_of(name).native_size_on(torch.device("cuda")) == GENERATORS[name].native_size

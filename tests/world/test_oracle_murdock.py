@@ -100,13 +100,13 @@ def test_dalle(clip, tmp_path, monkeypatch):
     check_loss(apart, 15, 5)
     assert apart.moved < 0.005, "but for weight decay in the first step: a factor of 0.9985 on logits of 1"
     assert apart.shown < 1e-5
-    assert apart.optimization.image().std() > 0.01, "something is drawn"
+    assert apart.optimization.render_frame().std() > 0.01, "something is drawn"
 
 
 def test_every_picture_of_the_notebook_has_noise_of_its_own_where_clipgen_has_none(clip, tmp_path, monkeypatch):
     apart = beside("murdock-dalle", Dalle, clip, small_dvae(tmp_path / "cache", monkeypatch), steps=1)
     noise = -(-torch.rand(apart.optimization.latent.shape).log()).log()
-    away = (apart.source.shown(noise) - apart.optimization.image()).abs().mean()
+    away = (apart.source.shown(noise) - apart.optimization.render_frame()).abs().mean()
     assert 0.003 < away < 0.03
 
 

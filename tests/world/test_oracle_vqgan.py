@@ -212,7 +212,7 @@ def check_equal(apart, moved):
     for ours, theirs in apart.losses:
         assert 1.5 * ours == pytest.approx(theirs, abs=1e-5)
     assert apart.moved < moved and apart.shown < 1e-4
-    assert apart.optimization.image().std() > 0.01, "something is drawn"
+    assert apart.optimization.render_frame().std() > 0.01, "something is drawn"
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from clipgen.device import pick
+from clipgen.device import resolve_device
 from clipgen.errors import ClipgenError
 from clipgen.mini.training import (
     bundle,
@@ -78,7 +78,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in STAGES if "all" in options.stages else options.stages:
         stage, minutes = (STAGES | MORE)[name]
-        job = Job(options.cache, out, minutes if options.minutes is None else options.minutes, pick("auto"))
+        job = Job(options.cache, out, minutes if options.minutes is None else options.minutes, resolve_device("auto"))
         print(f"{name}: {job}", flush=True)
         extra = {"captions": options.captions} if options.captions and name in ("text", "prior", "second") else {}
         extra |= {"batch": options.batch} if options.batch and name not in ("pack", "bundle") else {}

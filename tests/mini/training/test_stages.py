@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from clipgen.clip.tokenizer import VOCABULARY
+from clipgen.clip.tokenizer import VOCABULARY_SIZE
 from clipgen.generators.dvae import DVAE
 from clipgen.mini.prior import Transformer
 from clipgen.mini.training.__main__ import main
@@ -51,7 +51,7 @@ def test_both_stages_train_on_a_bundle(cache, recipe, tmp_path):
     for stem in ("dvae", "prior"):
         tensors, config[stem] = weights.load_weights(tmp_path / "weights" / f"{stem}.safetensors")
         assert all(tensor.isfinite().all() for tensor in tensors.values())
-        build = DVAE if stem == "dvae" else partial(Transformer, torch.zeros(VOCABULARY, 48))
+        build = DVAE if stem == "dvae" else partial(Transformer, torch.zeros(VOCABULARY_SIZE, 48))
         weights.build_net(build, config[stem], tensors, stem)
     assert config["prior"]["codes"] == config["dvae"]["vocab_size"], "the transformer writes the dVAE's tokens"
     assert {"first.webp", "second.webp", "decoder.pt"} <= {file.name for file in tmp_path.iterdir()}
