@@ -46,7 +46,7 @@ def test_a_card_draws_what_the_notebooks_drew(name, kind, gigabytes, side, steps
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, int(gigabytes * 1e9)))
     for module in (devices, base):
         monkeypatch.setattr(module, "resolve_device", lambda name="auto": torch.device(kind))
-    monkeypatch.setattr(devices, "precision", lambda device, asked="auto": "fp32")
+    monkeypatch.setattr(devices, "resolve_precision", lambda device, asked="auto": "fp32")
     spec = RunSpec.create("a city", {"generator": name, "perceptor": "ViT-B-32/openai"})
     assert (spec.settings.size, spec.settings.steps) == ((side, side), steps)
     asked = {"generator": name, "perceptor": "ViT-B-32/openai", "steps": 7, "size": (128, 128)}
