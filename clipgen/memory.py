@@ -74,7 +74,7 @@ class MemoryPlan:
             self.plan(spec, latent)
 
     def handle_oom(self, error: RuntimeError | MemoryError, spec: StepSpec) -> None:
-        """Use less memory from now on, or raise what cannot be helped. Call ``release`` after the ``except`` clause."""
+        """Use less memory from now on, or raise an error. Call ``release`` after the ``except`` clause."""
         if not is_oom(error):
             raise error
         if self.passes < spec.cutouts.cutouts:

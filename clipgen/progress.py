@@ -59,7 +59,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def is_listened_to() -> bool:
-    """Return whether somebody listens, so that no progress bar is needed."""
+    """Return whether a listener is set, so that no progress bar is needed."""
     return _listener.get() is not None
 
 

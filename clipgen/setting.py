@@ -84,7 +84,7 @@ def _check_kind(name: str, value: Any, number: Any, kind: Any, low: float, high:
 
 
 def check_path(name: str, value: Any) -> Path:
-    """Return the path of a file or a folder. Raises ClipgenError for what is none."""
+    """Return the path of a file or a folder. Raises ClipgenError for anything else."""
     if not isinstance(value, (str, os.PathLike)):
         raise ClipgenError(f"{name}={value!r}: must be a path")
     return Path(value)

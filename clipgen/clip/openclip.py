@@ -56,7 +56,7 @@ def _pretrained() -> ModuleType:
     return import_module(f"{package.__name__}.pretrained")
 
 
-# Importing open_clip takes seconds. Until somebody does, its lists are read without it.
+# Importing open_clip takes seconds. Until it is imported, its lists are read without it.
 def published() -> ModuleType:
     """Return a module with open_clip's functions that list published weights."""
     return sys.modules.get("open_clip") or _pretrained()

@@ -216,7 +216,7 @@ def _read_durations(settings: Mapping) -> list[float]:
 
 
 def _find_rate(durations: Sequence[float]) -> float:
-    """Return frames a second that make each duration a whole number of frames, or as many as players keep up with."""
+    """Return frames per second that make each duration a whole number of frames, or as many as players keep up with."""
     if len({*durations}) == 1 and 10 <= 1 / durations[0] <= MAX_FPS:
         return 1 / durations[0]
     tick = math.gcd(*(max(1, round(1000 * duration)) for duration in durations))

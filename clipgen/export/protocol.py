@@ -72,7 +72,7 @@ class Writer:
     film: bool = True  # False: of a film only the last frame is written
     vectors: bool = False  # True: it takes drawings instead of pictures
     loops: bool = True  # False: the player decides whether a film begins again
-    max_fps: float = 60  # frames a second that players keep up with
+    max_fps: float = 60  # frames per second that players keep up with
     max_side: int = 65_535  # pixels that the format can hold
 
     def write(self, film: Film, file: Path, settings: str) -> None:

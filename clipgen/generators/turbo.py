@@ -138,7 +138,7 @@ def is_pipeline(name: str) -> bool:
 
 @lru_cache  # of answers, not of errors: the hub may be reached the next time
 def pipeline_class(repo: str) -> str:
-    """Return the class of the pipeline in a repository of the hub; empty if there is none, as of an autoencoder."""
+    """Return the class of the pipeline in a repository of the hub; empty if it has none, such as an autoencoder."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 

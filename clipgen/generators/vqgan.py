@@ -148,7 +148,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features to pixels; arguments as of ``Encoder``."""
+    """Features to pixels; takes the same arguments as ``Encoder``."""
 
     def __init__(
         self,

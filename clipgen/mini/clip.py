@@ -164,7 +164,7 @@ class MiniCLIP(nn.Module):
 
 
 class Judge(nn.Module):
-    """The evaluator, which judges, and guides no picture unless somebody names it for that.
+    """The evaluator, which judges, and guides no picture unless it is named as the perceptor.
 
     Built unlike mini CLIP on purpose: a plain stack of convolutions and maximum pooling without skips, a bag of words
     instead of a transformer, trained without adversaries. What fools the one need not fool the other. ``embed`` numbers

@@ -1,8 +1,8 @@
 """The default start: the transformer drafts each thing of the prompt alone, and CLIP's gradient does the rest.
 
 The transformer draws single, plain things well, under the names of its training. It fails at coloured things, at two
-things, and at things before a background. So each thing is drafted alone, cut out, and put beside the other one, or
-where their relation puts it (a hat on a head), before the prompt's background. What has a colour or a material in the
+things, and at things in front of scenery. So each thing is drafted alone, cut out, and put beside the other one, or
+where their relation puts it (a hat on a head), in front of the prompt's scenery. What has a colour or a material in the
 prompt is drafted grey: CLIP's gradient colours grey well.
 """
 
@@ -25,7 +25,7 @@ from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext
 from clipgen.losses.init_loss import lightness
 from clipgen.mini.relations import BEHIND, FACES, MATERIAL, VERBS, WORN, arrange, bounding_boxes, relation_of
-from clipgen.mini.scenes import COLOURS, LOCATIONS, background, with_article
+from clipgen.mini.scenes import COLOURS, LOCATIONS, draw_scenery, with_article
 from clipgen.mini.vocabulary import drawing_names, everyday_name
 from clipgen.priors.sampling import Drawings, dalle
 from clipgen.prompts import Prompt, positive_text_prompts
@@ -45,7 +45,7 @@ _SIMILAR = {  # words for places that the transformer was not trained on, by a s
     "forest": ("jungle",),
 }
 _PHRASES = {name: (name, *LOCATIONS.get(name, ()), *_SIMILAR.get(name, ())) for name in (*LOCATIONS, *_SIMILAR)}
-_BACKGROUNDS = {re.sub(f"^{_TO}", "", phrase): name for name, phrases in _PHRASES.items() for phrase in phrases}
+_SCENERY = {re.sub(f"^{_TO}", "", phrase): name for name, phrases in _PHRASES.items() for phrase in phrases}
 _ARTICLES = {"a", "an", "the"}
 _MORE = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"
 _TINTS = {*COLOURS, *_MORE}
@@ -69,37 +69,37 @@ class Thing(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Up to two things, what is behind them (a name that ``scenes.background`` knows), and how they are related."""
+    """Up to two things, the scenery behind them (a name for ``scenes.draw_scenery``), and how they are related."""
 
     things: list[Thing]
-    background: str | None = None
+    scenery: str | None = None
     relation: str | None = None  # of the first thing to the second, as in ``relations``; None: side by side
 
 
 def layout(*prompts: str) -> Layout:
-    """Return the first two things of prompts, and the first background. "A cat on a mat" is "a cat"."""
+    """Return the first two things of prompts, and the first scenery. "A cat on a mat" is "a cat"."""
     # What stands beside a thing or after a comma is one only if drawings have its name. Otherwise it is left to CLIP.
-    things, behind, relation = list[Thing](), None, None
+    things, scenery, relation = list[Thing](), None, None
     for text in prompts:
         parsed = _parse(text.lower().strip(" .,!"))
         relation = relation if things else parsed.relation
         things += parsed.things
-        behind = behind or parsed.background
-    return Layout(things[:2], behind, relation if len(things) == 2 else None)
+        scenery = scenery or parsed.scenery
+    return Layout(things[:2], scenery, relation if len(things) == 2 else None)
 
 
 def _parse(text: str) -> Layout:
-    """Return all things of a prompt, companions last. Without a thing and a background, all of it is a thing."""
+    """Return all things of a prompt, companions last. Without a thing and without scenery, all of it is a thing."""
     subjects, companions = list[str](), list[str]()
-    background, relation, has_material = None, None, False
+    scenery, relation, has_material = None, None, False
     first, *later = re.split(r",\s*", text)
     if later and not _is_name(first) and len(_bare(first).split()) == 1 and _is_described_name(later[0]):
         first, *later = later  # "a huge, green dragon"
     for phrase in (first, *later):
         for joint, part in _parts(phrase):
             bare, beside = _bare(part), phrase is not first or joint not in ("", "and")
-            if bare in _BACKGROUNDS and joint != "with" and (beside or bare not in names()):
-                background = background or _BACKGROUNDS[bare]
+            if bare in _SCENERY and joint != "with" and (beside or bare not in names()):
+                scenery = scenery or _SCENERY[bare]
             elif not beside and set(bare.split()) - _TINTS:
                 subjects.append(part)
             elif joint in MATERIAL:
@@ -107,11 +107,11 @@ def _parse(text: str) -> Layout:
             elif beside and _is_name(part) and (joint or part != bare):  # after a comma with its article
                 relation = relation if companions else relation_of(joint, bare)
                 companions.append(part)
-    parts = subjects + companions or ([text] if text and background is None else [])
+    parts = subjects + companions or ([text] if text and scenery is None else [])
     things = [_thing(part) for part in parts]
     if has_material:
         things[0] = things[0]._replace(coloured=True)
-    return Layout(things, background, relation if len(subjects) == 1 else None)
+    return Layout(things, scenery, relation if len(subjects) == 1 else None)
 
 
 def _parts(phrase: str) -> list[tuple[str, str]]:
@@ -249,22 +249,22 @@ class Drafts(Dalle):
     def draft_key(self, subject: Layout) -> str:
         """Return the layout as text. Run folders keep it: another form would restart a resumed run from its draft."""
         relation = f", relation={subject.relation!r}" if subject.relation else ""
-        return f"Layout(things={subject.things}, place={subject.background!r}{relation})"
+        return f"Layout(things={subject.things}, place={subject.scenery!r}{relation})"
 
     def single_text(self, subject: Layout) -> str:
-        is_plain = subject.background is None and len(subject.things) == 1 and not subject.things[0].coloured
+        is_plain = subject.scenery is None and len(subject.things) == 1 and not subject.things[0].coloured
         return subject.things[0].text if is_plain else ""
 
     def stages(self, context: InitContext, subject: Layout, size: tuple[int, int]) -> Iterator[Tensor]:
-        """Yield the things of a layout before its background, one after another, as images (1, 3, H, W)."""
+        """Yield the things of a layout in front of its scenery, one after another, as images (1, 3, H, W)."""
         things = subject.things
-        if subject.background is None and len(things) == 1:
+        if subject.scenery is None and len(things) == 1:
             for drawing in self._thing_stages(context, things[0], size):
                 yield _grey(drawing, things[0])
             return
         image = torch.ones(1, 3, *size, device=context.generator.device)
-        if subject.background:
-            field = background(subject.background, max(size), torch.Generator().manual_seed(context.seed))
+        if subject.scenery:
+            field = draw_scenery(subject.scenery, max(size), torch.Generator().manual_seed(context.seed))
             image[:] = F.interpolate(field[None], size, mode="bilinear", antialias=True)
         if subject.relation:
             things = [_with_face(things[0], subject.relation), things[1]]

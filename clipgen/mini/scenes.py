@@ -57,8 +57,8 @@ def with_article(name: str) -> str:
     return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
 
 
-def background(location: str, size: int, rng: torch.Generator) -> Tensor:
-    """One (3, size, size) picture of a location, with nothing in it."""
+def draw_scenery(location: str, size: int, rng: torch.Generator) -> Tensor:
+    """Return a picture (3, size, size) of a location, with nothing in it."""
 
     def rand(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=rng))

@@ -43,7 +43,7 @@ class RunControl:
         return self._ended or self._step >= self.settings.steps
 
     def pause(self) -> None:
-        """Hold before the next step."""
+        """Pause before the next step."""
         self._running.clear()
 
     def unpause(self) -> None:

@@ -172,7 +172,7 @@ class Inputs:
     def create_init(self, settings: Settings) -> inits.Init:
         """Return the ``Init`` that ``init`` means: a latent, a picture, a word, a colour, a file or a run folder.
 
-        Raises ClipgenError for what is none of these or cannot be read.
+        Raises ClipgenError for anything else, and for what cannot be read.
         """
         name, path = settings.init, Path(settings.init)
         if name not in self.all:

@@ -119,7 +119,7 @@ class Run:
     # --- control, from any thread ---------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Hold before the next step."""
+        """Pause before the next step."""
         self.control.pause()
 
     def unpause(self) -> None:

@@ -38,7 +38,7 @@ LAST = "state.safetensors", NOTE  # are copied last, in this order: half a copy 
 
 @dataclass(frozen=True)
 class RowState:
-    """How far a row is: written after every frame by the process that makes it, read by whoever shows it."""
+    """Progress of a row: written after every frame by the process that makes it, read by whatever shows it."""
 
     step: int = 0
     seconds: float = 0.0  # of computing, over all attempts

@@ -49,7 +49,7 @@ class Study:
         self.varied = list(dict.fromkeys(name for row in self.rows for name in row.varied))
 
     def make(self, engine: str = "local", workers: int | None = None, batch: int = 1, progress: bool = False) -> None:
-        """Make the rows that are missing; arguments as of ``study``. After an interrupt what is made is kept."""
+        """Make the missing rows; for the arguments see ``study``. After an interrupt the finished rows are kept."""
         name, _, _ = str(engine).partition(":")
         ENGINES.check(name)
         batch = check_count("batch", batch)

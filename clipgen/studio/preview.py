@@ -24,7 +24,7 @@ from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.studio.parts import ErrorMessage, add_tooltip, html_widget, on_change, show, to_jpeg
 
-RATE = 20  # reports a second
+RATE = 20  # reports per second
 MAX_SIDE = 512  # pixels of a picture that is sent
 BYTES_PER_SECOND = 600_000  # Jupyter drops messages above 1 MB/s, and Colab adds a third
 
@@ -33,7 +33,7 @@ class Job(Listener):
     """One run, made with its models and iterated to its end in a daemon thread.
 
     ``make`` gets the run of the ``previous`` job, which is stopped, to share its models. ``report`` is called from
-    another thread, at most RATE times a second and once at the end: a slow connection never slows the run.
+    another thread, at most RATE times per second and once at the end: a slow connection never slows the run.
     """
 
     def __init__(self, make: Callable[[Run | None], Run], report: Callable[[Job], None], previous: Job | None = None):
@@ -52,7 +52,7 @@ class Job(Listener):
 
     @property
     def rows(self) -> list[FilmRow]:
-        """A row for each picture so far, as of ``Journal.film``."""
+        """A row for each picture so far, see ``Journal.film``."""
         return self.run.film if self.run else []
 
     @property
@@ -188,7 +188,7 @@ class Preview(widgets.VBox):
 
     @property
     def row(self) -> FilmRow:
-        """The step and the scores of the shown picture, as of ``Journal.film``."""
+        """The step and the scores of the shown picture, see ``Journal.film``."""
         return self._rows[self._index]
 
     def show(self, journal: Journal, rows: Sequence[FilmRow], newest: Frame | None = None, more: bool = False) -> None:

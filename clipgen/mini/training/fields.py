@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipgen.mini.scenes import LOCATIONS, background
+from clipgen.mini.scenes import LOCATIONS, draw_scenery
 
 
 def field(place: str, size: int, rng: torch.Generator) -> Tensor:
@@ -15,7 +15,7 @@ def field(place: str, size: int, rng: torch.Generator) -> Tensor:
 
 def _drawn(place: str, size: int, rng: torch.Generator) -> Tensor:
     if place in LOCATIONS or place == "sky":
-        picture = background(place, size, rng)
+        picture = draw_scenery(place, size, rng)
         return _clouds(picture, rng) if place == "sky" else picture
 
     def rand(low: float, high: float) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.losses.init_loss import lightness
-from clipgen.mini.scenes import COLOURS, LOCATIONS, background
+from clipgen.mini.scenes import COLOURS, LOCATIONS, draw_scenery
 from clipgen.mini.training.data import STYLES, Drawings, is_held_out
 
 RELATIONS = {
@@ -111,7 +111,7 @@ class SceneSampler:
         if size < rgba.shape[-1]:
             self.levels = [self.levels[1], F.avg_pool2d(self.levels[1].float(), 2).byte()]
         self.backgrounds = {
-            place: torch.stack([background(place, size, self.rng) for _ in range(24)]) for place in LOCATIONS
+            place: torch.stack([draw_scenery(place, size, self.rng) for _ in range(24)]) for place in LOCATIONS
         }
 
     def batch(self, count: int) -> Batch:
