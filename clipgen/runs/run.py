@@ -34,8 +34,7 @@ from clipgen.runs.spec import Losses, Models, RunSpec
 from clipgen.runs.step_specs import StepSpecBuilder, repeat_steps
 from clipgen.setting import check_count
 
-# The film shows each of the first 24 steps (unless ``every`` was raised), because the picture changes most there.
-FILM_STEPS = 24
+FILM_STEPS = 24  # the film shows each of these first steps, unless ``every`` was raised: the picture changes most
 
 
 @list_settings
@@ -71,16 +70,14 @@ class Run:
         self.film = list[FilmRow](self.journal.film if self.step else [])  # so far, see ``Journal.film``
         self._history = History(self.journal, self.step, self.control.past, self.spec.settings)
         self._frames: Iterator[Frame] | None = None
-        # The steps that ``views`` repeated, and their optimisation.
-        self._repeated: tuple[Iterator[Optimization], Optimization] | None = None
+        self._repeated: tuple[Iterator[Optimization], Optimization] | None = None  # the steps of ``views``
         self._views_lock = threading.Lock()
 
     @classmethod
     def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None, *, trust: bool = False) -> Run:
         """Continue an interrupted run from its last saved step, with the frames that it would have had.
 
-        ``trust``: read pictures that the folder names and has no copy of. Raises ClipgenError while another process
-        works on the run.
+        ``trust``: read files that the folder names without a copy. Raises ClipgenError while the run is in progress.
         """
         with Lock(Journal.open(folder).folder):
             spec = RunSpec.open(folder, losses, trust, resume=True)
@@ -103,10 +100,7 @@ class Run:
         return cls(RunSpec.open(source, losses, trust), folder=folder, like=like)
 
     def branch(self, step: int, *, folder: str | Path = "clipgen-runs", **settings: Value) -> Run:
-        """Return a new run that starts from the frame of ``step``, with this run's settings except for those given.
-
-        ``init`` is that frame, and ``near`` is 0 unless given, so that the run may move away from it.
-        """
+        """Return a new run from the frame of ``step``, with this run's settings, ``near=0``, and the settings given."""
         if step not in self.journal.steps:
             raise ClipgenError(f"step={step}: there is no such frame; there are {self.journal.steps}")
         values = asdict(self.settings) | {"near": 0.0, "size": self.settings.at(step - 1).size} | settings
