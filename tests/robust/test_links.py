@@ -102,7 +102,7 @@ def test_links_in_a_circle_and_pipes(folder):
         resume(folder)
     (folder / "changes.jsonl").unlink()
     os.mkfifo(folder / "changes.jsonl")
-    with pytest.raises(clipgen.ClipgenError, match="no plain file"):
+    with pytest.raises(clipgen.ClipgenError, match="not a regular file"):
         resume(folder)
 
 

@@ -137,7 +137,7 @@ def test_what_is_dropped_of_a_long_prompt_is_found_at_once(monkeypatch):
     ids=ascii,
 )
 def test_what_is_no_span_no_region_and_no_weight_is_refused(text, tmp_path):
-    with pytest.raises(ClipgenError, match=r"prompt=.* is no (span|region|weight).*; write .*; a plain"):
+    with pytest.raises(ClipgenError, match=r"prompt=.* is not a (span|region|weight).*; write .*; a plain"):
         clipgen.Run(text, folder=tmp_path, **SMALL)
     assert not any(tmp_path.iterdir())
 

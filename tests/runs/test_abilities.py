@@ -315,7 +315,7 @@ def test_damaged_and_foreign_run_folders(tmp_path):
     folder = run.journal.folder
     saved = (folder / "settings.json").read_text()
     cases = [
-        (tmp_path, None, None, "no run folder"),
+        (tmp_path, None, None, "not a run folder"),
         (folder, "settings.json", "{", "settings.json is damaged"),
         (folder, "settings.json", "[]", "another version"),
         (folder, "settings.json", saved.replace('"format": 2', '"format": 99'), "another version .*format 99"),

@@ -55,7 +55,7 @@ def test_a_pickle_cannot_call(attack, container, tmp_path, cache):
         file.write_bytes(pickle.dumps({"state_dict": {"evil": evil}}, protocol=2))
     else:
         torch.save({"state_dict": state}, file, _use_new_zipfile_serialization=container == "zip")
-    refused(file, cache, "no file of torch.save|it asks for|cannot be read")
+    refused(file, cache, "not a file of torch.save|it asks for|cannot be read")
     assert not marker.exists() and torch.nn.Module.forward is not None
 
 
