@@ -79,10 +79,10 @@ def test_arrays_and_tensors():
     for one in (tensor, tensor[None]):
         assert (to_tensor(one) - tensor).abs().max() < 1 / 255
     for bad, says in (
-        (np.zeros((2, 2, 2)), "no picture"),
-        (np.zeros(5), "no picture"),
-        (torch.zeros(2, 5, 5), "no picture"),
-        (np.zeros((0, 3)), "no picture"),
+        (np.zeros((2, 2, 2)), "is not a picture"),
+        (np.zeros(5), "is not a picture"),
+        (torch.zeros(2, 5, 5), "is not a picture"),
+        (np.zeros((0, 3)), "is not a picture"),
         (np.full((2, 2), np.nan), "from 0 to 1"),
         (np.full((2, 2), 3.0), "from 0 to 1"),
     ):

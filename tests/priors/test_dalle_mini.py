@@ -174,7 +174,7 @@ def test_says_what_it_cannot_use(published):
     with pytest.raises(ClipgenError, match=r"decoder.*embed_tokens\.weight is missing"):
         DalleMini(name)
     (cache / entry.vocabulary.name).write_text("{}")
-    with pytest.raises(ClipgenError, match="no vocabulary"):
+    with pytest.raises(ClipgenError, match="not a vocabulary"):
         DalleMini(name)
 
 

@@ -130,7 +130,7 @@ def test_not_a_checkpoint(tmp_path, cache):
     with pytest.raises(ClipgenError, match="no such file"):
         weights.as_safetensors(tmp_path / "nowhere.pt")
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(ClipgenError, match="no safetensors file"):
+    with pytest.raises(ClipgenError, match="not a safetensors file"):
         weights.load_weights(tmp_path / "bad.safetensors")
 
 
