@@ -137,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if words[0] in ("-h", "--help", "--version"):
         parser.parse_args(words)
+    if words[0].isalpha() and words[0] not in COMMANDS and (hint := suggest(words[0], COMMANDS, 0.8).strip()):
+        print(f"clipgen: {words[0]!r} is drawn, as it is not a command; {hint}", file=sys.stderr)
     name, *words = words if words[0] in COMMANDS else ["generate", *words]
     formats = warnings.formatwarning
     warnings.formatwarning = _format_warning

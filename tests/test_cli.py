@@ -200,3 +200,10 @@ def test_a_run_that_diverges_is_not_called_interrupted(tmp_path, monkeypatch, ca
     with pytest.warns(UserWarning, match="not finite three times in a row"):
         code = main([*words.split(), "-o", "cat.png"])
     assert code == 2 and "stopped at step 3: the loss was not finite" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("word", "hint"), [("modles", "did you mean models?"), ("sunflower", "")])
+def test_a_word_that_is_nearly_a_command_is_drawn_with_a_hint(word, hint, capsys):
+    assert main([word, "--steps", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "steps=0" in said and ("is not a command" in said) == bool(hint) and hint in said

@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from clipgen.errors import ClipgenError
+from clipgen.images.names import display_path
 from clipgen.images.sheets import contact_sheet, grid, png_bytes
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES
@@ -171,7 +172,8 @@ class Study:
     def __repr__(self) -> str:
         states = [row.state for row in self.rows]
         failed = sum(bool(state.error) for state in states)
-        return f"<Study of {len(states)} rows in {self.folder}: {sum(s.done for s in states)} made, {failed} failed>"
+        made, folder = sum(state.done for state in states), display_path(self.folder)
+        return f"<Study of {len(states)} rows in {folder}: {made} made, {failed} failed>"
 
 
 def _axis_label(row: Row, names: Sequence[str]) -> str:

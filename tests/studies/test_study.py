@@ -1,5 +1,6 @@
 """A study of real runs: made by processes, each row an ordinary run; looked at as a table and a sheet."""
 
+import contextlib
 import io
 import os
 import sys
@@ -29,6 +30,8 @@ def study(quick, tmp_path_factory):
 def test_each_row_is_an_ordinary_run(study, quick, same, tmp_path):
     assert study.finished and study.varied == ["thing", "seed"] and len(study.rows) == 4
     assert repr(study) == f"<Study of 4 rows in {study.folder}: 4 made, 0 failed>"
+    with contextlib.chdir(study.folder.parent):
+        assert repr(study) == f"<Study of 4 rows in {study.folder.name}: 4 made, 0 failed>"
     row, before = study.rows[3], torch.get_num_threads()
     torch.set_num_threads(row.journal.settings["machine"]["threads"])
     try:
