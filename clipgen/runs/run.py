@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
+from clipgen.images.names import display_path
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import png_bytes
 from clipgen.inspect.describe import Words, describe
@@ -230,6 +231,9 @@ class Run:
 
     def _repr_png_(self) -> bytes | None:
         return png_bytes(self.image) if self._history else None
+
+    def __repr__(self) -> str:
+        return f"Run(folder={display_path(self.journal.folder)!r})"
 
     # --- the loop -------------------------------------------------------------------------------------
 

@@ -187,12 +187,18 @@ class Upload(anywidget.AnyWidget):
         """Save the picture of a data: URL, and name it in the text."""
         self._text.value = self._write(save_input(self._folder, name, from_url(url)))
 
+    def __repr__(self) -> str:
+        return f"Upload({self.label!r})"
+
 
 class Webcam(anywidget.AnyWidget):
     """A camera; ``picture`` is the newest photograph as a data: URL."""
 
     _esm = script("webcam.js")
     picture = traitlets.Unicode().tag(sync=True)
+
+    def __repr__(self) -> str:
+        return "Webcam()"
 
 
 class Brush(anywidget.AnyWidget):

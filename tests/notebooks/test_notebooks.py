@@ -109,6 +109,7 @@ def test_runs_and_shows_what_it_makes(file, executed):
     for picture in shown:
         with Image.open(picture) as image:
             assert len(image.convert("RGB").getcolors(2**24)) > 10
+    assert " at 0x" not in texts(notebook)
     warned = [o.text for o in outputs(notebook) if o.output_type == "stream" and o.name == "stderr"]
     assert not re.findall(r".*Warning\b.*", "".join(warned))
     if file.name[:2] in FILMS:
@@ -128,6 +129,7 @@ def test_says_nothing_of_the_machine_it_was_run_on(stored):
     said = texts(stored)
     assert not re.findall(r"(?<![\w.:/-])(?:/[\w.-]+){2,}/?|[A-Z]:\\\w+", re.sub(r"</?\w+", "", said))
     assert set(re.findall(r"https?://([\w.-]+)", said)) <= HOSTS
+    assert " at 0x" not in said
 
 
 def test_begins_as_the_others_do(stored):

@@ -23,6 +23,7 @@ def test_a_run_keeps_all_it_shows(run):
     assert journal.settings["prompt"] == "a red apple" and journal.settings["versions"]["torch"] == torch.__version__
     assert run.image.size == (128, 128)
     assert run._repr_png_().startswith(b"\x89PNG")
+    assert repr(run) == f"Run(folder={str(journal.folder)!r})"
 
 
 def test_a_name_that_is_taken_is_left_alone(tmp_path, monkeypatch):
