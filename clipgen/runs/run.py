@@ -42,12 +42,11 @@ FILM_STEPS = 24  # the film shows each of these first steps, unless ``every`` wa
 class Run:
     """One generation, as an iterable of frames, which are kept in its journal.
 
-    ``Run("a cat:2 | dog:-0.5", steps=200, seed=1)``; the keyword arguments are the fields of Settings, and
-    ``folder`` is where run folders are created. A prompt may also be a picture, or a list of pictures and prompts;
-    ``init`` and ``mask`` may be pictures, and ``init`` a latent read from a journal. ``losses``: additional losses, as
-    functions ``(image, latent, step) -> loss`` or ``Loss`` objects, in a list or a dict. ``like``: a run whose models
-    are reused where the names match. Nothing is computed before the first frame is requested. Raises ClipgenError for
-    invalid arguments.
+    ``Run("a cat:2 | dog:-0.5", steps=200, seed=1)``; the keyword arguments are the fields of Settings, and ``folder``
+    is where run folders are created. A prompt may also be a picture, or a list of pictures and prompts; ``init`` and
+    ``mask`` may be pictures, and ``init`` a latent read from a journal. ``losses``: additional losses, as functions
+    ``(image, latent, step) -> loss`` or ``Loss`` objects, in a list or dict. ``like``: a run whose models are reused if
+    the names match. Nothing is computed before the first frame is requested. Raises ClipgenError for invalid arguments.
     """
 
     optimization: Optimization  # set by ``session``
@@ -181,9 +180,8 @@ class Run:
     def views(self, step: int, *, progress: bool = True) -> StepReport:
         """Return what CLIP was shown in a step, counted from 1: each cutout, its score and its gradient.
 
-        The steps up to it are repeated from the seed and the changes, because the run keeps nothing for this; a later
-        step continues from an earlier one. Raises ClipgenError for a step that is not taken yet; warns if the
-        journal has another score of it.
+        The steps up to it are repeated from the seed and the changes; a later step continues from an earlier one.
+        Raises ClipgenError for a step that is not taken yet; warns if the journal has another score of it.
         """
         step = check_count("step", step)
         if step > self.step:
@@ -220,9 +218,8 @@ class Run:
     def export(self, file: str | Path, *, keep: str = "", what: str = "picture", **options: Any) -> Path:
         """Write the film, or the picture, by suffix: .gif .mp4 .webp .png .html .svg.
 
-        ``keep``: by default the setting's value; with "best" the film ends with the best frame, and the picture is that
-        one. ``what``: "picture"; with "views" the cutouts that CLIP was shown are beside it. For other options see
-        ``clipgen.export.film.export``.
+        ``keep``: by default the setting's value; with "best" the best frame is the picture, and the film's last one.
+        ``what``: "picture", or "views": the cutouts that CLIP was shown, too. Others: see ``clipgen.export.film.export``.
         """
         if what not in ("picture", "views"):
             raise ClipgenError(f"what={what!r}: choose one of: picture, views")
