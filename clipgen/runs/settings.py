@@ -265,14 +265,14 @@ def defaults_for(
 ) -> dict[str, Any]:
     """Return the settings of a recipe, or the defaults for a generator, a perceptor and a device, at a quality.
 
-    With the published decoders of 2021 a GPU makes as many steps as their notebooks did, a CPU fewer. The defaults of
-    ``stack`` are tuned on drawings for the built-in perceptors; with published ones it has those of ``das``.
+    A GPU makes as many steps as the notebooks of 2021, a CPU fewer. With published CLIPs ``stack`` is as in ``das``.
     """
     recipe = canonical_recipe(recipe)
     defaults = PRESETS[recipe] if recipe in PRESETS else entry_of(generator).defaults_on(device)
-    if recipe not in PRESETS and generator == Settings.generator and default_init(perceptor) == "random":
+    has_draft = recipe not in PRESETS and default_init(perceptor) == "dalle"
+    if recipe not in PRESETS and not has_draft and generator == Settings.generator:
         defaults = {name: value for name, value in PRESETS["das"].items() if name not in ("generator", "perceptor")}
-    values = {"steps": 120, "cutouts": 16} | dict(defaults)
+    values = {"steps": 120, "cutouts": 16, "fringes": 100.0 * has_draft} | dict(defaults)  # colours fade at 1,500
     return values | {name: round(values[name] * factor) for name, factor in QUALITIES.get(quality, {}).items()}
 
 
@@ -317,8 +317,8 @@ def build(prompt: str, options: Mapping[str, Any]) -> Settings:
     if settings.negative and "negative" not in options and any(one.weight < 0 for one in parse(prompt)):
         settings = replace(settings, negative="")  # a recipe has it for prompts without negative weights
     settings.check()
-    has_fringes = has_draft and not recipe and "fringes" not in options and positive_text_prompts(settings.prompts)
-    return settings.updated(fringes=100.0) if has_fringes else settings  # 1,500 would make colours fade
+    has_fringes = "fringes" in options or (has_draft and positive_text_prompts(settings.prompts))
+    return settings if has_fringes else settings.updated(fringes=0.0)
 
 
 def list_settings(documented: Documented) -> Documented:
