@@ -172,8 +172,8 @@ class Study:
     def __repr__(self) -> str:
         states = [row.state for row in self.rows]
         failed = sum(bool(state.error) for state in states)
-        made, folder = sum(state.done for state in states), display_path(self.folder)
-        return f"<Study of {len(states)} rows in {folder}: {made} made, {failed} failed>"
+        done, folder = sum(state.done for state in states), display_path(self.folder)
+        return f"<Study of {len(states)} rows in {folder}: {done} made, {failed} failed>"
 
 
 def _axis_label(row: Row, names: Sequence[str]) -> str:
