@@ -116,3 +116,13 @@ def test_where_nothing_is_left_to_spare_the_remedy_is_said(fresh, monkeypatch):
     monkeypatch.setattr(fresh.models.generator, "_decode", never)
     with pytest.warns(UserWarning), pytest.raises(ClipgenError, match="lower size"):
         list(fresh)
+
+
+def test_that_memory_ran_out_is_told_once_after_a_plan_with_more_passes_too(ample, recwarn):
+    plan = memory.MemoryPlan(1)
+    plan.passes = 2  # as planned, or restored
+    plan.handle_oom(MemoryError(), ample.optimization.spec)
+    assert plan.passes == 4 and [str(one.message)[:15] for one in recwarn] == ["memory is short"]
+    plan.passes = 2
+    plan.handle_oom(MemoryError(), ample.optimization.spec)
+    assert plan.passes == 4 and len(recwarn) == 1
