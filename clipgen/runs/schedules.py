@@ -77,7 +77,7 @@ def parse_growth(text: str) -> Growth:
     grows = all(a != b and a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(sizes))
     if not sizes or not grows or spans[0][0] or any(end > begin for (_, end), (begin, _) in pairwise(spans)):
         raise ClipgenError(
-            f"size={text!r}: write width x height, such as 128x96, or several growing sizes, each with a span of steps, "
+            f"size={text!r}: write width x height, such as 128x96, or several growing sizes, each with its steps, "
             "one after another from step 0 on, such as '128x128@0-60, 256x256@60-'"
         )
     return Growth(sizes, tuple(begin for begin, _ in spans))
