@@ -130,7 +130,7 @@ def test_films_are_as_large_as_the_last_frame(tmp_path):
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_loaded(size, remedy, tmp_path, monkeypatch):
-    monkeypatch.setattr(clipgen.runs.spec.RunSpec, "load_models", None)
+    monkeypatch.setattr("clipgen.runs.spec.RunSpec.load_models", None)
     with pytest.raises(ClipgenError, match=remedy):
         clipgen.Run("a cat", generator="mini-dvae", folder=tmp_path, size=size)
     Image.new("L", (64, 64), 255).save(tmp_path / "mask.png")
