@@ -219,6 +219,8 @@ def test_a_setting_is_found_by_a_word(studio):
 
 def test_folds_say_how_many_of_their_settings_are_changed(studio):
     cutouts, look = (groups(studio.controls)[heading].button for heading in ("Cutouts", "Look"))
+    assert look.description == "Look (1 changed)", "a fixture starts without a draft, and so without fringes"
+    put(studio, fringes=studio.controls.defaults["fringes"])
     assert (cutouts.description, look.description) == ("Cutouts (1 changed)", "Look"), "a fixture has fewer cutouts"
     put(studio, symmetry=0.5, padding="wrap")
     assert (cutouts.description, look.description) == ("Cutouts (2 changed)", "Look (1 changed)")
