@@ -37,7 +37,7 @@ _RATIO = re.compile(r"\d+(?::\d+)+")
 _OTHER_SPAN = re.compile(r"(?<!\\)@\s*[-\d][-\d\s.,–—]*$")
 _OTHER_WHERE = re.compile(r"(?<!\\)\[[^\[\]]*\]$|(?<!\S)\[[^\[\]]*$")
 _OTHER_WEIGHT = re.compile(r"(?<!\\)::|(?<!\\)\([^()]*[^()\d\s\\]:\d+(?:\.\d+)?\)")  # Midjourney's, Stable Diffusion's
-_ARROW = re.compile(r"\s+->\s+")
+_ARROW = re.compile(r"(?<=\s)->(?=\s)")
 _DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[\d¹²³]")  # Windows writes to these, whatever the suffix
 _MAX_WHOLE_WEIGHT = 100  # a larger whole number is a year or the like
 

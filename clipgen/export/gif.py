@@ -55,7 +55,7 @@ def _make_palette(frames: Sequence[TimedFrame]) -> Image.Image:
     """
     shortest, most = min(frame.seconds for frame in frames), max(1, len(frames) // 2)
     sample = [frame.picture for frame in frames for _ in range(min(most, round(frame.seconds / shortest)))]
-    side = max(8, math.isqrt(2**17 // len(sample)))
+    side = max(8, math.isqrt(2**19 // len(sample)))
     column = Image.new("RGB", (side, side * len(sample)))
     for i, picture in enumerate(sample):
         column.paste(picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (0, i * side))

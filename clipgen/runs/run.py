@@ -302,8 +302,8 @@ class Run:
         image, latent = self.optimization.render_frame(), self.optimization.packed_latent()
         frame = self._create_frame(image, scores)
         self._history.add(frame)
-        # The last frame's camera move would have no step after it.
-        if is_frame_step and not self.control.end_if_finished(self.finished):
+        # The last frame's camera move would have no step after it; but who gets this frame may still change a setting.
+        if is_frame_step and not self.finished:
             self.optimization.move_camera(image)
         # A resumed run begins after the camera's move, so the state is that after it.
         self._writer.write(frame, latent, *self.optimization.state())
