@@ -18,7 +18,7 @@ from clipgen.generators.codebook import Codebook
 from clipgen.generators.dvae import DVAE
 from clipgen.generators.vqgan import VQModel
 
-BUILTIN = [f"{name}:8" if entry.is_vector else name for name, entry in GENERATORS.items() if not entry.files]
+BUILTIN = [f"{name}:8" if entry.is_vector else name for name, entry in GENERATORS.items() if not entry.megabytes]
 VQGAN = {"n_embed": 16, "embed_dim": 32, "z_channels": 32, "ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1}
 NETS = {
     "vqgan": (VQModel, VQGAN | {"resolution": 64, "attn_resolutions": (32,)}),
