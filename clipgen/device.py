@@ -174,7 +174,8 @@ def describe(device: torch.device) -> str:
     """Return a device in words: ``CPU (2 threads)``, or the name of a GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type.upper()
+    threads = torch.get_num_threads()
+    return f"CPU ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else device.type.upper()
 
 
 @lru_cache
