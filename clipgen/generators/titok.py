@@ -109,12 +109,14 @@ class Decoder(Tower):
 class PixelBlock(CheckpointedBlock):
     """A residual block, whose shortcut begins after the convolutions where the width changes, as in MaskGIT."""
 
-    def __init__(self, inner: int, outer: int):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(32, inner, eps=1e-6), nn.GroupNorm(32, outer, eps=1e-6)
-        self.conv1 = nn.Conv2d(inner, outer, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(outer, outer, 3, padding=1, bias=False)
-        self.nin_shortcut = nn.Conv2d(outer, outer, 1, bias=False) if inner != outer else None
+        self.norm1, self.norm2 = nn.GroupNorm(32, in_channels, eps=1e-6), nn.GroupNorm(32, out_channels, eps=1e-6)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.nin_shortcut = (
+            nn.Conv2d(out_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
@@ -124,10 +126,10 @@ class PixelBlock(CheckpointedBlock):
 class PixelLevel(nn.Module):
     """Residual blocks at one resolution, then a resampling."""
 
-    def __init__(self, inner: int, outer: int, is_last: bool):
+    def __init__(self, in_channels: int, out_channels: int, is_last: bool):
         super().__init__()
-        self.block = nn.ModuleList([PixelBlock(inner, outer), PixelBlock(outer, outer)])
-        self.upsample_conv = None if is_last else nn.Conv2d(outer, outer, 3, padding=1)
+        self.block = nn.ModuleList([PixelBlock(in_channels, out_channels), PixelBlock(out_channels, out_channels)])
+        self.upsample_conv = None if is_last else nn.Conv2d(out_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.block:

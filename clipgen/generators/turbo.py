@@ -72,7 +72,7 @@ class OneStep(MixedPrecision, Generator):
     lr = 1.0
     limit = 5.0
     is_noise = True
-    condition_: Tensor
+    text_embedding: Tensor
 
     def __init__(self, name: str, net: OneStepNet, native_size: int, device: torch.device):
         self.name, self.native_size, self.device = name, native_size, device
@@ -85,7 +85,7 @@ class OneStep(MixedPrecision, Generator):
         """Draw these texts from now on, joined by commas."""
         (pipeline,) = self.net.pipeline
         embedding, _ = pipeline.encode_prompt(", ".join(texts), torch.device("cpu"), 1, False)
-        self.condition_, self.texts = embedding.float().to(self.device), tuple(texts)
+        self.text_embedding, self.texts = embedding.float().to(self.device), tuple(texts)
 
     def enable_checkpointing(self) -> bool:
         parts = [self.net.unet, self.net.vae]
@@ -111,7 +111,7 @@ class OneStep(MixedPrecision, Generator):
         return (clean_share * clean + noise_share * noise) / self.net.start_scale
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        return clamp(self.compute(lambda noise: self.net.decode(self.net.denoise(noise, self.condition_)), latent))
+        return clamp(self.compute(lambda noise: self.net.decode(self.net.denoise(noise, self.text_embedding)), latent))
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
         """Return the mean squared difference, divided by that of two unrelated noises."""

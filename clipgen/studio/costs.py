@@ -90,14 +90,12 @@ def describe_device(values: Mapping[str, Any]) -> str:
         text = f"Runs on: {devices.describe(where)}."
         if where.type != "cpu" or download_size(values["generator"], values["perceptor"]) == 0:
             return text
-        gflop, rate = (
-            run_gflop(values, where),
-            devices.matmul_rate(where, devices.resolve_precision(where, values["precision"])),
-        )
+        gflop, precision = run_gflop(values, where), devices.resolve_precision(where, values["precision"])
     except ClipgenError as error:
         return str(error)
     text += " Published models take minutes to hours on a CPU"
     if gflop:
+        rate = devices.matmul_rate(where, precision)
         seconds = gflop / (PEAK_SHARE * rate)
         text += f": about {format_time(seconds)} with these settings (an estimate: {gflop / 1000:,.0f} TFLOP"
         text += f" at a third of this CPU's {rate:,.0f} GFLOP/s in a matrix product)"

@@ -132,12 +132,12 @@ def test_the_gradient_is_that_of_finite_differences(hub):
     ours = clipgen.load_generator(NAME)
     ours.condition(PROMPTS[:1])
     ours.net.double()
-    ours.condition_ = ours.condition_.double()
+    ours.text_embedding = ours.text_embedding.double()
     weights = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
 
     def value(latent):
-        return (ours.net.decode(ours.net.denoise(latent, ours.condition_)) * weights).sum()
+        return (ours.net.decode(ours.net.denoise(latent, ours.text_embedding)) * weights).sum()
 
     value(noise).backward()
     for seed in range(4):
@@ -171,11 +171,11 @@ def test_a_run_is_conditioned_steered_resumed_and_replayed(hub, tmp_path):
     steered = clipgen.Run(PROMPTS[0], like=plain, **quick)
     for frame in steered:
         if frame.step == 2:
-            before = steered.optimization.spec.generator.condition_.clone()
+            before = steered.optimization.spec.generator.text_embedding.clone()
             steered.change(prompt=PROMPTS[1])
         if frame.step == 4:
             steered.stop()
-    assert not torch.equal(before, steered.optimization.spec.generator.condition_)
+    assert not torch.equal(before, steered.optimization.spec.generator.text_embedding)
     resumed = clipgen.Run.resume(steered.journal.folder, like=plain)
     rest = [frame.image.tobytes() for frame in resumed]
     again = [frame.image.tobytes() for frame in clipgen.Run.replay(resumed.journal.folder, folder=tmp_path, like=plain)]
