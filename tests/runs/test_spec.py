@@ -140,9 +140,9 @@ def test_the_size_of_a_quality(quality, device, side):
 
 def test_what_suits_a_quality_and_a_generator():
     assert [defaults_for(q, "mini-vqgan") for q in QUALITIES] == [
-        {"steps": 60, "cutouts": 8},
-        {"steps": 120, "cutouts": 16},
-        {"steps": 300, "cutouts": 32},
+        {"steps": 60, "cutouts": 8, "fringes": 100.0},
+        {"steps": 120, "cutouts": 16, "fringes": 100.0},
+        {"steps": 300, "cutouts": 32, "fringes": 100.0},
     ]
     stack = defaults_for("draft", "stack")
     assert (

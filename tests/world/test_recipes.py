@@ -221,4 +221,5 @@ def test_the_guide_says_what_a_recipe_costs(name):
     rows = [line for line in GUIDE.read_text().splitlines() if line.startswith(f"| `{name}` |")]
     asked = settings(name)
     size = "x".join(map(str, asked.size))
-    assert len(rows) == 1 and f"{size}, {asked.cutouts} cutouts, {asked.steps} steps" in rows[0]
+    cutouts = "1 cutout" if asked.cutouts == 1 else f"{asked.cutouts} cutouts"
+    assert len(rows) == 1 and f"{size}, {cutouts}, {asked.steps} steps" in rows[0]
