@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -30,36 +29,33 @@ def extras():
 
 
 @pytest.fixture(scope="session")
-def wheels(tmp_path_factory):
-    """A folder of wheels: clipgen's, and that of a dependency of omegaconf which is published as source only."""
-    folder = tmp_path_factory.mktemp("wheels")
-    made = pip("wheel", "--no-deps", "--wheel-dir", folder, ROOT, "antlr4-python3-runtime==4.9.3")
-    if "No matching distribution" in made.stderr or "Connection" in made.stderr:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("the package index cannot be reached")
-    assert made.returncode == 0, made.stderr
-    return folder
+def wheel(tmp_path_factory):
+    """clipgen's wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    uv("build", "--wheel", "--out-dir", folder, ROOT)
+    (made,) = folder.glob("*.whl")
+    return made
 
 
 @pytest.fixture(scope="session")
-def resolve(wheels):
-    """``resolve(python, *requirements)``: what pip would install for that Python, as {name: version}."""
+def resolve():
+    """``resolve(python, requirements)``: what would be installed for that Python, as {name: version}."""
 
-    def resolved(python, *requirements, constraints=os.devnull):
-        where = "--python-version", python, "--only-binary=:all:", "--target", wheels / "nowhere"
-        options = "--dry-run", "--ignore-installed", "--report=-", "--find-links", wheels, "--constraint", constraints
-        done = pip("install", *options, *where, *requirements)
-        assert done.returncode == 0, done.stderr
-        report = json.loads(done.stdout)["install"]
-        return {name(each["metadata"]["name"]): each["metadata"]["version"] for each in report}
+    def resolved(python, requirements, constraints=os.devnull):
+        # omegaconf needs a package that is published as source only.
+        built = "--only-binary=:all:", "--no-binary=antlr4-python3-runtime"
+        plain = "--no-annotate", "--no-header", "--constraint", constraints, "--python-version", python
+        done = uv("pip", "compile", "-", *built, *plain, input="\n".join(requirements))
+        return dict(re.findall(r"^(\S+)==(\S+)$", done, re.M))
 
     return resolved
 
 
-def pip(*arguments):
-    command = [sys.executable, "-m", "pip", "--quiet", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-
-def name(text):
-    """The one spelling of a distribution's name (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", text).lower()
+def uv(*arguments, **options):
+    """What uv prints; it reads the metadata of wheels without fetching the wheels."""
+    command = [sys.executable, "-m", "uv", "--quiet", "--no-cache", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+    if "error sending request" in done.stderr:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("the package index cannot be reached")
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -27,5 +27,5 @@ def test_the_environment_can_be_solved(environment, resolve):
     pip_names = {conda: pip for pip, conda in CONDA.items()}
     python, *packages = (line for line in environment if isinstance(line, str) and line != "pip")
     wanted = [Requirement(line) for line in packages]
-    found = resolve(python.removeprefix("python="), *(f"{pip_names.get(r.name, r.name)}{r.specifier}" for r in wanted))
+    found = resolve(python.removeprefix("python="), [f"{pip_names.get(r.name, r.name)}{r.specifier}" for r in wanted])
     assert {"torch", "ipywidgets", "jupyterlab"} <= found.keys()
