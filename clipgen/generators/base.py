@@ -15,6 +15,7 @@ from clipgen.precision import share_weights
 from clipgen.registry import RELAXATIONS
 from clipgen.storage.remote import Remote
 
+PIPELINE = "StableDiffusionPipeline"  # what diffusers calls a pipeline that one-step generators are read from
 NOTEBOOK_STEPS = 500  # of the notebooks of 2021, on a GPU; a CPU takes fewer by default
 Randomness = torch.Generator | Sequence[torch.Generator]  # one for the whole batch, or one for each image
 
@@ -80,7 +81,7 @@ class Generator:
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
         """Return the distance of two latents, a scalar of about 1 for unrelated images."""
-        raise NotImplementedError
+        return (latent - other).square().mean() / 2  # whose latents have a standard deviation of 1
 
     def residual(self, latent: Tensor) -> Tensor:
         """Return ``latent - encode(image(latent))``, such as the quantization error; zeros if there is none."""

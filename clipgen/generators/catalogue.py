@@ -18,7 +18,7 @@ import torch
 
 from clipgen import device as devices
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import Entry, Generator, parse_relaxation
+from clipgen.generators.base import PIPELINE, Entry, Generator, parse_relaxation
 from clipgen.generators.defaults import CONTINUOUS, DRAWING, DVAE, LLAMAGEN, ONE_STEP, PIXELS, TITOK, VQGAN
 from clipgen.registry import RELAXATIONS, unknown_name
 from clipgen.storage.remote import Remote
@@ -37,18 +37,17 @@ def _drawing(loader: str, marks: int) -> Entry:
     return _builtin(loader, config={"marks": marks}, defaults=DRAWING, tileable=False)
 
 
-def _taesd(name: str, channels: int, megabytes: float) -> Entry:
-    file = "diffusion_pytorch_model.safetensors"
-    remote = Remote(f"{name}/{file}", (f"hf:madebyollin/{name}/{file}",), megabytes)
-    config = {"channels": channels}
+def _taesd(name: str, channels: int, files: dict[str, float] | None = None, stride: int = 8, **config: Any) -> Entry:
+    """Return one of TAESD's family; ``files``: megabytes of each source that is not called as diffusers does."""
+    files = files or {f"hf:madebyollin/{name}/diffusion_pytorch_model.safetensors": 9.8}
     return Entry(
         "clipgen.generators.vae:load",
-        (remote,),
-        config,
+        tuple(Remote(f"{name}/{source.rpartition('/')[2]}", (source,), size) for source, size in files.items()),
+        {"channels": channels} | config,
         native_size=512,
-        stride=8,
+        stride=stride,
         defaults=CONTINUOUS,
-        proof="diffusers",
+        proof="diffusers" if not config else "the publisher's code",
     )
 
 
@@ -100,6 +99,7 @@ def _heibox(share: str, path: str) -> str:
 # --- where published weights are, and the arguments of their nets --------------------------------------
 
 _OPENAI = "https://cdn.openai.com/dall-e"
+_TAESD = "https://github.com/madebyollin/taesd/raw/5cccb12dc72074a4be35680c3b108548a7c69978/taesana"
 _PYTTI = "hf:pxlpshr/pytti-models/vqgan"
 _SOMNAI = "hf:Somnai/pytti-vqgan-checkpoints@debc22c8f285c7734980c464ff992d335dde6e9a"
 _PIXRAY = "https://github.com/pixray/pixray/releases/download/v1.7.1"
@@ -144,9 +144,18 @@ GENERATORS: dict[str, Entry] = {
     "strokes": _drawing("clipgen.generators.strokes:Strokes", 128),
     "shapes": _drawing("clipgen.generators.shapes:Shapes", 96),
     "pen": _drawing("clipgen.generators.strokes:Pen", 192),
-    "taesd": _taesd("taesd", 4, 9.8),
-    "taesdxl": _taesd("taesdxl", 4, 9.8),
-    "taef1": _taesd("taef1", 16, 9.9),
+    "taesd": _taesd("taesd", 4),
+    "taesdxl": _taesd("taesdxl", 4),
+    "taesd3": _taesd("taesd3", 16),
+    "taef1": _taesd("taef1", 16),
+    "taef2": _taesd("taef2", 32, {"hf:madebyollin/taef2/taef2.safetensors": 10}, norms=True),
+    "taesana": _taesd(
+        "taesana",
+        32,
+        {f"{_TAESD}_encoder.pth": 2.5, f"{_TAESD}_decoder.pth": 16.6},
+        stride=32,
+        widths=(256, 128, 64, 64, 64, 64),
+    ),
     "dvae": Entry(
         "clipgen.generators.dvae:load",
         (
@@ -215,7 +224,8 @@ GENERATORS: dict[str, Entry] = {
     "llamagen_vq8": _llamagen("vq_ds8_c2i.pt", "FoundationVision/LlamaGen", _VQ8),
     "sd-turbo": Entry(
         "clipgen.generators.turbo:load",
-        config={"repo": "stabilityai/sd-turbo", "megabytes": 5160},  # in fp32, computed from the number of weights
+        # Megabytes in fp32, computed from the number of weights.
+        config={"class": PIPELINE, "repo": "stabilityai/sd-turbo", "megabytes": 5160},
         licence="Stability AI",
         proof="diffusers",
         native_size=512,
@@ -265,18 +275,11 @@ def entry_of(name: str) -> Entry:
     if isfile(name):  # not Path.is_file: a name may be too long for a path
         return _vqgan(resolve_name("clipgen.generators.vqgan:config_beside")(Path(name)), licence="yours")
     if name.startswith("hf-hub:"):
-        if resolve_name("clipgen.generators.turbo:is_pipeline")(name):
-            repo = name.removeprefix("hf-hub:")
-            return replace(GENERATORS["sd-turbo"], config={"repo": repo}, licence="see hub page", memory=0.0)
         config = resolve_name("clipgen.generators.vae:hub_config")(name)
-        return replace(
-            GENERATORS["taesd"],
-            loader="clipgen.generators.vae:load_hub",
-            files=(),
-            config=config,
-            licence="see hub page",
-            stride=config["stride"],
-        )
+        facts = {"files": (), "config": config, "licence": "see hub page", "memory": 0.0, "stride": config["stride"]}
+        if config["class"] == PIPELINE:
+            return replace(GENERATORS["sd-turbo"], **facts)
+        return replace(GENERATORS["taesd"], loader="clipgen.generators.vae:load_hub", **facts)
     others = ", hf-hub:org/name (an autoencoder or a one-step pipeline), or the path of a checkpoint"
     raise unknown_name("generator", name, GENERATORS, others)
 

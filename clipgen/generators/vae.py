@@ -1,15 +1,17 @@
 """Continuous autoencoders of diffusion models: TAESD's family, and any other by diffusers.
 
-Latents are scaled as diffusion models see them, to a standard deviation of about 1. Parameter names of TAESD, TAESDXL
-and TAEF1 (Ollin Boer Bohan 2023, 2024; MIT) are those of diffusers' ``AutoencoderTiny``, as they are published in
-``madebyollin/taesd``, ``/taesdxl`` and ``/taef1``.
+Latents are scaled as diffusion models see them, to a standard deviation of about 1. Parameter names of TAESD, TAESDXL,
+TAESD3 and TAEF1 (Ollin Boer Bohan 2023, 2024; MIT) are those of diffusers' ``AutoencoderTiny``, as they are published
+in ``madebyollin/taesd``, ``/taesdxl``, ``/taesd3`` and ``/taef1``; TAEF2 has the same ones, and TAESANA's are renamed.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +20,61 @@ from torch import Tensor, nn
 
 from clipgen import fast
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import Entry, Generator, Randomness, check_size, clamp
+from clipgen.generators.base import PIPELINE, Entry, Generator, Randomness, check_size, clamp
 from clipgen.generators.pixels import GROUND
 from clipgen.precision import MixedPrecision
 from clipgen.storage import weights
 from clipgen.storage.download import check_hub
-from clipgen.storage.remote import fetch
+from clipgen.storage.remote import fetch_weights
 
+WIDTH = 64  # channels of TAESD
 _conv = partial(nn.Conv2d, kernel_size=3, padding=1)
 
 
 class Block(nn.Module):
-    """Three convolutions with a skip connection."""
+    """Three convolutions with a skip connection; with a ``norm``, which sees the whole picture, before them."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int = WIDTH, norm: bool = False):
         super().__init__()
         self.conv = nn.Sequential(_conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width))
+        if norm:
+            wide, pointwise = 4 * width, partial(nn.Conv2d, kernel_size=1, bias=False)
+            self.pool = nn.Sequential(pointwise(width, wide), nn.GroupNorm(4, wide), nn.ReLU(), pointwise(wide, width))
+        self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x + self.pool(x) if self.norm else x
         return torch.relu(self.conv(x) + x)
 
 
 class TAESD(nn.Module):
-    """The tiny autoencoder, whose latents have 4 channels for Stable Diffusion and SDXL, 16 for FLUX.1."""
+    """The tiny autoencoder.
 
-    stride = 8
+    Args:
+        channels: Of latents: 4 for Stable Diffusion and SDXL, 16 for SD3 and FLUX.1, 32 for FLUX.2 and Sana.
+        widths: Channels of the decoder's levels, coarsest first; six have a stride of 32 instead of 8.
+        norms: Whether the blocks beside the latent have norms.
+    """
 
-    def __init__(self, channels: int = 4, width: int = 64):
+    def __init__(self, channels: int = 4, widths: Sequence[int] = 4 * (WIDTH,), norms: bool = False):
         super().__init__()
-        self.channels = channels
-        down: list[nn.Module] = [_conv(3, width), Block(width)]
-        up: list[nn.Module] = [_conv(channels, width), nn.ReLU()]
-        for _ in range(3):
-            down += [_conv(width, width, stride=2, bias=False), Block(width), Block(width), Block(width)]
-            up += [Block(width), Block(width), Block(width), nn.Upsample(scale_factor=2)]
-            up += [_conv(width, width, bias=False)]
-        self.encoder = nn.ModuleDict({"layers": nn.Sequential(*down, _conv(width, channels))})
-        self.decoder = nn.ModuleDict({"layers": nn.Sequential(*up, Block(width), _conv(width, 3))})
+        self.channels, self.stride = channels, 2 ** (len(widths) - 1)
+        down: list[nn.Module] = [_conv(3, WIDTH)]
+        if self.stride == 32:
+            down = [_conv(3, 32, stride=2), nn.ReLU(), _conv(32, WIDTH, stride=2), nn.ReLU()]
+        up: list[nn.Module] = [_conv(channels, widths[0]), nn.ReLU()]
+        down.append(Block())
+        for level in range(3):
+            down += [_conv(WIDTH, WIDTH, stride=2, bias=False)]
+            down += [Block(norm=norms and level == 2) for _ in range(3)]
+        for level, (width, next_width) in enumerate(pairwise(widths)):
+            up += [Block(width, norms and level == 0) for _ in range(3)]
+            up += [nn.Upsample(scale_factor=2), _conv(width, next_width, bias=False)]
+        self.encoder = nn.ModuleDict({"layers": nn.Sequential(*down, _conv(WIDTH, channels))})
+        self.decoder = nn.ModuleDict({"layers": nn.Sequential(*up, Block(), _conv(WIDTH, 3))})
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the latent (B, channels, H/8, W/8) of (B, 3, H, W)."""
+        """Return the latent (B, channels, H/stride, W/stride) of (B, 3, H, W)."""
         return self.encoder["layers"](images)
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -66,21 +83,22 @@ class TAESD(nn.Module):
 
 
 class Diffusers(nn.Module):
-    """An ``AutoencoderKL`` or ``AutoencoderTiny`` of diffusers, with the methods of ``TAESD``."""
+    """An autoencoder of diffusers, with the methods of ``TAESD``."""
 
-    def __init__(self, net: Any, stride: int):
+    def __init__(self, net: Any):
         super().__init__()
-        self.net, self.stride, self.channels = net, stride, net.config.latent_channels
-        self.scale, self.shift = net.config.scaling_factor or 1.0, getattr(net.config, "shift_factor", None) or 0.0
+        self.net, config = net, net.config
+        self.stride, self.channels = _stride(config), config.get("vq_embed_dim") or config.latent_channels
+        self.scale, self.shift = config.scaling_factor or 1.0, config.get("shift_factor") or 0.0
 
     @property
     def decoder(self) -> nn.Module:
         return self.net.decoder
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the mode of the posterior of images (B, 3, H, W)."""
-        output = self.net.encode(images * 2 - 1)
-        latent = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
+        """Return the latent of images (B, 3, H, W); of a posterior its mode."""
+        (output,) = self.net.encode(images * 2 - 1, return_dict=False)
+        latent = output if isinstance(output, Tensor) else output.mode()
         return (latent - self.shift) * self.scale
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -102,6 +120,14 @@ class VAE(MixedPrecision, Generator):
         super().set_precision(precision)
         self.cast_weights(self.net)
 
+    def enable_checkpointing(self) -> bool:
+        parts: list[Any] = [part for part in self.net.modules() if hasattr(part, "enable_gradient_checkpointing")]
+        parts = [part for part in parts if part._supports_gradient_checkpointing]
+        changed = not all(part.is_gradient_checkpointing for part in parts)
+        for part in parts:
+            part.enable_gradient_checkpointing()
+        return changed
+
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         return 1, self.net.channels, size[0] // self.stride, size[1] // self.stride
 
@@ -119,58 +145,70 @@ class VAE(MixedPrecision, Generator):
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         return clamp(self.compute(self.net.decode, latent))
 
-    def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        """Return the mean squared difference, divided by that of two unrelated latents."""
-        return (latent - other).square().mean() / 2
-
 
 def load(name: str, entry: Entry, device: torch.device) -> VAE:
-    """Load TAESD, TAESDXL or TAEF1; ``entry.config`` has the arguments of ``TAESD``."""
-    net = weights.build_net(
-        TAESD, entry.config, weights.load_weights(weights.as_safetensors(fetch(entry.files[0])))[0], name
-    )
-    return VAE(name, net, entry.native_size, device)
+    """Load one of TAESD's family; ``entry.config`` has the arguments of ``TAESD``."""
+    tensors = dict[str, Tensor]()
+    for half, file in zip(("encoder", "decoder"), entry.files):
+        for key, value in fetch_weights(file).items():
+            if key[0].isdigit():  # a half in a file of its own, where a clamp is the decoder's first layer
+                layer, _, rest = key.partition(".")
+                key = f"{half}.layers.{int(layer) - (half == 'decoder')}.{rest}"
+            tensors[key] = value
+    return VAE(name, weights.build_net(TAESD, entry.config, tensors, name), entry.native_size, device)
 
 
 # --- any other, by diffusers --------------------------------------------------------------------------
 
 HUB = "hf-hub:"
-_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+_CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "VQModel", PIPELINE)
 
 
-@lru_cache
+@lru_cache  # of answers, not of errors: the hub may be reached the next time
 def hub_config(name: str) -> dict[str, Any]:
-    """Return ``class`` and ``stride`` of ``hf-hub:org/name`` or ``hf-hub:org/name/folder``, from its config alone."""
+    """Return ``class``, ``repo``, ``folder`` and ``stride`` of ``hf-hub:org/name[/folder]``, from its config alone."""
     if not importlib.util.find_spec("diffusers"):
         raise ClipgenError(f'generator={name!r} is read by diffusers, which is missing; pip install ".[vae]"')
     from huggingface_hub import hf_hub_download
 
     repo, folder = _split_name(name)
-    try:
-        check_hub(repo, f"{folder}/config.json" if folder else "config.json")
-        config = json.loads(Path(hf_hub_download(repo, "config.json", subfolder=folder)).read_text())
-    except Exception as error:  # the hub's errors differ between its versions
-        raise _unreadable(name, error) from error
-    if config.get("_class_name") not in _CLASSES:
+    for file in [f"{folder}/config.json"] if folder else ["model_index.json", "config.json"]:
+        try:
+            check_hub(repo, file)
+            config = json.loads(Path(hf_hub_download(repo, file)).read_text())
+            break
+        except Exception as error:  # the hub's errors differ between its versions
+            reason = error
+    else:
+        raise _unreadable(name, reason) from reason
+    kind = config.get("_class_name", "of an unknown class")
+    if kind not in _CLASSES:
         raise ClipgenError(
-            f"generator={name!r} is {config.get('_class_name', 'of an unknown class')}; clipgen takes "
-            f"{' and '.join(_CLASSES)} (the autoencoder of a pipeline is mostly in its folder vae: {HUB}org/name/vae)"
+            f"generator={name!r} is {kind}; clipgen takes {', '.join(_CLASSES)} made for one step "
+            f"(the autoencoder of any other pipeline is mostly in its folder vae: {HUB}org/name/vae)"
         )
-    levels = config.get("block_out_channels") or config["encoder_block_out_channels"]
-    return {"class": config["_class_name"], "stride": 2 ** (len(levels) - 1)}
+    return {"class": kind, "repo": repo, "folder": folder, "stride": 8 if kind == PIPELINE else _stride(config)}
+
+
+def _stride(config: Mapping[str, Any]) -> int:
+    return 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
+
+
+def load_diffusers(name: str, config: Mapping[str, Any], **options: Any) -> Any:
+    """Return a model or a pipeline of diffusers; ``config`` is what ``hub_config`` returned."""
+    try:  # only safetensors are read, by diffusers' own classes: no code from the hub is run
+        kind = getattr(importlib.import_module("diffusers"), config["class"])
+        return kind.from_pretrained(config["repo"], use_safetensors=True, low_cpu_mem_usage=False, **options)
+    except ImportError as error:
+        raise ClipgenError(f'generator={name!r} needs diffusers, transformers; pip install ".[diffusion]"') from error
+    except Exception as error:  # diffusers and the hub fail in their own ways
+        raise _unreadable(name, error) from error
 
 
 def load_hub(name: str, entry: Entry, device: torch.device) -> VAE:
-    """Load an autoencoder from the hub; ``entry.config`` is what ``hub_config`` returned."""
-    import diffusers
-
-    repo, folder = _split_name(name)
-    kind = getattr(diffusers, entry.config["class"])
-    try:  # only safetensors are read, by diffusers' own classes: no code from the hub is run
-        net = kind.from_pretrained(repo, subfolder=folder, use_safetensors=True, low_cpu_mem_usage=False).float()
-    except Exception as error:  # diffusers and the hub fail in their own ways
-        raise _unreadable(name, error) from error
-    return VAE(name, Diffusers(net, entry.config["stride"]), entry.native_size, device)
+    """Load an autoencoder from the hub."""
+    net = load_diffusers(name, entry.config, subfolder=entry.config["folder"])
+    return VAE(name, Diffusers(net.float()), entry.native_size, device)
 
 
 def _split_name(name: str) -> tuple[str, str | None]:

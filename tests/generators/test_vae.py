@@ -133,7 +133,7 @@ def test_what_the_hub_has_not_or_should_not_have_is_refused(tmp_path, monkeypatc
         "up_block_types": ("UpBlock2D",) * 2,
     }
     on_hub(UNet2DModel(sample_size=8, **small), tmp_path, "unet")
-    with pytest.raises(ClipgenError, match="is UNet2DModel; clipgen takes AutoencoderKL and AutoencoderTiny"):
+    with pytest.raises(ClipgenError, match="is UNet2DModel; clipgen takes AutoencoderKL, AutoencoderTiny, "):
         from_hub("hf-hub:org/model/unet")
     folder = on_hub(AutoencoderTiny(), tmp_path, "pickled")
     (folder / "diffusion_pytorch_model.safetensors").unlink()
