@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 
 import huggingface_hub.constants
 import pytest
@@ -37,3 +38,15 @@ def openai_clip():
         warnings.simplefilter("ignore")  # pkg_resources
         import clip
     return clip
+
+
+def weights_by_name(shapes):
+    """Weights that depend on their names only; ``shapes``: of each name."""
+    weights = {}
+    for name, shape in shapes.items():
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        if len(shape) > 1:
+            weights[name] = noise / noise[0].numel() ** 0.5
+        else:
+            weights[name] = 0.1 * noise + float(name.endswith("weight"))
+    return weights

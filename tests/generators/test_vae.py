@@ -2,19 +2,23 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DModel
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, UNet2DModel, VQModel
+from reference_precision import weights_by_name
 from safetensors.torch import save_file
 
+import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.generators import vae
-from clipgen.generators.catalogue import Entry
+from clipgen.generators.catalogue import GENERATORS, Entry
 from clipgen.storage.remote import Remote
 
 CPU = torch.device("cpu")
+NUMBERS = json.loads((Path(__file__).parent / "fixtures" / "taesd.json").read_text())
 KL = {
     "block_out_channels": (32, 32, 64),
     "down_block_types": ("DownEncoderBlock2D",) * 3,
@@ -79,7 +83,7 @@ def assert_equal(ours, encode, decode):
         assert (ours.image(latent) - picture.clamp(0, 1)).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("channels", [4, 16])
+@pytest.mark.parametrize("channels", [4, 16])  # 16: also taesd3's and taef1's
 def test_taesd_equal_to_diffusers(channels, tmp_path):
     reference, entry = tiny(tmp_path, channels)
     ours = vae.load("taesd", entry, CPU)
@@ -119,6 +123,61 @@ def test_a_tiny_one_of_the_hub(tmp_path):
     ours = from_hub("hf-hub:org/model")
     assert_equal(ours, lambda x: reference.encode(x).latents, lambda z: reference.decode(z).sample)
     assert ours.stride == 8
+
+
+def test_the_deep_compression_autoencoder_of_the_hub(tmp_path):
+    """Its stride is that of its levels, and its latents have a scale alone."""
+    levels = {"attention_head_dim": 8, "latent_channels": 4, "scaling_factor": 0.41}
+    for half in ("encoder", "decoder"):
+        levels |= {f"{half}_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock", "EfficientViTBlock")}
+        levels |= {f"{half}_block_out_channels": (16, 16, 32, 32), f"{half}_layers_per_block": (1, 1, 1, 1)}
+        levels |= {f"{half}_qkv_multiscales": ((), (), (5,), (5,))}
+    reference = livelier(AutoencoderDC(**levels))
+    on_hub(reference, tmp_path)
+    ours = from_hub("hf-hub:org/model")
+    assert_equal(ours, lambda x: 0.41 * reference.encode(x).latent, lambda z: reference.decode(z / 0.41).sample)
+    assert ours.stride == 8 and not ours.enable_checkpointing()
+
+
+def test_a_vqgan_of_the_hub(tmp_path):
+    """It quantises inside, with a gradient straight through."""
+    names = {"down_block_types": KL["down_block_types"], "up_block_types": KL["up_block_types"]}
+    reference = livelier(VQModel(block_out_channels=(32, 32, 64), vq_embed_dim=5, scaling_factor=0.5, **names))
+    reference.quantize.embedding.weight.data.normal_()
+    on_hub(reference, tmp_path)
+    ours = from_hub("hf-hub:org/model")
+    assert_equal(ours, lambda x: 0.5 * reference.encode(x).latents, lambda z: reference.decode(z / 0.5).sample)
+    latent = torch.randn(ours.shape((16, 16))).requires_grad_()
+    assert ours.stride == 4 and latent.shape == (1, 5, 4, 4)
+    ours.image(latent).square().mean().backward()
+    assert latent.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["taef2", "taesana"])
+def test_variants_of_taesd_that_diffusers_has_not(name, tmp_path):
+    """In the files as published, against numbers that the publisher's code computed; see ``source`` there."""
+    entry, numbers = GENERATORS[name], NUMBERS[name]
+    shapes = {key: value.shape for key, value in vae.TAESD(**entry.config).state_dict().items()}
+    (tmp_path / "cache" / name).mkdir(parents=True)
+    if name == "taef2":
+        save_file(weights_by_name(shapes), tmp_path / "cache" / entry.files[0].name)
+    else:  # layers are counted with the clamp, and each half has its own file
+        for half, file in zip(("encoder", "decoder"), entry.files):
+            keys = [key.split(".", 3) for key in shapes if key.startswith(half)]
+            named = {
+                f"{half}.{int(layer) + (half == 'decoder')}.{rest}": shapes[f"{half}.layers.{layer}.{rest}"]
+                for _, _, layer, rest in keys
+            }
+            tensors = {key.partition(".")[2]: value for key, value in weights_by_name(named).items()}
+            torch.save({key: value.half() for key, value in tensors.items()}, tmp_path / "cache" / file.name)
+    ours = clipgen.load_generator(name)
+    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    latent = ours.encode(image)
+    assert latent.shape == ours.shape((128, 128)) == (1, 32, 128 // entry.stride, 128 // entry.stride)
+    sampled = latent[0, ::4, :: latent.shape[-1] // 2, :: latent.shape[-1] // 2]
+    assert (sampled.flatten() - torch.tensor(numbers["latent"])).abs().max() <= 1e-5
+    pixels = ours.net.decode(2 * torch.randn(latent.shape, generator=torch.Generator().manual_seed(1)))
+    assert (pixels[0, :, 8::32, 8::32].flatten() - torch.tensor(numbers["pixels"])).abs().max() <= 1e-5
 
 
 def test_what_the_hub_has_not_or_should_not_have_is_refused(tmp_path, monkeypatch):
