@@ -1,16 +1,18 @@
 """TiTok (Yu et al. 2024): a picture of 256 x 256 as 32 to 128 tokens in a row, instead of a grid.
 
 Two transformers, each over the picture's patches and the tokens: one reads the tokens off the patches, the other the
-patches off the tokens. In most checkpoints the second gives logits over the codes of a VQGAN (MaskGIT's), whose decoder
-paints. Parameter names are those of bytedance/1d-tokenizer, so that its checkpoints fit as they are.
+patches off the tokens. In most checkpoints the second gives logits over the codes of MaskGIT's VQGAN, whose decoder
+paints. Parameter names are those of bytedance/1d-tokenizer, but for the painter's: see ``load``.
 """
 
 from __future__ import annotations
 
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipgen.generators import vqgan
 from clipgen.generators.base import Entry, clamp
 from clipgen.generators.codebook import Codebook, VQBase
 from clipgen.precision import CheckpointedBlock
@@ -21,22 +23,8 @@ PATCH = 16
 PIXEL_CODES, PIXEL_DIM = 1024, 256  # of the VQGAN that paints
 
 
-class Block(CheckpointedBlock):
+class Block(CheckpointedBlock, ResidualAttentionBlock):
     """A transformer's layer, norms first."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        layers = {"c_fc": nn.Linear(width, 4 * width), "gelu": nn.GELU(), "c_proj": nn.Linear(4 * width, width)}
-        self.mlp = nn.Sequential()
-        for name, layer in layers.items():
-            self.mlp.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.ln_1(x)
-        x = x + self.attn(y, y, y, need_weights=False)[0]
-        return x + self.mlp(self.ln_2(x))
 
 
 class Tower(nn.Module):
@@ -91,7 +79,6 @@ class Decoder(Tower):
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         if legacy:
             self.ffn = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.Tanh(), nn.Conv2d(2 * width, PIXEL_CODES, 1))
-            self.conv_out: nn.Module = nn.Identity()
         else:
             self.ffn = nn.Sequential(nn.Conv2d(width, 3 * PATCH**2, 1))
             self.conv_out = nn.Conv2d(3, 3, 3, padding=1)
@@ -101,59 +88,11 @@ class Decoder(Tower):
         patches, _ = self.attend(self.mask_token.expand(len(latent), self.patches, -1), tokens)
         side = round(self.patches**0.5)
         features = self.ffn(self.ln_post(patches).mT.unflatten(2, (side, side)))
-        if not self.legacy:  # channels are row, column and colour within a patch
-            features = features.unflatten(1, (PATCH, PATCH, 3)).permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
-        return self.conv_out(features)
-
-
-class PixelBlock(CheckpointedBlock):
-    """A residual block, whose shortcut begins after the convolutions where the width changes, as in MaskGIT."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(32, in_channels, eps=1e-6), nn.GroupNorm(32, out_channels, eps=1e-6)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.nin_shortcut = (
-            nn.Conv2d(out_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        return y + (x if self.nin_shortcut is None else self.nin_shortcut(y))
-
-
-class PixelLevel(nn.Module):
-    """Residual blocks at one resolution, then a resampling."""
-
-    def __init__(self, in_channels: int, out_channels: int, is_last: bool):
-        super().__init__()
-        self.block = nn.ModuleList([PixelBlock(in_channels, out_channels), PixelBlock(out_channels, out_channels)])
-        self.upsample_conv = None if is_last else nn.Conv2d(out_channels, out_channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            x = block(x)
-        return x if self.upsample_conv is None else self.upsample_conv(F.interpolate(x, scale_factor=2.0))
-
-
-class PixelDecoder(nn.Module):
-    """The decoder of MaskGIT's VQGAN (Chang et al. 2022). ``widths``: channels of each level, finest first."""
-
-    def __init__(self, widths: tuple[int, ...]):
-        super().__init__()
-        self.conv_in = nn.Conv2d(PIXEL_DIM, widths[-1], 3, padding=1)
-        self.mid = nn.ModuleList([PixelBlock(widths[-1], widths[-1]), PixelBlock(widths[-1], widths[-1])])
-        inner = [*widths[1:], widths[-1]]
-        self.up = nn.ModuleList(PixelLevel(*pair, i == 0) for i, pair in enumerate(zip(inner, widths)))
-        self.norm_out = nn.GroupNorm(32, widths[0], eps=1e-6)
-        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for block in [*self.mid, *reversed(self.up)]:
-            x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        if self.legacy:
+            return features
+        # Channels are row, column and colour within a patch.
+        pixels = features.unflatten(1, (PATCH, PATCH, 3)).permute(0, 3, 4, 1, 5, 2)
+        return self.conv_out(pixels.flatten(4, 5).flatten(2, 3))
 
 
 class TiTok(VQBase):
@@ -166,7 +105,7 @@ class TiTok(VQBase):
         codes: Number and length of the codes.
         legacy: Whether the decoder gives logits over the painter's codes, and codes have length 1.
         size: Width and height of a picture.
-        widths: Channels of the painter's levels.
+        widths: Channels of the painter's levels, finest first.
     """
 
     has_logits = False
@@ -191,7 +130,7 @@ class TiTok(VQBase):
         self.quantize = nn.ModuleDict({"embedding": nn.Embedding(*codes)})
         if legacy:
             self.pixel_quantize = nn.ModuleDict({"embedding": nn.Embedding(PIXEL_CODES, PIXEL_DIM)})
-            self.pixel_decoder = PixelDecoder(widths)
+            self.pixel_decoder = vqgan.Decoder(PIXEL_DIM, [*widths, widths[-1]], 3, 2, [False] * len(widths), "maskgit")
 
     @property
     def codebook(self) -> Tensor:
@@ -217,9 +156,15 @@ class TiTok(VQBase):
         return clamp(images)
 
 
+# The painter's names of layers in published files, and in ``vqgan.Decoder``.
+RENAMED = {".mid.0.": ".mid.block_1.", ".mid.1.": ".mid.block_2.", ".upsample_conv.": ".upsample.conv."}
+
+
 def load(name: str, entry: Entry, device: torch.device) -> Codebook:
     """Load a published tokenizer; ``entry.config`` has the arguments of ``TiTok``."""
     tensors = remote.fetch_weights(entry.files[0])
+    for published, ours in RENAMED.items():
+        tensors = {key.replace(published, ours): value for key, value in tensors.items()}
     net = weights.build_net(TiTok, entry.config, tensors, name)
     if net.legacy:  # so that the nearest code by angle is the nearest by distance
         net.codebook.data = F.normalize(net.codebook.data.float(), dim=-1)

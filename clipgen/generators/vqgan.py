@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,28 @@ class BatchNormSiLU(nn.BatchNorm2d):
 
 
 def norm_silu(channels: int, kind: str) -> nn.Module:
-    """Return a ``group`` norm as published, or a ``batch`` norm, which is about twice as fast on a CPU."""
+    """Return a group norm as published, or a ``batch`` norm, which is about twice as fast on a CPU."""
     return BatchNormSiLU(channels) if kind == "batch" else NormSiLU(32, channels, eps=1e-6)
 
 
 class ResnetBlock(CheckpointedBlock):
+    """A residual block; in ``maskgit`` (Chang et al. 2022) a shortcut to a new width begins after the convolutions."""
+
     def __init__(self, in_channels: int, out_channels: int, kind: str):
         super().__init__()
-        self.norm1, self.conv1 = norm_silu(in_channels, kind), nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2, self.conv2 = norm_silu(out_channels, kind), nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        bias = kind != "maskgit"
+        self.norm1, self.norm2 = norm_silu(in_channels, kind), norm_silu(out_channels, kind)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=bias)
+        self.nin_shortcut: nn.Module = nn.Identity()
+        self.late_shortcut = in_channels != out_channels and kind == "maskgit"
+        if in_channels != out_channels:
+            in_channels = out_channels if self.late_shortcut else in_channels
+            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.nin_shortcut(x) + self.conv2(self.norm2(self.conv1(self.norm1(x))))
+        y = self.conv2(self.norm2(self.conv1(self.norm1(x))))
+        return self.nin_shortcut(y if self.late_shortcut else x) + y
 
 
 class AttnBlock(nn.Module):
@@ -81,7 +91,7 @@ class Mid(nn.Module):
     def __init__(self, channels: int, kind: str):
         super().__init__()
         self.block_1 = ResnetBlock(channels, channels, kind)
-        self.attn_1 = AttnBlock(channels, kind)
+        self.attn_1 = AttnBlock(channels, kind) if kind != "maskgit" else nn.Identity()
         self.block_2 = ResnetBlock(channels, channels, kind)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,20 +102,12 @@ class Level(nn.Module):
     """Residual blocks at one resolution, each with attention if there is any, then a resampling."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        num_blocks: int,
-        attention: bool,
-        kind: str,
-        up: bool = False,
-        down: bool = False,
+        self, in_channels: int, out_channels: int, blocks: int, attention: bool, kind: str, up=False, down=False
     ):
         super().__init__()
-        self.block = nn.ModuleList(
-            ResnetBlock(in_channels if i == 0 else out_channels, out_channels, kind) for i in range(num_blocks)
-        )
-        self.attn = nn.ModuleList(AttnBlock(out_channels, kind) for _ in range(num_blocks if attention else 0))
+        widths = [in_channels, *blocks * [out_channels]]
+        self.block = nn.ModuleList(ResnetBlock(*pair, kind) for pair in pairwise(widths))
+        self.attn = nn.ModuleList(AttnBlock(out_channels, kind) for _ in range(blocks if attention else 0))
         self.upsample = Resample(out_channels, True) if up else nn.Identity()
         self.downsample = Resample(out_channels, False) if down else nn.Identity()
 
@@ -121,20 +123,13 @@ class Encoder(nn.Module):
     """Pixels to features. ``widths``: channels of each level, finest first; ``attention``: which levels have it."""
 
     def __init__(
-        self,
-        in_channels: int,
-        widths: Sequence[int],
-        out_channels: int,
-        num_blocks: int,
-        attention: Sequence[bool],
-        kind: str,
+        self, in_channels: int, widths: Sequence[int], out_channels: int, blocks: int, attention: list[bool], kind: str
     ):
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         last = len(attention) - 1
         self.down = nn.ModuleList(
-            Level(widths[i], widths[i + 1], num_blocks, attends, kind, down=i < last)
-            for i, attends in enumerate(attention)
+            Level(widths[i], widths[i + 1], blocks, attends, kind, down=i < last) for i, attends in enumerate(attention)
         )
         self.mid = Mid(widths[-1], kind)
         self.norm_out = norm_silu(widths[-1], kind)
@@ -151,19 +146,13 @@ class Decoder(nn.Module):
     """Features to pixels; takes the same arguments as ``Encoder``."""
 
     def __init__(
-        self,
-        in_channels: int,
-        widths: Sequence[int],
-        out_channels: int,
-        num_blocks: int,
-        attention: Sequence[bool],
-        kind: str,
+        self, in_channels: int, widths: Sequence[int], out_channels: int, blocks: int, attention: list[bool], kind: str
     ):
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, widths[-1], 3, padding=1)
         self.mid = Mid(widths[-1], kind)
         self.up = nn.ModuleList(
-            Level(widths[i + 1], widths[i], num_blocks, attends, kind, up=i > 0) for i, attends in enumerate(attention)
+            Level(widths[i + 1], widths[i], blocks, attends, kind, up=i > 0) for i, attends in enumerate(attention)
         )
         self.norm_out = norm_silu(widths[0], kind)
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
@@ -179,7 +168,7 @@ class VQModel(VQBase):
     """Encoder, codebook and decoder.
 
     Args are those of taming's yaml (``ddconfig`` flattened), and:
-        norm_kind: group, or batch.
+        norm_kind: group or batch.
         gumbel: Whether it is a GumbelVQ, whose encoder gives logits over the codes.
         low: Lower end of the nets' range of pixels, [low, 1]; black is ``low``.
     """
