@@ -38,8 +38,10 @@ class Block(nn.Module):
         super().__init__()
         self.conv = nn.Sequential(_conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width))
         if norm:
-            wide, pointwise = 4 * width, partial(nn.Conv2d, kernel_size=1, bias=False)
-            self.pool = nn.Sequential(pointwise(width, wide), nn.GroupNorm(4, wide), nn.ReLU(), pointwise(wide, width))
+            inner, pointwise = 4 * width, partial(nn.Conv2d, kernel_size=1, bias=False)
+            self.pool = nn.Sequential(
+                pointwise(width, inner), nn.GroupNorm(4, inner), nn.ReLU(), pointwise(inner, width)
+            )
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
