@@ -12,13 +12,14 @@ from clipgen.generators.dvae import DVAE, unmap_pixels
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.training import composer
 from clipgen.mini.training.bundle import sources
+from clipgen.mini.training.dvae import CONFIG
 from clipgen.mini.training.first_stage import Losses, PatchCritic, edge_energy, likelihood
-from clipgen.mini.training.training import Job, Training, load_embedded
+from clipgen.mini.training.training import Job, Training, load_embedded, save_weights
 from clipgen.mini.training.vqgan import psnr
 from clipgen.mini.vocabulary import held_out
 
 WINDOW, STRIDE = 10, 8  # tokens of a side that are decoded at a time, and pixels of a token
-FOOLING = 0.35  # the critic's part of the gradient, beside the other losses'
+FOOLING = 1.6  # norm of the critic's gradient, relative to that of the other losses
 
 
 class Encoded:
@@ -53,7 +54,7 @@ class Encoded:
 
 
 def train(job: Job, batch: int = 16) -> None:
-    """Writes ``decoder.pt``; begins with the dVAE that ships."""
+    """Write ``decoder.pt`` and ``dvae.safetensors``, starting from the shipped dVAE."""
     net = job.place(load_embedded("dvae", DVAE)).requires_grad_(False)
     clip = job.place(load_embedded("clip", MiniCLIP)).eval().requires_grad_(False)
     losses, critic = Losses(clip.image), job.place(PatchCritic(32))
@@ -103,3 +104,5 @@ def train(job: Job, batch: int = 16) -> None:
                 latent = known + average.blocks.input.bias[:, None, None]
                 again = unmap_pixels(average.blocks[1:](latent)[:, :3].float().sigmoid()).clamp(0, 1)
             training.log(**parts, hinge=hinge, psnr=psnr(again, test), energy=edge_energy(again) / sharp)
+    net.decoder.load_state_dict(training.average.model.state_dict())
+    save_weights(job.out / "dvae.safetensors", {key: value.cpu() for key, value in net.state_dict().items()}, CONFIG)

@@ -54,4 +54,4 @@ def test_both_stages_train_on_a_bundle(cache, recipe, tmp_path):
         build = DVAE if stem == "dvae" else partial(Transformer, torch.zeros(VOCABULARY_SIZE, 48))
         weights.build_net(build, config[stem], tensors, stem)
     assert config["prior"]["codes"] == config["dvae"]["vocab_size"], "the transformer writes the dVAE's tokens"
-    assert {"first.webp", "second.webp", "decoder.pt"} <= {file.name for file in tmp_path.iterdir()}
+    assert {"first.webp", "second.webp", "decoder.pt", "dvae.safetensors"} <= {file.name for file in tmp_path.iterdir()}
