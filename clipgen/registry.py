@@ -61,7 +61,6 @@ PERCEPTOR_FAMILIES = Registry(
     "perceptor",
     {
         "mini": "clipgen.mini.clip:BuiltinPerceptor",
-        "evaluator": "clipgen.mini.clip:BuiltinPerceptor",
         "named": "clipgen.clip.named:NamedCLIP",
         "open_clip": "clipgen.clip.openclip:OpenCLIP",
     },

@@ -7,7 +7,6 @@ computed from the numbers of weights and activations.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +15,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.clip.openclip import PREFIXES, OpenCLIP, load_model, parse_name
 from clipgen.storage import weights
-from clipgen.storage.files import atomic_write
 from clipgen.storage.remote import Remote, fetch
 
 _ROBUST = "trained against attacks: its gradient draws shapes where a plain CLIP's draws grain"
@@ -98,8 +95,8 @@ class NamedCLIP(OpenCLIP):
         entry = NAMED[name]
         if entry.file is None:
             return OpenCLIP.load(entry.model)
-        file = weights.as_safetensors(fetch(entry.file), name=entry.file.name)
-        return load_model(entry.model, as_open_clip(file, name))
+        file = weights.as_safetensors(fetch(entry.file), name=entry.file.name, convert=from_transformers)
+        return load_model(entry.model, file)
 
     def __init__(self, name: str, device: torch.device | str = "cpu"):
         super().__init__(name, device)
@@ -161,22 +158,8 @@ _RENAMED = [
 ]
 
 
-def as_open_clip(file: Path, name: str) -> Path:
-    """Return a safetensors file with open_clip's names: itself, or a renamed copy in the cache."""
-    with weights.safe_open(file, "pt") as stored:
-        if not any(key.startswith("text_model.") for key in set(stored.keys())):
-            return file
-    source = {"file": str(file.resolve()), "version": weights.version(file), "wanted": "open_clip"}
-    copy = weights.converted(f"clip/{name}-open_clip")
-    if weights.origin(copy) != source:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(copy) as part:
-            save_file(from_transformers(load_file(file)), part, {"origin": json.dumps(source)})
-    return copy
-
-
 def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of transformers' CLIPModel under open_clip's names."""
+    """Return the weights of transformers' CLIPModel under open_clip's names, which stay as they are."""
     renamed = {}
     for key, value in tensors.items():
         if key.endswith("position_ids") or ".k_proj." in key or ".v_proj." in key:

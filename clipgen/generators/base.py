@@ -16,6 +16,7 @@ from clipgen.registry import RELAXATIONS
 from clipgen.storage.remote import Remote
 
 PIPELINE = "StableDiffusionPipeline"  # what diffusers calls a pipeline that one-step generators are read from
+GROUND = 0.83  # the grey that images start on: as light as paper, and still easy to darken
 NOTEBOOK_STEPS = 500  # of the notebooks of 2021, on a GPU; a CPU takes fewer by default
 Randomness = torch.Generator | Sequence[torch.Generator]  # one for the whole batch, or one for each image
 
@@ -32,6 +33,7 @@ class Generator:
     stride = 1  # height and width of an image are multiples of it
     sequence = 0  # number of tokens of an image if they are a row instead of a grid
     lr: float  # the step, in the latent's own units, that a learning rate of 1 stands for
+    spread: float  # standard deviation of the noise in ``start``
     limit: float  # latents are clamped to [-limit, limit]
     device: torch.device
     net: Any = None  # an autoencoder with ``encode``, ``decode`` and a module ``decoder``, if there is one
@@ -61,8 +63,9 @@ class Generator:
         return latent.shape[-2] * self.stride, latent.shape[-1] * self.stride
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """Return a random latent of one image of (H, W), drawn on the CPU."""
-        raise NotImplementedError
+        """Return a latent of one image of (H, W), drawn on the CPU: a plain light image with a little noise."""
+        noise = self.spread * torch.randn(self.shape(size), generator=rng)
+        return noise.to(self.device) + self.encode(torch.full((1, 3, *size), GROUND, device=self.device))
 
     def encode(self, image: Tensor) -> Tensor:
         """Return the latent whose image is nearest to ``image``, without a gradient."""
@@ -179,10 +182,6 @@ class Entry:
             return self.native_size
         return 512 if gpu_memory(device) >= 12e9 else 384
 
-    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the height and width of the tokens of (H, W)."""
-        return (1, self.sequence) if self.sequence else (size[0] // self.stride, size[1] // self.stride)
-
     def check(self, name: str, relax: str, size: tuple[int, int]) -> None:
         """Raise ClipgenError for a (width, height) or a relaxation that it cannot have."""
         check_size(name, self.stride, size, self.native_size if self.sequence else 0)
@@ -194,6 +193,11 @@ class Entry:
                 f"relax={relax!r}: {name} has {self.codebook_size} tokens, which cannot be divided into that many "
                 "groups; use 2"
             )
+
+
+def token_grid(model: Entry | Generator, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width of the tokens of an image of (H, W)."""
+    return (1, model.sequence) if model.sequence else (size[0] // model.stride, size[1] // model.stride)
 
 
 def parse_relaxation(relax: str) -> tuple[str, dict[str, float]]:

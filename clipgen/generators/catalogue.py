@@ -140,6 +140,7 @@ GENERATORS: dict[str, Entry] = {
     "mini-dvae": _builtin("clipgen.mini:load_autoencoder", has_logits=True, **_MINI),
     "pixels": _builtin("clipgen.generators.pixels:Pixels", defaults=PIXELS),
     "fft": _builtin("clipgen.generators.fft:FFT", defaults=PIXELS | {"augment": "flip, affine, grain=0.3"}),
+    "maco": _builtin("clipgen.generators.fft:Maco", defaults=PIXELS),
     "stack": _builtin("clipgen.generators.stack:Stack", defaults=PIXELS | {"lr": 0.08}, settled=2.0, tileable=False),
     "strokes": _drawing("clipgen.generators.strokes:Strokes", 128),
     "shapes": _drawing("clipgen.generators.shapes:Shapes", 96),

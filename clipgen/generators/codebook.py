@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clipgen import device as devices
 from clipgen import fast
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import Generator, Randomness, check_size, check_tokens
+from clipgen.generators.base import Generator, Randomness, check_size, check_tokens, token_grid
 from clipgen.precision import MixedPrecision
 
 
@@ -101,16 +101,12 @@ class Codebook(MixedPrecision, Generator):
         """The vectors (K, dim) of the tokens."""
         return self.net.codebook
 
-    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the height and width of the latent of (H, W)."""
-        return (1, self.sequence) if self.sequence else (size[0] // self.stride, size[1] // self.stride)
-
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        return 1, self.codebook.shape[1], *self.grid(size)
+        return 1, self.codebook.shape[1], *token_grid(self, size)
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Return random codes."""
-        tokens = torch.randint(len(self.codebook), (1, *self.grid(size)), generator=rng)
+        tokens = torch.randint(len(self.codebook), (1, *token_grid(self, size)), generator=rng)
         return self.from_tokens(tokens.to(self.device))
 
     def from_tokens(self, tokens: Tensor) -> Tensor:
@@ -161,7 +157,7 @@ class Codebook(MixedPrecision, Generator):
     def unpack(self, saved: Tensor, size: tuple[int, int]) -> Tensor:
         if saved.is_floating_point():
             return super().unpack(saved, size)
-        check_tokens(self.name, saved, self.grid(size), len(self.codebook))
+        check_tokens(self.name, saved, token_grid(self, size), len(self.codebook))
         return self.from_tokens(saved[None].long().to(self.device))
 
 
@@ -217,14 +213,14 @@ class Gumbel(Codebook):
         self.lr, self.temperature, self.groups = 1.0, temperature, int(groups)
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        return 1, len(self.codebook), *self.grid(size)
+        return 1, len(self.codebook), *token_grid(self, size)
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Return normal logits; with a fixed temperature, a random token at each place."""
         if self.temperature is None:
             logits = torch.randn(self.shape(size), generator=rng)
         else:
-            tokens = torch.randint(len(self.codebook), (1, *self.grid(size)), generator=rng)
+            tokens = torch.randint(len(self.codebook), (1, *token_grid(self, size)), generator=rng)
             logits = self._one_hot(tokens)
         return fast.channels_last(logits.to(self.device))
 

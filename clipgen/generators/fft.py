@@ -18,6 +18,7 @@ from clipgen.generators.pixels import Pixels
 # lightness, red against blue, and green against both.
 COLOURS = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOURS /= COLOURS.norm(dim=0).max()
+MAGNITUDE = 0.3  # of all frequencies of Maco: pixels then have a standard deviation of about 0.2
 
 
 class FFT(Pixels):
@@ -48,6 +49,26 @@ class FFT(Pixels):
     def from_logits(self, logits: Tensor) -> Tensor:
         waves = torch.einsum("cr,brhw->bchw", COLOURS.inverse().to(logits.device), logits)
         return hartley(waves) / _scale(logits.shape[-2:], logits.device)
+
+
+class Maco(FFT):
+    """The same with fixed magnitudes, so that phases alone are optimised (Fel et al. 2023, "MACO").
+
+    They are 1/f, as on average in photographs: no frequency can be made stronger to please a CLIP.
+    """
+
+    def to_logits(self, latent: Tensor) -> Tensor:
+        return super().to_logits(MAGNITUDE * _normalize(latent))
+
+    def project_(self, latent: Tensor) -> None:
+        """Normalise every frequency, in place."""
+        latent.data.copy_(_normalize(latent.data))
+
+
+def _normalize(latent: Tensor) -> Tensor:
+    """Scale each number and that of the opposite frequency, which together hold a phase, to a mean square of 1."""
+    opposite = latent.flip(-2, -1).roll((1, 1), (-2, -1))
+    return latent / (latent.square() + opposite.square()).div(2).sqrt().clamp(min=1e-12)
 
 
 def hartley(numbers: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from clipgen.generators.base import Entry, Generator, Randomness
 
-GROUND = 0.83  # the grey that images start on: as light as paper, and still easy to darken
 EPSILON = 1 / 512  # pure black and white lie at infinity: half an 8-bit level before them is near enough
 
 
@@ -19,7 +18,7 @@ class Pixels(Generator):
 
     limit = 16.0
     lr = 0.5
-    spread = 0.01  # standard deviation of the noise in ``start``
+    spread = 0.01
 
     def __init__(self, name: str, entry: Entry, device: torch.device):
         self.name, self.native_size, self.device = name, entry.native_size, device
@@ -34,11 +33,6 @@ class Pixels(Generator):
     def from_logits(self, logits: Tensor) -> Tensor:
         """Return a latent whose logits these are."""
         return logits
-
-    def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """Return a plain light image with a little noise."""
-        noise = self.spread * torch.randn(self.shape(size), generator=rng)
-        return noise.to(self.device) + self.encode(torch.full((1, 3, *size), GROUND, device=self.device))
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:

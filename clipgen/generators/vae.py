@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from clipgen import fast
 from clipgen.errors import ClipgenError
 from clipgen.generators.base import PIPELINE, Entry, Generator, Randomness, check_size, clamp
-from clipgen.generators.pixels import GROUND
 from clipgen.precision import MixedPrecision
 from clipgen.storage import weights
 from clipgen.storage.download import check_hub
@@ -112,6 +111,7 @@ class VAE(MixedPrecision, Generator):
     """A frozen autoencoder with a continuous latent (B, channels, H/stride, W/stride)."""
 
     lr = 1.0
+    spread = 0.1
     limit = 5.0  # standard deviations
 
     def __init__(self, name: str, net: TAESD | Diffusers, native_size: int, device: torch.device):
@@ -132,11 +132,6 @@ class VAE(MixedPrecision, Generator):
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         return 1, self.net.channels, size[0] // self.stride, size[1] // self.stride
-
-    def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """Return a plain light image with a little noise."""
-        noise = 0.1 * torch.randn(self.shape(size), generator=rng)
-        return noise.to(self.device) + self.encode(torch.full((1, 3, *size), GROUND, device=self.device))
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:

@@ -37,12 +37,15 @@ class Neuron(Loss):
             size = perceptors[0].size
             self._layer_outputs(perceptors[0], torch.zeros(1, 3, size, size, device=perceptors[0].device))
 
-    def loss(self, context: StepContext) -> Tensor:
+    def terms(self, context: StepContext) -> Iterator[Tensor]:
+        if not (self.neuron and self.neuron_weight):
+            return
         perceptor, image = context.spec.perceptors[0][0], context.image
         cutouts = replace(context.spec.cutouts, cutouts=min(CUTOUTS, context.spec.cutouts.cutouts))
         pictures = cutouts.sample(image.shape, perceptor.size, context.rng).render(image)
         unit, outputs = self._layer_outputs(perceptor, pictures)
-        return -outputs[..., unit].mean() / outputs.detach().square().mean().sqrt()
+        activation = outputs[..., unit].mean() / outputs.detach().square().mean().sqrt()
+        yield -self.neuron_weight * activation
 
     def _layer_outputs(self, perceptor: Perceptor, pictures: Tensor) -> tuple[int, Tensor]:
         """Return the index of the unit, and what its layer returns for pictures (B, 3, H, W), as (B, N, C)."""
@@ -56,7 +59,3 @@ class Neuron(Loss):
         if unit >= maps.shape[-1]:
             raise ClipgenError(f"neuron={self.neuron!r}: this layer has units 0 to {maps.shape[-1] - 1}")
         return unit, maps
-
-    def terms(self, context: StepContext) -> Iterator[Tensor]:
-        if self.neuron and self.neuron_weight:
-            yield self.neuron_weight * self.loss(context)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from clipgen.generators.defaults import ONE_STEP
+
 # No average over the steps, a constant learning rate, and no pull towards a picture to start from.
 _PLAIN = {
     "perceptor": "ViT-B-32/openai",
@@ -102,27 +104,18 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "ema": 0.9,
     },
     # The noise of a one-step generator, for what people prefer.
-    "reno": {
+    "reno": ONE_STEP
+    | {
         "generator": "sd-turbo",
         # 5 x HPS, 0.05 x PickScore and 0.01 x CLIP, the last two multiplied by the model's own scale of 100.
         "perceptor": "hps-v2.1:5 | pickscore:5 | ViT-H-14/laion2b_s32b_b79k:1",
-        "init": "random",
-        "near": 0.0,
         "size": (512, 512),
-        "steps": 50,
         "every": 1,
-        "keep": "best",
         "cutouts": 1,
         "cut_min": 1.0,
         "cut_max": 1.0,
         "augment": "",
         "distance": "cosine",
-        "optimizer": "SGD",
-        "momentum": 0.9,
-        "nesterov": True,
-        "ema": 0.0,
-        "schedule": "constant",
-        "lr_unit": "absolute",
         # The source's loss is 11 times the weighted mean that clipgen takes.
         "lr": 5.0 * 11,
         "clip_grad": 0.1 / 11,

@@ -19,7 +19,7 @@ from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import family, load_perceptor
 from clipgen.errors import ClipgenError
 from clipgen.export.film import settings_of
-from clipgen.generators.base import Entry, Generator, check_tokens
+from clipgen.generators.base import Entry, Generator, check_tokens, token_grid
 from clipgen.generators.catalogue import entry_of, load_generator
 from clipgen.losses.loss import FunctionLoss, Loss, LossFunction
 from clipgen.prompts import parse_weighted, positive_text_prompts, slug, warn_of_titles
@@ -76,7 +76,7 @@ class RunSpec:
         data = self.inputs.all.get(init)
         if isinstance(data, np.ndarray) and data.dtype.kind in "iu":
             width, height = settings.growth.sizes[0]
-            check_tokens(settings.generator, data, entry.grid((height, width)), entry.codebook_size)
+            check_tokens(settings.generator, data, token_grid(entry, (height, width)), entry.codebook_size)
         self.apply_changes(settings, self.changes)
 
     @classmethod

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
@@ -140,7 +140,12 @@ def version(file: Path) -> str:
     return f"{file.stat().st_size} {file.stat().st_mtime_ns}"
 
 
-def as_safetensors(file: str | Path, names: Collection[str] = (), name: str = "") -> Path:
+def as_safetensors(
+    file: str | Path,
+    names: Collection[str] = (),
+    name: str = "",
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> Path:
     """Return a safetensors file with the weights of a checkpoint: itself, or a copy in the cache.
 
     Nothing in the file is run.
@@ -150,6 +155,7 @@ def as_safetensors(file: str | Path, names: Collection[str] = (), name: str = ""
             TorchScript archive.
         names: The tensors that are copied; by default all but a VQGAN's discriminator and LPIPS (``loss.*``).
         name: The name of a download; its copy is used even when the download is deleted.
+        convert: Renames the tensors; with it a safetensors file has a copy, too.
 
     Raises:
         ClipgenError: The file is none of these, broken, unsafe, or has none of the tensors.
@@ -157,7 +163,7 @@ def as_safetensors(file: str | Path, names: Collection[str] = (), name: str = ""
     file = Path(file)
     if not file.is_file():
         raise ClipgenError(f"{file}: there is no such file; check the path")
-    if file.suffix == ".safetensors":
+    if file.suffix == ".safetensors" and (not convert or file == converted(name)):
         return file
     digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
     source = {"file": str(file.resolve()), "version": version(file), "wanted": digest}
@@ -165,7 +171,11 @@ def as_safetensors(file: str | Path, names: Collection[str] = (), name: str = ""
     if origin(copy) == source:
         return copy
     try:
-        tensors = pickles.load_tensors(file, frozenset(names).__contains__ if names else _is_weight)
+        if file.suffix == ".safetensors":
+            tensors = load_file(file)
+        else:
+            tensors = pickles.load_tensors(file, frozenset(names).__contains__ if names else _is_weight)
+        tensors = convert(tensors) if convert else tensors
     except Exception as error:  # a broken or hostile file can fail anywhere
         raise ClipgenError(
             f"{file}: this file was not loaded, because it cannot be read as plain weights "

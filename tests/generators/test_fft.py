@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+import clipgen
 from clipgen.generators.base import Entry
-from clipgen.generators.fft import COLOURS, FFT, hartley
+from clipgen.generators.fft import COLOURS, FFT, MAGNITUDE, Maco, hartley
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 8), (8, 5), (9, 7)])
@@ -54,3 +55,43 @@ def test_nothing_is_left_behind_as_specks():
         fft.project_(latent)
     away = (fft.image(latent) - wanted).abs().amax(1)
     assert (away > 0.5).sum() == 0 and away.mean() < 0.05
+
+
+def spectrum(logits):
+    """The Fourier spectrum of each decorrelated colour."""
+    return torch.fft.fft2(torch.einsum("cr,brhw->bchw", COLOURS.inverse(), logits), norm="ortho")
+
+
+@pytest.mark.parametrize("size", [(16, 16), (15, 12), (9, 20)])
+def test_phases_alone_are_free(size):
+    """Magnitudes are 1/f whatever the latent; its gradient reaches the phases."""
+    maco = Maco("maco", Entry("", native_size=64, stride=1), torch.device("cpu"))
+    down, across = (torch.fft.fftfreq(side) for side in size)
+    magnitudes = MAGNITUDE * 0.25 / torch.hypot(down[:, None], across).clamp(min=1 / max(size))
+    latent = torch.randn(1, 3, *size).requires_grad_()
+    assert torch.allclose(spectrum(maco.to_logits(latent)).abs(), magnitudes.expand(1, 3, -1, -1), atol=1e-5)
+    assert torch.allclose(maco.to_logits(latent), maco.to_logits(7 * latent), atol=1e-5)
+    maco.image(latent).square().mean().backward()
+    assert ((latent.grad != 0).float().mean() > 0.9) and abs((latent.grad * latent).sum()) < 1e-4 * latent.grad.norm()
+    before = maco.image(latent).detach()
+    maco.project_(latent)
+    assert latent.detach().square().mean() == pytest.approx(1) and torch.allclose(maco.image(latent), before, atol=1e-5)
+
+
+def test_the_phases_of_a_picture_are_kept():
+    maco = Maco("maco", Entry("", native_size=64, stride=1), torch.device("cpu"))
+    picture = torch.rand(1, 3, 12, 16)
+    angles = (spectrum(picture - 0.5) / spectrum(maco.to_logits(maco.encode(picture)))).angle()
+    assert angles.abs().max() < 1e-3
+
+
+def test_a_run_of_phases_resumes_and_replays(tmp_path):
+    quick = {"generator": "maco", "steps": 4, "every": 1, "cutouts": 2, "size": (64, 64), "folder": tmp_path}
+    frames = [frame.image.tobytes() for frame in clipgen.Run("a cat", **quick)]
+    half = clipgen.Run("a cat", **quick)
+    for frame in half:
+        if frame.step == 2:
+            half.stop()
+    assert [frame.image.tobytes() for frame in clipgen.Run.resume(half.journal.folder)] == frames[2:]
+    again = clipgen.Run.replay(half.journal.folder, folder=tmp_path)
+    assert [frame.image.tobytes() for frame in again] == frames and len({*frames}) == 4

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.cutouts.sampling import CutoutConfig
+from clipgen.generators.base import GROUND
 from clipgen.generators.catalogue import load_generator
-from clipgen.generators.pixels import GROUND
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.training.training import Job
 
