@@ -1,7 +1,5 @@
 """clipgen: CLIP-guided image generation for notebooks."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,5 @@
 """The ``clipgen`` command: ``clipgen "a red apple"``, and everything that can be done with a run afterwards."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 import re

@@ -1,7 +1,5 @@
 """What each command of ``clipgen.cli`` does. A command adds its options to a parser, parses words, and acts."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Where a run starts, and the pictures that it is held to."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +34,7 @@ class InitContext:
     prompts: Sequence[Prompt]
     mask: Tensor | None = None  # (1, 1, H, W), 1 where the picture is painted
     background: Tensor | None = None  # (1, 3, H, W), the picture outside the mask; None before it exists
-    fallback: Init | None = None  # the perceptor's default start, which gives the targets of a masked part
+    fallback: "Init | None" = None  # the perceptor's default start, which gives the targets of a masked part
     show: Callable[[Tensor], None] | None = None  # called with the draft (1, 3, H, W) after each row of tokens
 
     def target(self, image: Tensor, strength: float = 1.0, space: str = "latent") -> InitTarget:

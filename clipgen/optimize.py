@@ -1,7 +1,5 @@
 """The optimisation loop: one latent moved along the gradient of its losses."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The optimiser of a latent, its learning rate schedule, and the average that frames show."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The progress of downloads for a listener, and a stop that reaches whatever takes long."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait

@@ -15,8 +15,6 @@ Runner: 2049``), or if no space precedes it and it joins two whole numbers (``16
 ``area 51 :2`` the number is a weight.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import warnings

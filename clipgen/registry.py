@@ -1,7 +1,5 @@
 """Parts by name: where each one is, imported when it is first used. Adding a part is a line here, or in a catalogue."""
 
-from __future__ import annotations
-
 from collections import UserDict
 from collections.abc import Mapping
 from pkgutil import resolve_name

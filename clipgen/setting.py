@@ -1,7 +1,5 @@
 """The declaration of a setting: default, bounds, choices, help, whether it is live, and its section."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys

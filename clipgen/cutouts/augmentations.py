@@ -1,7 +1,5 @@
 """Augmentations of cutouts: names, strengths, and the probability that a cutout has them."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

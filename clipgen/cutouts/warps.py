@@ -1,7 +1,5 @@
 """Matrices that move coordinates and colours, one for each cutout."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

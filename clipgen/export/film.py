@@ -1,7 +1,5 @@
 """Frames to a file in the format of its suffix, whole or not at all; and the settings in such a file."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import deque

@@ -1,7 +1,5 @@
 """A film in 256 colours, with its settings in the comment."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ One file that asks the network for nothing, with a Content-Security-Policy that 
 else, whatever a prompt contains. Without JavaScript it shows the last frame, the curve and the settings.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

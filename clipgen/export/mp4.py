@@ -1,7 +1,5 @@
 """A film for every player: H.264 by ffmpeg, with its settings as the comment."""
 
-from __future__ import annotations
-
 import subprocess
 from contextlib import suppress
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A picture, with its settings in a text chunk and its scores in another."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The base class of export formats, and what they are given. A new format is a file here and a line in the registry."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

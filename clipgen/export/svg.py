@@ -4,8 +4,6 @@ Strokes are paths, ellipses images of a unit circle, polygons polygons. In a fil
 moves in straight lines from frame to frame. Where films are not played, the last frame is shown.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator, Sequence

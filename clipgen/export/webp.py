@@ -1,7 +1,5 @@
 """A film in full colour that browsers show as a picture, with its settings in the Exif description."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

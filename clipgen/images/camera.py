@@ -1,7 +1,5 @@
 """A camera that moves from frame to frame: ``zoom=1.02, x=0.01, angle=1@50-100``."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ class Camera:
     moves: tuple[tuple[str, float, int, float], ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> Camera:
+    def parse(cls, text: str) -> "Camera":
         """Parse moves of the camera; what it sees moves the other way.
 
         Args:

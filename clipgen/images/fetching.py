@@ -1,7 +1,5 @@
 """Pictures from public addresses, and from nowhere inside a private network."""
 
-from __future__ import annotations
-
 import http.client
 import ipaddress
 import re

@@ -1,7 +1,5 @@
 """Films: their frames as ``images.reading`` reads pictures, and their durations."""
 
-from __future__ import annotations
-
 import io
 import os
 import tempfile

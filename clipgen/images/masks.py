@@ -1,7 +1,5 @@
 """Masks: where a picture may be painted, as words, boxes or image files."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Names of pictures: which texts are names of files or addresses, and what a new file is called."""
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

@@ -1,7 +1,5 @@
 """Pictures from anything that people have: RGB PIL images, and float tensors in [0, 1]."""
 
-from __future__ import annotations
-
 import io
 import os
 import warnings

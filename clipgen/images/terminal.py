@@ -1,7 +1,5 @@
 """Output to a terminal, without control characters."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,7 +1,5 @@
 """Published upscalers, read by spandrel: larger pictures with more detail than Lanczos."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where a text's score comes from: a heat map over a picture, by a perceptor's gradient or by covering parts."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Callable
@@ -47,7 +45,7 @@ class Explanation:
         """The picture, dark where nothing matches the text and glowing where most does."""
         return overlay_heat(self.picture, self.map.numpy())
 
-    def figure(self) -> Figure:
+    def figure(self) -> "Figure":
         """Return the picture, the map with its scale, and the overlay, side by side."""
         from matplotlib.figure import Figure
 

@@ -1,7 +1,5 @@
 """A drawing of the loop that makes a picture, for the notebooks."""
 
-from __future__ import annotations
-
 from IPython.display import SVG
 
 PARTS = ("latent", "decoder", "picture", "cutouts", "CLIP", "text")  # from left to right

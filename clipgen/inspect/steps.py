@@ -1,7 +1,5 @@
 """The cutouts of a step: what each scores, and how strongly it pulls at the picture; and the judge of frames."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """LAION's aesthetic score as an objective: a linear layer on the embeddings of OpenAI's CLIP, without a text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

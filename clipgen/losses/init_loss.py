@@ -1,7 +1,5 @@
 """The distance to the photograph, drawing or draft that a run starts from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The loss interface, and the specification of a step that losses are a part of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -39,7 +37,7 @@ class StepSpec:
     generator: Generator
     perceptors: Sequence[tuple[Perceptor, float]]  # with their weights, which sum to one
     prompts: Sequence[Prompt]
-    losses: Sequence[Loss]
+    losses: "Sequence[Loss]"
     init_targets: Sequence[InitTarget]
     optimizer: OptimizerConfig
     camera: Camera

@@ -1,7 +1,5 @@
 """What one unit of a perceptor's image tower wants to see (Olah et al. 2017, "Feature Visualization")."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Keep the norm of a one-step generator's noise near a Gaussian's (Samuel et al. 2023; Eyring et al. 2024)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The distance of a picture's cutouts to its prompts, as CLIP sees both."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -49,11 +47,11 @@ class Targets(NamedTuple):
     stops: Tensor | None  # (P,), distance at which an attracting prompt stops pulling, or a repelling one pushing
     sources: Tensor | None = None  # (P, d), embeddings of directions' source texts; zeros for the other prompts
 
-    def to(self, device: torch.device) -> Targets:
+    def to(self, device: torch.device) -> "Targets":
         stops = None if self.stops is None else copy_to(self.stops, device)
         return self._replace(weights=copy_to(self.weights, device), stops=stops)
 
-    def combined(self) -> Targets:
+    def combined(self) -> "Targets":
         """Return the targets, the positive ones replaced by their normalised weighted sum (Murdock 2021)."""
         positive = self.weights > 0
         if not positive.any():

@@ -3,8 +3,6 @@
 Each is a dataclass whose fields are its settings; with ``weight`` 0 it is skipped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """mini CLIP and the evaluator: perceptors small enough to ship, trained by ``clipgen.mini.training``."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

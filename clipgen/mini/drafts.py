@@ -6,8 +6,6 @@ where their relation puts it (a hat on a head), in front of the prompt's scenery
 prompt is drafted grey: CLIP's gradient colours grey well.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ It reads ``context`` text tokens, then writes ``side`` x ``side`` image tokens, 
 At 20 + 256 positions every token can see all earlier ones; the paper's sparse masks are for 256 + 1,024.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

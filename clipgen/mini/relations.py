@@ -1,7 +1,5 @@
 """Relations of two things (wears, holds, rides, is on, is in): found in a prompt, and laid out in a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

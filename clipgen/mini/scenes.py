@@ -1,7 +1,5 @@
 """Colours, and places with their backgrounds: of the scenes of the training, and of drafts."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Names of drawings, the drawings that no model was trained on, and vocabularies to describe pictures with."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from typing import NamedTuple

@@ -6,8 +6,6 @@ the hub repositories dalle-mini/dalle-mini and dalle-mini/dalle-mega. Layers are
 (Shleifer et al. 2021) with gated units for the dense part (Shazeer 2020).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What writes a picture's tokens, one after another, for a text: DALL-E's second stage."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch

@@ -1,7 +1,5 @@
 """Steering a run from any thread: pause, stop, and changes of settings that wait for the next step."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """A folder whose files are replaced whole, and kept in memory where the disk has no room."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

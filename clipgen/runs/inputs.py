@@ -1,7 +1,5 @@
 """The pictures and latents that settings name: to start from, to go towards, to mask with."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +47,7 @@ class Inputs:
         return {name: value for name, value in self.all.items() if not isinstance(value, np.ndarray)}
 
     @contextmanager
-    def tentative(self) -> Iterator[Inputs]:
+    def tentative(self) -> "Iterator[Inputs]":
         """Undo what is added within the context if that raises an error."""
         before = dict(self.all)
         try:

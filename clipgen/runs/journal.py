@@ -6,8 +6,6 @@
 from which the run continues. Each file is written under another name first and then renamed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -60,7 +58,7 @@ class Journal(Folder):
         self._settings: dict[str, Any] = {}  # as last read or written, should the folder go away
 
     @classmethod
-    def create(cls, parent: str | Path, slug: str, settings: dict) -> Journal:
+    def create(cls, parent: str | Path, slug: str, settings: dict) -> "Journal":
         """Make a new folder, ``<parent>/<date>-<slug>-<id>``. Raises ClipgenError if it cannot be written."""
         if "://" in str(parent):
             raise ClipgenError(f"folder={str(parent)!r}: a run is kept on this machine; a study can have an address")
@@ -83,7 +81,7 @@ class Journal(Folder):
         return journal
 
     @classmethod
-    def open(cls, folder: str | Path) -> Journal:
+    def open(cls, folder: str | Path) -> "Journal":
         """Open a run folder. Raises ClipgenError if it is none, damaged, or of another format."""
         journal = cls(check_path("folder", folder))
         if not journal._path("settings.json").is_file():

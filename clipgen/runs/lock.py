@@ -1,7 +1,5 @@
 """A lock on a folder, in which only one run or study works at a time."""
 
-from __future__ import annotations
-
 import os
 import socket
 import threading
@@ -18,7 +16,7 @@ except ImportError:  # Windows
 
 HOLDER = ".lock"  # a file in the folder that names the holder
 _MUTEX = threading.Lock()
-_LOCKS: dict[tuple[int, ...], Lock] = {}  # of this process
+_LOCKS: "dict[tuple[int, ...], Lock]" = {}  # of this process
 
 
 class Lock:
@@ -99,7 +97,7 @@ class Lock:
                     (self._folder / HOLDER).unlink(missing_ok=True)
                 os.close(self._descriptor)
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> "Lock":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,5 @@
 """Writing a run as a picture or a film: its frames, or for a vector format its drawings."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path

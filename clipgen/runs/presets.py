@@ -3,8 +3,6 @@
 The numbers are the sources'. notebooks/guide/published-models.md names these, what differs on purpose, and why.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A run: an optimisation whose frames are kept in a journal."""
 
-from __future__ import annotations
-
 import threading
 import time
 import warnings
@@ -57,7 +55,7 @@ class Run:
         *,
         folder: str | Path = "clipgen-runs",
         losses: Losses = (),
-        like: Run | None = None,
+        like: "Run | None" = None,
         **settings: Value,
     ):
         self.spec = prompt if isinstance(prompt, RunSpec) else RunSpec.create(prompt, settings, losses)
@@ -74,7 +72,9 @@ class Run:
         self._views_lock = threading.Lock()
 
     @classmethod
-    def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None, *, trust: bool = False) -> Run:
+    def resume(
+        cls, folder: str | Path, losses: Losses = (), like: "Run | None" = None, *, trust: bool = False
+    ) -> "Run":
         """Continue an interrupted run from its last saved step, with the frames that it would have had.
 
         ``trust``: read files that the folder names without a copy. Raises ClipgenError while the run is in progress.
@@ -93,13 +93,13 @@ class Run:
         *,
         folder: str | Path = "clipgen-runs",
         losses: Losses = (),
-        like: Run | None = None,
+        like: "Run | None" = None,
         trust: bool = False,
-    ) -> Run:
+    ) -> "Run":
         """Make a run again, from its folder or an exported file; steering included. ``trust``: see ``resume``."""
         return cls(RunSpec.open(source, losses, trust), folder=folder, like=like)
 
-    def branch(self, step: int, *, folder: str | Path = "clipgen-runs", **settings: Value) -> Run:
+    def branch(self, step: int, *, folder: str | Path = "clipgen-runs", **settings: Value) -> "Run":
         """Return a new run from the frame of ``step``, with this run's settings, ``near=0``, and the settings given."""
         if step not in self.journal.steps:
             raise ClipgenError(f"step={step}: there is no such frame; there are {self.journal.steps}")

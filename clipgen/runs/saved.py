@@ -1,7 +1,5 @@
 """Reading the files of runs, which somebody else may have written: JSON, settings, changes, arrays."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Values that change over the steps: numbers, ``0.2@0-200, 0.02@150-``, and sizes, ``128x128@0-60, 256x256@60-``."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

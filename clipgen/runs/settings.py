@@ -3,8 +3,6 @@
 The run's own settings are declared here, those of its parts (optimiser, cutouts, losses) where the parts are.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Mapping
@@ -177,7 +175,7 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
             object.__setattr__(self, "recipe", canonical_recipe(self.recipe))
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any]) -> Settings:
+    def of(cls, saved: Mapping[str, Any]) -> "Settings":
         """Return the settings among what a journal has saved."""
         return cls(**{field.name: saved[field.name] for field in fields(cls) if field.name in saved})
 
@@ -211,14 +209,14 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
         edges = {int(edge) for span in spans for edge in span if edge < math.inf}
         return edges.union(self.growth.begins, *(schedule.edges for schedule in self.schedules.values()))
 
-    def updated(self, **values: Any) -> Settings:
+    def updated(self, **values: Any) -> "Settings":
         """Return a copy with other values. Prompts are parsed again only if they are among them."""
         copy = replace(self, **values)
         if not values.keys() & {"prompt", "negative"}:
             copy.__dict__["prompts"] = self.prompts
         return copy
 
-    def at(self, step: int) -> Settings:
+    def at(self, step: int) -> "Settings":
         """Return the settings at a step: each schedule is a number, and a growing size the one of that step."""
         values: dict[str, Any] = {name: schedule.at(step) for name, schedule in self.schedules.items()}
         for name in values:

@@ -1,7 +1,5 @@
 """A run before it begins: everything is checked, and no model is loaded."""
 
-from __future__ import annotations
-
 import math
 import platform
 import warnings
@@ -82,7 +80,7 @@ class RunSpec:
     @classmethod
     def create(
         cls, prompt: Any, options: Mapping[str, Any], losses: Losses = (), inputs: Inputs | None = None
-    ) -> RunSpec:
+    ) -> "RunSpec":
         """Return the spec of a new run, from the arguments of ``clipgen.Run``."""
         inputs = inputs or Inputs()
         named = inputs.name_values({**options, "prompt": prompt})
@@ -98,7 +96,7 @@ class RunSpec:
         return spec
 
     @classmethod
-    def open(cls, source: str | Path, losses: Losses = (), trust: bool = False, resume: bool = False) -> RunSpec:
+    def open(cls, source: str | Path, losses: Losses = (), trust: bool = False, resume: bool = False) -> "RunSpec":
         """Return the spec for resuming or repeating a run, changes included, from its folder or an exported file.
 
         Args:

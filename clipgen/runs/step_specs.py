@@ -1,7 +1,5 @@
 """From the settings of a run to the specification of its next step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

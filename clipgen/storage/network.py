@@ -1,7 +1,5 @@
 """Requests that give up soon if nobody answers."""
 
-from __future__ import annotations
-
 import http.client
 import ssl
 import urllib.error

@@ -6,8 +6,6 @@ file is imported to read it. Formats: PyTorch's notes on
 serialization semantics, and ``torch/serialization.py``.
 """
 
-from __future__ import annotations
-
 import math
 import pickle
 import struct
@@ -99,7 +97,7 @@ class LazyTensor(_Immutable):
 class _Placeholder:
     """Stands for a class that is not imported: takes any arguments, keeps attributes, does nothing."""
 
-    def __new__(cls, *args: Any) -> _Placeholder:
+    def __new__(cls, *args: Any) -> "_Placeholder":
         return super().__new__(cls)
 
     def __init__(self, *args: Any):

@@ -1,7 +1,5 @@
 """Published files: where they are downloaded from, and what is in the cache folder."""
 
-from __future__ import annotations
-
 import os
 import re
 import time
@@ -47,7 +45,7 @@ class Source:
     sha256: str | None = None  # or its first digits
 
     @classmethod
-    def parse(cls, line: str, megabytes: float | None = None, sha256: str | None = None) -> Source:
+    def parse(cls, line: str, megabytes: float | None = None, sha256: str | None = None) -> "Source":
         """Parse a place; what differs in this copy follows a ``#``: ``#sha256=0a1b&megabytes=359``."""
         where, _, fragment = line.partition("#")
         facts = {key: values[0] for key, values in parse_qs(fragment, strict_parsing=bool(fragment)).items()}

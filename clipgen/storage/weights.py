@@ -1,7 +1,5 @@
 """Weights: clipgen's own safetensors, and safetensors copies of published checkpoints."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@
 study, and what lies in the current folder; one that is lost ends all others.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import queue
@@ -143,7 +141,7 @@ class ProcessExecutor(WorkerExecutor):
         super().__init__(*worker_counts(workers, batches, len(gpus), count_cores()))
         self._gpus = gpus
 
-    def start_worker(self, slot: int) -> ProcessWorker:
+    def start_worker(self, slot: int) -> "ProcessWorker":
         return ProcessWorker(self.threads, self._gpus[slot % len(self._gpus)] if self._gpus else None)
 
 
@@ -248,7 +246,7 @@ def worker_counts(workers: int | None, rows: int, gpus: int, cores: int) -> tupl
     return count, max(1, cores // count)
 
 
-def visible_gpus(specs: Sequence[RunSpec]) -> list[str]:
+def visible_gpus(specs: "Sequence[RunSpec]") -> list[str]:
     """Return a value of CUDA_VISIBLE_DEVICES for each worker; none on a CPU.
 
     Where a run names its GPU by number, every worker sees all of them, and there are as many workers as GPUs in use.

@@ -1,7 +1,5 @@
 """What a study varies: the arguments of its runs, from lists, placeholders and tables."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import math

@@ -4,8 +4,6 @@ The page is a grid of rows to filter and order. It asks the network for nothing,
 film's page. Without JavaScript the pictures and scores are there.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import json
@@ -108,7 +106,7 @@ def _row_html(row: Row) -> str:
 
 
 @contextmanager
-def show_progress(study: Study, progress: bool) -> Iterator[Callable[[], None]]:
+def show_progress(study: "Study", progress: bool) -> Iterator[Callable[[], None]]:
     """Yield a function that shows how far a study is, to be called as often as one likes."""
     if not progress:
         yield lambda: None
@@ -158,7 +156,7 @@ def count_steps(rows: Sequence[Row], states: Sequence[RowState]) -> int:
 class LiveGrid:
     """The sheet of a study's newest frames in a notebook, of its first ``TILES`` rows."""
 
-    def __init__(self, study: Study):
+    def __init__(self, study: "Study"):
         import ipywidgets as widgets
         from IPython.display import display
 

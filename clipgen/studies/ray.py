@@ -1,7 +1,5 @@
 """Workers of Ray: on this machine, or on a cluster whose nodes have clipgen."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable
@@ -52,7 +50,7 @@ class RayExecutor(WorkerExecutor):
             self.shutdown()
             raise ClipgenError(f"engine={engine!r}: this cluster has no CPU to compute with; add a node to it")
 
-    def start_worker(self, slot: int) -> RayWorker:
+    def start_worker(self, slot: int) -> "RayWorker":
         options = {"num_cpus": self.threads, "num_gpus": self._gpu_share, "max_restarts": 0}
         arguments = self.threads, os.getcwd(), str(Path(clipgen.__file__).parents[1])
         return RayWorker(self._ray, self._ray.remote(_actor_class()).options(**options).remote(*arguments))

@@ -3,8 +3,6 @@
 A row is an ordinary run folder with a file ``row.json`` that says how far it is.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -46,7 +44,7 @@ class RowState:
     error: str = ""
 
     @classmethod
-    def read(cls, folder: Path) -> RowState:
+    def read(cls, folder: Path) -> "RowState":
         """Return the state of the row in a folder: a new one where there is no valid ``row.json``."""
         default = cls()
         try:

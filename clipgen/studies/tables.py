@@ -1,7 +1,5 @@
 """Values in tables and files: cells, CSV and YAML."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

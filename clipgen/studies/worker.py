@@ -1,7 +1,5 @@
 """What a worker of a study computes, whatever engine it belongs to: rows, one batch after another."""
 
-from __future__ import annotations
-
 import gc
 import sys
 import time

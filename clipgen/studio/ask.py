@@ -1,7 +1,5 @@
 """What is drawn and with which models: prompt rows, and a choice of a generator and a CLIP together."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,11 +34,11 @@ class PromptRows(widgets.VBox):
     def line(self, line: str) -> None:
         self._show([PromptRow(prompt, self) for prompt in parse_parts(line)])
 
-    def remove(self, row: PromptRow) -> None:
+    def remove(self, row: "PromptRow") -> None:
         """Take a row away."""
         self._show([other for other in self._rows if other is not row])
 
-    def _show(self, rows: list[PromptRow]) -> None:
+    def _show(self, rows: "list[PromptRow]") -> None:
         removed, self._rows = [row for row in self._rows if row not in rows], rows
         for number, row in enumerate(rows, 1):
             row.set_number(number)

@@ -1,7 +1,5 @@
 """The settings of a run as widgets, made from what each setting declares, and how changes reach a live run."""
 
-from __future__ import annotations
-
 import html
 import math
 import random

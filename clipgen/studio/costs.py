@@ -1,7 +1,5 @@
 """What models cost: their download, their memory, and on a CPU the time of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

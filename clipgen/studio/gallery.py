@@ -1,7 +1,5 @@
 """The earlier runs of a folder: a picture, the prompt, and what can be done with each."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Callable, Mapping
 from contextlib import suppress

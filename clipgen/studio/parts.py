@@ -1,7 +1,5 @@
 """Widgets that ipywidgets lacks, or that Colab does not draw: folds, dials, uploads."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

@@ -1,7 +1,5 @@
 """Sections about the shown frame: its file, a mask, what CLIP was shown and reads in it."""
 
-from __future__ import annotations
-
 import html
 import mimetypes
 import sys
