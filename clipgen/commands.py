@@ -72,9 +72,7 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
 def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = False) -> int:
     """Go on with an interrupted run or film, or make it ``again``."""
-    parser.add_argument(
-        "source", type=Path, metavar="RUN", help="a run folder" + ", or a file exported from it" * again
-    )
+    parser.add_argument("source", type=Path, metavar="RUN", help="a run folder" + ", or an exported file" * again)
     parser.add_argument("output", nargs="*", type=expand_home, metavar="FILE", help=OUTPUTS, default=[])
     parser.add_argument("--quiet", action="store_true", default=False, help="show no progress bar")
     parser.add_argument("--trust", action="store_true", help="read files that the run refers to elsewhere")

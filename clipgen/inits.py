@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -154,16 +155,15 @@ class Colour(Procedural):
 class Dalle(Init):
     """The best drawing of the built-in transformer, with a large weight of the init loss."""
 
-    model, strength, space = "mini", 12.0, "latent"  # strength and space: of the init targets
+    strength, space = 12.0, "latent"  # of the init targets
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = "mini"):
+        self.model = model
         self._drawings: dict[str, Drawings] = {}
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         if not positive_text_prompts(prompts):
-            raise ClipgenError(
-                f"init: {self.model}'s transformer needs a text prompt; add one, or choose init='random'"
-            )
+            raise ClipgenError(f"init: {self.model}'s transformer needs a text prompt; add one or choose init='random'")
 
     def find_subject(self, prompts: Sequence[Prompt]) -> Any:
         """Return what is drawn for prompts: the texts of the positive ones, joined by "and"."""
@@ -250,13 +250,5 @@ class Dalle(Init):
         return dalle(text, stream="likeliest", seed=context.seed, **options)
 
 
-class DalleMini(Dalle):
-    """The same with DALL-E mini's published weights."""
-
-    model = "dalle-mini"
-
-
-class DalleMega(Dalle):
-    """The same with DALL-E mega's published weights."""
-
-    model = "dalle-mega"
+# With DALL-E mini's published weights.
+DalleMini, DalleMega = partial(Dalle, "dalle-mini"), partial(Dalle, "dalle-mega")

@@ -92,14 +92,10 @@ def parse(text: str, negative: str = "") -> list[Prompt]:
     """
     prompts = parse_parts(text)
     if not prompts:
-        raise ClipgenError(
-            f'prompt={text!r}: there is nothing to draw; write what you want to see, such as "a red apple"'
-        )
+        raise ClipgenError(f'prompt={text!r}: there is nothing to draw; write what you want to see: "a red apple"')
     prompts += [replace(one, weight=-abs(one.weight)) for one in parse_parts(negative, "negative", 0.5)]
     if not all(math.isfinite(prompt.weight) for prompt in prompts) or max(prompt.weight for prompt in prompts) <= 0:
-        raise ClipgenError(
-            f'prompt={text!r}: at least one prompt needs a finite weight above 0, such as "a cat:1 | dog:-0.5"'
-        )
+        raise ClipgenError(f'prompt={text!r}: one prompt needs a finite weight above 0, such as "a cat:1 | dog:-0.5"')
     return prompts
 
 

@@ -35,9 +35,9 @@ def unknown_name(argument: str, name: str, names: Mapping[str, Any], others: str
 WRITERS = Registry(
     "suffix",
     {
-        ".png": "clipgen.export.png:Png",
-        ".gif": "clipgen.export.gif:Gif",
-        ".webp": "clipgen.export.webp:WebP",
+        ".png": "clipgen.export.pillow:Png",
+        ".gif": "clipgen.export.pillow:Gif",
+        ".webp": "clipgen.export.pillow:WebP",
         ".mp4": "clipgen.export.mp4:Mp4",
         ".html": "clipgen.export.html:Html",
         ".svg": "clipgen.export.svg:Svg",
@@ -88,11 +88,7 @@ INITS = Registry(
 
 # What makes the rows of a study.
 ENGINES = Registry(
-    "engine",
-    {
-        "local": "clipgen.studies.executor:ProcessExecutor",
-        "ray": "clipgen.studies.ray:RayExecutor",
-    },
+    "engine", {"local": "clipgen.studies.executor:ProcessExecutor", "ray": "clipgen.studies.ray:RayExecutor"}
 )
 
 # Losses beside that of the prompts: dataclasses whose fields are their settings.
@@ -107,17 +103,13 @@ LOSSES = Registry(
         "palette": "clipgen.losses.regularisers:Palette",
         "aesthetic": "clipgen.losses.aesthetic:Aesthetic",
         "neuron": "clipgen.losses.neuron:Neuron",
-        "noise_norm": "clipgen.losses.noise:NoiseNorm",
+        "noise_norm": "clipgen.losses.regularisers:NoiseNorm",
         "near": "clipgen.losses.init_loss:InitLoss",
     },
 )
 
 # For ``describe``: the words to choose from, and pictures whose mean embedding is the baseline.
 VOCABULARIES = Registry(
-    "vocabulary",
-    {
-        "common": "clipgen.mini.vocabulary:common",
-        "emoji": "clipgen.mini.vocabulary:emoji",
-    },
+    "vocabulary", {"common": "clipgen.mini.vocabulary:common", "emoji": "clipgen.mini.vocabulary:emoji"}
 )
 PICTURES = Registry("pictures", {"drawings": "clipgen.mini.vocabulary:drawings"})

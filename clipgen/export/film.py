@@ -78,7 +78,7 @@ def export(
         loop: Whether it begins again; ignored for MP4, where the player decides.
         animate: Whether an .svg is animated, mark by mark.
         upscale: 2 or 4 times as wide and as high (Lanczos), or a file with the weights of a published upscaler, see
-            ``images.upscaler``.
+            ``images.sheets.load_upscaler``.
         megabytes: The largest size (of 10^6 bytes), with fewer frames over the same time and then smaller ones.
         scores: A row for each frame, with "step", "clip" and others, as in ``Journal.scores``; pages show them.
 
@@ -116,9 +116,7 @@ def export(
     return file
 
 
-def _check_options(
-    writer: Writer, suffix: str, animate: bool, upscale: int | str | Path, megabytes: float | None
-) -> None:
+def _check_options(writer: Writer, suffix: str, animate: bool, upscale: Any, megabytes: float | None) -> None:
     if megabytes is not None:
         check_number("megabytes", megabytes, 1e-6, remedy="; leave it out for no limit")
     if upscale != 1 and writer.vectors:
@@ -153,7 +151,7 @@ def _upscale(
 ) -> tuple[Iterator[TimedFrame], tuple[int, int]]:
     """Return the frames and their size in the file. Raises ClipgenError for none, or more than the format can hold."""
     if isinstance(upscale, str | Path):
-        from clipgen.images.upscaler import load_upscaler
+        from clipgen.images.sheets import load_upscaler
 
         larger, upscale, small = load_upscaler(upscale), 1, timed_frames
         timed_frames = (timed._replace(picture=larger(timed.picture)) for timed in small)
@@ -264,7 +262,5 @@ def settings_of(file: str | Path) -> dict:
     except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict) or not settings:
-        raise ClipgenError(
-            f"{file}: carries no settings; choose a PNG, GIF, WebP, HTML or SVG that clipgen wrote, or a run folder"
-        )
+        raise ClipgenError(f"{file}: carries no settings; choose a PNG, GIF, WebP, HTML or SVG, or a run folder")
     return settings

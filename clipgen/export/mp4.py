@@ -27,9 +27,7 @@ class Mp4(Writer):
         try:
             program = get_ffmpeg_exe()
         except RuntimeError as error:
-            raise ClipgenError(
-                "an MP4 needs ffmpeg, which was not found; install it, or choose .gif or .webp"
-            ) from error
+            raise ClipgenError("an MP4 needs ffmpeg, which was not found; install it, or choose .gif") from error
         width, height = (side + side % 2 for side in film.size)
         film, rate = replace(film, size=(width, height)), Fraction(film.fps).limit_denominator()
         # Not through imageio, which ignores that ffmpeg could not finish a film.

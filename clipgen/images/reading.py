@@ -116,9 +116,7 @@ def locate(file: str | os.PathLike[str], label: str, remedy: str = "name a file 
 def check_pixels(size: tuple[int, int], label: str) -> None:
     """Raise ClipgenError for a picture of more than ``PIXELS``; ``label``: the argument, with its value."""
     if size[0] * size[1] > PIXELS:
-        raise ClipgenError(
-            f"{label}: {size[0]}x{size[1]} is more than {PIXELS // 10**6} megapixels; make it smaller first"
-        )
+        raise ClipgenError(f"{label}: {size[0]}x{size[1]} is more than {PIXELS // 10**6} megapixels; make it smaller")
 
 
 @contextmanager
@@ -129,7 +127,7 @@ def refusing(label: str, remedy: str = "save it again as PNG") -> Iterator[None]
     except ClipgenError:
         raise
     except Image.DecompressionBombError as error:
-        raise ClipgenError(f"{label}: is more than {PIXELS // 10**6} megapixels; make it smaller first") from error
+        raise ClipgenError(f"{label}: is more than {PIXELS // 10**6} megapixels; make it smaller") from error
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its format is not known" if unknown else " ".join(str(error).split()) or type(error).__name__

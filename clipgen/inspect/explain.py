@@ -172,9 +172,7 @@ def explain_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
     add_options(parser)
     parser.add_argument("text", help='what to look for: "a cat"')
     parser.add_argument("--how", help=f"{' or '.join(HOWS)} (slow, works with any CLIP; default: {HOWS[0]})")
-    parser.add_argument(
-        "--figure", action="store_true", default=False, help="show picture, map and overlay, with a scale"
-    )
+    parser.add_argument("--figure", action="store_true", default=False, help="picture, map and overlay, with a scale")
     files = f"{' '.join(SUFFIXES)} (default: <image>-why.png, here)"
     parser.add_argument("-o", "--output", type=expand_home, metavar="FILE", help=files)
     options = vars(parser.parse_intermixed_args(words))

@@ -23,9 +23,7 @@ class InitLoss(Loss):
     """The distance to the init targets, each weighted as its prompts are at a step."""
 
     name = "near"
-    near: float = setting(
-        1.0, "weight of staying near the drawing or image that the run started from", 0, section="steer"
-    )
+    near: float = setting(1.0, "weight of staying near the drawing or image the run started from", 0, section="steer")
     near_space: str = setting(
         "auto",
         "space in which near is measured; colouring: keeps lines and colours, grey takes any colour; auto: by init",

@@ -1,4 +1,4 @@
-"""Losses of the picture alone: smoothness, colour, symmetry, sharpness, fringes, a palette.
+"""Losses of the picture alone (smoothness, colour, symmetry, sharpness, fringes, a palette), and of a noise.
 
 Each is a dataclass whose fields are its settings; with ``weight`` 0 it is skipped.
 """
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -126,3 +127,16 @@ class Palette(Regulariser):
     def of(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 2, 3, 1).unsqueeze(-2)
         return (pixels - constant(self.colours, images.device).view(-1, 3)).square().sum(-1).amin(-1).mean()
+
+
+@dataclass(frozen=True)
+class NoiseNorm(Loss):
+    """|z|²/2 - (d - 1) log |z|, the negative log-density of |z|, up to a constant, for z ~ N(0, I_d)."""
+
+    name = "noise_norm"
+    noise_norm: float = setting(0.01, "weight of the norm of the noise, of one-step generators such as sd-turbo", 0)
+
+    def terms(self, context: StepContext) -> Iterator[Tensor]:
+        if self.noise_norm and context.spec.generator.is_noise:
+            norm = torch.linalg.vector_norm(context.latent)
+            yield self.noise_norm * (norm.square() / 2 - (context.latent[0].numel() - 1) * norm.log())

@@ -22,8 +22,20 @@ from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext
 from clipgen.losses.init_loss import lightness
-from clipgen.mini.relations import BEHIND, FACES, MATERIAL, VERBS, WORN, arrange, bounding_boxes, relation_of
-from clipgen.mini.scenes import COLOURS, LOCATIONS, draw_scenery, with_article
+from clipgen.mini.scenes import (
+    BEHIND,
+    COLOURS,
+    FACES,
+    LOCATIONS,
+    MATERIAL,
+    VERBS,
+    WORN,
+    arrange,
+    bounding_boxes,
+    draw_scenery,
+    relation_of,
+    with_article,
+)
 from clipgen.mini.vocabulary import drawing_names, everyday_name
 from clipgen.priors.sampling import Drawings, dalle
 from clipgen.prompts import Prompt, positive_text_prompts

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
-from clipgen.priors.protocol import KVCache, Stream, guided
+from clipgen.priors.sampling import KVCache, Stream, guided
 from clipgen.storage import remote, weights
 from clipgen.storage.remote import Remote
 

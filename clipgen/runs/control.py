@@ -32,31 +32,18 @@ class RunControl:
         self._step = step  # the next one
         self._next_settings = spec.apply_changes(self.settings, self._due)  # checked before the step needs them
         self.stopped, self._ended = False, False
-        self._running = threading.Event()  # cleared while the run is paused
-        self._running.set()
+        self.running = threading.Event()  # cleared while the run is paused
+        self.running.set()
 
     @property
     def has_ended(self) -> bool:
         """Whether there is no further step that a change could affect."""
         return self._ended or self._step >= self.settings.steps
 
-    def pause(self) -> None:
-        """Pause before the next step."""
-        self._running.clear()
-
-    def unpause(self) -> None:
-        """Continue after ``pause``."""
-        self._running.set()
-
     def stop(self) -> None:
         """End the run after its current step, or at once while it is paused."""
         self.stopped = True
-        self._running.set()
-
-    def wait_while_paused(self) -> None:
-        """Wait until the run is unpaused or stopped."""
-        if not self.stopped:
-            self._running.wait()
+        self.running.set()
 
     def change(self, options: Mapping[str, Any]) -> None:
         """Queue a change for the next step.

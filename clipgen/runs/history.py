@@ -156,22 +156,22 @@ class FrameWriter:
 
     def write(self, frame: Frame, latent: Tensor, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
         """Write a ``Frame``, its packed latent, and the state after it, which ``Optimization.state`` returned."""
-        if self._executor is None:
-            self._attempt(self._write, frame, latent, tensors, values)
-            return
-        self._finish(MAX_PENDING - 1)
-        # Copies, because the next step overwrites the tensors.
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        latent = latent.to("cpu", copy=True)
-        self._journal.pending.append(self._executor.submit(self._attempt, self._write, frame, latent, copies, values))
+        if self._executor:  # copies, because the next step overwrites the tensors
+            self._finish(MAX_PENDING - 1)
+            tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            latent = latent.to("cpu", copy=True)
+        self._submit(self._write, frame, latent, tensors, values)
 
     def write_film_picture(self, row: FilmRow, image: Image.Image) -> None:
         """Write a picture for the film alone; see ``Journal.film``."""
+        self._submit(self._journal.add_film_picture, row, image)
+
+    def _submit(self, write: Callable[..., None], *values: Any) -> None:
         if self._executor is None:
-            self._attempt(self._journal.add_film_picture, row, image)
+            self._attempt(write, *values)
             return
         self._finish(MAX_PENDING - 1)
-        self._journal.pending.append(self._executor.submit(self._attempt, self._journal.add_film_picture, row, image))
+        self._journal.pending.append(self._executor.submit(self._attempt, write, *values))
 
     def close(self) -> None:
         """Write what is pending, and end the thread."""

@@ -76,9 +76,7 @@ def export_frames(journal: Journal, file: str | Path, rows: Sequence[FilmRow]) -
         return (journal.picture(row).resize(size, Image.Resampling.LANCZOS) for row in rows)
     check_output(file, journal.settings.get("generator", ""))
     if any(change.get("mask") for change in (journal.settings, *journal.changes)):
-        raise ClipgenError(
-            f"output={str(file)!r}: a run with a mask contains pixels, which cannot be drawn as vectors; choose .png"
-        )
+        raise ClipgenError(f"output={str(file)!r}: a run with a mask contains pixels, not only vectors; choose .png")
     return _drawings(journal, [int(row["step"]) for row in rows], size)
 
 

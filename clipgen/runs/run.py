@@ -23,10 +23,10 @@ from clipgen.optimize import Optimization
 from clipgen.progress import check_stopped
 from clipgen.prompts import Prompt
 from clipgen.runs.control import RunControl
+from clipgen.runs.folder import Lock
 from clipgen.runs.history import FilmRow, Frame, FrameWriter, History
 from clipgen.runs.inputs import Inputs, PromptLike, Value
 from clipgen.runs.journal import Journal
-from clipgen.runs.lock import Lock
 from clipgen.runs.output import export_run
 from clipgen.runs.settings import Settings, list_settings
 from clipgen.runs.spec import Losses, Models, RunSpec
@@ -114,11 +114,11 @@ class Run:
 
     def pause(self) -> None:
         """Pause before the next step."""
-        self.control.pause()
+        self.control.running.clear()
 
     def unpause(self) -> None:
         """Continue after ``pause``."""
-        self.control.unpause()
+        self.control.running.set()
 
     def stop(self) -> None:
         """End after the current step, or at once while paused. ``Run.resume`` continues from the last frame."""
@@ -281,7 +281,8 @@ class Run:
         self._lock.claim()
         if self.control.end_if_finished(self.finished):
             return False
-        self.control.wait_while_paused()
+        if not self.control.stopped:
+            self.control.running.wait()
         if self.control.stopped:
             return False
         self.control.apply_changes(self.step)

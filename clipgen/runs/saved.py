@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -84,27 +84,20 @@ def check_changes(changes: list[Any], source: str | Path) -> list[dict[str, Any]
     for change in changes:
         step = change.get("step") if isinstance(change, dict) else None
         if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < MAX_NUMBER:
-            raise ClipgenError(
-                f"{source}: what was changed on the way is damaged ({change!r:.80}); delete it, or that line"
-            )
+            raise ClipgenError(f"{source}: its changes are damaged ({change!r:.80}); delete it, or that line")
         _check_types(change, source)
     return changes
 
 
-def drop_unchangeable(change: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a saved change without settings that have no effect after the start."""
-    return {name: value for name, value in change.items() if name not in UNCHANGEABLE}
-
-
-def drop_removed(saved: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
-    """Return saved settings without removed ones. Raises ClipgenError if one of these changed the picture."""
+def drop_removed(saved: Mapping[str, Any], source: str | Path, unused: Collection[str] = ()) -> dict[str, Any]:
+    """Return saved settings without removed and unused ones. Raises ClipgenError if a removed one made a difference."""
     for name, neutral in REMOVED.items():
         if saved.get(name, neutral) != neutral:
             raise ClipgenError(
                 f"{source}: this run has {name}={saved[name]}, a setting that was removed; use clipgen 0.4, or set "
                 f"{name} to {neutral} in its settings.json and changes.jsonl: the pictures will then differ"
             )
-    return {name: value for name, value in saved.items() if name not in REMOVED}
+    return {name: value for name, value in saved.items() if name not in {*REMOVED, *unused}}
 
 
 def format_rows(rows: Sequence[Mapping[str, float]]) -> bytes:

@@ -24,7 +24,7 @@ from clipgen.prompts import parse_weighted, positive_text_prompts, slug, warn_of
 from clipgen.registry import LOSSES
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
-from clipgen.runs.saved import check_saved, drop_removed, drop_unchangeable, identify_weights
+from clipgen.runs.saved import UNCHANGEABLE, check_saved, drop_removed, identify_weights
 from clipgen.runs.settings import Settings, build, check_names, default_init, to_numbers
 from clipgen.setting import check_path
 
@@ -111,7 +111,7 @@ class RunSpec:
         saved = journal.history if journal else check_saved(settings_of(source), source)
         contained = set(inputs.all)
         try:
-            changes = [drop_removed(drop_unchangeable(change), source) for change in saved.get("changes", [])]
+            changes = [drop_removed(change, source, UNCHANGEABLE) for change in saved.get("changes", [])]
             remaining = drop_removed(saved, source)
             values = {field.name: remaining.get(field.name, field.default) for field in fields(Settings)}
             before, given = saved.get("losses", []), [loss.name for loss in to_losses(losses)]
@@ -155,9 +155,7 @@ class RunSpec:
     def _check_objectives(self, settings: Settings) -> None:
         """Raise ClipgenError for losses and prompts that the perceptors cannot have, or not together."""
         if settings.combine == "embeddings" and any(prompt.source for prompt in settings.prompts):
-            raise ClipgenError(
-                "combine='embeddings': a direction, such as 'a photo -> a sketch', needs combine='losses'"
-            )
+            raise ClipgenError("combine='embeddings': a direction, as 'a photo -> a sketch', needs combine='losses'")
         for kind in LOSSES.values():
             settings.select(kind).check([name for name, _ in self.perceptors])
         for name, _ in self.perceptors if settings.patch_dropout else ():
@@ -205,11 +203,9 @@ class RunSpec:
         """Return the models; those of another run if they have the same key."""
         s, models = self.settings, share_models_with
         if not (models and models.key == self.models_key):
-            perceptors = [
-                (load_perceptor(name, self.device, self.precision), weight) for name, weight in self.perceptors
-            ]
+            clips = [(load_perceptor(name, self.device, self.precision), weight) for name, weight in self.perceptors]
             generator = load_generator(s.generator, self.device, s.relax, self.precision)
-            models = Models(self.models_key, generator, perceptors)
+            models = Models(self.models_key, generator, clips)
         if s.judge == (models.judge.name if models.judge else ""):
             return models
         return replace(models, judge=load_perceptor(s.judge, self.device, self.precision) if s.judge else None)

@@ -17,12 +17,9 @@ from concurrent import futures
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import clipgen
-
-if TYPE_CHECKING:
-    from clipgen.runs.spec import RunSpec
 
 # A worker imports nothing from the current folder (-P), which may be one that somebody sent. The package is the
 # study's, wherever that was imported from, even if that is the current folder.
@@ -43,14 +40,6 @@ class WorkerLost(RuntimeError):
     """A worker has ended before its task; the message says why."""
 
 
-class Worker(Protocol):
-    """A process that computes one task at a time."""
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any: ...  # raises WorkerLost for any exception
-    def kill(self) -> None: ...  # from any thread: ``call`` raises WorkerLost
-    def close(self) -> None: ...  # ends the process, and frees what it holds in this one
-
-
 class WorkerExecutor(Executor):
     """An executor that replaces lost workers: the future of a lost task raises WorkerLost, the others continue.
 
@@ -65,15 +54,19 @@ class WorkerExecutor(Executor):
 
     def __init__(self, workers: int, threads: int):
         self.workers, self.threads = workers, threads
-        self._alive: dict[int, Worker] = {}  # by slot
+        self._alive: dict[int, Any] = {}  # workers by slot
         self._slots: queue.LifoQueue[int] = queue.LifoQueue()  # without a task; those with a worker come first
         for slot in reversed(range(workers)):
             self._slots.put(slot)
         self._tasks: set[Future] = set()
         self._closed = False
 
-    def start_worker(self, slot: int) -> Worker:
-        """Return a new worker, in place of an earlier one in the same slot."""
+    def start_worker(self, slot: int) -> Any:
+        """Return a new worker, in place of an earlier one in the same slot.
+
+        ``worker.call(function, *arguments)`` raises WorkerLost if the worker ends; ``worker.kill()``, from any thread,
+        makes it do so; ``worker.close()`` also frees what it holds in this process.
+        """
         raise NotImplementedError
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future:  # type: ignore[override]
@@ -246,8 +239,8 @@ def worker_counts(workers: int | None, rows: int, gpus: int, cores: int) -> tupl
     return count, max(1, cores // count)
 
 
-def visible_gpus(specs: "Sequence[RunSpec]") -> list[str]:
-    """Return a value of CUDA_VISIBLE_DEVICES for each worker; none on a CPU.
+def visible_gpus(specs: Sequence[Any]) -> list[str]:
+    """Return a value of CUDA_VISIBLE_DEVICES for each worker of these runs (``RunSpec``); none on a CPU.
 
     Where a run names its GPU by number, every worker sees all of them, and there are as many workers as GPUs in use.
     """

@@ -16,9 +16,9 @@ from clipgen.images.names import display_path
 from clipgen.images.reading import Pictorial, to_picture
 from clipgen.prompts import slug
 from clipgen.runs.finish import Interrupted, finish_batch, resumable
+from clipgen.runs.folder import Lock
 from clipgen.runs.inputs import Inputs, PromptLike, Value
 from clipgen.runs.journal import Journal, warn_unsaved
-from clipgen.runs.lock import Lock
 from clipgen.runs.output import export_run
 from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings
@@ -127,9 +127,7 @@ def restyle(
     """
     carry = check_number("carry", carry, 0, 1, "; 0 draws every frame alone")
     if "init" in settings:
-        raise ClipgenError(
-            "init=...: each frame of a film starts from that of its source; leave init out, or use carry"
-        )
+        raise ClipgenError("init=...: a frame of a film starts from that of its source; leave init out, or use carry")
     reader = FilmReader(film)
     frames = [frame.convert("RGB") for frame in reader]
     if not frames:

@@ -140,9 +140,7 @@ def _find_placeholders(point: Mapping[str, Any]) -> Iterator[str]:
     if "prompt" not in point:
         near = [name for name in point if name.strip().lower() in ("prompt", "prompts")]
         hint = f'; the column {near[0]!r} must be called "prompt"' if near else ""
-        raise ClipgenError(
-            f'study: there is no prompt; write a template such as "a {{thing}}", or a column "prompt"{hint}'
-        )
+        raise ClipgenError(f'study: there is no prompt; write a template, "a {{thing}}", or a column "prompt"{hint}')
     prompt = point["prompt"]
     for brace in _BRACES.finditer(prompt) if isinstance(prompt, str) else ():
         name = brace[1] or ""

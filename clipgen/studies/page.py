@@ -111,8 +111,9 @@ def show_progress(study: "Study", progress: bool) -> Iterator[Callable[[], None]
     if not progress:
         yield lambda: None
         return
-    rows, grid = study.rows, LiveGrid(study) if _is_notebook() else None
-    with tqdm(total=sum(row.steps for row in rows), unit="step", dynamic_ncols=True) as bar:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    rows, grid = study.rows, LiveGrid(study) if hasattr(shell, "kernel") else None
+    with tqdm(total=sum(row.spec.settings.steps for row in rows), unit="step", dynamic_ncols=True) as bar:
         bar.initial = bar.n = bar.last_print_n = count_steps(rows, [row.state for row in rows])
 
         def update() -> None:
@@ -143,14 +144,10 @@ def throttle(update: Callable[[], None]) -> Callable[[], None]:
     return throttled
 
 
-def _is_notebook() -> bool:
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel")
-
-
 def count_steps(rows: Sequence[Row], states: Sequence[RowState]) -> int:
     """Return the number of steps that are made, or not to be made: all those of a failed row."""
-    return sum(row.steps if state.done or state.error else state.step for row, state in zip(rows, states))
+    pairs = zip(rows, states, strict=True)
+    return sum(row.spec.settings.steps if state.done or state.error else state.step for row, state in pairs)
 
 
 class LiveGrid:

@@ -23,9 +23,9 @@ from clipgen.errors import ClipgenError
 from clipgen.images.names import absolute_path
 from clipgen.images.sheets import png_bytes
 from clipgen.prompts import slug
+from clipgen.runs.folder import Lock
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import FOLDERS, Journal
-from clipgen.runs.lock import Lock
 from clipgen.runs.spec import RunSpec
 from clipgen.storage.files import atomic_write
 from clipgen.studies.grid import GridPoint
@@ -133,11 +133,6 @@ class Row:
             reason = f"its folder cannot be written ({error.strerror or error}); make room, and start the study again"
             self._state = replace(state, error=reason)
 
-    @property
-    def steps(self) -> int:
-        """The number of steps that it has in the end."""
-        return self.spec.settings.steps
-
     @cached_property
     def journal(self) -> Journal:
         """Its frames, latents and scores; ``clipgen.Run.resume(row.folder)`` is the run itself."""
@@ -209,9 +204,7 @@ class StudyStorage:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
         except OSError as error:
-            raise ClipgenError(
-                f"folder={str(self.folder)!r}: {error.strerror}; choose a folder that can be written"
-            ) from error
+            raise ClipgenError(f"folder={str(self.folder)!r}: {error.strerror}; choose another folder") from error
         with Lock(self.folder, "this study"):
             for draft in self.folder.glob(f"{DRAFT}*"):
                 shutil.rmtree(draft, ignore_errors=True)
@@ -233,9 +226,7 @@ class StudyStorage:
     def upload(self, folder: Path) -> None:
         """Copy a row to the address."""
         files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
-        with self._translate_errors(
-            "cannot be written any more; the rows are here, and come along when it is started again"
-        ):
+        with self._translate_errors("cannot be written any more; the rows are here, and come along the next time"):
             for last in ("", *LAST):
                 group = [file for file in files if (file.name if file.name in LAST else "") == last]
                 targets = [f"{self._root}/{file.relative_to(folder.parent).as_posix()}" for file in group]

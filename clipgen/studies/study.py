@@ -62,27 +62,21 @@ class Study:
         for _, group in groupby(todo, _batch_key):
             folders = [row.folder for row in group]
             batches += [folders[i : i + batch] for i in range(0, len(folders), batch)]
-        executor: WorkerExecutor = ENGINES[name](
-            workers, len(batches), visible_gpus([row.spec for row in self.rows]), engine
-        )
+        executor = ENGINES[name](workers, len(batches), visible_gpus([row.spec for row in self.rows]), engine)
         rows = {row.folder: row for row in self.rows}
         with executor, self.storage.locked():
-            self.begin_rows(todo, executor.threads)
+            try:
+                for row in todo:
+                    row.begin(executor.threads)
+            except OSError as error:
+                reason = error.strerror or error
+                raise ClipgenError(f"folder={str(self.folder)!r}: {reason}; make room, and start again") from error
             with show_progress(self, progress) as update:
                 for ended in make_batches(executor, batches, self.storage):
                     for folder in ended:
                         self.storage.sync_row(folder)
                         rows[folder].check_ended()
                     update()
-
-    def begin_rows(self, rows: Sequence[Row], threads: int) -> None:
-        """Make the folders of rows whose workers have so many CPU threads. Raises ClipgenError if the disk is full."""
-        try:
-            for row in rows:
-                row.begin(threads)
-        except OSError as error:
-            reason = error.strerror or error
-            raise ClipgenError(f"folder={str(self.folder)!r}: {reason}; make room there, and start again") from error
 
     @property
     def finished(self) -> bool:
@@ -255,8 +249,10 @@ def make_batches(
         if not waiting:
             executor.close_idle()
         while waiting and len(running) < executor.workers:
-            batch = waiting.popleft()
-            running[executor.submit(make_rows, *_task(executor, batch, storage))] = batch
+            batch, address = waiting.popleft(), "" if executor.shares_folders else storage.address
+            for folder in batch if address else ():
+                storage.upload(folder)
+            running[executor.submit(make_rows, [folder.resolve() for folder in batch], address)] = batch
         ended: list[Path] = []
         for future in wait(running, TICK, FIRST_COMPLETED).done:
             batch, error = running.pop(future), future.exception()
@@ -278,14 +274,6 @@ def make_batches(
                         replace(state, error=reason).write(folder)
                     ended.append(folder)
         yield ended
-
-
-def _task(executor: WorkerExecutor, folders: Sequence[Path], storage: StudyStorage) -> tuple[list[Path], str]:
-    """Return what a worker needs to find rows: folders, and the address if there is one, where they are copied to."""
-    address = "" if executor.shares_folders else storage.address
-    for folder in folders if address else ():
-        storage.upload(folder)
-    return [folder.resolve() for folder in folders], address
 
 
 def _batch_key(row: Row) -> str:

@@ -96,11 +96,10 @@ def read_table(table: Table, max_rows: int = MAX_ROWS) -> list[dict[str, Any]]:
         are_whole = all(isinstance(row[name], float) and row[name].is_integer() for row in filled)
         for row in filled if are_whole and _TYPES.get(name) is not float else ():
             row[name] = int(row[name])
-    return [{name: value for name, value in row.items() if not _is_empty(value)} for row in rows]
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value)
+    for row in rows:
+        for name in [name for name, value in row.items() if value is None or (isinstance(value, str) and not value)]:
+            del row[name]
+    return rows
 
 
 def _read_csv(file: Path) -> list[dict[str, Any]]:
@@ -108,7 +107,8 @@ def _read_csv(file: Path) -> list[dict[str, Any]]:
     label = f"table={str(file)!r}"
     try:
         text = file.read_bytes().decode("utf-8-sig")
-        delimiter = _find_delimiter(text)
+        first = text.partition("\n")[0]
+        delimiter = next((mark for mark in ",;\t" if mark in first), ",")
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     except (OSError, UnicodeDecodeError) as error:
         raise ClipgenError(f"{label}: cannot be read ({error}); save it as CSV in UTF-8") from error
@@ -117,9 +117,7 @@ def _read_csv(file: Path) -> list[dict[str, Any]]:
         rows = list(reader)
     except csv.Error as error:
         line = reader.reader.line_num
-        raise ClipgenError(
-            f"{label}: cannot be read at line {line} ({error}); close each quote that is opened"
-        ) from error
+        raise ClipgenError(f"{label}: cannot be read at line {line} ({error}); close each opened quote") from error
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise ClipgenError(f"{label}: its first line has {twice[0]!r} twice; rename one of these columns, or delete it")
     if any(row.get("") for row in rows):
@@ -129,12 +127,6 @@ def _read_csv(file: Path) -> list[dict[str, Any]]:
         raise ClipgenError(f"{label}: a line has more cells than there are names; put {mark} in quotes")
     texts = [{_unquote(name): _unquote(text or "") for name, text in row.items()} for row in rows]
     return [{name: _parse_number(name, text) for name, text in row.items()} for row in texts]
-
-
-def _find_delimiter(text: str) -> str:
-    """Return what stands between the names in the first line: a comma, or if there is none a semicolon or a tab."""
-    first = text.partition("\n")[0]
-    return next((mark for mark in ",;\t" if mark in first), ",")
 
 
 def write_csv(lines: Sequence[Mapping[str, Any]], file: Path) -> None:

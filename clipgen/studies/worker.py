@@ -55,21 +55,15 @@ def _try_rows(folders: Sequence[Path]) -> None:
         torch.cuda.empty_cache()
 
 
-def _resume(folders: Sequence[Path]) -> list[Run]:
+def _finish_rows(folders: Sequence[Path]) -> None:
+    global _last_run
     runs: list[Run] = []
     for folder in folders:
         runs.append(Run.resume(folder, like=runs[-1] if runs else _last_run))
-    return runs
-
-
-def _finish_rows(folders: Sequence[Path]) -> None:
-    global _last_run
-    runs = _resume(folders)
-    earlier = {run: RowState.read(run.journal.folder) for run in runs}
-    began = time.monotonic()
+    earlier, began = [RowState.read(folder).seconds for folder in folders], time.monotonic()
 
     def write_state(run: Run, done: bool = False, error: str = "") -> None:
-        seconds = earlier[run].seconds + (time.monotonic() - began) / len(runs)
+        seconds = earlier[runs.index(run)] + (time.monotonic() - began) / len(runs)
         RowState(run.step, seconds, done, error).write(run.journal.folder)
 
     for run, _ in iterate_batch(runs):

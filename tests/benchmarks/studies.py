@@ -89,7 +89,8 @@ def cluster(options: argparse.Namespace) -> list[dict[str, Any]]:
         study = Study([Row(one, storage.folder) for one in runs], storage)
         lap()
         with storage.locked():
-            study.begin_rows(study.rows, 1)
+            for row in study.rows:
+                row.begin(1)
         lap()
         study.make("ray", options.nodes)
         lap()

@@ -12,7 +12,7 @@ import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.generators import vae
 from clipgen.losses.loss import StepContext
-from clipgen.losses.noise import NoiseNorm
+from clipgen.losses.regularisers import NoiseNorm
 from clipgen.runs.finish import finish_batch
 
 diffusers = pytest.importorskip("diffusers")

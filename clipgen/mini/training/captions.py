@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipgen.mini.relations import BEHIND, FACES, RAISED, WORN, arrange
-from clipgen.mini.scenes import COLOURS, LOCATIONS, with_article
+from clipgen.mini.scenes import BEHIND, COLOURS, FACES, LOCATIONS, RAISED, WORN, arrange, with_article
 from clipgen.mini.training.data import STYLES, Drawings, is_held_out
 
 MAIN = STYLES.index("noto")

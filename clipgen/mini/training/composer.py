@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.losses.init_loss import lightness
-from clipgen.mini.relations import bounding_boxes
-from clipgen.mini.scenes import COLOURS
+from clipgen.mini.scenes import COLOURS, bounding_boxes
 from clipgen.mini.training.captions import FIELD, FIELDS, LAYERS, PLAIN, SIDE, Spec
 from clipgen.mini.training.data import Drawings
 from clipgen.mini.training.fields import field

@@ -1,14 +1,33 @@
-"""A film in 256 colours, with its settings in the comment."""
+"""PNG pictures, and GIF and WebP films, with their settings: what Pillow writes."""
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from clipgen.export.protocol import Film, TimedFrame, Writer
+
+
+class Png(Writer):
+    film = False
+
+    def write(self, film: Film, file: Path, settings: str) -> None:
+        chunks = PngInfo()
+        if settings:
+            chunks.add_itxt("clipgen", settings)
+        (frame,) = film.frames
+        if frame.scores:
+            chunks.add_itxt("clipgen scores", json.dumps(dict(frame.scores)))
+        film.resize(frame.picture).save(file, pnginfo=chunks)
+
+    def read_settings(self, file: Path) -> str | None:
+        with Image.open(file, formats=["PNG"]) as image:
+            return image.info.get("clipgen")
 
 
 class Gif(Writer):
@@ -58,3 +77,21 @@ def _make_palette(frames: Sequence[TimedFrame]) -> Image.Image:
     for i, picture in enumerate(sample):
         column.paste(picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (0, i * side))
     return column.quantize(256, Image.Quantize.MEDIANCUT)
+
+
+class WebP(Writer):
+    max_side = 16_383
+
+    def write(self, film: Film, file: Path, settings: str) -> None:
+        frames, milliseconds = zip(*film.ticks(1000))
+        first, *others = [film.resize(frame.picture) for frame in frames]
+        options: dict[str, Any] = {"duration": list(milliseconds), "loop": int(not film.loop)}
+        if settings:
+            options["exif"] = exif = Image.Exif()
+            exif[ExifTags.Base.ImageDescription] = settings
+        first.save(file, save_all=True, append_images=others, quality=85, method=4, **options)
+
+    def read_settings(self, file: Path) -> str | None:
+        with Image.open(file, formats=["WEBP"]) as image:
+            text = image.getexif().get(ExifTags.Base.ImageDescription, "")
+        return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
