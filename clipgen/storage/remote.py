@@ -136,8 +136,7 @@ def fetch(remote: Remote) -> Path:
                 failures.append(f"{source.where}: nobody answers there either")
             else:
                 file = run_stoppable(partial(_download, source, remote))
-                for line in unanswered:
-                    warnings.warn(f"{line}; another source was used", stacklevel=2)
+                _warn_of(unanswered)
                 return file
         except OSError as error:
             if is_disk_full(error):
@@ -156,6 +155,11 @@ def fetch(remote: Remote) -> Path:
         f"{remote.name} could not be downloaded. Tried:\n  " + "\n  ".join(failures) + "\n"
         f"If you have the file, put it here: {cache_folder() / remote.name}"
     )
+
+
+def _warn_of(sources: list[str]) -> None:
+    for source in sources:
+        warnings.warn(f"{source}; another source was used", stacklevel=3)
 
 
 def _download(source: Source, remote: Remote) -> Path:
