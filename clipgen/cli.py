@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from contextlib import suppress
+from dataclasses import MISSING, fields
 from functools import partial
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -66,11 +67,7 @@ COMMANDS = {
         ("study.yaml", "study.yaml --workers 2 -o study.html -o table.csv", "study.yaml --engine ray"),
     ),
     "models": Command("clipgen.commands:models", "list generators and CLIPs", ("", "vqgan", "ViT-B-32")),
-    "cache": Command(
-        "clipgen.commands:cache",
-        "list downloads, and delete unneeded ones",
-        ("", "--prune", "--help"),
-    ),
+    "cache": Command("clipgen.commands:cache", "list downloads, and delete unneeded ones", ("", "--prune", "--help")),
 }
 GROUPS = {  # of options: the sections of settings
     "prompt and output": ("basic", "output"),
@@ -141,7 +138,10 @@ def main(argv: list[str] | None = None) -> int:
     formats = warnings.formatwarning
     warnings.formatwarning = _format_warning
     try:
-        return resolve_name(COMMANDS[name].run)(subparsers.choices[name], words)
+        with paused_gc():
+            run = resolve_name(COMMANDS[name].run)
+        gc.freeze()  # libraries stay: looking for garbage among them takes a tenth of the time to the first preview
+        return run(subparsers.choices[name], words)
     except ClipgenError as error:
         print(f"clipgen: {error}", file=sys.stderr)
         return 2
@@ -159,12 +159,8 @@ def _format_warning(message: Warning | str, category: type[Warning], *location: 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for each setting, in groups; options that are not given leave no trace."""
-    from dataclasses import MISSING, fields
+    from clipgen.runs.settings import Settings
 
-    with paused_gc():
-        from clipgen.runs.settings import Settings
-
-        gc.freeze()  # libraries stay: looking for garbage among them takes a tenth of the time to the first preview
     groups: dict[str, argparse._ArgumentGroup] = {}
     for title, sections in GROUPS.items():
         groups |= dict.fromkeys(sections, parser.add_argument_group(title))

@@ -6,12 +6,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
 import clipgen
 from clipgen.cli import add_settings
 from clipgen.errors import ClipgenError
+from clipgen.export.film import check_writable
+from clipgen.export.film import export as export_film
+from clipgen.generators.catalogue import GENERATORS
 from clipgen.images.names import display_path, expand_home, find_unused
+from clipgen.prompts import slug
 from clipgen.registry import ENGINES, WRITERS
+from clipgen.runs.finish import Interrupted, finish, resumable
+from clipgen.runs.journal import Journal
+from clipgen.runs.output import check_output, export_run
+from clipgen.runs.run import Run
+from clipgen.runs.spec import RunSpec
 from clipgen.setting import check_count
+from clipgen.storage.remote import cached, list_items, prune
+from clipgen.studies.films import finish_film, redraw
+from clipgen.studies.page import check_file
+from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
 
 OUTPUTS = " ".join(WRITERS)
 COLUMNS = "{:52} {:>8} {:>6} {:>8}  {:14} {}"  # at most 120 characters
@@ -54,8 +69,6 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     _check_outputs(name_files(), options.get("generator", ""))
     options["progress"] = not quiet
     if film:
-        from clipgen.studies.films import redraw
-
         return redraw(lambda: clipgen.restyle(film, prompt, **options), name_files(), fps)
     if count == 1:
         return _write_run(clipgen.generate(prompt, **options), name_files(), fps)
@@ -81,13 +94,7 @@ def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = Fals
     options = vars(parser.parse_intermixed_args(words))
     source, output, quiet = options.pop("source"), options.pop("output", []), options.pop("quiet")
     _check_outputs(output or _unused_files("here"))
-    from clipgen.runs.finish import finish
-    from clipgen.runs.run import Run
-
     if not again and (source / "film").is_dir():
-        from clipgen.runs.journal import Journal
-        from clipgen.studies.films import finish_film, redraw
-
         film = Journal.open(source)
         return redraw(lambda: finish_film(film, not quiet), output or _unused_files(source.name))
     run = (Run.replay if again else Run.resume)(source, **options)
@@ -116,11 +123,6 @@ def export(parser: argparse.ArgumentParser, words: list[str]) -> int:
     options = vars(parser.parse_intermixed_args(words))
     source, output, what = options.pop("source"), options.pop("output"), options.pop("what", "picture")
     _check_outputs(output)
-    from clipgen.runs.journal import Journal
-    from clipgen.runs.output import export_run
-    from clipgen.runs.run import Run
-    from clipgen.runs.spec import RunSpec
-
     run = Run(RunSpec.open(source, resume=True)) if what == "views" else None
     for file in output:
         if run:
@@ -149,25 +151,18 @@ def dalle(parser: argparse.ArgumentParser, words: list[str]) -> int:
     options = vars(parser.parse_intermixed_args(words))
     prompt, quiet, output = options.pop("prompt"), options.pop("quiet"), options.pop("output", None)
     _check_outputs([output or _unused_files(prompt, ".png")[0]], "")
-    from tqdm.auto import tqdm
-
-    from clipgen.export.film import export
-
     stages, sheets = clipgen.dalle(prompt, stream=True, **options), []
     with tqdm(total=100, disable=quiet, unit="%", dynamic_ncols=True) as bar:
         for drawings in stages:
             sheets.append(drawings.sheet())
             bar.update(round(100 * drawings.done) - bar.n)
-    file = export(sheets, output or _unused_files(prompt, ".png")[0])
+    file = export_film(sheets, output or _unused_files(prompt, ".png")[0])
     print(f"{file} (done): {len(drawings)} pictures, CLIP scores {drawings.scores[0]:.3f} to {drawings.scores[-1]:.3f}")
     return 0
 
 
 def study(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Run the study of a YAML file. Exit status: 0 done, 2 where rows failed, 130 interrupted."""
-    from clipgen.studies.page import check_file
-    from clipgen.studies.tables import MAX_ROWS
-
     source = "the arguments of clipgen.study, and the template as prompt"
     parser.add_argument("source", type=Path, metavar="study.yaml", help=source)
     parser.add_argument("--workers", type=int, metavar="N", help="draw N rows at a time")
@@ -208,8 +203,6 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Print a table of the generators and perceptors that are known by name."""
     from clipgen.clip.named import NAMED
     from clipgen.clip.openclip import list_published, read_config, remote
-    from clipgen.generators.catalogue import GENERATORS
-    from clipgen.storage.remote import cached
 
     parser.add_argument("filter", nargs="?", default="", help="only names that contain this text")
     text = parser.parse_intermixed_args(words).filter.lower()
@@ -252,8 +245,6 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
 def cache(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Print what lies in the cache folder; with --prune, delete what is not needed any more."""
-    from clipgen.storage.remote import list_items, prune
-
     parser.add_argument("--prune", action="store_true", default=False, help="delete the files marked with *")
     clear, items = parser.parse_intermixed_args(words).prune, list_items()
     for item in items:
@@ -269,8 +260,6 @@ def cache(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
 def _study_arguments(source: Path) -> dict[str, Any]:
     """Return the arguments of ``clipgen.study`` from a YAML file. Raises ClipgenError for one with no names."""
-    from clipgen.studies.tables import BOOLEANS, load_yaml
-
     content = load_yaml(source)
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise ClipgenError(f"{source}: must be names with values, such as 'prompt: a {{thing}}', 'thing: [cat, dog]'")
@@ -286,17 +275,12 @@ def _study_arguments(source: Path) -> dict[str, Any]:
 
 def _unused_files(prompt: str, *suffixes: str, count: int = 1) -> list[Path]:
     """Return files here that are called after a prompt, one for each suffix and picture; none of them exists."""
-    from clipgen.prompts import slug
-
     numbers = [f"-{number}" for number in range(1, count + 1)] if count > 1 else [""]
     return find_unused(slug(prompt), [number + suffix for number in numbers for suffix in suffixes or (".png", ".gif")])
 
 
 def _check_outputs(files: Sequence[Path], generator: str | None = None) -> None:
     """Raise ClipgenError for a file that could not be written in the end."""
-    from clipgen.export.film import check_writable
-    from clipgen.runs.output import check_output
-
     for file in files:
         check_output(file, generator)
         check_writable(file)
@@ -304,8 +288,6 @@ def _check_outputs(files: Sequence[Path], generator: str | None = None) -> None:
 
 def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:
     """Write the files of a run, as far as it was made, and say where everything is."""
-    from clipgen.runs.finish import Interrupted, resumable
-
     if not run.journal.steps:
         raise Interrupted(run.journal)
     with resumable(run.journal):

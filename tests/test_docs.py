@@ -1,10 +1,13 @@
 """The README and the guide: short, and every link leads somewhere."""
 
+import inspect
 import re
 import runpy
 from pathlib import Path
 
 import pytest
+
+import clipgen
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -38,3 +41,12 @@ def test_the_list_of_settings_is_the_declared_one():
     guide = runpy.run_path(str(ROOT / "notebooks" / "guide" / "settings.py"))
     _, heading, written = guide["PAGE"].read_text().partition(guide["HEADING"])
     assert heading + written == guide["list_settings"](), "run python notebooks/guide/settings.py"
+
+
+@pytest.mark.parametrize("name", clipgen.__all__)
+def test_signatures_name_their_types(name):
+    """A notebook shows ``prompt: 'PromptLike'``, not the line of all the types that this stands for."""
+    public = getattr(clipgen, name)
+    if not (inspect.isclass(public) and issubclass(public, Exception)):
+        parameters = inspect.signature(public).parameters.values()
+        assert all(len(str(parameter)) < 80 for parameter in parameters), [*map(str, parameters)]

@@ -1,5 +1,7 @@
 """Random cutouts of a picture for CLIP, so that it scores the picture and not its pixels."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +68,7 @@ class CutoutConfig:
         rng: torch.Generator,
         patch_count: int = 0,
         device: torch.device | None = None,
-    ) -> "CutoutParams":
+    ) -> CutoutParams:
         """Sample the cutouts of a step.
 
         Args:
@@ -100,7 +102,7 @@ class CutoutConfig:
             "levels" in self.augmentations and bool(draws.mask("levels")[0]),
         )
 
-    def _draw_warps(self, draws: "_Draws", shape: Sequence[int], size: int) -> Tensor:
+    def _draw_warps(self, draws: _Draws, shape: Sequence[int], size: int) -> Tensor:
         """Draw matrices (n, 3, 3) from coordinates in cutouts to those in the picture."""
         _, _, height, width = shape
         short = min(height, width)
@@ -128,7 +130,7 @@ class CutoutConfig:
             warp = warp @ warps.perspective(mask[:, None, None] * draws.uniform(0, strength, 4, 2))
         return warp
 
-    def _draw_sides(self, draws: "_Draws", clip_side: float) -> Tensor:
+    def _draw_sides(self, draws: _Draws, clip_side: float) -> Tensor:
         """Draw sides (n,) as shares of the shorter side; ``clip_side``: that of CLIP's input."""
         low, high = self.cut_min or min(clip_side, self.cut_max), self.cut_max
         if self.cut_sizes == "normal":
@@ -138,7 +140,7 @@ class CutoutConfig:
             return (low**2 + (high**2 - low**2) * torch.rand(draws.n, generator=draws.rng)).sqrt()
         return draws.uniform(low, high)
 
-    def _draw_colour_matrices(self, draws: "_Draws") -> Tensor | None:
+    def _draw_colour_matrices(self, draws: _Draws) -> Tensor | None:
         """Draw colour matrices (n, 3, 4)."""
         if not self.augmentations.keys() & {"colour", "grey"}:
             return None
@@ -147,7 +149,7 @@ class CutoutConfig:
         saturation = (1 + saturation) * (1 - draws.strength("grey") * draws.mask("grey"))
         return warps.colour_matrix(brightness, 1 + contrast, saturation, hue)
 
-    def _draw_noise(self, draws: "_Draws", size: int, device: torch.device) -> Tensor | None:
+    def _draw_noise(self, draws: _Draws, size: int, device: torch.device) -> Tensor | None:
         """Draw noise (n, 3, size, size) on a device."""
         deviations = torch.zeros(draws.n)
         for name in ("noise", "grain"):
@@ -161,7 +163,7 @@ class CutoutConfig:
         noise = torch.randn(draws.n, 3, size, size, generator=rng, device=device)
         return copy_to(deviations, device)[:, None, None, None] * noise
 
-    def _draw_holes(self, draws: "_Draws") -> Tensor | None:
+    def _draw_holes(self, draws: _Draws) -> Tensor | None:
         """Draw boxes (n, 4): left, top, width and height as shares."""
         name = next((name for name in ("erase", "erase_all") if name in self.augmentations), None)
         if name is None:
@@ -175,7 +177,7 @@ class CutoutConfig:
             holes = holes[:: self.cutouts].repeat_interleave(self.cutouts, 0)
         return holes
 
-    def _draw_patch_indices(self, draws: "_Draws", patch_count: int) -> Tensor | None:
+    def _draw_patch_indices(self, draws: _Draws, patch_count: int) -> Tensor | None:
         """Draw the indices (n, k) of the patches that are encoded."""
         if not (self.patch_dropout and patch_count):
             return None

@@ -171,13 +171,7 @@ def _upscale(
 
 
 def _write_within(
-    film: Film,
-    write: Callable[[Film], Any],
-    part: Path,
-    name: str,
-    hold: float,
-    boomerang: bool,
-    megabytes: float,
+    film: Film, write: Callable[[Film], Any], part: Path, name: str, hold: float, boomerang: bool, megabytes: float
 ) -> None:
     """Write a film with fewer, and then smaller frames until it has at most so many megabytes."""
     timed_frames, back, fewest = list(film.frames), slice(0), MIN_FRAMES

@@ -1,5 +1,7 @@
 """Pictures for people to look at: enlarged, side by side, repeated, with a heat map."""
 
+from __future__ import annotations
+
 import io
 import math
 import textwrap

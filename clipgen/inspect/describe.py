@@ -1,5 +1,7 @@
 """A picture in words: its embedding as a sum of few word embeddings (SpLiCE, Bhalla et al. 2024, arXiv:2402.10376)."""
 
+from __future__ import annotations
+
 import argparse
 import html
 from collections.abc import Callable, Sequence

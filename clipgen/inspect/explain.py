@@ -1,5 +1,7 @@
 """Where a text's score comes from: a heat map over a picture, by a perceptor's gradient or by covering parts."""
 
+from __future__ import annotations
+
 import argparse
 import math
 from collections.abc import Callable
@@ -45,7 +47,7 @@ class Explanation:
         """The picture, dark where nothing matches the text and glowing where most does."""
         return overlay_heat(self.picture, self.map.numpy())
 
-    def figure(self) -> "Figure":
+    def figure(self) -> Figure:
         """Return the picture, the map with its scale, and the overlay, side by side."""
         from matplotlib.figure import Figure
 
@@ -67,12 +69,7 @@ class Explanation:
 
 
 def explain(
-    image: Any,
-    text: str,
-    perceptor: Perceptor | str | None = None,
-    *,
-    how: str = "gradient",
-    device: str = "auto",
+    image: Any, text: str, perceptor: Perceptor | str | None = None, *, how: str = "gradient", device: str = "auto"
 ) -> Explanation:
     """Return a heat map of the regions that make a picture match a text, more than they match any text.
 

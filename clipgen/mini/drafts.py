@@ -22,27 +22,14 @@ from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext
 from clipgen.losses.init_loss import lightness
-from clipgen.mini.scenes import (
-    BEHIND,
-    COLOURS,
-    FACES,
-    LOCATIONS,
-    MATERIAL,
-    VERBS,
-    WORN,
-    arrange,
-    bounding_boxes,
-    draw_scenery,
-    relation_of,
-    with_article,
-)
+from clipgen.mini import scenes
 from clipgen.mini.vocabulary import drawing_names, everyday_name
 from clipgen.priors.sampling import Drawings, dalle
 from clipgen.prompts import Prompt, positive_text_prompts
 
 _RELATED = "in front of|on top of|in|on|at|over|above|under|by|among|near"
 _TO = rf"(?:{_RELATED})(?: the| an?)? "
-_JOINT = re.compile(rf" (and|with|next to|behind|{VERBS}|{_RELATED})(?= )")
+_JOINT = re.compile(rf" (and|with|next to|behind|{scenes.VERBS}|{_RELATED})(?= )")
 _PART = (
     "slice|piece|pair|bunch|bowl|painting|drawing|photo|photograph|picture|portrait|sketch|image|illustration|render"
 )
@@ -54,11 +41,13 @@ _SIMILAR = {  # words for places that the transformer was not trained on, by a s
     "beach": ("desert",),
     "forest": ("jungle",),
 }
-_PHRASES = {name: (name, *LOCATIONS.get(name, ()), *_SIMILAR.get(name, ())) for name in (*LOCATIONS, *_SIMILAR)}
+_PHRASES = {
+    key: (key, *scenes.LOCATIONS.get(key, ()), *_SIMILAR.get(key, ())) for key in (*scenes.LOCATIONS, *_SIMILAR)
+}
 _SCENERY = {re.sub(f"^{_TO}", "", phrase): name for name, phrases in _PHRASES.items() for phrase in phrases}
 _ARTICLES = {"a", "an", "the"}
 _MORE = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"
-_TINTS = {*COLOURS, *_MORE}
+_TINTS = {*scenes.COLOURS, *_MORE}
 # Least cosine of two names' embeddings for them to mean one thing: car and automobile 0.91, squirrel and bison 0.86.
 MIN_COSINE = 0.88
 DRAFT_TEMPERATURE = 0.25  # of sampling the tokens
@@ -112,10 +101,10 @@ def _parse(text: str) -> Layout:
                 scenery = scenery or _SCENERY[bare]
             elif not beside and set(bare.split()) - _TINTS:
                 subjects.append(part)
-            elif joint in MATERIAL:
+            elif joint in scenes.MATERIAL:
                 has_material = has_material or len(subjects) == 1
             elif beside and _is_name(part) and (joint or part != bare):  # after a comma with its article
-                relation = relation if companions else relation_of(joint, bare)
+                relation = relation if companions else scenes.relation_of(joint, bare)
                 companions.append(part)
     parts = subjects + companions or ([text] if text and scenery is None else [])
     things = [_thing(part) for part in parts]
@@ -170,15 +159,15 @@ def canonical_name(text: str, perceptor: Perceptor) -> str:
     It is the nearest name by mini CLIP, which ``perceptor`` may be, or else one that ends so: "a crescent moon".
     """
     bare = _bare(text)
-    text = with_article(bare) if bare and text.startswith("the ") else text
+    text = scenes.with_article(bare) if bare and text.startswith("the ") else text
     if bare in (*names(), *drawing_names().names, ""):
         return text
     mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")
     cosines = drawing_names().embeddings.to(mini.device) @ embed(mini, [text])[0]
     kinds = [i for i, name in enumerate(names()) if name.endswith(f" {bare}")]
     if cosines.max() >= MIN_COSINE:
-        return with_article(names()[int(cosines.argmax())])
-    return with_article(names()[max(kinds, key=lambda i: float(cosines[i]))]) if kinds else text
+        return scenes.with_article(names()[int(cosines.argmax())])
+    return scenes.with_article(names()[max(kinds, key=lambda i: float(cosines[i]))]) if kinds else text
 
 
 def _bare(text: str) -> str:
@@ -274,7 +263,7 @@ class Drafts(Dalle):
             return
         image = torch.ones(1, 3, *size, device=context.generator.device)
         if subject.scenery:
-            field = draw_scenery(subject.scenery, max(size), torch.Generator().manual_seed(context.seed))
+            field = scenes.draw_scenery(subject.scenery, max(size), torch.Generator().manual_seed(context.seed))
             image[:] = F.interpolate(field[None], size, mode="bilinear", antialias=True)
         if subject.relation:
             things = [_with_face(things[0], subject.relation), things[1]]
@@ -289,8 +278,7 @@ class Drafts(Dalle):
         if subject.relation:  # known only now that both are drawn
             layers = [_cut_out_grey(drawing, thing) for drawing, thing in zip(drawings, things, strict=True)]
             positions = _related_squares(subject.relation, things[0], [layer[:, 3:] for layer in layers], *size)
-            order = (1, 0) if subject.relation in BEHIND else (0, 1)
-            for i in order:
+            for i in (1, 0) if subject.relation in scenes.BEHIND else (0, 1):
                 _paste(image, layers[i], *positions[i])
         if subject.relation or not things:
             yield image
@@ -314,17 +302,19 @@ def _cut_out_grey(drawing: Tensor, thing: Thing) -> Tensor:
 def _with_face(thing: Thing, relation: str) -> Thing:
     """Return the face of a thing that wears something, if there are drawings of faces alone: "a cat face"."""
     face = f"{_bare(thing.text)} face"
-    return thing._replace(text=with_article(face)) if relation in WORN and face in drawing_names().names else thing
+    if relation in scenes.WORN and face in drawing_names().names:
+        return thing._replace(text=scenes.with_article(face))
+    return thing
 
 
 def _related_squares(
     relation: str, first: Thing, opacities: Sequence[Tensor], height: int, width: int
 ) -> list[tuple[int, int, int]]:
     """Return (top, left, side) of two things, as ``squares`` does; parts of them may be outside of the picture."""
-    boxes = [bounding_boxes(opacity[:, 0] > 0.5)[0].tolist() for opacity in opacities]
-    has_face = first.text.endswith(" face") or _bare(first.text) in FACES
+    boxes = [scenes.bounding_boxes(opacity[:, 0] > 0.5)[0].tolist() for opacity in opacities]
+    has_face = first.text.endswith(" face") or _bare(first.text) in scenes.FACES
     short, result = min(height, width), []
-    for fraction, x, y in arrange(relation, boxes[0], boxes[1], has_face):
+    for fraction, x, y in scenes.arrange(relation, boxes[0], boxes[1], has_face):
         side = max(1, round(fraction * short))
         top, left = height / 2 + (y - 0.5) * short - side / 2, width / 2 + (x - 0.5) * short - side / 2
         result.append((round(top), round(left), side))

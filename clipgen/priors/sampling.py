@@ -1,5 +1,7 @@
 """DALL-E, both stages: a transformer writes a picture's tokens, the decoder paints them, CLIP ranks the results."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -99,7 +101,7 @@ class Drawings:
         labels = [f"{score:.3f}" for score in self.scores] or [""] * len(self)
         return contact_sheet(self.images, columns or math.ceil(math.sqrt(len(self))), labels)
 
-    def ordered(self, values: Sequence[float]) -> "Drawings":
+    def ordered(self, values: Sequence[float]) -> Drawings:
         """Return the same drawings by their values, the largest first."""
         order = sorted(range(len(self)), key=lambda i: -values[i])
         return replace(
@@ -213,13 +215,7 @@ def _start_tokens(
 
 @torch.no_grad()
 def _sample(
-    prompt: str,
-    generator: Codebook,
-    reader: Stream,
-    sampler: "Sampler",
-    tokens: Tensor,
-    mask: Tensor,
-    rows: bool | str,
+    prompt: str, generator: Codebook, reader: Stream, sampler: Sampler, tokens: Tensor, mask: Tensor, rows: bool | str
 ) -> Iterator[Drawings]:
     """Sample tokens in order, but for those in ``mask``; yield the drawings after each row, or only at the end.
 

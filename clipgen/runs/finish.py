@@ -3,6 +3,8 @@
 A progress bar shows how far they are; Ctrl-C, or a notebook's stop button, ends them after the current step.
 """
 
+from __future__ import annotations
+
 import signal
 import threading
 import warnings

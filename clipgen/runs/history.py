@@ -1,5 +1,7 @@
 """The frames of a run so far: which is the best, and whether the run should stop early."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,5 +1,7 @@
 """A run: an optimisation whose frames are kept in a journal."""
 
+from __future__ import annotations
+
 import threading
 import time
 import warnings
@@ -55,7 +57,7 @@ class Run:
         *,
         folder: str | Path = "clipgen-runs",
         losses: Losses = (),
-        like: "Run | None" = None,
+        like: Run | None = None,
         **settings: Value,
     ):
         self.spec = prompt if isinstance(prompt, RunSpec) else RunSpec.create(prompt, settings, losses)
@@ -72,9 +74,7 @@ class Run:
         self._views_lock = threading.Lock()
 
     @classmethod
-    def resume(
-        cls, folder: str | Path, losses: Losses = (), like: "Run | None" = None, *, trust: bool = False
-    ) -> "Run":
+    def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None, *, trust: bool = False) -> Run:
         """Continue an interrupted run from its last saved step, with the frames that it would have had.
 
         ``trust``: read files that the folder names without a copy. Raises ClipgenError while the run is in progress.
@@ -93,13 +93,13 @@ class Run:
         *,
         folder: str | Path = "clipgen-runs",
         losses: Losses = (),
-        like: "Run | None" = None,
+        like: Run | None = None,
         trust: bool = False,
-    ) -> "Run":
+    ) -> Run:
         """Make a run again, from its folder or an exported file; steering included. ``trust``: see ``resume``."""
         return cls(RunSpec.open(source, losses, trust), folder=folder, like=like)
 
-    def branch(self, step: int, *, folder: str | Path = "clipgen-runs", **settings: Value) -> "Run":
+    def branch(self, step: int, *, folder: str | Path = "clipgen-runs", **settings: Value) -> Run:
         """Return a new run from the frame of ``step``, with this run's settings, ``near=0``, and the settings given."""
         if step not in self.journal.steps:
             raise ClipgenError(f"step={step}: there is no such frame; there are {self.journal.steps}")
@@ -268,7 +268,7 @@ class Run:
 
     def _start(self) -> None:
         """Create ``optimization``, at the run's start or restored from the journal's state."""
-        self._step_specs = StepSpecBuilder(self.spec, self.models, None if self.step else self._record_draft)
+        self._step_specs = StepSpecBuilder(self.spec, self.models, None if self.step else self._record_film_picture)
         # ``step`` is the number of steps taken; the last one's settings have the size of the restored latent.
         self.optimization = self._step_specs.create_optimization(self.settings.at(max(0, self.step - 1)))
         self._started_at = time.monotonic()
@@ -298,7 +298,7 @@ class Run:
         is_frame_step = self.settings.is_frame_step(self.step)
         if not (is_frame_step or self.finished or self.control.stopped):
             if self.step <= FILM_STEPS and self.settings.every <= Settings.every:
-                self._record_film_picture({"step": self.step, "token_row": 0}, self.optimization.render_frame())
+                self._record_film_picture(self.optimization.render_frame(), {"step": self.step, "token_row": 0})
             return None
         image, latent = self.optimization.render_frame(), self.optimization.packed_latent()
         frame = self._create_frame(image, scores)
@@ -311,10 +311,8 @@ class Run:
         self.film.append({"step": frame.step} | frame.scores)
         return frame
 
-    def _record_draft(self, image: Tensor) -> None:
-        self._record_film_picture({"step": 0, "token_row": len(self.film) + 1}, image)
-
-    def _record_film_picture(self, row: FilmRow, image: Tensor) -> None:
+    def _record_film_picture(self, image: Tensor, row: FilmRow | None = None) -> None:
+        row = row or {"step": 0, "token_row": len(self.film) + 1}  # of the draft
         self._writer.write_film_picture(row, to_image(image[0]))
         self.film.append(row)
 

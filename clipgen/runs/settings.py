@@ -3,11 +3,13 @@
 The run's own settings are declared here, those of its parts (optimiser, cutouts, losses) where the parts are.
 """
 
+from __future__ import annotations
+
 import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from clipgen.clip.catalogue import family
@@ -38,57 +40,42 @@ COMMON_PERCEPTORS = "mini", "ViT-B-32/openai", "ViT-B-16/openai", "ViT-B-32/open
 PARTS: tuple[type, ...] = (OptimizerConfig, CutoutConfig, *LOSSES.values())  # dataclasses whose fields are settings
 
 
+# By the section that a setting is listed in; those of "basic" cannot change during a run.
+_basic = partial(setting, live=False, section="basic")
+_start, _clip = partial(setting, section="start"), partial(setting, section="clip")
+_output, _speed = partial(setting, section="output"), partial(setting, section="speed")
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """The settings that belong to the run itself."""
 
     prompt: str
-    negative: str = setting(
-        "", "what to avoid; weighs half as much as the prompt, or as given: 'blurry:0.3'", section="clip"
-    )
-    quality: str = setting(
-        "normal", "preset for steps, cutouts and size", choices=tuple(QUALITIES), live=False, section="basic"
-    )
-    steps: int = setting(120, "optimisation steps", 1, 10**6, live=False, section="basic")
-    seed: int = setting(0, "random seed (repeatable; on a GPU to rounding)", 0, 2**63 - 1, live=False, section="basic")
-    size: tuple[int, int] | str | None = setting(
+    negative: str = _clip("", "what to avoid; weighs half as much as the prompt, or as given: 'blurry:0.3'")
+    quality: str = _basic("normal", "preset for steps, cutouts and size", choices=tuple(QUALITIES))
+    steps: int = _basic(120, "optimisation steps", 1, 10**6)
+    seed: int = _basic(0, "random seed (repeatable; on a GPU to rounding)", 0, 2**63 - 1)
+    size: tuple[int, int] | str | None = _basic(
         None,
         "width x height in pixels (default: the generator's); can grow: 128x128@0-60, 256x256@60-",
         common=("128x128", "128x96", "256x256", "512x384", "128x128@0-60, 256x256@60-"),
-        live=False,
-        section="basic",
     )
     tile: bool = setting(
         False, "make the picture repeat without a seam: cutouts and decoder wrap around", live=False, section="look"
     )
-    generator: str = setting(
-        "stack",
-        "what is optimised: the latent of a decoder, or pixels",
-        common=lambda: GENERATORS,
-        live=False,
-        section="basic",
+    generator: str = _basic("stack", "what is optimised: the latent of a decoder, or pixels", common=lambda: GENERATORS)
+    perceptor: str = _clip(
+        "mini", "the CLIP that scores the picture; several as 'a | b:0.5'", common=COMMON_PERCEPTORS, live=False
     )
-    perceptor: str = setting(
-        "mini",
-        "the CLIP that scores the picture; several as 'a | b:0.5'",
-        common=COMMON_PERCEPTORS,
-        live=False,
-        section="clip",
-    )
-    judge: str = setting(
+    judge: str = _clip(
         "",
         "a second CLIP that scores frames without guiding, such as evaluator or ViT-L-14/openai; pickscore and "
         "hps-v2.1 score human preference (only comparable within a prompt); aesthetic rates 1-10 without a prompt",
         common=("evaluator", "ViT-B-16/openai", "ViT-L-14/openai", "pickscore", "hps-v2.1", "aesthetic"),
         live=False,
-        section="clip",
     )
-    recipe: str = setting(
-        "",
-        "settings of a published source, by name; other settings override them",
-        choices=("", *PRESETS),
-        live=False,
-        section="basic",
+    recipe: str = _basic(
+        "", "settings of a published source, by name; other settings override them", choices=("", *PRESETS)
     )
     relax: str = setting(
         "straight-through",
@@ -98,69 +85,54 @@ class RunSettings:
         live=False,
         section="optimizer",
     )
-    init: str = setting(
+    init: str = _start(
         "auto",
         "start: random (codes), dalle (a transformer's draft; the default with the mini CLIP), dalle-mini, dalle-mega, "
         "noise, perlin, gradient, a colour, an image, a run folder (its last frame), tokens as .npy",
         common=lambda: ("auto", *INITS),
         live=False,
-        section="start",
     )
-    fit: str = setting("crop", "how pictures are resized", choices=tuple(FITS), live=False, section="start")
-    mask: str = setting(
+    fit: str = _start("crop", "how pictures are resized", choices=tuple(FITS), live=False)
+    mask: str = _start(
         "",
         "area to paint: top, bottom, left, right, centre, x,y,w,h, not ..., or an image (white is painted)",
         common=("top", "bottom", "left", "right", "centre", "not centre"),
-        section="start",
     )
-    distance: str = setting("spherical", "how CLIP's embeddings are compared", choices=tuple(DISTANCES), section="clip")
-    combine: str = setting(
+    distance: str = _clip("spherical", "how CLIP's embeddings are compared", choices=tuple(DISTANCES))
+    combine: str = _clip(
         "losses",
         "how prompts are combined: losses (each pulls), embeddings (one target, their weighted sum)",
         choices=("losses", "embeddings"),
-        section="clip",
     )
-    averaged: float = setting(
-        0.0, "weight of the mean embedding's distance, against the cutouts' mean distance", 0, 1, section="clip"
-    )
-    passes: int = setting(
-        1, "passes that cutouts are split into: less memory, same picture (not with levels)", 1, 10**4, section="speed"
-    )
-    camera: str = setting("", "camera motion between frames: 'zoom=1.02, x=0.01, angle=1@50-100'", section="output")
-    every: int = setting(3, "steps between frames", 1, 10**6, live=False, section="output")
-    patience: int = setting(
+    averaged: float = _clip(0.0, "weight of the mean embedding's distance, against the cutouts' mean distance", 0, 1)
+    passes: int = _speed(1, "passes that cutouts are split into: less memory, same picture (not with levels)", 1, 10**4)
+    camera: str = _output("", "camera motion between frames: 'zoom=1.02, x=0.01, angle=1@50-100'")
+    every: int = _output(3, "steps between frames", 1, 10**6, live=False)
+    patience: int = _output(
         0,
         "stop after this many steps without a change or a better score from the judge (or CLIP); 0: never",
         0,
         10**6,
         live=False,
-        section="output",
     )
-    settled: float = setting(
+    settled: float = _output(
         0.0,
         "stop when the picture changes by less than this, in 8-bit levels (0 to 255), over a tenth of the steps; "
         "0: never. Default when steps is not set: 2 (stack), 1 (mini-vqgan)",
         0,
         255,
         live=False,
-        section="output",
     )
-    keep: str = setting(
-        "last",
-        "frame to show and export: the last, or the judge's best",
-        choices=KEEP_CHOICES,
-        section="output",
-    )
-    device: str = setting("auto", "auto, cpu, cuda or mps", live=False, section="speed")
-    precision: str = setting(
+    keep: str = _output("last", "frame to show and export: the last, or the judge's best", choices=KEEP_CHOICES)
+    device: str = _speed("auto", "auto, cpu, cuda or mps", live=False)
+    precision: str = _speed(
         "auto",
         "floating-point type of the models: auto (the fastest accurate one), bf16, fp16, fp32",
         choices=("auto", *PRECISIONS),
         live=False,
-        section="speed",
     )
-    deterministic: bool = setting(
-        False, "use torch's deterministic algorithms; it warns of operations without one", live=False, section="speed"
+    deterministic: bool = _speed(
+        False, "use torch's deterministic algorithms; it warns of operations without one", live=False
     )
 
 
@@ -175,7 +147,7 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
             object.__setattr__(self, "recipe", canonical_recipe(self.recipe))
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any]) -> "Settings":
+    def of(cls, saved: Mapping[str, Any]) -> Settings:
         """Return the settings among what a journal has saved."""
         return cls(**{field.name: saved[field.name] for field in fields(cls) if field.name in saved})
 
@@ -209,14 +181,14 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
         edges = {int(edge) for span in spans for edge in span if edge < math.inf}
         return edges.union(self.growth.begins, *(schedule.edges for schedule in self.schedules.values()))
 
-    def updated(self, **values: Any) -> "Settings":
+    def updated(self, **values: Any) -> Settings:
         """Return a copy with other values. Prompts are parsed again only if they are among them."""
         copy = replace(self, **values)
         if not values.keys() & {"prompt", "negative"}:
             copy.__dict__["prompts"] = self.prompts
         return copy
 
-    def at(self, step: int) -> "Settings":
+    def at(self, step: int) -> Settings:
         """Return the settings at a step: each schedule is a number, and a growing size the one of that step."""
         values: dict[str, Any] = {name: schedule.at(step) for name, schedule in self.schedules.items()}
         for name in values:

@@ -42,15 +42,7 @@ class StepSpecBuilder:
         size, rng = _size_of(s), torch.Generator().manual_seed(s.seed)
         latent, fallback = generator.start(size, rng), INITS[default_init(s.perceptor)]()
         context = InitContext(
-            generator,
-            models.perceptors[0][0],
-            size,
-            s.seed,
-            rng,
-            latent,
-            s.prompts,
-            fallback=fallback,
-            show=show_draft,
+            generator, models.perceptors[0][0], size, s.seed, rng, latent, s.prompts, fallback=fallback, show=show_draft
         )
         self._init_latent = spec.init.latent(context)
         self._context = self._first_context = replace(
@@ -124,16 +116,9 @@ class StepSpecBuilder:
         cutouts = s.select(CutoutConfig)
         if s.tile:
             cutouts = replace(cutouts, padding="wrap")
+        distance, combined = DISTANCES[s.distance], s.combine == "embeddings"
         prompt_loss = PromptLoss(
-            prompts,
-            perceptors,
-            embeddings,
-            self._regions(),
-            cutouts,
-            DISTANCES[s.distance],
-            s.averaged,
-            s.combine == "embeddings",
-            sources,
+            prompts, perceptors, embeddings, self._regions(), cutouts, distance, s.averaged, combined, sources
         )
         others: list[Loss] = [s.select(kind) for kind in LOSSES.values()]
         return StepSpec(

@@ -1,5 +1,7 @@
 """Downloads: a cut connection continues where it stopped, and only a file that is complete and right is kept."""
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import http.client
@@ -62,7 +64,7 @@ def is_disk_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
-def partial_path(source: "Source", name: str, suffix: str) -> Path:
+def partial_path(source: Source, name: str, suffix: str) -> Path:
     """Return where an unfinished download is. Each source has its own: mirrors may hold different bytes."""
     file = cache_folder() / name
     return file.with_name(f".{file.name}.{hashlib.sha256(source.where.encode()).hexdigest()[:8]}{suffix}")
@@ -105,7 +107,7 @@ class _Partial:
         self.note.unlink(missing_ok=True)
 
 
-def from_address(source: "Source", name: str) -> Path:
+def from_address(source: Source, name: str) -> Path:
     """Download a file with a progress bar; a cut connection continues where it stopped, in a later session too."""
     part = _Partial(partial_path(source, name, ".part"), partial_path(source, name, ".etag"))
     part.file.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ def from_address(source: "Source", name: str) -> Path:
     return cache_folder() / name
 
 
-def _download(source: "Source", name: str, part: _Partial) -> None:
+def _download(source: Source, name: str, part: _Partial) -> None:
     """Request a file until it is complete, several times if the connection is cut."""
     size_before = part.size
     for attempt in range(_TRIES):
@@ -142,7 +144,7 @@ def _download(source: "Source", name: str, part: _Partial) -> None:
             time.sleep(attempt / 2)
 
 
-def _request(source: "Source", name: str, part: _Partial) -> None:
+def _request(source: Source, name: str, part: _Partial) -> None:
     """Request the bytes that are missing. Only what the server calls the same version is continued."""
     total, version = part.read_note()
     start = part.size if total else 0
@@ -174,7 +176,7 @@ def _request(source: "Source", name: str, part: _Partial) -> None:
         raise OSError(f"the connection was cut {total - part.size} bytes before the end")
 
 
-def _check_whole(status: int, length: int | None, source: "Source") -> None:
+def _check_whole(status: int, length: int | None, source: Source) -> None:
     """Raise an error unless a whole file comes, of a size that it can have."""
     if status == 206:
         raise WrongFileError("the server sent a partial response (206) to a full request")
@@ -200,7 +202,7 @@ def _check_rest(headers: Any, start: int, total: int, length: int | None, versio
         raise _StaleError("the part that came is of another version")
 
 
-def _receive(response: Any, source: "Source", name: str, file: Path, start: int, total: int | None) -> None:
+def _receive(response: Any, source: Source, name: str, file: Path, start: int, total: int | None) -> None:
     with (
         file.open("r+b" if start else "wb") as out,
         tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=is_listened_to()) as bar,
@@ -223,7 +225,7 @@ def _receive(response: Any, source: "Source", name: str, file: Path, start: int,
 # --- the hub ------------------------------------------------------------------------------------------
 
 
-def find_in_hub_cache(source: "Source") -> Path | None:
+def find_in_hub_cache(source: Source) -> Path | None:
     """Return a file of the hub that its library has saved on this machine already, for whichever program."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -231,7 +233,7 @@ def find_in_hub_cache(source: "Source") -> Path | None:
     return Path(file) if isinstance(file, str) else None
 
 
-def check_hub_cache(file: Path, source: "Source", name: str) -> Path:
+def check_hub_cache(file: Path, source: Source, name: str) -> Path:
     """Return the file if it is the one of the source; its checksum is computed only once. Raises WrongFileError."""
     blob = file.resolve().name  # of large files their checksum, as the hub has it
     expected = source.sha256 or (blob if len(blob) == 64 else "")
@@ -274,7 +276,7 @@ def check_hub(repo_id: str, filename: str, revision: str | None = None) -> None:
         check_reachable(constants.ENDPOINT)
 
 
-def from_hub(source: "Source", name: str, bulky: bool) -> Path:
+def from_hub(source: Source, name: str, bulky: bool) -> Path:
     """Download with the hub's library, into its cache, or if ``bulky`` into clipgen's. Raises OSError."""
     from huggingface_hub import hf_hub_download
 

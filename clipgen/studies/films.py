@@ -1,5 +1,7 @@
 """More than one run: batches of a prompt, and films redrawn frame by frame."""
 
+from __future__ import annotations
+
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence

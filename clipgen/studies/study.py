@@ -1,5 +1,7 @@
 """A study: runs that vary prompts, seeds and settings, made by an engine, with a table, a sheet and a page."""
 
+from __future__ import annotations
+
 import math
 import os
 from collections import Counter, deque

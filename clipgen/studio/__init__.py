@@ -1,5 +1,7 @@
 """The Studio: type a prompt in a notebook, press Generate, watch and steer."""
 
+from __future__ import annotations
+
 import atexit
 import sys
 import threading
@@ -37,7 +39,7 @@ class Studio(widgets.VBox):
     """
 
     _newest_job: ClassVar[Job | None] = None  # of any Studio: the next one waits for its end and shares its models
-    _open: ClassVar["Studio | None"] = None
+    _open: ClassVar[Studio | None] = None
     is_closed = True  # until it is complete
 
     def __init__(self, prompt: PromptLike = "a red apple", *, folder: str | Path = "clipgen-runs", **settings: Any):

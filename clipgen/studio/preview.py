@@ -1,5 +1,7 @@
 """What is seen of a run: a job that makes it in a thread, the shown frame, the timeline, the curve of the scores."""
 
+from __future__ import annotations
+
 import html
 import math
 import statistics
@@ -34,9 +36,7 @@ class Job(Listener):
     another thread, at most RATE times per second and once at the end: a slow connection never slows the run.
     """
 
-    def __init__(
-        self, make: Callable[[Run | None], Run], report: "Callable[[Job], None]", previous: "Job | None" = None
-    ):
+    def __init__(self, make: Callable[[Run | None], Run], report: Callable[[Job], None], previous: Job | None = None):
         self.run: Run | None = None
         self.frame: Frame | None = None  # the newest
         self.error: BaseException | None = None

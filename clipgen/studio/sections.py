@@ -20,18 +20,7 @@ from clipgen.runs.run import Run
 from clipgen.runs.saved import strip_paths
 from clipgen.runs.spec import RunSpec
 from clipgen.studio.controls import Controls
-from clipgen.studio.parts import (
-    Brush,
-    Fold,
-    button,
-    hidden_image,
-    html_widget,
-    note,
-    on_change,
-    show,
-    to_jpeg,
-    to_url,
-)
+from clipgen.studio.parts import Brush, Fold, button, hidden_image, html_widget, note, on_change, show, to_jpeg, to_url
 from clipgen.studio.preview import Preview
 
 SHEET_SIDE = 1024  # pixels of the longer side of the sheet of cutouts
