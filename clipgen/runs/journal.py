@@ -74,7 +74,7 @@ class Journal(Folder):
         except OSError as error:
             if folder:
                 shutil.rmtree(folder, ignore_errors=True)
-            raise ClipgenError(f"folder={str(parent)!r}: {error.strerror}; choose another folder") from error
+            raise ClipgenError(f"folder={str(parent)!r}: {error.strerror}; choose a folder to write to") from error
         journal._settings = json.loads(content)
         return journal
 

@@ -204,7 +204,7 @@ class StudyStorage:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
         except OSError as error:
-            raise ClipgenError(f"folder={str(self.folder)!r}: {error.strerror}; choose another folder") from error
+            raise ClipgenError(f"folder={str(self.folder)!r}: {error.strerror}; choose a folder to write to") from error
         with Lock(self.folder, "this study"):
             for draft in self.folder.glob(f"{DRAFT}*"):
                 shutil.rmtree(draft, ignore_errors=True)

@@ -229,7 +229,7 @@ def save_input(folder: Path, name: str, value: bytes | Image.Image | np.ndarray)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(out.getvalue())
     except OSError as error:
-        raise ClipgenError(f"folder={str(folder)!r}: {error.strerror}; choose another folder") from error
+        raise ClipgenError(f"folder={str(folder)!r}: {error.strerror}; choose a folder to write to") from error
     return path.as_posix()
 
 
