@@ -50,9 +50,7 @@ def batch(
         batch: Number of pictures in one tensor, which is faster where the device has room for more; they are equal to
             those made singly, up to rounding.
         progress: Show a progress bar.
-        folder: Where run folders are made.
-        losses: See ``clipgen.Run``.
-        settings: See ``clipgen.Run``.
+        folder, losses, settings: See ``clipgen.Run``.
 
     Returns:
         The runs that were begun; ``best`` sorts them.
@@ -115,10 +113,8 @@ def restyle(
         prompt: See ``clipgen.Run``.
         carry: Share of the previous redrawn frame in the start of a frame, from 0 to 1.
         steps: Number of steps per frame.
-        folder: Where run folders are made.
         progress: Show a progress bar.
-        losses: See ``clipgen.Run``.
-        settings: See ``clipgen.Run``.
+        folder, losses, settings: See ``clipgen.Run``.
 
     Returns:
         The run folder of the redrawn film.

@@ -183,7 +183,8 @@ class Upload(anywidget.AnyWidget):
 
     def put(self, name: str, url: str) -> None:
         """Save the picture of a data: URL, and name it in the text."""
-        self._text.value = self._write(save_input(self._folder, name, from_url(url)))
+        picture = base64.b64decode(url.partition(",")[2])
+        self._text.value = self._write(save_input(self._folder, name, picture))
 
     def __repr__(self) -> str:
         return f"Upload({self.label!r})"
@@ -236,11 +237,6 @@ def save_input(folder: Path, name: str, value: bytes | Image.Image | np.ndarray)
 def to_url(data: bytes, mime: str) -> str:
     """Return bytes as a data: URL; ``mime`` is a type such as image/png."""
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
-
-
-def from_url(url: str) -> bytes:
-    """Return the bytes of a data: URL."""
-    return base64.b64decode(url.partition(",")[2])
 
 
 def to_jpeg(picture: Image.Image, max_side: int) -> bytes:
