@@ -16,20 +16,9 @@ from clipgen.errors import ClipgenError
 from clipgen.runs.run import Run
 from clipgen.runs.schedules import parse_size
 from clipgen.runs.settings import Settings, defaults_for, scheduled
+from clipgen.studio import parts
 from clipgen.studio.ask import ModelChoice, PromptRows
 from clipgen.studio.costs import describe_device
-from clipgen.studio.parts import (
-    Dial,
-    ErrorMessage,
-    Fold,
-    Upload,
-    Webcam,
-    add_tooltip,
-    button,
-    html_widget,
-    on_change,
-    show,
-)
 
 FIELDS = {field.name: field for field in fields(Settings) if field.default is not MISSING}  # all but the prompt
 DEFAULTS = {name: field.default for name, field in FIELDS.items()}
@@ -88,41 +77,41 @@ class Controls(widgets.VBox):
 
     _sent: dict[str, Any]  # the values that the live run has
 
-    def __init__(self, settings: Settings, folder: Path, error: ErrorMessage, on_enter: Callable[[], None]):
+    def __init__(self, settings: Settings, folder: Path, error: parts.ErrorMessage, on_enter: Callable[[], None]):
         self._error = error
         self.rows = PromptRows(settings.prompt, folder, error, on_enter)
         self.inputs = {name: make_input(field) for name, field in FIELDS.items()}
         self.models = ModelChoice(self.inputs["generator"], self.inputs["perceptor"])
-        self.device = html_widget("device")
+        self.device = parts.html_widget("device")
         self.put(asdict(settings))
         self.defaults = self._current_defaults()
         self._is_applying = False
-        on_change(self._apply_defaults, *(self.inputs[name] for name in CHOICES))
+        parts.on_change(self._apply_defaults, *(self.inputs[name] for name in CHOICES))
 
-        start = Upload("Start picture", self.inputs["init"], folder, error)
-        webcam = Webcam().add_class("clipgen-webcam")
+        start = parts.Upload("Start picture", self.inputs["init"], folder, error)
+        webcam = parts.Webcam().add_class("clipgen-webcam")
         webcam.observe(error.guard(lambda change: start.put("webcam.png", change["new"])), "picture")
-        self.mask = Upload("Mask picture", self.inputs["mask"], folder, error)
-        random_seed = button("Random seed", lambda: self.put({"seed": random.randrange(10**6)}), "random")
+        self.mask = parts.Upload("Mask picture", self.inputs["mask"], folder, error)
+        random_seed = parts.button("Random seed", lambda: self.put({"seed": random.randrange(10**6)}), "random")
         below = {"seed": [random_seed], "init": [start, webcam], "mask": [self.mask]}
         self._cells = {}
         for name in FIELDS:
-            help = html_widget("help", f"<small>{help_of(name)}</small>")
+            help = parts.html_widget("help", f"<small>{help_of(name)}</small>")
             self._cells[name] = widgets.VBox([self.inputs[name], help, *below.get(name, [])])
         cells = {section: [self._cells[name] for name in names_of(section)] for section in SECTIONS}
-        self._folds = {section: Fold(SECTIONS[section], cells[section]) for section in [*SECTIONS][2:]}
+        self._folds = {section: parts.Fold(SECTIONS[section], cells[section]) for section in [*SECTIONS][2:]}
         self.search = widgets.Text(description="Find a setting", placeholder="a word of its name or help")
-        on_change(self._filter, self.search)
-        on_change(self._count_changes, *self.inputs.values())
+        parts.on_change(self._filter, self.search)
+        parts.on_change(self._count_changes, *self.inputs.values())
         self._count_changes()
-        on_change(self._show_device, *(self.inputs[name] for name in COSTLY))
+        parts.on_change(self._show_device, *(self.inputs[name] for name in COSTLY))
         self._show_device()
         steer = "<br><small>The prompts above and their weights (below 0 they push away), and:</small>"
         super().__init__(
             [
-                html_widget("heading", f"<b>{SECTIONS['steer']}</b>{steer}"),
+                parts.html_widget("heading", f"<b>{SECTIONS['steer']}</b>{steer}"),
                 *cells["steer"],
-                html_widget("heading", f"<b>{SECTIONS['basic']}</b>"),
+                parts.html_widget("heading", f"<b>{SECTIONS['basic']}</b>"),
                 widgets.Box(cells["basic"]).add_class("clipgen-grid"),
                 self.search,
                 *self._folds.values(),
@@ -208,10 +197,10 @@ class Controls(widgets.VBox):
         """Show only settings whose name or help contains the searched words, with their folds open."""
         text = self.search.value.strip().lower()
         for name, cell in self._cells.items():
-            show(cell, text in f"{name} {label_of(name)} {FIELDS[name].metadata['help']}".lower())
+            parts.show(cell, text in f"{name} {label_of(name)} {FIELDS[name].metadata['help']}".lower())
         for section, fold in self._folds.items():
             has_matches = any(self._cells[name].layout.display == "" for name in names_of(section))
-            show(fold, has_matches)
+            parts.show(fold, has_matches)
             fold.button.value = bool(text) and has_matches
 
     def _show_device(self) -> None:
@@ -252,7 +241,7 @@ def make_input(field: Field) -> widgets.Widget:
     common = tuple(facts["common"]() if callable(facts["common"]) else facts["common"])
 
     def make(kind: Any, **options: Any) -> widgets.Widget:
-        return add_tooltip(kind(description=label_of(field.name), **options), facts["help"])
+        return parts.add_tooltip(kind(description=label_of(field.name), **options), facts["help"])
 
     # Browsers offer only those values of a Combobox that begin like its text, so that generators need a Dropdown.
     if choices := facts["choices"] or (common if field.name == "generator" else ()):
@@ -260,7 +249,7 @@ def make_input(field: Field) -> widgets.Widget:
     if kind is bool:
         return make(widgets.Checkbox, indent=False)
     if scheduled(field) and facts["section"] == "steer":
-        return Dial(label_of(field.name), facts["help"], max(low, -DIAL_END), DIAL_END)
+        return parts.Dial(label_of(field.name), facts["help"], max(low, -DIAL_END), DIAL_END)
     if kind is int and not scheduled(field):
         return make(widgets.BoundedIntText, min=math.ceil(low), max=int(high))
     if kind is float and not scheduled(field):
