@@ -53,13 +53,10 @@ class RowState:
             state = cls(**values)
         except (OSError, ValueError, TypeError, RecursionError):
             return default
-        for name, value in vars(state).items():
-            kind = type(getattr(default, name))
-            if type(value) is not kind and not (kind is float and type(value) is int):  # a bool is not a number
-                return default
-            if kind in (int, float) and not 0 <= value < math.inf:
-                return default
-        return state
+        kinds = type(state.step), type(state.done), type(state.error)  # a bool is not a number
+        if kinds != (int, bool, str) or type(state.seconds) not in (int, float):
+            return default
+        return state if state.step >= 0 and 0 <= state.seconds < math.inf else default
 
     def write(self, folder: Path) -> None:
         """Replace the file in a folder. Raises OSError."""
