@@ -5,8 +5,6 @@ Sources: Kirstain et al. 2023 (PickScore), Wu et al. 2023 (HPS v2), Schlarmann e
 computed from the numbers of weights and activations.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

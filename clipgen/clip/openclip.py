@@ -1,7 +1,5 @@
 """Every model of open_clip as a perceptor: OpenAI's CLIP, LAION, DataComp, SigLIP, MobileCLIP and the rest."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """Patch dropout: a ViT that processes fewer patches is proportionally cheaper (Li et al. 2023, FLIP)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -4,8 +4,6 @@ A test proves it equal to ``open_clip.SimpleTokenizer``. It is written here beca
 and the built-in models have to start at once.
 """
 
-from __future__ import annotations
-
 import gzip
 import html
 from functools import cache

@@ -1,7 +1,5 @@
 """Latents on a codebook: what VQGAN and the dVAE share, and the relaxations by which a gradient reaches them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

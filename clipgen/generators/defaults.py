@@ -1,7 +1,5 @@
 """Settings that suit each family of generators; what a person sets takes precedence."""
 
-from __future__ import annotations
-
 from typing import Any
 
 # Without a decoder that has seen images: noise of every strength keeps a CLIP from reading grain as form.

@@ -4,8 +4,6 @@ Frequencies are scaled by 1/f, as in photographs, and colours are taken along de
 the optimiser counts about the same to the eye.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

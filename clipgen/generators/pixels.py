@@ -3,8 +3,6 @@
 A sigmoid rather than a clamp, because Adam's even steps then become smaller as a colour gets pure.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

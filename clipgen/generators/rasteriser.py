@@ -5,8 +5,6 @@ those marks only that come near it. Tiles with about as many marks are drawn tog
 recomputed in the backward pass: memory does not grow with the image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

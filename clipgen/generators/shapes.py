@@ -1,7 +1,5 @@
 """Filled ellipses, triangles and parallelograms in turn: affine images of a circle and two regular polygons."""
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from itertools import pairwise

@@ -4,8 +4,6 @@ A shape is moved at every resolution that shows it, so that form comes before gr
 into noise that only it can read, this draws outlines.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from torch import Tensor

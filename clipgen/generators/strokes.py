@@ -1,7 +1,5 @@
 """Strokes of a brush, and lines of one pen (Frans et al. 2021, "CLIPDraw"): cubic Bezier curves on white paper."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

@@ -5,8 +5,6 @@ patches off the tokens. In most checkpoints the second gives logits over the cod
 paints. Parameter names are those of bytedance/1d-tokenizer, but for the painter's: see ``load``.
 """
 
-from __future__ import annotations
-
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn

@@ -3,8 +3,6 @@
 Coordinates are shares of the sheet, so that a drawing can be rendered at any size.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
