@@ -5,9 +5,10 @@ import gc
 import re
 import sys
 import warnings
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import MISSING, fields
 from functools import partial
+from io import StringIO
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
@@ -93,8 +94,10 @@ class CommandParser(argparse.ArgumentParser):
             return options
         if not unknown[0].startswith("-"):
             raise ClipgenError(f"{unknown[0]!r}: is one too many; if it is a part of the prompt, put it in quotes")
-        names = [name for action in self._actions for name in action.option_strings]
-        hint = suggest(unknown[0].partition("=")[0], names, 0.75).strip() or f"{self.prog} --help lists them"
+        option, names = unknown[0].partition("=")[0], [*self._option_string_actions]
+        hint = suggest(option, names, 0.75).strip() or f"{self.prog} --help lists them"
+        if others := [f"clipgen {name}" for name in COMMANDS if option in _options_of(name)]:
+            hint = f"it is one of {' and '.join(others)}"
         raise ClipgenError(f"{unknown[0]}: there is no such option; {hint}")
 
     def error(self, message):
@@ -155,6 +158,14 @@ def main(argv: list[str] | None = None) -> int:
 def _format_warning(message: Warning | str, category: type[Warning], *location: Any, **options: Any) -> str:
     """Return a warning without the line of code that it came from."""
     return f"clipgen: {'' if category is UserWarning else f'{category.__name__}: '}{message}\n"
+
+
+def _options_of(name: str) -> list[str]:
+    """Return the options of a command, by asking it for its help."""
+    parser = CommandParser(argument_default=argparse.SUPPRESS)
+    with suppress(SystemExit), redirect_stdout(StringIO()):
+        resolve_name(COMMANDS[name].run)(parser, ["--help"])
+    return [*parser._option_string_actions]
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

@@ -54,6 +54,11 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     prompt, quiet, count = options.pop("prompt"), options.pop("quiet"), options.pop("batch", 1)
     output, fps, film = options.pop("output", None), options.pop("fps", None), options.pop("film", None)
     check_count("batch", count)
+    from clipgen.runs.settings import KEEP_CHOICES
+
+    if (keep := options.get("keep", "last")) not in KEEP_CHOICES:
+        choices = ", ".join(KEEP_CHOICES)
+        raise ClipgenError(f"keep={keep!r}: choose one of: {choices}; parts of a picture are kept by clipgen dalle")
     if count > 1 and film:
         raise ClipgenError(f"batch={count}: a film is redrawn once; leave --batch out, or --film")
     if fps is not None and not 0 < fps <= 60:
@@ -74,13 +79,13 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
         return _write_run(clipgen.generate(prompt, **options), name_files(), fps)
     runs = clipgen.batch(prompt, count, **options)
     begun, files_ = [run for run in runs if run.journal.steps], name_files()
-    each = len(files_) // count
+    each, statuses = len(files_) // count, list[int]()
     for i, run in enumerate(clipgen.best(begun) if begun else ()):
         print(f"{i + 1}. seed {run.settings.seed}, CLIP score {run.score:.3f}:", end=" ")
-        _write_run(run, files_[i * each : (i + 1) * each], fps)
+        statuses.append(_write_run(run, files_[i * each : (i + 1) * each], fps))
     for run in runs[len(begun) :]:
         _write_run(run, [])
-    return 0 if len(runs) == count and all(run.finished for run in runs) else 130
+    return max(statuses) if len(statuses) == count else 130
 
 
 def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = False) -> int:

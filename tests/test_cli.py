@@ -21,6 +21,7 @@ def test_a_prompt_becomes_files_here(tmp_path):
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"a-red-apple.png", "a-red-apple.gif", "clipgen-runs"}
     assert "clip=" in done.stderr and "step" in done.stderr
+    assert done.stderr.index("draft:") < done.stderr.index("CLIP:"), "the bar says who draws"
     (line,) = done.stdout.splitlines()
     (folder,) = (tmp_path / "clipgen-runs").iterdir()
     assert all(part in line for part in ("a-red-apple.png", "a-red-apple.gif", f"clipgen-runs/{folder.name}"))
@@ -43,7 +44,10 @@ def test_output_by_suffix(tmp_path):
         ([""], "write what you want to see"),
         ([], "clipgen --help lists the commands"),
         (["a cat", "--recipe", "crowsn"], "recipe='crowsn': did you mean crowson? There are murdock-dalle,"),
-        (["a cat", "--temperature", "2"], "--temperature: there is no such option; clipgen"),
+        (["a cat", "--temperature", "2"], "--temperature: there is no such option; it is one of clipgen dalle"),
+        (["a cat", "--boomerang"], "--boomerang: there is no such option; it is one of clipgen export"),
+        (["a cat", "--keep", "4"], "keep='4': choose one of: last, best; parts of a picture are kept by clipgen dalle"),
+        (["a cat", "--foo"], "--foo: there is no such option; clipgen generate --help"),
         (["models", "--foo"], "--foo: there is no such option; clipgen models --help"),
         (["a cat", "--lr", "-1"], "lr=-1.0: must be a number from 1e-12 to 1,000,000; 0.15 is the default"),
         (["a cat", "--steps", "abc"], "steps='abc': must be a whole number, such as 120"),
@@ -200,6 +204,8 @@ def test_a_run_that_diverges_is_not_called_interrupted(tmp_path, monkeypatch, ca
     with pytest.warns(UserWarning, match="not finite three times in a row"):
         code = main([*words.split(), "-o", "cat.png"])
     assert code == 2 and "stopped at step 3: the loss was not finite" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="not finite three times in a row"):
+        assert main([*words.replace("9", "3").split(), "--batch", "2", "-o", "cats.png"]) == 2, "at the last step, too"
 
 
 @pytest.mark.parametrize(("word", "hint"), [("modles", "did you mean models?"), ("sunflower", "")])

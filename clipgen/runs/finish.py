@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from clipgen.device import deterministic
 from clipgen.images.names import display_path
+from clipgen.inits import Dalle
 from clipgen.memory import is_oom, release
 from clipgen.optimize import Optimization
 from clipgen.runs.history import Frame
@@ -42,8 +43,10 @@ def finish(run: Run, progress: bool = True) -> Run:
     is False then, and ``Run.resume(run.journal.folder)`` continues. A second interrupt stops at once.
     """
     bar = tqdm(total=run.settings.steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
+    bar.set_description("draft" if isinstance(run.spec.init, Dalle) and not run.step else "CLIP")  # who draws
     with bar, interrupts(run.stop):
         for frame in run:
+            bar.set_description("CLIP", refresh=False)
             bar.update(frame.step - bar.n)
             bar.set_postfix({name: f"{frame.scores[name]:.3f}" for name in ("clip", "judge") if name in frame.scores})
         if run.finished:
