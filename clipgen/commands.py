@@ -54,11 +54,8 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     prompt, quiet, count = options.pop("prompt"), options.pop("quiet"), options.pop("batch", 1)
     output, fps, film = options.pop("output", None), options.pop("fps", None), options.pop("film", None)
     check_count("batch", count)
-    from clipgen.runs.settings import KEEP_CHOICES
-
-    if (keep := options.get("keep", "last")) not in KEEP_CHOICES:
-        choices = ", ".join(KEEP_CHOICES)
-        raise ClipgenError(f"keep={keep!r}: choose one of: {choices}; parts of a picture are kept by clipgen dalle")
+    if (keep := options.get("keep", "last")) not in ("last", "best"):
+        raise ClipgenError(f"keep={keep!r}: choose one of: last, best; parts of a picture are kept by clipgen dalle")
     if count > 1 and film:
         raise ClipgenError(f"batch={count}: a film is redrawn once; leave --batch out, or --film")
     if fps is not None and not 0 < fps <= 60:

@@ -2,9 +2,9 @@
 
 ``compare``: a step of clipgen against the same step of what people run (``tests/benchmarks/references.py``), or of
 another commit, with random weights at the published size; each side in a process of its own, in turns.
-``scale``: how the cost of a step grows with the picture's side, the number of views, and pictures in one tensor.
+``scale``: how the cost of a step grows with the picture's side, the number of cutouts, and pictures in one tensor.
 ``less``: what a step costs with each setting that saves work, and whether its gradient points the same way.
-``sooner``: when the embedded decoder has a judge's score with all steps, and when with less work; and made pictures.
+``sooner``: when the built-in decoder has a judge's score with all steps, and when with less work; and made pictures.
 ``start``: the README's command, whole and until its first preview, and what the evaluator says of its picture.
 ``profile``: where the time of a step goes, by operator.
 ``numerics``: what a judge says of pictures that were made in less than fp32, beside those made in fp32.
@@ -42,7 +42,7 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 WORK: dict[str, tuple[str, int, dict[str, Any]]] = {
     "vqgan": ("nerdyrodent", 256, {"generator": "vqgan_imagenet_f16_16384", "cut_min": 1.0, "cut_max": 1.0}),
     "dvae": ("murdock", 512, {"generator": "dvae", "relax": "gumbel", "cut_min": 0.43, "cut_max": 1.9}),
-    "embedded": ("", 128, {"generator": "mini-vqgan"}),
+    "built-in": ("", 128, {"generator": "mini-vqgan"}),
 }
 
 
@@ -151,7 +151,7 @@ def compared(options: argparse.Namespace, cache: Path, alone: bool = False) -> l
     """A row for each side, with weights from ``cache``; ``alone``: clipgen's only."""
     reference, side, _ = WORK[options.work]
     size = options.size or side
-    wide = {"size": size, "views": options.views, "device": options.device, "batch": getattr(options, "batch", 1)}
+    wide = {"size": size, "cutouts": options.cutouts, "device": options.device, "batch": getattr(options, "batch", 1)}
     wide["group"] = getattr(options, "group", 1)
     with contextlib.ExitStack() as trees:
         mine = wide | {"side": "clipgen", "settings": settings_of(options.work, cache)}
@@ -170,7 +170,7 @@ def compared(options: argparse.Namespace, cache: Path, alone: bool = False) -> l
         for one in sides:
             one.step("count")
             one.end()
-    title = f"{options.work} {size}x{size}, {options.views} views"
+    title = f"{options.work} {size}x{size}, {options.cutouts} cutouts"
     rows = [{"work": title} | one.row for one in sides]
     for row in rows:
         row["share of the peak"] = (
@@ -182,10 +182,10 @@ def compared(options: argparse.Namespace, cache: Path, alone: bool = False) -> l
 
 def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    usual = {"work": options.work, "size": 256, "views": 32, "batch": 1}
+    usual = {"work": options.work, "size": 256, "cutouts": 32, "batch": 1}
     asked = [("size", usual | {"size": size}) for size in options.sizes]
-    asked += [("views", usual | {"views": views}) for views in options.view_counts]
-    small = {"work": "embedded", "size": 128, "views": 16}
+    asked += [("cutouts", usual | {"cutouts": count}) for count in options.cutout_counts]
+    small = {"work": "built-in", "size": 128, "cutouts": 16}
     asked += [("batch", small | {"batch": batch}) for batch in options.batches]
     with weights(published(options.work)) as cache:
         for grows, one in asked:
@@ -203,20 +203,21 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
     """How seconds and memory of a step grow, a panel for what grows."""
     from matplotlib.figure import Figure
 
+    names = {"size": "width and height, pixels", "cutouts": "cutouts", "batch": "pictures in one batch"}
     kinds = list(dict.fromkeys(row["grows"] for row in rows))
-    figure = Figure((9, 3), layout="constrained")
-    for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0]):
+    figure = Figure((9, 3.3), layout="constrained")
+    for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]):
         points = [row for row in rows if row["grows"] == kind]
         along = [row[kind] for row in points]
-        axes.plot(along, [row["of the CPU"] for row in points], "o-", label="seconds of the CPU")
-        axes.plot(along, [row["GB"] for row in points], "s--", label="GB, the most held")
-        fixed = {"size": f"{points[0]['size']}x{points[0]['size']}", "views": f"{points[0]['views']} views"}
+        axes.plot(along, [row["seconds"] for row in points], "o-", label="seconds a step")
+        axes.plot(along, [row["GB"] for row in points], "s--", label="peak memory, GB")
+        fixed = {"size": f"{points[0]['size']}x{points[0]['size']}", "cutouts": f"{points[0]['cutouts']} cutouts"}
         said = ", ".join([points[0]["work"], *(text for name, text in fixed.items() if name != kind)])
-        axes.set(xlabel=kind, title=said, xscale="log", yscale="log")
+        axes.set(xlabel=names[kind], title=said, xscale="log", yscale="log")
         axes.set_xticks(along, [str(number) for number in along])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(file, dpi=110)
 
 
@@ -276,7 +277,7 @@ def work(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     size = options.size or WORK[options.work][1]
     with weights(published(options.work)) as cache:
         os.environ["CLIPGEN_CACHE"] = str(cache)
-        asked = {"size": (size, size), "cutouts": options.views, "device": options.device}
+        asked = {"size": (size, size), "cutouts": options.cutouts, "device": options.device}
         yield cache, settings_of(options.work, cache) | asked | options.setting
 
 
@@ -284,7 +285,7 @@ def plain(options: argparse.Namespace) -> list[dict[str, Any]]:
     from tests.benchmarks.plain import compared
 
     with work(options) as (folder, asked):
-        return [{"work": options.work, "views": options.views} | compared(options.rounds, folder, **asked)]
+        return [{"work": options.work, "cutouts": options.cutouts} | compared(options.rounds, folder, **asked)]
 
 
 def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -312,7 +313,7 @@ def numerics(options: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for prompt in ("a red apple", "a boat on the sea", "a cat in the snow", "a blue car")[: options.rounds]:
             asked = {"judge": "evaluator", "steps": 50, "every": 50, "device": options.device, "folder": folder}
-            asked |= WORK["embedded"][2]
+            asked |= WORK["built-in"][2]
             made = {name: clipgen.generate(prompt, precision=name, **asked) for name in ("fp32", options.reduced)}
             told: dict[str, Any] = {name: run.journal.scores[-1]["judge"] for name, run in made.items()}
             rows.append({"work": prompt} | told | {"ratio": told[options.reduced] / told["fp32"]})
@@ -378,7 +379,7 @@ def main() -> None:
             one.add_argument("--work", choices=[*WORK], default="vqgan")
         if name in ("compare", "profile", "less", "plain"):
             one.add_argument("--size", type=int, help="of the picture; by default what the reference draws")
-            one.add_argument("--views", type=int, default=32)
+            one.add_argument("--cutouts", type=int, default=32)
         if name in ("compare", "profile", "plain"):
             one.add_argument("--setting", type=json.loads, default={}, help='for clipgen alone, as {"passes": 4}')
         if name in ("compare", "start"):
@@ -391,7 +392,7 @@ def main() -> None:
             one.add_argument("--prompt", default="a red apple")
         if name == "scale":
             one.add_argument("--sizes", type=int, nargs="*", default=[256, 512, 1024])
-            one.add_argument("--view-counts", type=int, nargs="*", default=[8, 32, 128])
+            one.add_argument("--cutout-counts", type=int, nargs="*", default=[8, 32, 128])
             one.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8])
             one.add_argument("--plot", type=Path, help="draw it here, too")
         if name == "less":

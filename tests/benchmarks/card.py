@@ -35,7 +35,7 @@ PARITY: dict[str, dict[str, Any]] = {
     "draft": {"init": "dalle", "size": (128, 128)},
 }
 # What is timed: the work, its side, and the precisions of clipgen.
-STEPS = [("vqgan", 256), ("vqgan", 512), ("dvae", 512), ("embedded", 128)]
+STEPS = [("vqgan", 256), ("vqgan", 512), ("dvae", 512), ("built-in", 128)]
 GROUP = 10  # steps between two waits for the card: a wait after each would be measured, too
 
 
@@ -54,7 +54,7 @@ def measure_card(
     end = time.monotonic() + 60 * options.minutes
     report: dict[str, list[dict[str, Any]]] = {"parity": [], "steps": [], "batches": [], "profile": [], "left out": []}
     jobs: list[tuple[str, str, Callable[[], list[dict[str, Any]]]]] = []
-    usual = {"views": 32, "batch": 1, "against": "", "setting": {}, "free": None, "group": GROUP}
+    usual = {"cutouts": 32, "batch": 1, "against": "", "setting": {}, "free": None, "group": GROUP}
 
     def steps(work: str, size: int, **other: Any) -> Callable[[], list[dict[str, Any]]]:
         asked = argparse.Namespace(**vars(options) | usual | {"work": work, "size": size} | other)
@@ -65,14 +65,14 @@ def measure_card(
     jobs += [("steps", f"{work} {size}", steps(work, size)) for work, size in STEPS]
     jobs += [
         ("profile", work, lambda work=work: [profile_steps(work, options, cache)])
-        for work in ("vqgan", "dvae", "embedded")
+        for work in ("vqgan", "dvae", "built-in")
     ]
     for name in [name for name in ("fp32", "fp16", "bf16") if name != options.precision]:
         jobs += [
             ("steps", f"{work} {name}", steps(work, size, setting={"precision": name}))
             for work, size in STEPS[:1] + STEPS[2:3]
         ]
-    jobs += [("batches", f"{batch}", steps("embedded", 128, batch=batch, views=16)) for batch in (1, 2, 4, 8)]
+    jobs += [("batches", f"{batch}", steps("built-in", 128, batch=batch, cutouts=16)) for batch in (1, 2, 4, 8)]
     for part, name, job in jobs:
         try:
             if time.monotonic() > end:

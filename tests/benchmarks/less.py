@@ -21,7 +21,7 @@ from clipgen.mini.drafts import CACHE
 
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "plain, other views": {},
+    "plain, other cutouts": {},
     "patch_dropout=0.5": {"patch_dropout": 0.5},
 }
 FEWER = "4@0-40, 16@40-"
@@ -53,7 +53,7 @@ def less(options: argparse.Namespace, cache: Path, settings: dict[str, Any]) -> 
     rows, runs, means = [], dict[str, clipgen.Run](), dict[str, Any]()
     for name in options.ways or WAYS:
         like = next(iter(runs.values()), None)
-        asked = settings | still | {"size": (size, size), "cutouts": options.views} | WAYS[name]
+        asked = settings | still | {"size": (size, size), "cutouts": options.cutouts} | WAYS[name]
         runs[name] = run = clipgen.Run("a red apple", folder=cache, like=like, **asked)
         next(iter(run))  # a step to warm up
         run.optimization.rng.manual_seed(len(runs))
@@ -64,7 +64,7 @@ def less(options: argparse.Namespace, cache: Path, settings: dict[str, Any]) -> 
             seconds.append(_now(options.device) - began)
             mean = mean + optimization.latent.grad.detach().float() / options.rounds
         means[name] = mean.flatten()
-        rows.append({"work": f"{options.work} {size}x{size}, {options.views} views", "side": name})
+        rows.append({"work": f"{options.work} {size}x{size}, {options.cutouts} cutouts", "side": name})
         rows[-1] |= {"seconds": statistics.mean(seconds), "least": min(seconds), "most": max(seconds)}
         rows[-1]["of plain"] = rows[-1]["seconds"] / rows[0]["seconds"]
         rows[-1]["cosine"] = float(F.cosine_similarity(means[name], means["plain"], dim=0))
@@ -73,7 +73,7 @@ def less(options: argparse.Namespace, cache: Path, settings: dict[str, Any]) -> 
 
 
 def sooner(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All steps of the embedded decoder against less work, and made pictures, by the evaluator's score of whole frames.
+    """All steps of the built-in decoder against less work, and made pictures, by the evaluator's score of whole frames.
 
     ``end``: seconds of the whole run. ``score``: of its last frame. ``there``: seconds until a frame had 99% of the
     score that all steps end with; of all pairs of a prompt and a seed the median.

@@ -1,6 +1,6 @@
 """A plain run's step beside nothing but its parts: what the loop costs that they are put together with.
 
-Both in one process, in turns, with the same views of the same picture; after the last step both have the same latent,
+Both in one process, in turns, with the same cutouts of the same picture; after the last step both have the same latent,
 to the bit, so that nothing was left out. Seconds are CPU time, which other programs leave alone.
 """
 

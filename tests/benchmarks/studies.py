@@ -1,6 +1,6 @@
 """What a study costs beside its pictures: ``python -m tests.benchmarks overhead`` and ``cluster``.
 
-``overhead``: 100 runs of the embedded models as a loop in one process, as a study of one worker, and of two, a thread
+``overhead``: 100 runs of the built-in models as a loop in one process, as a study of one worker, and of two, a thread
 each; in turns, by wall and by CPU time, everything from Python's start to its end.
 ``cluster``: 1,000 small runs on Ray, several nodes on this machine beside a head that makes none: what a row takes of
 the study's own process and of the head, what it writes, and how long a worker takes to begin.

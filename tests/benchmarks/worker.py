@@ -63,7 +63,7 @@ def main() -> None:
     if asked["side"] != "clipgen":
         import references
 
-        step = getattr(references, asked["side"])(asked["size"], asked["views"], device)
+        step = getattr(references, asked["side"])(asked["size"], asked["cutouts"], device)
         while True:
             gate()
             step()
@@ -79,7 +79,7 @@ def main() -> None:
         for seed in range(asked.get("batch", 1)):
             runs.append(clipgen.Run(
                 "a red apple", folder=folder, losses=[] if seed else [hold], steps=endless, every=endless,
-                device=asked["device"], size=(asked["size"],) * 2, cutouts=asked["views"], seed=seed,
+                device=asked["device"], size=(asked["size"],) * 2, cutouts=asked["cutouts"], seed=seed,
                 like=runs[0] if seed else None, **asked["settings"],
             ))  # fmt: skip
         if len(runs) > 1:

@@ -176,6 +176,18 @@ def test_without_a_perceptor_the_likeliest_come_first():
 
 
 @pytest.mark.slow
+def test_the_likeliest_is_shown_row_by_row():
+    options = {"seed": 3, "perceptor": None}
+    stages = list(clipgen.dalle("a cat", 2, stream="likeliest", **options))
+    assert [16 * drawings.done for drawings in stages] == [*range(1, 17)]
+    assert [len(drawings) for drawings in stages] == [1] * 15 + [2]
+    for row, drawings in enumerate(stages[:-1], 1):
+        pixels, undrawn = to_tensor(drawings.images[0]), drawings.tokens[:, row:]
+        assert (pixels[..., 8 * row :, :] - UNDRAWN).abs().max() < 0.01 and not undrawn.any(), "grey below the row"
+        assert (pixels[..., 8 * row - 8 : 8 * row, :] - UNDRAWN).abs().max() > 0.01
+    assert torch.equal(stages[-1].tokens, clipgen.dalle("a cat", 2, **options).tokens)
+
+
 def test_stream_yields_row_by_row():
     frames = list(clipgen.dalle("a cat", 2, stream=True))
     assert [frame.done for frame in frames] == [row / 16 for row in range(1, 17)]
