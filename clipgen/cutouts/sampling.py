@@ -3,23 +3,84 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clipgen import device as devices
-from clipgen.cutouts import warps
-from clipgen.cutouts.augmentations import AUGMENTATIONS, Augmentation, parse_augmentations
-from clipgen.device import constant, copy_to
+from clipgen.cutouts import rendering
+from clipgen.cutouts.rendering import CutoutParams
+from clipgen.device import copy_to
 from clipgen.errors import ClipgenError
+from clipgen.setting import UNSIGNED
 from clipgen.setting import setting as declare
 
 setting = partial(declare, section="cutouts")
 PADDINGS = {"border": "border", "reflection": "reflection", "black": "zeros", "grey": "zeros", "wrap": "wrap"}
+
+
+class Augmentation(NamedTuple):
+    """The strength of an augmentation, and the probability that a cutout has it."""
+
+    strength: float
+    probability: float
+    group: str = ""  # augmentations of one group are on the same cutouts
+
+
+# Defaults. Sizes are shares of the cutout's side, areas of its area.
+AUGMENTATIONS = {
+    "flip": Augmentation(1, 0.5),  # mirrored horizontally
+    "affine": Augmentation(6.8755, 1),  # rotation, at most this many degrees
+    "shear": Augmentation(5, 1),  # at most this many degrees
+    "stretch": Augmentation(1.2, 1),  # wider or taller, at most by this factor
+    "shift": Augmentation(0.17, 1),  # translation, at most
+    "perspective": Augmentation(0.5, 1),  # corners moved inwards, at most this share of half the side
+    "colour": Augmentation(0.1, 1),  # jitter of brightness, contrast, saturation; hue as a share of a turn
+    "grey": Augmentation(1, 0.2),  # share of the colour that is removed
+    "noise": Augmentation(0.03, 1),  # Gaussian, standard deviation
+    "grain": Augmentation(0.1, 1),  # noise with a deviation drawn for each cutout, at most this
+    "shift_y": Augmentation(0.1, 1),  # vertical translation, at most
+    "erase": Augmentation(0.4, 1),  # a black box, from a tenth to this share of the area
+    "erase_all": Augmentation(0.4, 1),  # the same box in all cutouts of a step, in this share of the steps
+    "blur": Augmentation(1, 0.5),  # by a mean of 3 x 3 pixels
+    "levels": Augmentation(1, 1),  # all cutouts of a step are stretched together, from black to white
+}
+_ITEM = re.compile(rf"([a-z_]+)\s*(?:=\s*({UNSIGNED})\s*)?(?::\s*({UNSIGNED}))?")
+
+
+def parse_augmentations(text: str) -> dict[str, Augmentation]:
+    """Parse ``flip, affine=15 + shear=5:0.7``: names with ``=strength`` and ``:share of cutouts``.
+
+    Those joined by ``+`` are on the same cutouts; the last of them has the share. Raises ClipgenError for an unknown
+    name, and for a share above 1.
+    """
+    result: dict[str, Augmentation] = {}
+    for item in filter(None, map(str.strip, text.split(","))):
+        matches = [_ITEM.fullmatch(part.strip()) for part in item.split("+")]
+        names = [match[1] for match in matches if match and match[1] in AUGMENTATIONS]
+        if len(names) < len(matches) or any(match and match[3] for match in matches[:-1]):
+            raise ClipgenError(
+                f"augment={item!r}: choose among {', '.join(AUGMENTATIONS)}, as affine=15:0.7, or as affine=15 + "
+                "shear=5:0.7 for both on the same cutouts"
+            )
+        group = names[0] if len(names) > 1 else ""
+        strengths = [float(match[2]) if match and match[2] else None for match in matches]
+        last = matches[-1]
+        default = max(AUGMENTATIONS[name].probability for name in names)
+        probability = float(last[3]) if last and last[3] else default
+        if probability > 1:
+            raise ClipgenError(f"augment={item!r}: what follows the colon is a share of the cutouts, at most 1")
+        for name, strength in zip(names, strengths, strict=True):
+            usual = AUGMENTATIONS[name].strength
+            result[name] = Augmentation(usual if strength is None else strength, probability, group)
+    if {"erase", "erase_all"} <= result.keys():
+        raise ClipgenError(f"augment={text!r}: erase and erase_all cut out the same box; choose one of them")
+    return result
 
 
 @dataclass(frozen=True)
@@ -82,7 +143,7 @@ class CutoutConfig:
         draws = _Draws(self.augmentations, b * self.cutouts, rng)
         warp = self._draw_warps(draws, shape, size)
         # Cutouts of one pooling level become adjacent. Masks of groups follow the new order; later draws need not.
-        pooling_levels = warps.pooling_levels(warp, size, (height, width))
+        pooling_levels = rendering.pooling_levels(warp, size, (height, width))
         batch_indices = torch.arange(b).repeat_interleave(self.cutouts)
         order = (pooling_levels + (pooling_levels.max() + 1) * batch_indices).argsort(stable=True)
         draws.reorder(order)
@@ -124,10 +185,10 @@ class CutoutConfig:
             strength, mask = self.augmentations["shift"].strength, draws.mask("shift")
             offset = offset + mask[:, None] * draws.uniform(-2 * strength, 2 * strength, 2)
         offset[:, 1] += 2 * draws.signed("shift_y")
-        warp = warps.affine(x_side, y_side, mirror, angle, draws.signed("shear"), offset)
+        warp = rendering.affine(x_side, y_side, mirror, angle, draws.signed("shear"), offset)
         if "perspective" in self.augmentations:
             strength, mask = self.augmentations["perspective"].strength, draws.mask("perspective")
-            warp = warp @ warps.perspective(mask[:, None, None] * draws.uniform(0, strength, 4, 2))
+            warp = warp @ rendering.perspective(mask[:, None, None] * draws.uniform(0, strength, 4, 2))
         return warp
 
     def _draw_sides(self, draws: _Draws, clip_side: float) -> Tensor:
@@ -147,7 +208,7 @@ class CutoutConfig:
         strength, mask = draws.strength("colour"), draws.mask("colour")
         brightness, contrast, saturation, hue = (mask * draws.uniform(-strength, strength) for _ in range(4))
         saturation = (1 + saturation) * (1 - draws.strength("grey") * draws.mask("grey"))
-        return warps.colour_matrix(brightness, 1 + contrast, saturation, hue)
+        return rendering.colour_matrix(brightness, 1 + contrast, saturation, hue)
 
     def _draw_noise(self, draws: _Draws, size: int, device: torch.device) -> Tensor | None:
         """Draw noise (n, 3, size, size) on a device."""
@@ -222,98 +283,6 @@ class _Draws:
     def reorder(self, order: Tensor) -> None:
         """Apply a new order of the cutouts to the masks of groups."""
         self._group_masks = {name: mask[order] for name, mask in self._group_masks.items()}
-
-
-@dataclass(frozen=True)
-class CutoutParams:
-    """The random numbers of ``count`` cutouts of each picture.
-
-    They are sampled before the rendering, so that cutouts rendered in several passes are the same.
-    """
-
-    count: int
-    size: int
-    warp: Tensor  # (B·count, 3, 3) from coordinates in the cutout to those in the picture
-    pooling_levels: Tensor  # (B·count,) how the picture is pooled for each, see ``warps.pooling_levels``
-    padding: str = "border"  # of grid_sample, or wrap
-    lift: float = 0.0  # black becomes this grey, and white stays; the padding is not lifted
-    padding_grey: float = 0.0  # where ``padding`` is zeros
-    colour_matrix: Tensor | None = None  # (B·count, 3, 4) from colour to colour
-    noise: Tensor | None = None  # (B·count, 3, size, size)
-    hole: Tensor | None = None  # (B·count, 4) x, y, width, height as shares
-    blur: Tensor | None = None  # (B·count,) 0 or 1
-    patch_indices: Tensor | None = None  # (B·count, k) of the patches that a ViT encodes; None: all
-    levels: bool = False  # whether a picture's cutouts are stretched together to the whole range
-
-    def render(self, images: Tensor, part: slice = slice(None)) -> Tensor:
-        """Render cutouts ``part`` of images (B, 3, H, W) in [0, 1], in one differentiable resampling.
-
-        Returns (B·n, 3, size, size), the cutouts of an image adjacent.
-        """
-        if self.lift:
-            images = self.lift + (1 - self.lift) * images
-
-        def select(tensor: Tensor) -> Tensor:
-            return self._select(tensor, part, images.device)
-
-        cutouts = self._sample(images, part)
-        if self.colour_matrix is not None:
-            matrix = select(self.colour_matrix)
-            cutouts = torch.einsum("nij,njhw->nihw", matrix[:, :, :3], cutouts) + matrix[:, :, 3, None, None]
-        if self.blur is not None:
-            soft = F.avg_pool2d(cutouts, 3, 1, 1, count_include_pad=False)
-            cutouts = cutouts.lerp(soft, select(self.blur)[:, None, None, None])
-        if self.hole is not None:
-            axis = torch.linspace(0, 1, self.size, device=images.device)
-            x, y, w, h = (select(self.hole)[:, i, None] for i in range(4))
-            inside = ((axis >= y) & (axis < y + h))[:, :, None] & ((axis >= x) & (axis < x + w))[:, None]
-            cutouts = cutouts.masked_fill(inside[:, None], 0.0)
-        if self.noise is not None:
-            cutouts = cutouts + select(self.noise)
-        if self.levels:  # the range is that of the cutouts rendered together: each pass has its own
-            batch = cutouts.unflatten(0, (len(images), -1))
-            least, most = batch.amin((1, 2, 3, 4), keepdim=True), batch.amax((1, 2, 3, 4), keepdim=True)
-            cutouts = ((batch - least) / (most - least).clamp(min=1e-6)).flatten(0, 1)
-        return cutouts
-
-    def _sample(self, images: Tensor, part: slice) -> Tensor:
-        """Sample cutouts ``part`` of images (B, 3, H, W) as (B·n, 3, size, size), without other augmentations."""
-        cutouts = []
-        for image, warp, levels in zip(
-            images.split(1), self.warp.split(self.count), self.pooling_levels.split(self.count)
-        ):
-            warp, levels = warp[part], levels[part]
-            for level in levels.unique_consecutive().tolist():
-                cutouts.append(self._sample_pooled(image, warp[levels == level], level))
-        return cutouts[0] if len(cutouts) == 1 else torch.cat(cutouts)
-
-    def _sample_pooled(self, image: Tensor, warp: Tensor, pooling_level: int) -> Tensor:
-        """Sample the cutouts of ``warp`` (n, 3, 3) from an image (1, 3, H, W) after pooling.
-
-        Bilinear sampling aliases where a cutout shrinks the picture, so the picture is average-pooled first, as in a
-        mipmap.
-        """
-        halvings, averaged = divmod(pooling_level, 2)
-        for _ in range(halvings):
-            image = F.avg_pool2d(image, 2)
-        grid = warps.grid(copy_to(warp, image.device), self.size)
-        if self.padding == "wrap":
-            image, grid = warps.wrap(image, grid)
-        if averaged:  # the mean of four pixels lies between them
-            height, width = image.shape[-2:]
-            grid = grid * constant((width / (width - 1), height / (height - 1)), grid.device)
-            image = F.avg_pool2d(image, 2, 1)
-        padding = "border" if self.padding == "wrap" else self.padding
-        if not self.padding_grey:
-            return warps.sample_grid(image, grid, padding)
-        return warps.sample_grid(image - self.padding_grey, grid, padding) + self.padding_grey
-
-    def select_patches(self, part: slice, device: torch.device) -> Tensor | None:
-        """Return the patch indices of cutouts ``part``, as ``Perceptor.encode_image`` takes them."""
-        return None if self.patch_indices is None else self._select(self.patch_indices, part, device)
-
-    def _select(self, tensor: Tensor, part: slice, device: torch.device) -> Tensor:
-        return copy_to(tensor.unflatten(0, (-1, self.count))[:, part].flatten(0, 1), device)
 
 
 def cutouts(images: Tensor, count: int, size: int, rng: torch.Generator, **settings) -> Tensor:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import clipgen
 from clipgen import device as devices
-from clipgen.cutouts.augmentations import AUGMENTATIONS
+from clipgen.cutouts.sampling import AUGMENTATIONS
 from clipgen.generators.vae import TAESD
 from clipgen.mini import drafts
 from clipgen.runs import spec

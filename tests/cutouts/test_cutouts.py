@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.cutouts import warps
+from clipgen.cutouts import rendering
 from clipgen.cutouts.sampling import AUGMENTATIONS, CutoutConfig, cutouts
 from clipgen.errors import ClipgenError
 
@@ -72,8 +72,8 @@ def test_views_in_parts_are_the_same_views(augment, padding):
 @pytest.mark.parametrize("padding", ["border", "reflection", "zeros"])
 def test_views_of_one_tall_grid_are_those_of_a_grid_each(views, padding):
     images = torch.cat([smooth(40, 30), 1 - smooth(40, 30)]).requires_grad_()
-    grid = warps.grid(CutoutConfig(cutouts=views, augment=ALL).sample(images.shape, 9, rng(2)).warp, 9)
-    tall = warps.sample_grid(images, grid, padding)
+    grid = rendering.grid(CutoutConfig(cutouts=views, augment=ALL).sample(images.shape, 9, rng(2)).warp, 9)
+    tall = rendering.sample_grid(images, grid, padding)
     each = F.grid_sample(images.repeat_interleave(views, 0), grid, padding_mode=padding, align_corners=False)
     pull = torch.randn(tall.shape, generator=rng())
     ours, theirs = (torch.autograd.grad((seen * pull).sum(), images)[0] for seen in (tall, each))
@@ -150,17 +150,17 @@ def test_shifted_views_show_the_edge_and_grain_differs_from_view_to_view():
 
 def test_perspective_draws_the_corners_in():
     inwards = torch.rand(5, 4, 2, generator=rng()) * 0.6
-    seen_at = warps.CORNERS * (1 - inwards)
-    shown = torch.cat([seen_at, torch.ones(5, 4, 1)], -1) @ warps.perspective(inwards).mT
-    assert torch.allclose(shown[..., :2] / shown[..., 2:], warps.CORNERS.expand(5, 4, 2), atol=1e-4)
-    assert torch.allclose(warps.perspective(torch.zeros(1, 4, 2)), torch.eye(3), atol=1e-6)
+    seen_at = rendering.CORNERS * (1 - inwards)
+    shown = torch.cat([seen_at, torch.ones(5, 4, 1)], -1) @ rendering.perspective(inwards).mT
+    assert torch.allclose(shown[..., :2] / shown[..., 2:], rendering.CORNERS.expand(5, 4, 2), atol=1e-4)
+    assert torch.allclose(rendering.perspective(torch.zeros(1, 4, 2)), torch.eye(3), atol=1e-6)
 
 
 def test_colours():
     colour, one = torch.tensor([0.8, 0.3, 0.1]), torch.ones(1)
 
     def tinted(light=0.0, contrast=1.0, saturation=1.0, hue=0.0):
-        matrix = warps.colour_matrix(*(one * number for number in (light, contrast, saturation, hue)))[0]
+        matrix = rendering.colour_matrix(*(one * number for number in (light, contrast, saturation, hue)))[0]
         return matrix[:, :3] @ colour + matrix[:, 3]
 
     assert torch.allclose(tinted(), colour, atol=1e-6)

@@ -1,13 +1,14 @@
-"""Matrices that move coordinates and colours, one for each cutout."""
+"""Cutouts rendered from their random numbers, and the matrices that move coordinates and colours, one for each."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.device import constant
+from clipgen.device import constant, copy_to
 
 CORNERS = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
@@ -95,3 +96,95 @@ def colour_matrix(brightness: Tensor, contrast: Tensor, saturation: Tensor, hue:
     rotation = angle.cos() * (unit - grey) + angle.sin() * cross  # of the difference from grey (Rodrigues)
     matrix = contrast[:, None, None] * (grey + saturation[:, None, None] * rotation)
     return torch.cat([matrix, (0.5 * (1 - contrast) + brightness)[:, None, None].expand(-1, 3, 1)], -1)
+
+
+@dataclass(frozen=True)
+class CutoutParams:
+    """The random numbers of ``count`` cutouts of each picture.
+
+    They are sampled before the rendering, so that cutouts rendered in several passes are the same.
+    """
+
+    count: int
+    size: int
+    warp: Tensor  # (B·count, 3, 3) from coordinates in the cutout to those in the picture
+    pooling_levels: Tensor  # (B·count,) how the picture is pooled for each, see the function of that name
+    padding: str = "border"  # of grid_sample, or wrap
+    lift: float = 0.0  # black becomes this grey, and white stays; the padding is not lifted
+    padding_grey: float = 0.0  # where ``padding`` is zeros
+    colour_matrix: Tensor | None = None  # (B·count, 3, 4) from colour to colour
+    noise: Tensor | None = None  # (B·count, 3, size, size)
+    hole: Tensor | None = None  # (B·count, 4) x, y, width, height as shares
+    blur: Tensor | None = None  # (B·count,) 0 or 1
+    patch_indices: Tensor | None = None  # (B·count, k) of the patches that a ViT encodes; None: all
+    levels: bool = False  # whether a picture's cutouts are stretched together to the whole range
+
+    def render(self, images: Tensor, part: slice = slice(None)) -> Tensor:
+        """Render cutouts ``part`` of images (B, 3, H, W) in [0, 1], in one differentiable resampling.
+
+        Returns (B·n, 3, size, size), the cutouts of an image adjacent.
+        """
+        if self.lift:
+            images = self.lift + (1 - self.lift) * images
+
+        def select(tensor: Tensor) -> Tensor:
+            return self._select(tensor, part, images.device)
+
+        cutouts = self._sample(images, part)
+        if self.colour_matrix is not None:
+            matrix = select(self.colour_matrix)
+            cutouts = torch.einsum("nij,njhw->nihw", matrix[:, :, :3], cutouts) + matrix[:, :, 3, None, None]
+        if self.blur is not None:
+            soft = F.avg_pool2d(cutouts, 3, 1, 1, count_include_pad=False)
+            cutouts = cutouts.lerp(soft, select(self.blur)[:, None, None, None])
+        if self.hole is not None:
+            axis = torch.linspace(0, 1, self.size, device=images.device)
+            x, y, w, h = (select(self.hole)[:, i, None] for i in range(4))
+            inside = ((axis >= y) & (axis < y + h))[:, :, None] & ((axis >= x) & (axis < x + w))[:, None]
+            cutouts = cutouts.masked_fill(inside[:, None], 0.0)
+        if self.noise is not None:
+            cutouts = cutouts + select(self.noise)
+        if self.levels:  # the range is that of the cutouts rendered together: each pass has its own
+            batch = cutouts.unflatten(0, (len(images), -1))
+            least, most = batch.amin((1, 2, 3, 4), keepdim=True), batch.amax((1, 2, 3, 4), keepdim=True)
+            cutouts = ((batch - least) / (most - least).clamp(min=1e-6)).flatten(0, 1)
+        return cutouts
+
+    def _sample(self, images: Tensor, part: slice) -> Tensor:
+        """Sample cutouts ``part`` of images (B, 3, H, W) as (B·n, 3, size, size), without other augmentations."""
+        cutouts = []
+        for image, warp, levels in zip(
+            images.split(1), self.warp.split(self.count), self.pooling_levels.split(self.count)
+        ):
+            warp, levels = warp[part], levels[part]
+            for level in levels.unique_consecutive().tolist():
+                cutouts.append(self._sample_pooled(image, warp[levels == level], level))
+        return cutouts[0] if len(cutouts) == 1 else torch.cat(cutouts)
+
+    def _sample_pooled(self, image: Tensor, warp: Tensor, pooling_level: int) -> Tensor:
+        """Sample the cutouts of ``warp`` (n, 3, 3) from an image (1, 3, H, W) after pooling.
+
+        Bilinear sampling aliases where a cutout shrinks the picture, so the picture is average-pooled first, as in a
+        mipmap.
+        """
+        halvings, averaged = divmod(pooling_level, 2)
+        for _ in range(halvings):
+            image = F.avg_pool2d(image, 2)
+        coords = grid(copy_to(warp, image.device), self.size)
+        if self.padding == "wrap":
+            image, coords = wrap(image, coords)
+        if averaged:  # the mean of four pixels lies between them
+            height, width = image.shape[-2:]
+            coords = coords * constant((width / (width - 1), height / (height - 1)), coords.device)
+            image = F.avg_pool2d(image, 2, 1)
+        padding = "border" if self.padding == "wrap" else self.padding
+        if not self.padding_grey:
+            return sample_grid(image, coords, padding)
+        return sample_grid(image - self.padding_grey, coords, padding) + self.padding_grey
+
+    def select_patches(self, part: slice, device: torch.device) -> Tensor | None:
+        """Return the patch indices of cutouts ``part``, as ``Perceptor.encode_image`` takes them."""
+        return None if self.patch_indices is None else self._select(self.patch_indices, part, device)
+
+    def _select(self, tensor: Tensor, part: slice, device: torch.device) -> Tensor:
+        return copy_to(tensor.unflatten(0, (-1, self.count))[:, part].flatten(0, 1), device)
