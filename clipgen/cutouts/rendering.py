@@ -162,11 +162,7 @@ class CutoutParams:
         return cutouts[0] if len(cutouts) == 1 else torch.cat(cutouts)
 
     def _sample_pooled(self, image: Tensor, warp: Tensor, pooling_level: int) -> Tensor:
-        """Sample the cutouts of ``warp`` (n, 3, 3) from an image (1, 3, H, W) after pooling.
-
-        Bilinear sampling aliases where a cutout shrinks the picture, so the picture is average-pooled first, as in a
-        mipmap.
-        """
+        """Sample the cutouts of ``warp`` (n, 3, 3) from an image (1, 3, H, W), pooled first against aliasing."""
         halvings, averaged = divmod(pooling_level, 2)
         for _ in range(halvings):
             image = F.avg_pool2d(image, 2)

@@ -130,10 +130,7 @@ def _check_options(writer: Writer, suffix: str, animate: bool, upscale: Any, meg
 def _time_frames(
     frames: Iterable[Any], scores: Iterable[Mapping[str, float]], durations: Sequence[float], shortest: float
 ) -> Iterator[TimedFrame]:
-    """Yield frames with their seconds, of which the last duration holds for all further ones.
-
-    A frame that is shorter than ``shortest`` is merged into the next.
-    """
+    """Yield frames with their seconds (the last duration holds for further ones); too short ones join the next."""
     seconds, timed = 0.0, None
     for number, (picture, row) in enumerate(zip(frames, chain(scores, repeat({})))):
         index = max(0, int(row.get("step", number + 1)) - 1)  # steps of a redrawn film are its frames, counted from 1

@@ -104,11 +104,7 @@ def _scale(values: Sequence[float], size: int) -> list[float]:
 
 
 def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -> tuple[dict[int, str], str]:
-    """Return each frame's point on the curve of CLIP scores over steps, as attributes, and the figure with the curve.
-
-    A picture between two frames has its point between theirs. Both are empty if fewer than two frames have a score. A
-    judge's curve is dashed, and has a scale of its own.
-    """
+    """Return each frame's point on the curve of CLIP scores, as attributes, and the figure; empty below two scores."""
     scored = {n: row for n, row in rows.items() if math.isfinite(row.get("clip", math.nan))}
     if len(scored) < 2:
         return {}, ""

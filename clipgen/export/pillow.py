@@ -51,10 +51,7 @@ class Gif(Writer):
 
 
 def _quantize(pictures: Iterable[Image.Image], palette: Image.Image) -> Iterator[Image.Image]:
-    """Yield pictures in the colours of a palette; a pixel that does not change keeps its colour.
-
-    Dithering passes errors on from pixel to pixel: computed anew for each frame, still parts would flicker.
-    """
+    """Yield pictures in a palette's colours; unchanged pixels keep theirs, or dithering would make them flicker."""
     previous = None
     for picture in pictures:
         quantized = picture.quantize(palette=palette)
@@ -66,10 +63,7 @@ def _quantize(pictures: Iterable[Image.Image], palette: Image.Image) -> Iterator
 
 
 def _make_palette(frames: Sequence[TimedFrame]) -> Image.Image:
-    """Return one palette for all frames, or colours would flicker.
-
-    Each frame counts by its seconds, a held one at most half as much as all the others.
-    """
+    """Return one palette for all frames. Each counts by its seconds, a held one at most half as much as the rest."""
     shortest, most = min(frame.seconds for frame in frames), max(1, len(frames) // 2)
     sample = [frame.picture for frame in frames for _ in range(min(most, round(frame.seconds / shortest)))]
     side = max(8, math.isqrt(2**19 // len(sample)))

@@ -139,10 +139,7 @@ def _lay_out(
     above: Sequence[str] = (),
     beside: Sequence[str] = (),
 ) -> Image.Image:
-    """Return rows of pictures in columns of these ``widths`` in pixels.
-
-    Labels stand below each picture, above each column and beside each row.
-    """
+    """Return rows of pictures in columns of these ``widths`` (pixels), with labels below, above and beside them."""
     from PIL import ImageDraw, ImageFont
 
     font = ImageFont.load_default(16)

@@ -41,10 +41,7 @@ class Folder:
             raise ClipgenError(f"{self.folder}: {what} is damaged or missing ({reason}){remedy}") from error
 
     def _path(self, name: str) -> Path:
-        """Return the path of a file, such as ``frames/00003.png``, before it is read, written or deleted.
-
-        Raises ClipgenError for a file outside the folder, by a symbolic link, and for a pipe or a device.
-        """
+        """Return the path of a file. Raises ClipgenError for a link out of the folder, and for a pipe or a device."""
         path = self.folder / name
         try:
             is_inside = path.resolve().is_relative_to(self.folder.resolve())

@@ -220,10 +220,7 @@ def _from_legacy(stream: BinaryIO, size: int, is_selected: Callable[[str], bool]
 
 
 def _named(tree: Any) -> Iterator[tuple[str, LazyTensor]]:
-    """Yield every tensor with its dotted name, without wrappers around a state dict (Lightning's, LlamaGen's).
-
-    Of LlamaGen's files the average of the weights, ``ema``, is used, as its publisher does.
-    """
+    """Yield every tensor with its dotted name, without wrappers (Lightning's; LlamaGen's, of which ``ema`` is used)."""
     for key in ("state_dict", "ema", "model"):
         if isinstance(tree, dict) and isinstance(inner := dict.get(tree, key), dict) and inner:
             tree = inner
