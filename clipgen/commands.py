@@ -29,9 +29,6 @@ from clipgen.studies.page import check_file
 from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
 
 OUTPUTS = " ".join(WRITERS)
-COLUMNS = "{:52} {:>8} {:>6} {:>8}  {:14} {}"  # at most 120 characters
-GENERATOR_COLUMNS = "{:26} {:>8} {:>6} {:>8} {:>7}  {:22} {:14} {}"
-NAMED_COLUMNS = "{:20} {:>8} {:>8}  {:36} {:14} {}"
 
 
 def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
@@ -208,39 +205,40 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
     parser.add_argument("filter", nargs="?", default="", help="only names that contain this text")
     text = parser.parse_intermixed_args(words).filter.lower()
-    generators = list[tuple[Any, ...]]()
+    facts = "size", "pixels", "stride", "codebook", "memory", "proven equal to", "licence", "weights"
+    generators: list[tuple[str, ...]] = [("generator", *facts)]
     for name, entry in GENERATORS.items():
         size, weights = "-", "built-in" if entry.codebook_size else "none needed"
         if entry.megabytes:
             is_cached = entry.files and all(map(cached, entry.files))
             size, weights = f"{entry.megabytes:.0f} MB", "cached" if is_cached else "-"
         memory = f"{entry.memory} GB" if entry.memory else "-"
-        stride, codebook = f"f{entry.stride}", entry.codebook_size or "-"
-        generators.append((name, size, stride, codebook, memory, entry.proof, entry.licence, weights))
-    perceptors: list[tuple[Any, ...]]
-    perceptors = [(name, "64", "", "", "see model card", "built-in") for name in ("mini", "evaluator")]
+        numbers = str(entry.native_size), f"f{entry.stride}", str(entry.codebook_size or "-")
+        generators.append((name, size, *numbers, memory, entry.proof, entry.licence, weights))
+    perceptors: list[tuple[str, ...]] = [("perceptor", "pixels", "licence", "weights")]
+    perceptors += [(name, "64", "see model card", "built-in") for name in ("mini", "evaluator")]
     for architecture, tag in list_published():
         pixels = (read_config(architecture) or {}).get("vision_cfg", {}).get("image_size", "")
-        pixels = "x".join(map(str, pixels)) if isinstance(pixels, (list, tuple)) else pixels
+        pixels = "x".join(map(str, pixels)) if isinstance(pixels, (list, tuple)) else str(pixels)
         licence = "MIT" if tag == "openai" else "see hub page"
         weights = "cached" if cached(remote(architecture, tag)) else "-"
-        perceptors.append((f"{architecture}/{tag}", pixels, "", "", licence, weights))
-    named, notes = list[tuple[Any, ...]](), dict[str, list[str]]()
+        perceptors.append((f"{architecture}/{tag}", pixels, licence, weights))
+    named: list[tuple[str, ...]] = [("perceptor, judge", "size", "memory", "proven equal to", "licence", "weights")]
+    notes: dict[str, list[str]] = {}
     for name, model in NAMED.items():
+        weights = "cached" if model.file and cached(model.file) else "-"
+        named.append((name, f"{model.megabytes} MB", f"{model.memory} GB", model.proof, model.licence, weights))
         if text in name:
-            weights = "cached" if model.file and cached(model.file) else "-"
-            named.append((name, f"{model.megabytes} MB", f"{model.memory} GB", model.proof, model.licence, weights))
             notes.setdefault(model.note, []).append(name)
     tables = []
-    facts = "size", "stride", "codebook", "memory", "proven equal to", "licence", "weights"
-    for columns, heading, rows in (
-        (GENERATOR_COLUMNS, ("generator", *facts), generators),
-        (COLUMNS, ("perceptor", "pixels", "", "", "licence", "weights"), perceptors),
-        (NAMED_COLUMNS, ("perceptor, judge", "size", "memory", "proven equal to", "licence", "weights"), named),
-    ):
+    for heading, *rows in (generators, perceptors, named):
         if rows := [row for row in rows if text in row[0].lower()]:
-            tables.append("\n".join(columns.format(*row) for row in [heading, *rows]))
+            widths = [max(map(len, column)) for column in zip(heading, *rows)]
+            lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (heading, *rows)]
+            tables.append("\n".join(lines))
     tables += [f"{', '.join(names)}:\n  {note}" for note, names in notes.items()]
+    if "GB" in "".join(tables):
+        tables.append("memory: computed, of the weights and a step at so many pixels squared in fp32; fp16 takes half")
     print("\n\n".join(tables) or f"no generator or perceptor has {text!r} in its name")
     return 0
 

@@ -57,15 +57,11 @@ class OptimizerConfig:
     def create(self, latent: Tensor) -> torch.optim.Optimizer | Adam:
         """Return a new optimiser for a latent."""
         kind = fast.optimizer(self.optimizer)
-        options: dict[str, Any] = {"lr": self.lr}
-        if "weight_decay" in inspect.signature(kind).parameters:
-            options["weight_decay"] = self.weight_decay
+        arguments = inspect.signature(kind).parameters
+        names = [name for name in ("lr", "weight_decay", "momentum", "nesterov") if name in arguments]
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.optimizer in ("Adam", "AdamW"):
             options |= {"betas": (0.9, self.beta2), "eps": self.eps}
-        if self.momentum:
-            options["momentum"] = self.momentum
-        if self.nesterov:
-            options["nesterov"] = True
         return kind([latent], **options)
 
     def clip_gradient_(self, gradient: Tensor) -> None:

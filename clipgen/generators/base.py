@@ -148,7 +148,7 @@ class Entry:
     files: tuple[Remote, ...] = ()  # its weights, if they are published ones
     config: Mapping[str, Any] = field(default_factory=dict)  # arguments of its net
     licence: str = "MIT"
-    memory: float = 0.0  # GB of its weights and of a step's activations at its native size in fp32; 0: not measured
+    memory: float = 0.0  # GB of its weights and of what a step saves at its native size, in fp32; 0: not known
     proof: str = "-"  # what it is proven equal to
     native_size: int = 256  # width and height in pixels that suit it best
     stride: int = 16  # height and width of an image are multiples of it

@@ -47,18 +47,20 @@ def _taesd(name: str, channels: int, files: dict[str, float] | None = None, stri
         native_size=512,
         stride=stride,
         defaults=CONTINUOUS,
+        memory=0.2,
         proof="diffusers" if not config else "the publisher's code",
     )
 
 
 def _vqgan(config: dict[str, Any], loader: str = "load", **facts: Any) -> Entry:
+    values: dict[str, Any] = {"defaults": VQGAN, "proof": "taming-transformers", "memory": 0.6} | facts
     return Entry(
         f"clipgen.generators.vqgan:{loader}",
         config=config,
         stride=2 ** (len(config["ch_mult"]) - 1),
         codebook_size=config["n_embed"],
         has_logits=config.get("gumbel", False),
-        **{"defaults": VQGAN, "proof": "taming-transformers"} | facts,
+        **values,
     )
 
 
@@ -70,9 +72,9 @@ def _taming(name: str, config: dict[str, Any], megabytes: float, *sources: str, 
     return _vqgan(config, files=(remote,), uses_notebook_defaults=True, **facts)
 
 
-def _llamagen(file: str, repo: str, config: dict[str, Any]) -> Entry:
+def _llamagen(file: str, repo: str, config: dict[str, Any], memory: float = 0.6) -> Entry:
     remote = Remote(f"llamagen/{file}", (f"hf:{repo}/{file}",), 300)
-    return _vqgan(config, "load_llamagen", files=(remote,), defaults=LLAMAGEN, proof="-")
+    return _vqgan(config, "load_llamagen", files=(remote,), defaults=LLAMAGEN, proof="-", memory=memory)
 
 
 def _titok(name: str, sizes: tuple[str, str], tokens: int, megabytes: float, memory: float, **config: Any) -> Entry:
@@ -99,7 +101,7 @@ def _heibox(share: str, path: str) -> str:
 # --- where published weights are, and the arguments of their nets --------------------------------------
 
 _OPENAI = "https://cdn.openai.com/dall-e"
-_TAESD = "https://github.com/madebyollin/taesd/raw/5cccb12dc72074a4be35680c3b108548a7c69978/taesana"
+_TAESANA = "https://github.com/madebyollin/taesd/raw/5cccb12dc72074a4be35680c3b108548a7c69978/taesana"
 _PYTTI = "hf:pxlpshr/pytti-models/vqgan"
 _SOMNAI = "hf:Somnai/pytti-vqgan-checkpoints@debc22c8f285c7734980c464ff992d335dde6e9a"
 _PIXRAY = "https://github.com/pixray/pixray/releases/download/v1.7.1"
@@ -135,6 +137,20 @@ _IMAGENET_16384 = _taming(
     f"{_SOMNAI}/imagenet/imagenet.ckpt",
 )
 
+_TAESD = _taesd("taesd", 4)
+_SD_TURBO = Entry(
+    "clipgen.generators.turbo:load",
+    # Megabytes in fp32, computed from the number of weights.
+    config={"class": PIPELINE, "repo": "stabilityai/sd-turbo", "megabytes": 5160},
+    licence="Stability AI",
+    memory=8.8,
+    proof="diffusers",
+    native_size=512,
+    stride=8,
+    tileable=False,
+    defaults=ONE_STEP,
+)
+
 GENERATORS: dict[str, Entry] = {
     "mini-vqgan": _builtin("clipgen.mini:load_autoencoder", overflows_fp16=True, settled=1.0, **_MINI),
     "mini-dvae": _builtin("clipgen.mini:load_autoencoder", has_logits=True, **_MINI),
@@ -145,7 +161,7 @@ GENERATORS: dict[str, Entry] = {
     "strokes": _drawing("clipgen.generators.strokes:Strokes", 128),
     "shapes": _drawing("clipgen.generators.shapes:Shapes", 96),
     "pen": _drawing("clipgen.generators.strokes:Pen", 192),
-    "taesd": _taesd("taesd", 4),
+    "taesd": _TAESD,
     "taesdxl": _taesd("taesdxl", 4),
     "taesd3": _taesd("taesd3", 16),
     "taef1": _taesd("taef1", 16),
@@ -153,7 +169,7 @@ GENERATORS: dict[str, Entry] = {
     "taesana": _taesd(
         "taesana",
         32,
-        {f"{_TAESD}_encoder.pth": 2.5, f"{_TAESD}_decoder.pth": 16.6},
+        {f"{_TAESANA}_encoder.pth": 2.5, f"{_TAESANA}_decoder.pth": 16.6},
         stride=32,
         widths=(256, 128, 64, 64, 64, 64),
     ),
@@ -164,6 +180,7 @@ GENERATORS: dict[str, Entry] = {
             Remote("dvae/decoder.pkl", (f"{_OPENAI}/decoder.pkl",), 176),
         ),
         licence="modified MIT",
+        memory=0.5,
         proof="dall-e",
         stride=8,
         codebook_size=8192,
@@ -193,6 +210,7 @@ GENERATORS: dict[str, Entry] = {
         _heibox("2e5662443a6b4307b470", "/ckpts/last.ckpt"),
         f"{_PYTTI}/openimages.ckpt",
         f"{_SOMNAI}/openimages/openimages.ckpt",
+        memory=0.7,
     ),
     "wikiart_f16_1024": _taming(
         "wikiart_f16_1024", _F16_1024, 957, f"{_PIXRAY}/vqgan_wikiart_1024.ckpt", licence="not stated"
@@ -222,22 +240,13 @@ GENERATORS: dict[str, Entry] = {
     ),
     "llamagen_vq16": _llamagen("vq_ds16_c2i.pt", "FoundationVision/LlamaGen", _VQ16),
     "llamagen_vq16_t2i": _llamagen("vq_ds16_t2i.pt", "peizesun/llamagen_t2i", _VQ16),  # of its text models
-    "llamagen_vq8": _llamagen("vq_ds8_c2i.pt", "FoundationVision/LlamaGen", _VQ8),
-    "sd-turbo": Entry(
-        "clipgen.generators.turbo:load",
-        # Megabytes in fp32, computed from the number of weights.
-        config={"class": PIPELINE, "repo": "stabilityai/sd-turbo", "megabytes": 5160},
-        licence="Stability AI",
-        proof="diffusers",
-        native_size=512,
-        stride=8,
-        tileable=False,
-        defaults=ONE_STEP,
-    ),
-    "titok_s128": _titok("s128", ("small", "small"), 128, 335, 1.3),
-    "titok_b64": _titok("b64", ("base", "base"), 64, 819, 1.6),
-    "titok_bl128": _titok("bl128_vq8k", ("base", "large"), 128, 1561, 1.7, codes=(8192, 64), legacy=False),
-    "titok_l32": _titok("l32", ("large", "large"), 32, 2564, 2.7),
+    "llamagen_vq8": _llamagen("vq_ds8_c2i.pt", "FoundationVision/LlamaGen", _VQ8, 0.7),
+    "sd-turbo": _SD_TURBO,
+    "sd-turbo-taesd": replace(_SD_TURBO, config={**_SD_TURBO.config, "tiny": _TAESD}, memory=5.3),
+    "titok_s128": _titok("s128", ("small", "small"), 128, 335, 0.6),
+    "titok_b64": _titok("b64", ("base", "base"), 64, 819, 1.2),
+    "titok_bl128": _titok("bl128_vq8k", ("base", "large"), 128, 1561, 1.9, codes=(8192, 64), legacy=False),
+    "titok_l32": _titok("l32", ("large", "large"), 32, 2564, 3.1),
 }
 
 # Short names, each for the generator that the notebooks of 2021 meant by it.
@@ -274,13 +283,13 @@ def entry_of(name: str) -> Entry:
             raise ClipgenError(f"generator={name!r}: expected {kind}:<number of marks>, from 1 to {MAX_MARKS}")
         return replace(GENERATORS[kind], config={"marks": int(number)})
     if isfile(name):  # not Path.is_file: a name may be too long for a path
-        return _vqgan(resolve_name("clipgen.generators.vqgan:config_beside")(Path(name)), licence="yours")
+        return _vqgan(resolve_name("clipgen.generators.vqgan:config_beside")(Path(name)), licence="yours", memory=0.0)
     if name.startswith("hf-hub:"):
         config = resolve_name("clipgen.generators.vae:hub_config")(name)
         facts = {"files": (), "config": config, "licence": "see hub page", "memory": 0.0, "stride": config["stride"]}
         if config["class"] == PIPELINE:
-            return replace(GENERATORS["sd-turbo"], **facts)
-        return replace(GENERATORS["taesd"], loader="clipgen.generators.vae:load_hub", **facts)
+            return replace(_SD_TURBO, **facts)
+        return replace(_TAESD, loader="clipgen.generators.vae:load_hub", **facts)
     others = ", hf-hub:org/name (an autoencoder or a one-step pipeline), or the path of a checkpoint"
     raise unknown_name("generator", name, GENERATORS, others)
 

@@ -49,6 +49,13 @@ GENERATOR_GFLOP = {
     "wikiart_f16_16384": 505,
     "dvae": 515,
     "fft": 0,
+    "maco": 0,
+    "sd-turbo": 1578,
+    "sd-turbo-taesd": 409,
+    "titok_s128": 414,
+    "titok_b64": 485,
+    "titok_bl128": 466,
+    "titok_l32": 727,
 }
 CLIP_GFLOP = {"ViT-B-32/openai": 17.6, "RN50/openai": 24.4, "ViT-B-16/openai": 70.3, "ViT-L-14/openai": 324}
 PEAK_SHARE = 0.33  # of the rate of a matrix product that a step reaches; measured: see tests/benchmarks/README.md
@@ -63,9 +70,12 @@ def describe_costs(generator: str, perceptor: str, pair: Pair) -> str:
         text = f"{format_size(size)} are downloaded at the first use, and kept."
     else:
         text = "Comes with clipgen: nothing is downloaded."
-    if pair is OWN:
-        return text
-    return f"{text} A run uses about {pair.memory:g} GB of memory."
+    entry = GENERATORS.get(generator)
+    if pair is not OWN:
+        text += f" A run uses about {pair.memory:g} GB of memory."
+    elif entry and entry.memory:
+        text += f" The generator takes about {entry.memory:g} GB in fp32 (computed), half of it in fp16."
+    return text
 
 
 def download_size(generator: str, perceptor: str) -> float | None:

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import huggingface_hub.constants
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.generators import vae
+from clipgen.generators.catalogue import GENERATORS
 from clipgen.losses.loss import StepContext
 from clipgen.losses.regularisers import NoiseNorm
 from clipgen.runs.finish import finish_batch
@@ -195,6 +197,25 @@ def test_a_picture_is_noised_as_image_to_image_does(hub):
     pipeline.scheduler.set_timesteps(1)
     noisy = pipeline.scheduler.add_noise(clean, noise, pipeline.scheduler.timesteps[:1])
     assert (ours.encode(image) - noisy / pipeline.scheduler.init_noise_sigma).abs().max() <= 1e-5
+
+
+def test_taesd_decodes_for_the_gradient_and_the_full_decoder_what_is_shown(hub, tmp_path, monkeypatch):
+    pipeline = hub()
+    monkeypatch.setenv("CLIPGEN_CACHE", str(tmp_path / "cache"))
+    reference = diffusers.AutoencoderTiny().eval()
+    reference.save_pretrained(tmp_path / "cache" / "taesd")
+    entry = GENERATORS["sd-turbo-taesd"]
+    monkeypatch.setitem(GENERATORS, "sd-turbo-taesd", replace(entry, config=entry.config | {"repo": "org/turbo"}))
+    ours, full = clipgen.load_generator("sd-turbo-taesd"), clipgen.load_generator(NAME)
+    noise = ours.start((64, 64), torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.equal(ours.image(noise), full.image(noise))
+    with torch.no_grad():
+        clean = pipeline("", 64, 64, 1, guidance_scale=0.0, latents=noise, output_type="latent").images
+        wanted = (reference.decode(clean).sample + 1) / 2
+    seen = ours.image(noise, 0.0, torch.Generator())
+    assert (seen - wanted.clamp(0, 1)).abs().max() <= 1e-5 and wanted.std() > 0.01
+    seen.square().mean().backward()
+    assert noise.grad.abs().sum() > 0
 
 
 def test_other_pipelines_are_refused(hub, tmp_path):

@@ -46,6 +46,8 @@ def test_it_stands_at_the_top_and_follows_the_settings(models, studio):
     assert models.choice.value.name == "VQGAN ImageNet"
     put(studio, perceptor="ViT-B-32/laion400m_e32")
     assert models.choice.label == "As set below" and "is shown when it begins" in models.note.value
+    put(studio, generator="sd-turbo", perceptor="ViT-B-32/openai")
+    assert "The generator takes about 8.8 GB in fp32 (computed), half of it in fp16." in models.note.value
     choose(models, "Built-in")
     assert studio.controls.values["perceptor"] == "mini" and control(studio.controls, "generator").value == "stack"
 
