@@ -21,11 +21,12 @@ STUDIO = "clipgen.Studio("
 
 @pytest.fixture
 def notebooks(notebooks):
-    """The first one ends with its first picture, which is small: tests/notebooks runs it as it is."""
+    """The first one ends with its first run, which is short: tests/notebooks runs it as it is."""
     notebook = nbformat.read(notebooks / NOTEBOOK, as_version=4)
     codes = [cell.source for cell in notebook.cells]
     made, waited = (next(i for i, code in enumerate(codes) if part in code) for part in (STUDIO, "studio.wait()"))
-    notebook.cells[made].source = codes[made].replace(STUDIO, STUDIO + "size=(64, 64), cutouts=4, every=1, prompt=")
+    small = "size=(64, 64), cutouts=4, every=1, steps=20, init='perlin', prompt="
+    notebook.cells[made].source = codes[made].replace(STUDIO, STUDIO + small)
     notebook.cells = notebook.cells[: waited + 1]
     nbformat.write(notebook, notebooks / NOTEBOOK)
     return notebooks
@@ -137,14 +138,52 @@ def test_a_film(front_end, request, page, notebooks, report):
     assert not [line for line in page.said if line.startswith("pageerror")]
 
 
-def test_upload_and_webcam(page, lab, notebooks):
-    """A picture is chosen; another is taken, and a run starts from it."""
+def test_another_generator_and_pictures_of_ones_own(page, lab, notebooks):
     run_all, idle = lab
     run_all()
     studio = StudioPage(page)
     studio.wait_for_picture()
     idle()
+    another_generator_becomes_a_page_to_send(studio, page, notebooks)
+    a_run_starts_from_a_picture(studio, page, notebooks)
+    assert not studio.root.locator(".clipgen-error").inner_text().strip()
+
+
+def another_generator_becomes_a_page_to_send(studio, page, notebooks):
+    """The settings that suit it are behind a button for the keyboard; its film is a page that runs by itself."""
+    augment = studio.root.get_by_label("Augmentations", exact=True)
+    expect(augment).to_be_hidden()
+    fold = studio.button("Cutouts")
+    expect(fold).to_have_attribute("title", re.compile("^Closed"))
+    fold.press("Enter")
+    expect(fold).to_have_attribute("title", re.compile("^Open"))
+    usual = augment.input_value()
+    studio.root.get_by_label("Generator", exact=True).select_option("fft")
+    expect(augment).not_to_have_value(usual)
+    page.screenshot(path=REPORTS / "fft.png")
+    fold.press("Space")
+    expect(augment).to_be_hidden()
+
     studio.button("Start").click()
+    studio.fill("Start from", "dalle")
+    studio.generate("a red heart", steps=9)
+    expect(studio.root).to_contain_text("Done")
+    studio.root.get_by_label("Format", exact=True).select_option("HTML")
+    studio.button("Export").click()
+    with page.expect_download() as download:
+        studio.root.locator(".clipgen-download a[download]").click()
+    film = notebooks / "film.html"
+    download.value.save_as(film)
+    with page.context.new_page() as shown:
+        shown.goto(film.as_uri())
+        expect(shown.locator("h1")).to_have_text("a red heart")
+        expect(shown.locator("tr").filter(has_text="generator")).to_contain_text("fft")
+        shown.get_by_role("slider", name="Frame").press("Home")
+        expect(shown.locator("#said")).to_contain_text("draft · row 1")
+
+
+def a_run_starts_from_a_picture(studio, page, notebooks):
+    """A picture is chosen; another is taken, and a run starts from it."""
     field = studio.root.get_by_label("Start from", exact=True)
     studio.choose("Start picture", "sheet.png", (notebooks / "pictures" / "contact-sheet.png").read_bytes())
     expect(field).to_have_value(re.compile("uploads/sheet"))
@@ -160,43 +199,6 @@ def test_upload_and_webcam(page, lab, notebooks):
     expect(studio.root).to_contain_text("Done")
     (begun_with,) = newest(notebooks).inputs().values()
     assert colours(begun_with) > 100
-
-
-def test_another_generator_and_a_page_to_send(page, lab, notebooks):
-    """The settings that suit it are behind a button for the keyboard; its film is a page that runs by itself."""
-    run_all, idle = lab
-    run_all()
-    studio = StudioPage(page)
-    studio.wait_for_picture()
-    idle()
-    augment = studio.root.get_by_label("Augmentations", exact=True)
-    expect(augment).to_be_hidden()
-    fold = studio.button("Cutouts")
-    expect(fold).to_have_attribute("title", re.compile("^Closed"))
-    fold.press("Enter")
-    expect(fold).to_have_attribute("title", re.compile("^Open"))
-    usual = augment.input_value()
-    studio.root.get_by_label("Generator", exact=True).select_option("fft")
-    expect(augment).not_to_have_value(usual)
-    page.screenshot(path=REPORTS / "fft.png")
-    fold.press("Space")
-    expect(augment).to_be_hidden()
-
-    studio.generate("a red heart", steps=9)
-    expect(studio.root).to_contain_text("Done")
-    studio.root.get_by_label("Format", exact=True).select_option("HTML")
-    studio.button("Export").click()
-    with page.expect_download() as download:
-        studio.root.locator(".clipgen-download a[download]").click()
-    film = notebooks / "film.html"
-    download.value.save_as(film)
-    with page.context.new_page() as shown:
-        shown.goto(film.as_uri())
-        expect(shown.locator("h1")).to_have_text("a red heart")
-        expect(shown.locator("tr").filter(has_text="generator")).to_contain_text("fft")
-        shown.get_by_role("slider", name="Frame").press("Home")
-        expect(shown.locator("#said")).to_contain_text("draft · row 1")
-    assert not studio.root.locator(".clipgen-error").inner_text().strip()
 
 
 def differ(a, b):
