@@ -15,6 +15,27 @@ import clipgen
 HERE = Path(__file__).parent
 
 
+class InlineWorker:
+    """Makes the rows of a study in this process, where a test is not about processes: starting one takes seconds."""
+
+    def call(self, function, *arguments):
+        return function(*arguments)
+
+    def kill(self):
+        pass
+
+    close = kill
+
+
+@pytest.fixture
+def inline_workers(monkeypatch):
+    from clipgen.studies import worker
+    from clipgen.studies.executor import ProcessExecutor
+
+    monkeypatch.setattr(ProcessExecutor, "start_worker", lambda self, slot: InlineWorker())
+    monkeypatch.setattr(worker, "_last_run", None)  # put back at the end: models are not kept
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """One finished run, a draft but for its size, shared by the tests that only look at it."""
@@ -48,19 +69,27 @@ WORLD = (  # what is marked ``world``: how published models, their weights and C
 )
 
 
-LONGEST = (  # they begin first, so that no worker is left with one of them at the end
-    "notebooks/",
+LONGEST = (  # they begin first, in this order, so that no worker is left with one of them at the end
+    "notebooks/test_notebooks.py",
     "browser/",
+    "runs/test_abilities.py",
     "studies/test_ray.py",
-    "world/test_end_to_end.py",
-    "mini/training/",
     "generators/test_mixed_precision.py",
+    "world/",
+    "mini/training/",
+    "card/",
+    "studies/",
     "environments/",
+    "studio/",
 )
 
 
+def rank(file):
+    return next((place for place, longest in enumerate(LONGEST) if file.startswith(longest)), len(LONGEST))
+
+
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: not item.path.relative_to(HERE).as_posix().startswith(LONGEST))
+    items.sort(key=lambda item: rank(item.path.relative_to(HERE).as_posix()))
     for item in items:
         if item.path.relative_to(HERE).as_posix().startswith(WORLD):
             item.add_marker("world")

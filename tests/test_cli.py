@@ -17,7 +17,7 @@ def clipgen(*arguments, cwd):
 
 @pytest.mark.slow
 def test_a_prompt_becomes_files_here(tmp_path):
-    done = clipgen("a red apple", "--steps", "9", "--size", "64", cwd=tmp_path)
+    done = clipgen("a red apple", "--steps", "9", "--size", "64", "--cutouts", "4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"a-red-apple.png", "a-red-apple.gif", "clipgen-runs"}
     assert "clip=" in done.stderr and "step" in done.stderr
@@ -29,12 +29,11 @@ def test_a_prompt_becomes_files_here(tmp_path):
         assert png.size == (256, 256)
 
 
-@pytest.mark.slow
-def test_output_by_suffix(tmp_path):
-    asked = "--steps 6 --size 64x96 --init perlin --quiet -o x.webp -o y.mp4"
-    done = clipgen("a cat", *asked.split(), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
+def test_output_by_suffix(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = "--steps 6 --size 64x96 --init perlin --cutouts 4 --quiet -o x.webp -o y.mp4"
+    assert main(["a cat", *asked.split()]) == 0
+    assert not capsys.readouterr().err
     assert {p.name for p in tmp_path.iterdir()} == {"x.webp", "y.mp4", "clipgen-runs"}
 
 
@@ -105,13 +104,10 @@ def test_bad_input(arguments, remedy, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "remedy"), [("--stepz 3", "did you mean --steps?"), ("--steps many", "a whole number")]
-)
-def test_a_mistake_is_told_without_a_traceback(arguments, remedy, tmp_path):
-    done = clipgen("a cat", *arguments.split(), cwd=tmp_path)
+def test_a_mistake_is_told_without_a_traceback(tmp_path):
+    done = clipgen("a cat", "--steps", "many", cwd=tmp_path)
     assert done.returncode == 2
-    assert remedy in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert "a whole number" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
@@ -121,12 +117,12 @@ def test_an_unwritable_folder(tmp_path):
     assert done.returncode == 2 and "choose a folder" in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="where nobody writes, not even root, is Linux's")
 @pytest.mark.parametrize("command", [["a cat"], ["dalle", "a cat"]])
-def test_where_nobody_may_write(command, tmp_path):
-    done = clipgen(*command, "-o", "/proc/cat.png", cwd=tmp_path)
-    assert done.returncode == 2 and "output='/proc/cat.png': cannot be written" in done.stderr
+def test_where_nobody_may_write(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "-o", "/proc/cat.png"]) == 2
+    assert "output='/proc/cat.png': cannot be written" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -25,7 +25,7 @@ def notebooks(notebooks):
     notebook = nbformat.read(notebooks / NOTEBOOK, as_version=4)
     codes = [cell.source for cell in notebook.cells]
     made, waited = (next(i for i, code in enumerate(codes) if part in code) for part in (STUDIO, "studio.wait()"))
-    small = "size=(64, 64), cutouts=4, every=1, steps=20, init='perlin', prompt="
+    small = "size=(64, 64), cutouts=4, every=1, steps=20, prompt="
     notebook.cells[made].source = codes[made].replace(STUDIO, STUDIO + small)
     notebook.cells = notebook.cells[: waited + 1]
     nbformat.write(notebook, notebooks / NOTEBOOK)
@@ -164,8 +164,6 @@ def another_generator_becomes_a_page_to_send(studio, page, notebooks):
     fold.press("Space")
     expect(augment).to_be_hidden()
 
-    studio.button("Start").click()
-    studio.fill("Start from", "dalle")
     studio.generate("a red heart", steps=9)
     expect(studio.root).to_contain_text("Done")
     studio.root.get_by_label("Format", exact=True).select_option("HTML")
@@ -184,6 +182,7 @@ def another_generator_becomes_a_page_to_send(studio, page, notebooks):
 
 def a_run_starts_from_a_picture(studio, page, notebooks):
     """A picture is chosen; another is taken, and a run starts from it."""
+    studio.button("Start").click()
     field = studio.root.get_by_label("Start from", exact=True)
     studio.choose("Start picture", "sheet.png", (notebooks / "pictures" / "contact-sheet.png").read_bytes())
     expect(field).to_have_value(re.compile("uploads/sheet"))

@@ -11,6 +11,7 @@ import torch
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or torch.version.cuda is None, reason="needs a CUDA build of torch on Linux"
 )

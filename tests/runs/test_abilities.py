@@ -29,7 +29,7 @@ PYTHON, COMMANDS = ([c for c in CELLS if c.startswith("clipgen ") == shell] for 
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch):
+def _small(monkeypatch, inline_workers):
     """The lines as they stand, on pictures and presets that take no time."""
     quick = {"steps": 5, "cutouts": 4, "size": (64, 64), "every": 2}
     monkeypatch.setattr(module, "defaults_for", lambda *_: quick)

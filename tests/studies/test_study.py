@@ -93,7 +93,7 @@ def test_the_sheet(study):
 
 
 @pytest.mark.slow
-def test_started_again_it_makes_only_what_is_missing(study, quick):
+def test_started_again_it_makes_only_what_is_missing(study, quick, inline_workers):
     asked = {"thing": ["cat", "boat"], "steps": 4, "folder": study.folder, "workers": 1, **quick}
     before = {row.folder: (row.folder / "row.json").stat().st_mtime_ns for row in study.rows}
     again = clipgen.study("a {thing}", seed=range(2), **asked)
@@ -129,7 +129,7 @@ def test_two_processes_do_not_make_the_same_study(quick, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_row_that_fails_is_a_row_and_the_others_go_on(batch, quick, tmp_path):
+def test_a_row_that_fails_is_a_row_and_the_others_go_on(batch, quick, tmp_path, inline_workers):
     poison = np.zeros((1, 3, 5, 5), np.float16)  # a latent that the generator refuses as soon as it is there
     asked = quick | {"generator": "pixels", "init": ["perlin", poison, "noise"], "steps": 2}
     study = clipgen.study("a cat", folder=tmp_path, workers=1, batch=batch, **asked)
@@ -140,7 +140,7 @@ def test_a_row_that_fails_is_a_row_and_the_others_go_on(batch, quick, tmp_path):
 
 
 @pytest.mark.slow
-def test_pictures_go_along_and_the_originals_may_go(quick, tmp_path):
+def test_pictures_go_along_and_the_originals_may_go(quick, tmp_path, inline_workers):
     photo = tmp_path / "photo.png"
     Image.new("RGB", (64, 64), "red").save(photo)
     blue = Image.new("RGB", (64, 64), "blue")
@@ -190,7 +190,7 @@ def test_the_live_grid_fills(study, monkeypatch):
 
 
 @pytest.mark.slow
-def test_rows_in_one_tensor(study, quick, tmp_path):
+def test_rows_in_one_tensor(study, quick, tmp_path, inline_workers):
     asked = quick | {"thing": ["cat", "boat"], "seed": range(2), "steps": 4, "workers": 1, "batch": 3}
     made = clipgen.study("a {thing}", folder=tmp_path / "study", **asked)
     assert made.finished

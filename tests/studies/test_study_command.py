@@ -1,8 +1,6 @@
-"""``clipgen study`` as a person types it, and the files it writes."""
+"""``clipgen study`` and the files it writes."""
 
 import csv
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -22,18 +20,15 @@ workers: 1
 """
 
 
-def clipgen(*arguments, cwd):
-    return subprocess.run([sys.executable, "-m", "clipgen", *arguments], cwd=cwd, capture_output=True, text=True)
-
-
 @pytest.mark.slow
-def test_a_file_becomes_a_page_a_sheet_and_a_table(tmp_path):
+def test_a_file_becomes_a_page_a_sheet_and_a_table(tmp_path, monkeypatch, capsys, inline_workers):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "study.yaml").write_text(STUDY)
     files = ["-o", "study.html", "-o", "sheet.png", "-o", "table.csv"]
-    done = clipgen("study", "study.yaml", "--workers", "2", *files, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "rows=4/4" in done.stderr
-    first, best = done.stdout.splitlines()
+    assert main(["study", "study.yaml", "--workers", "2", *files]) == 0
+    said = capsys.readouterr()
+    assert "rows=4/4" in said.err
+    first, best = said.out.splitlines()
     assert first == "study.html and sheet.png and table.csv (done); the runs are kept in clipgen-runs/study-a-thing"
     with (tmp_path / "table.csv").open(newline="") as lines:
         table = list(csv.DictReader(lines))

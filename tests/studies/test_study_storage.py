@@ -26,7 +26,7 @@ def desk(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "memory"])
-def test_what_is_made_is_at_the_address_and_comes_from_there(kind, desk, tmp_path, quick, same):
+def test_what_is_made_is_at_the_address_and_comes_from_there(kind, desk, tmp_path, quick, same, inline_workers):
     address = f"file://{tmp_path}/far/away/" if kind == "file" else "memory://away"
     study = clipgen.study("a cat", folder=address, **TINY, **quick)
     assert study.finished and study.folder.parent == Path.cwd() / "clipgen-runs"
@@ -92,15 +92,14 @@ def test_an_address_that_cannot_be(address, said, desk, quick, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_address_that_is_gone_on_the_way(tmp_path, quick, monkeypatch):
+def test_an_address_that_is_gone_on_the_way(tmp_path, quick, inline_workers):
     def full(*_, **__):
         raise OSError("no room")
 
     address = f"file://{tmp_path}/away"
-    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.put", full)
-    with pytest.raises(ClipgenError, match=r"the rows are here, and come along .*no room"):
-        clipgen.study("a cat", folder=address, **TINY, **quick)
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path / "desk")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fsspec.implementations.local.LocalFileSystem.put", full)
+        with pytest.raises(ClipgenError, match=r"the rows are here, and come along .*no room"):
+            clipgen.study("a cat", folder=address, **TINY, **quick)
     assert clipgen.study("a cat", folder=address, **TINY, **quick).finished
     assert len(list((tmp_path / "away").glob("*/row.json"))) == 2
