@@ -35,10 +35,10 @@ def unknown_name(argument: str, name: str, names: Mapping[str, Any], others: str
 WRITERS = Registry(
     "suffix",
     {
-        ".png": "clipgen.export.pillow:Png",
-        ".gif": "clipgen.export.pillow:Gif",
-        ".webp": "clipgen.export.pillow:WebP",
-        ".mp4": "clipgen.export.mp4:Mp4",
+        ".png": "clipgen.export.rasters:Png",
+        ".gif": "clipgen.export.rasters:Gif",
+        ".webp": "clipgen.export.rasters:WebP",
+        ".mp4": "clipgen.export.rasters:Mp4",
         ".html": "clipgen.export.html:Html",
         ".svg": "clipgen.export.svg:Svg",
     },
