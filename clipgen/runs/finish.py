@@ -42,34 +42,29 @@ def finish(run: Run, progress: bool = True) -> Run:
     An interrupt (Ctrl-C, a notebook's stop button) ends it after the current step, with everything kept: ``finished``
     is False then, and ``Run.resume(run.journal.folder)`` continues. A second interrupt stops at once.
     """
-    bar = tqdm(total=run.settings.steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
-    bar.set_description("draft" if isinstance(run.spec.init, Dalle) and not run.step else "CLIP")  # who draws
-    with bar, interrupts(run.stop):
-        for frame in run:
-            bar.set_description("CLIP", refresh=False)
-            bar.update(frame.step - bar.n)
-            bar.set_postfix({name: f"{frame.scores[name]:.3f}" for name in ("clip", "judge") if name in frame.scores})
-        if run.finished:
-            bar.total = bar.n  # it may have settled before its last step
-    return run
+    return finish_batch([run], progress)[0]
 
 
 def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
     """Finish several runs, as ``clipgen.finish`` does one; an interrupt ends all after the current step."""
-    if len(runs) == 1:
-        return [finish(runs[0], progress)]
+    first, is_alone = runs[0], len(runs) == 1
+    total, done = sum(run.settings.steps for run in runs), sum(run.step for run in runs)
+    bar = tqdm(total=total, initial=done, disable=not progress, unit="step", dynamic_ncols=True)
+    bar.set_description("draft" if isinstance(first.spec.init, Dalle) and not first.step else "CLIP")  # who draws
 
     def stop() -> None:
         for run in runs:
             run.stop()
 
-    total, done = sum(run.settings.steps for run in runs), sum(run.step for run in runs)
-    bar = tqdm(total=total, initial=done, disable=not progress, unit="step", dynamic_ncols=True)
     with bar, interrupts(stop):
-        for _ in iterate_batch(runs):
+        for frame in first if is_alone else (frame for _, frame in iterate_batch(runs)):
+            bar.set_description("CLIP", refresh=False)
             bar.update(sum(run.step for run in runs) - bar.n)
+            if is_alone:
+                scores = {name: f"{frame.scores[name]:.3f}" for name in ("clip", "judge") if name in frame.scores}
+                bar.set_postfix(scores)
         if all(run.finished for run in runs):
-            bar.total = bar.n
+            bar.total = bar.n  # they may have settled before their last steps
     return runs
 
 
