@@ -248,13 +248,7 @@ def _sample(
 
 
 def _show_rows(
-    prompt: str,
-    generator: Codebook,
-    tokens: Tensor,
-    mask: Tensor,
-    likelihoods: Tensor,
-    count: int,
-    rows: bool | str,
+    prompt: str, generator: Codebook, tokens: Tensor, mask: Tensor, likelihoods: Tensor, count: int, rows: bool | str
 ) -> Iterator[Drawings]:
     """Yield the drawings after ``count`` rows; the likeliest alone also with one row less, of the same painting."""
     side, best = len(mask), [int(likelihoods.argmax())]

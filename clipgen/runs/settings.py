@@ -74,9 +74,7 @@ class RunSettings:
         common=("evaluator", "ViT-B-16/openai", "ViT-L-14/openai", "pickscore", "hps-v2.1", "aesthetic"),
         live=False,
     )
-    recipe: str = _basic(
-        "", "settings of a published source, by name; other settings override them", choices=("", *PRESETS)
-    )
+    recipe: str = _basic("", "settings of a published source, by name; others override them", choices=("", *PRESETS))
     relax: str = setting(
         "straight-through",
         "how tokens get a gradient: straight-through; gumbel (of logits; gumbel:1.9 fixes the temperature); sample "

@@ -75,9 +75,7 @@ class WorkerExecutor(Executor):
         self._tasks.add(future)
         future.add_done_callback(self._tasks.discard)
         # A daemon, so that a process with an unfinished study can end.
-        threading.Thread(
-            target=self._call, args=(future, function, arguments), name="clipgen worker", daemon=True
-        ).start()
+        threading.Thread(target=self._call, args=(future, function, arguments), name="worker", daemon=True).start()
         return future
 
     def _call(self, future: Future, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

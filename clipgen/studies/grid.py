@@ -33,11 +33,7 @@ class GridPoint:
 
 
 def expand_grid(
-    template: Any,
-    settings: Mapping[str, Any],
-    table: Table | None = None,
-    zipped: bool = False,
-    max_rows: int = MAX_ROWS,
+    template: Any, settings: Mapping[str, Any], table: Table = None, zipped: bool = False, max_rows: int = MAX_ROWS
 ) -> list[GridPoint]:
     """Return the runs of a study, in the order of its axes, the last one fastest.
 
