@@ -72,12 +72,7 @@ def embed(perceptor: Perceptor, texts: list[str]) -> Tensor:
     return perceptor.embed_text(texts)
 
 
-def rank(
-    images: Any,
-    texts: Sequence[str] | str,
-    perceptor: Perceptor | str = "mini",
-    device: str = "auto",
-) -> Tensor:
+def rank(images: Any, texts: Sequence[str] | str, perceptor: Perceptor | str = "mini", device: str = "auto") -> Tensor:
     """Return how well each picture matches each text, as (images, texts) probabilities: CLIP in one call.
 
     They are a softmax over the texts with the model's own temperature (Radford et al. 2021), or for SigLIP a sigmoid,
