@@ -81,7 +81,7 @@ def _make_palette(frames: Sequence[TimedFrame]) -> Image.Image:
     # Half of MEDIANCUT's error in a fortieth of its time, as measured on drawings. Pillow would reorder the colours of
     # each frame if unused ones stood at the end.
     palette = column.quantize(256, Image.Quantize.FASTOCTREE)
-    palette.putpalette((palette.getpalette() or [])[: 3 * (palette.getextrema()[1] + 1)])
+    palette.putpalette((palette.getpalette() or [])[: 3 * (int(np.asarray(palette).max()) + 1)])
     return palette
 
 

@@ -47,7 +47,7 @@ def finish(run: Run, progress: bool = True) -> Run:
 
 def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
     """Finish several runs, as ``clipgen.finish`` does one; an interrupt ends all after the current step."""
-    first, is_alone = runs[0], len(runs) == 1
+    first, is_single = runs[0], len(runs) == 1
     total, done = sum(run.settings.steps for run in runs), sum(run.step for run in runs)
     bar = tqdm(total=total, initial=done, disable=not progress, unit="step", dynamic_ncols=True)
     bar.set_description("draft" if isinstance(first.spec.init, Dalle) and not first.step else "CLIP")  # who draws
@@ -57,10 +57,10 @@ def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
             run.stop()
 
     with bar, interrupts(stop):
-        for frame in first if is_alone else (frame for _, frame in iterate_batch(runs)):
+        for frame in first if is_single else (frame for _, frame in iterate_batch(runs)):
             bar.set_description("CLIP", refresh=False)
             bar.update(sum(run.step for run in runs) - bar.n)
-            if is_alone:
+            if is_single:
                 scores = {name: f"{frame.scores[name]:.3f}" for name in ("clip", "judge") if name in frame.scores}
                 bar.set_postfix(scores)
         if all(run.finished for run in runs):
