@@ -38,9 +38,10 @@ class Html(Writer):
             if frame.number not in pictures:
                 pictures[frame.number], rows[frame.number] = data_url(film.resize(frame.picture)), frame.scores
         indices = {number: index for index, number in enumerate(pictures)}
-        labels = {number: _label(number, row) for number, row in rows.items()}
-        (points, curve), last = _curve(rows, labels), max(rows)
         saved = json.loads(settings) if settings else {}
+        judge = judge_word(saved.get("judge"))
+        labels = {number: _label(number, row, judge) for number, row in rows.items()}
+        (points, curve), last = _curve(rows, labels, judge), max(rows)
         page = Template(PAGE).substitute(
             allowed=f"script-src '{hashed(JS)}'; style-src '{hashed(CSS)}'",
             notes=settings.replace("<", "\\u003c"),  # no end tag, no comment
@@ -82,12 +83,17 @@ def data_url(picture: Image.Image) -> str:
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _label(number: int, row: Mapping[str, float]) -> str:
+def judge_word(judge: Any) -> str:
+    """Return what the scores of a judge are called: "judge", or that they say which picture people prefer."""
+    return "preference score" if judge in ("pickscore", "hps-v2.1") else "judge"
+
+
+def _label(number: int, row: Mapping[str, float], judge: str) -> str:
     """Return the caption of a frame as HTML: ``CLIP · step 60 · CLIP score 0.650 · loss 0.147``."""
     parts = [who_draws(row) if "step" in row else f"frame {number + 1}"]
     for name, value in row.items():
         if name not in ("step", "token_row"):
-            parts.append(f"{'CLIP score' if name == 'clip' else escape(name)} {value:.3f}")
+            parts.append(f"{escape({'clip': 'CLIP score', 'judge': judge}.get(name, name))} {value:.3f}")
     return " · ".join(parts)
 
 
@@ -103,7 +109,9 @@ def _scale(values: Sequence[float], size: int) -> list[float]:
     return [MARGIN + factor * (value - low) for value in values]
 
 
-def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -> tuple[dict[int, str], str]:
+def _curve(
+    rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str], judge: str
+) -> tuple[dict[int, str], str]:
     """Return each frame's point on the curve of CLIP scores, as attributes, and the figure; empty below two scores."""
     scored = {n: row for n, row in rows.items() if math.isfinite(row.get("clip", math.nan))}
     if len(scored) < 2:
@@ -116,12 +124,12 @@ def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -
         if "token_row" in row and row["step"]:
             points[number] = float(np.interp(row["step"], steps, xs)), float(np.interp(row["step"], steps, ys))
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys))
-    judge, judge_caption = _judge_curve(list(scored.values()), xs)
+    judge_line, judge_caption = _judge_curve(list(scored.values()), xs, judge)
     first, *_, last = (labels[number].removeprefix("CLIP · ").partition(" · ")[0] for number in scored)
     caption = f"CLIP score {min(scores):.3f} to {max(scores):.3f}"
     figure = f"""<figure>
 <svg id="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{caption}, from {first} to {last}">
-{judge}<polygon points="{MARGIN},{HEIGHT} {line} {WIDTH - MARGIN},{HEIGHT}"/>
+{judge_line}<polygon points="{MARGIN},{HEIGHT} {line} {WIDTH - MARGIN},{HEIGHT}"/>
 <polyline points="{line}"/>
 <g id="mark" transform="translate({xs[-1]:.1f} 0)"><line y2="{HEIGHT}"/><circle cy="{ys[-1]:.1f}" r="8"/></g>
 </svg>
@@ -130,7 +138,7 @@ def _curve(rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str]) -
     return {number: f' data-x="{x:.1f}" data-y="{y:.1f}"' for number, (x, y) in points.items()}, figure
 
 
-def _judge_curve(rows: Sequence[Mapping[str, float]], xs: Sequence[float]) -> tuple[str, str]:
+def _judge_curve(rows: Sequence[Mapping[str, float]], xs: Sequence[float], judge: str) -> tuple[str, str]:
     """Return the judge's curve, shaded where it disagrees with CLIP, and a caption; both empty without a judge."""
     scores = [row.get("judge", math.nan) for row in rows]
     if not all(map(math.isfinite, scores)):
@@ -138,9 +146,9 @@ def _judge_curve(rows: Sequence[Mapping[str, float]], xs: Sequence[float]) -> tu
     line = " ".join(f"{x:.1f},{HEIGHT - y:.1f}" for x, y in zip(xs, _scale(scores, HEIGHT)))
     stretches = [(xs[first], xs[last]) for first, last in find_disagreements(rows)]
     shades = "".join(f'<rect x="{x:.1f}" width="{end - x:.1f}" height="{HEIGHT}"/>\n' for x, end in stretches)
-    caption = f"dashed: the judge, {min(scores):.3f} to {max(scores):.3f}"
+    caption = f"dashed: the {judge}, {min(scores):.3f} to {max(scores):.3f}"
     if stretches:
-        caption += "; shaded: CLIP's score rises while the judge's falls"
+        caption += "; shaded: CLIP's score rises while the dashed line falls"
     return f'{shades}<polyline class="judge" points="{line}"/>\n', f" <span>{caption}</span>"
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipgen.errors import ClipgenError
-from clipgen.export.html import find_disagreements, who_draws
+from clipgen.export.html import find_disagreements, judge_word, who_draws
 from clipgen.images.sheets import repeat_picture
 from clipgen.progress import Listener, Stopped, listening
 from clipgen.runs.history import FilmRow, Frame, frame_score
@@ -90,7 +90,7 @@ class Job(Listener):
             if self.is_alive:
                 parts.append(f"{tqdm.format_interval(seconds * (steps - self.run.step))} left")
         if self.frame:
-            parts.append(format_scores(self.frame.scores))
+            parts.append(format_scores(self.frame.scores, judge_word(self.run.settings.judge)))
         return " · ".join(parts)
 
     def pause(self, paused: bool = True) -> None:
@@ -249,27 +249,27 @@ class Preview(widgets.VBox):
                     self.send_image(self.image, to_jpeg(picture, MAX_SIDE))
                 except ClipgenError as error:
                     self.error.show(error)
-            curve = draw_curve(self._rows, self._index)
+            curve = draw_curve(self._rows, self._index, judge_word(journal.settings.get("judge")))
             if curve != self.curve.value:
                 self.curve.value = curve
                 self._count_bytes(len(curve))
 
 
-def format_scores(scores: Mapping[str, float]) -> str:
-    """Return ``CLIP score 0.412 · judge 0.305``, as far as there are any."""
+def format_scores(scores: Mapping[str, float], judge: str = "judge") -> str:
+    """Return ``CLIP score 0.412 · judge 0.305``, as far as there are any; ``judge``: see ``judge_word``."""
     if "clip" not in scores:
         return ""
-    judge = f" · judge {scores['judge']:.3f}" if "judge" in scores else ""
-    return f"CLIP score {scores['clip']:.3f}{judge}"
+    judge_score = f" · {judge} {scores['judge']:.3f}" if "judge" in scores else ""
+    return f"CLIP score {scores['clip']:.3f}{judge_score}"
 
 
-def draw_curve(rows: Sequence[FilmRow], index: int) -> str:
+def draw_curve(rows: Sequence[FilmRow], index: int, judge: str = "judge") -> str:
     """Return who draws the picture of the index, and the scores as an SVG: a line for CLIP, a dashed one for the judge.
 
     A dot is at the last frame up to the index. Each line has its own scale. Spans where CLIP's score rises and the
     judge's falls are shaded.
     """
-    text = " · ".join(filter(None, (who_draws(rows[index]), format_scores(rows[index]))))
+    text = " · ".join(filter(None, (who_draws(rows[index]), format_scores(rows[index], judge))))
     index = sum("clip" in row for row in rows[: index + 1]) - 1
     rows = [row for row in rows if "clip" in row]
     if not rows:
@@ -280,8 +280,8 @@ def draw_curve(rows: Sequence[FilmRow], index: int) -> str:
     for begin, end in find_disagreements(rows):
         width = max(xs[end] - xs[begin], 1.5)
         shapes += f'<rect x="{xs[begin]:.1f}" width="{width:.1f}" height="60" fill="currentColor" opacity="0.15"/>'
-        legend = "; shaded: CLIP's score rises while the judge's falls"
-    for name, label, dash in (("clip", "CLIP score", ""), ("judge", "judge", ' stroke-dasharray="5 3"')):
+        legend = "; shaded: CLIP's score rises while the dashed line falls"
+    for name, label, dash in (("clip", "CLIP score", ""), ("judge", judge, ' stroke-dasharray="5 3"')):
         if name in rows[-1]:
             scores = [row[name] for row in rows]
             low, high = min(scores), max(scores)
@@ -295,7 +295,7 @@ def draw_curve(rows: Sequence[FilmRow], index: int) -> str:
                 shapes += f'<circle cx="{x}" cy="{y}" r="3.5" fill="currentColor"/>'
             labels.append(f"{label} from {low:.3f} to {high:.3f}")
     if "judge" in rows[-1]:
-        legend = f"<small>dashed: the judge{legend}</small>"
+        legend = f"<small>dashed: the {judge}{legend}</small>"
     return (
         f"<small>{text}</small>"
         f'<svg viewBox="-5 0 310 60" role="img" aria-label="{"; ".join(labels)}">{shapes}</svg>{legend}'

@@ -12,6 +12,8 @@ from PIL import Image
 
 import clipgen
 from clipgen.export.film import export, settings_of
+from clipgen.export.html import judge_word
+from clipgen.studio.preview import format_scores
 
 HOSTILE = (
     "</script><script>document.title = 1</script> <!-- <script> \" ' <b>&amp;</b> $notes ${x} \\ \ud800 \u2028 é🐈"
@@ -114,6 +116,16 @@ def test_no_curve_of_fewer_than_two_scores(scores, tmp_path):
 def test_frames_without_a_row_have_no_score(tmp_path):
     first, second, third = Page(export(greys(3), tmp_path / "a.html", scores=rows(2))).all("img")
     assert first["data-x"] and second["data-x"] and "data-x" not in third and third["alt"] == "frame 3"
+
+
+@pytest.mark.parametrize(("judge", "word"), [("pickscore", "preference score"), ("evaluator", "judge")])
+def test_a_score_of_preference_is_called_one(judge, word, tmp_path):
+    scores = [row | {"judge": 20 + i} for i, row in enumerate(rows(4))]
+    file = export(greys(4), tmp_path / "a.html", {"prompt": "a cat", "judge": judge}, scores=scores)
+    page = file.read_text()
+    assert f"CLIP · step 10 · CLIP score 0.030 · loss 0.250 · {word} 23.000" in page
+    assert f"dashed: the {word}, 20.000 to 23.000" in page
+    assert format_scores(scores[-1], judge_word(judge)) == f"CLIP score 0.030 · {word} 23.000"
 
 
 def test_a_boomerang_has_each_frame_once(tmp_path):
