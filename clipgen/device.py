@@ -6,7 +6,7 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from threading import Lock
@@ -115,6 +115,17 @@ def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
     if is_cuda and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=is_cuda)
+
+
+def copy_to_cpu(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[], object]]:
+    """Copy tensors to the CPU, from CUDA without waiting; return the copies, and what to call before they are read."""
+    copies = {
+        name: tensor.detach().to("cpu", non_blocking=tensor.device.type == "cuda", copy=True)
+        for name, tensor in tensors.items()
+    }
+    devices = {tensor.device for tensor in tensors.values() if tensor.device.type == "cuda"}
+    events = [torch.cuda.current_stream(device).record_event() for device in devices]
+    return copies, lambda: [event.synchronize() for event in events]
 
 
 class _Deterministic:

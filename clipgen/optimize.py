@@ -236,13 +236,13 @@ class Optimization:
 
 def backward(losses: Sequence[Loss], context: StepContext, scale: float) -> Tensor:
     """Add the gradients of all losses, times ``scale``, to the image and the latent; return the sum of the losses."""
-    total = torch.zeros((), device=context.image.device)
+    values = []
     for loss in losses:
         for term in loss.terms(context):
             if term.requires_grad:  # else it is a constant
                 (term * scale).backward()
-            total = total + term.detach().reshape(())
-    return total
+            values.append(term.detach().reshape(()))
+    return sum(values[1:], values[0]) if values else torch.zeros((), device=context.image.device)
 
 
 class LossScaler:

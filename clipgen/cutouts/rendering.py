@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -57,10 +58,16 @@ def pooling_levels(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
 
 def grid(warp: Tensor, size: int) -> Tensor:
     """Return the coordinates (n, size, size, 2) of the cutouts' pixels in the picture, for ``grid_sample``."""
-    axis = (torch.arange(size, dtype=warp.dtype, device=warp.device) * 2 + 1) / size - 1
-    x, y = axis.expand(size, size), axis[:, None].expand(size, size)
-    coords = torch.einsum("nij,hwj->nhwi", warp, torch.stack([x, y, torch.ones_like(x)], -1))
+    coords = torch.einsum("nij,hwj->nhwi", warp, _pixel_coords(size, warp.dtype, warp.device))
     return coords[..., :2] / coords[..., 2:].clamp(min=1e-3)  # points behind the camera are far away
+
+
+@lru_cache(maxsize=4)
+def _pixel_coords(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the coordinates x, y and 1 (size, size, 3) of the centres of pixels."""
+    axis = (torch.arange(size, dtype=dtype, device=device) * 2 + 1) / size - 1
+    x, y = axis.expand(size, size), axis[:, None].expand(size, size)
+    return torch.stack([x, y, torch.ones_like(x)], -1)
 
 
 def sample_grid(images: Tensor, grid: Tensor, padding: str) -> Tensor:
@@ -69,12 +76,14 @@ def sample_grid(images: Tensor, grid: Tensor, padding: str) -> Tensor:
     ``grid_sample`` needs an image for each grid, and its backward pass a gradient for each. So all cutouts of an image
     are one tall grid; on a CPU it is cut into pieces, because threads share out images.
     """
-    size, height = grid.shape[1], len(grid) // len(images) * grid.shape[1]
+    count, size = len(images), grid.shape[1]
+    height = len(grid) // count * size
     threads = torch.get_num_threads() if images.device.type == "cpu" else 1
     pieces = next(count for count in range(threads, 0, -1) if height % count == 0)
-    tall = grid.reshape(len(images) * pieces, height // pieces, size, 2)
-    sampled = F.grid_sample(images.repeat_interleave(pieces, 0), tall, padding_mode=padding, align_corners=False)
-    channels = sampled.unflatten(0, (len(images), pieces)).transpose(1, 2).flatten(2, 3)  # (B, 3, n·size, size)
+    tall = grid.reshape(count * pieces, height // pieces, size, 2)
+    images = images.repeat_interleave(pieces, 0) if pieces > 1 else images
+    sampled = F.grid_sample(images, tall, padding_mode=padding, align_corners=False)
+    channels = sampled.unflatten(0, (count, pieces)).transpose(1, 2).flatten(2, 3)  # (B, 3, n·size, size)
     return channels.unflatten(2, (-1, size)).transpose(1, 2).flatten(0, 1)
 
 

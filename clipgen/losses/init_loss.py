@@ -88,9 +88,13 @@ def lightness(rgb: Tensor) -> Tensor:
 def box_blur(image: Tensor, radius: int) -> Tensor:
     """Return the mean of (B, C, H, W) over squares of side ``2 * radius + 1``, edges repeated.
 
-    Running sums cost the same for every radius; average pooling took six sevenths of a step at 512x512.
+    Running sums cost the same for every radius; average pooling took six sevenths of a step at 512x512 on a CPU. On
+    CUDA it is 12 kernels instead of 50, with the backward pass.
     """
     width = 2 * radius + 1
+    if image.device.type == "cuda":
+        padded = F.pad(image, (radius,) * 4, mode="replicate")
+        return F.avg_pool2d(F.avg_pool2d(padded, (width, 1), 1), (1, width), 1)
     mean = F.pad(image, (radius + 1, radius, radius + 1, radius), mode="replicate")
     for side in (-2, -1):
         sums = mean.cumsum(side)

@@ -181,8 +181,10 @@ class PromptLoss(Loss):
 
     def cutout_batches(self, context: StepContext) -> Iterator[CutoutBatch]:
         """Yield the cutouts of a step: one batch per region, CLIP and pass."""
-        context.scores["clip"] = torch.zeros((), device=context.image.device)
         weights = torch.tensor(weights_at(self.prompts, context.step))  # on the CPU: reading it does not synchronise
+        context.scores.pop("clip", None)
+        if not (weights > 0).any():
+            context.scores["clip"] = torch.zeros((), device=context.image.device)
         stops = torch.tensor([prompt.stop for prompt in self.prompts])
         total, positive = float(weights.abs().sum()) or 1.0, float(weights.clamp(min=0).sum()) or 1.0
         for region in self.regions:
@@ -239,8 +241,8 @@ class PromptLoss(Loss):
                 loss = loss.lerp(joint + (fraction - 1) * joint.detach(), self.averaged)
             collected.append(embeddings.detach())
             if score_weight and len(collected) == len(parts):
-                score = clip_score(torch.cat(collected), targets.embeddings, targets.weights)
-                context.scores["clip"] = context.scores["clip"] + score_weight * score
+                score = score_weight * clip_score(torch.cat(collected), targets.embeddings, targets.weights)
+                context.scores["clip"] = context.scores["clip"] + score if "clip" in context.scores else score
             return loss * loss_weight
 
         batches = [CutoutBatch(perceptor, region, targets, params, part, context.image, evaluate) for part in parts]

@@ -200,6 +200,11 @@ def _models(model: str, device: torch.device) -> tuple[Prior, Codebook]:
     return prior, cast(Codebook, load_generator(prior.generator, device))
 
 
+def release_models() -> None:
+    """Free the models that ``dalle`` keeps for its next call."""
+    _models.cache_clear()
+
+
 @torch.no_grad()
 def _start_tokens(
     generator: Codebook, n: int, side: int, image: Image.Image | None, keep: str

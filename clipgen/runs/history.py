@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from clipgen.device import copy_to_cpu
 from clipgen.errors import ClipgenError
 from clipgen.images.sheets import png_bytes
 from clipgen.prompts import parse
@@ -19,7 +21,10 @@ from clipgen.runs.journal import Journal, is_steering, warn_unsaved
 from clipgen.runs.settings import Settings
 
 FilmRow = Mapping[str, float]  # a picture of the film: its step and scores, see ``Journal.film``
-MAX_PENDING = 2  # frames that may wait for the disk
+MAX_PENDING = 3  # files of frames, pictures and states that may wait for the disk
+# A state of at most so many bytes is saved with each frame; others, such as half a gigabyte of token logits, at most
+# every SAVE_SECONDS and where a run pauses or ends.
+SMALL_STATE, SAVE_SECONDS = 2**24, 20.0
 
 
 @dataclass(frozen=True)
@@ -153,27 +158,34 @@ class FrameWriter:
     """
 
     def __init__(self, journal: Journal, in_background: bool):
-        self._journal, self._has_failed = journal, False
+        self._journal, self._has_failed, self._saved_at = journal, False, time.monotonic()
         self._executor = ThreadPoolExecutor(1, "clipgen journal") if in_background else None
 
-    def write(self, frame: Frame, latent: Tensor, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
-        """Write a ``Frame``, its packed latent, and the state after it, which ``Optimization.state`` returned."""
-        if self._executor:  # copies, because the next step overwrites the tensors
-            self._finish(MAX_PENDING - 1)
-            tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-            latent = latent.to("cpu", copy=True)
-        self._submit(self._write, frame, latent, tensors, values)
+    def write_frame(self, frame: Frame, latent: Tensor) -> None:
+        """Write a frame and its packed latent."""
+        self._write(self._journal.add, frame.step, frame.image, latent.to("cpu", copy=True), frame.scores)
 
     def write_film_picture(self, row: FilmRow, image: Image.Image) -> None:
         """Write a picture for the film alone; see ``Journal.film``."""
-        self._submit(self._journal.add_film_picture, row, image)
+        self._write(self._journal.add_film_picture, row, image)
 
-    def _submit(self, write: Callable[..., None], *values: Any) -> None:
-        if self._executor is None:
-            self._attempt(write, *values)
-            return
-        self._finish(MAX_PENDING - 1)
-        self._journal.pending.append(self._executor.submit(self._attempt, write, *values))
+    def is_due(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Return whether a state of these tensors is to be saved with a frame."""
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        return size <= SMALL_STATE or time.monotonic() - self._saved_at >= SAVE_SECONDS
+
+    def write_state(self, step: int, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        """Write what ``Optimization.state`` returned after a step."""
+        self._saved_at, wait_for_copies = time.monotonic(), lambda: None
+        if self._executor:  # the next step overwrites the tensors
+            tensors, wait_for_copies = copy_to_cpu(tensors)
+
+        def save() -> None:
+            wait_for_copies()
+            if not self._journal.write_error:  # else frames up to it are missing on the disk
+                self._journal.save_state(step, tensors, values)
+
+        self._write(save)
 
     def close(self) -> None:
         """Write what is pending, and end the thread."""
@@ -182,13 +194,16 @@ class FrameWriter:
         self._finish(0)
 
     def _finish(self, remaining: int) -> None:
-        """Wait until at most ``remaining`` frames are pending; raise the error of one that failed."""
+        """Wait until at most ``remaining`` writes are pending; raise the error of one that failed."""
         while len(self._journal.pending) > remaining:
             self._journal.pending.pop(0).result()
 
-    def _write(self, frame: Frame, latent: Tensor, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
-        self._journal.add(frame.step, frame.image, latent, frame.scores)
-        self._journal.save_state(frame.step, tensors, values)
+    def _write(self, write: Callable[..., None], *values: Any) -> None:
+        if self._executor is None:
+            self._attempt(write, *values)
+            return
+        self._finish(MAX_PENDING - 1)
+        self._journal.pending.append(self._executor.submit(self._attempt, write, *values))
 
     def _attempt(self, write: Callable[..., None], *values: Any) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The folder of a run: settings, frames, scores and state, so that a crash loses at most the newest frames.
+"""The folder of a run: settings, frames, scores and state, so that a crash loses no frame, and 20 s of work at most.
 
 ``settings.json``; ``frames/00003.png``; ``latents/00003.npy``, the latent of the frame; ``scores.csv``;
 ``between/``, pictures for the film alone: ``00000-07.png``, the draft after seven rows, and ``00002-00.png``, step 2;
@@ -217,6 +217,12 @@ class Journal(Folder):
         stored |= {key: stored[key].permute(0, 2, 3, 1) for key in channels_last}
         metadata = {"state": json.dumps({"step": step, "channels_last": channels_last} | notes)}
         self._replace(STATE, save({key: tensor.contiguous() for key, tensor in stored.items()}, metadata))
+
+    @property
+    def saved_step(self) -> int:
+        """The step of the last saved state, 0 before the first."""
+        state = self.load_state(only_step=True)
+        return state[0] if state else 0
 
     def load_state(self, only_step: bool = False) -> tuple[int, dict[str, Tensor], dict] | None:
         """Return (step, tensors, notes) of the last saved state, None before the first."""

@@ -64,8 +64,7 @@ class Run:
         self.models: Models = self.spec.load_models(like.models if like else None)
         self.spec.check_models(self.spec.settings, self.models)
         self.journal = self.spec.journal or self.spec.create_journal(folder)
-        state = self.journal.load_state(only_step=True)
-        self.step = state[0] if state else 0
+        self.step = self.journal.saved_step
         self.control = RunControl(self.spec, self.models, self.journal, self.step)
         self.film = list[FilmRow](self.journal.film if self.step else [])  # so far, see ``Journal.film``
         self._history = History(self.journal, self.step, self.control.past, self.spec.settings)
@@ -77,13 +76,14 @@ class Run:
     def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None, *, trust: bool = False) -> Run:
         """Continue an interrupted run from its last saved step, with the frames that it would have had.
 
+        Frames after that step are made again: a large state, of token logits, is saved every 20 s only.
         ``trust``: read files that the folder names without a copy. Raises ClipgenError while the run is in progress.
         """
         with Lock(Journal.open(folder).folder):
             spec = RunSpec.open(folder, losses, trust, resume=True)
             assert spec.journal
-            state, steps, every = spec.journal.load_state(only_step=True), spec.settings.steps, spec.settings.every
-            spec.journal.trim(state[0] if state else 0, {1, steps, *range(every, steps, every)})
+            steps, every = spec.settings.steps, spec.settings.every
+            spec.journal.trim(spec.journal.saved_step, {1, steps, *range(every, steps, every)})
             return cls(spec, like=like)
 
     @classmethod
@@ -251,16 +251,22 @@ class Run:
     def session(self) -> Iterator[None]:
         """Hold the folder's lock and an ``Optimization`` while the body runs."""
         with Lock(self.journal.folder) as self._lock:
-            if (state := self.journal.load_state(only_step=True)) and state[0] != self.step:
+            if (saved_step := self.journal.saved_step) != self.step:
                 raise ClipgenError(
-                    f"{self.journal.folder}: another Run object has already continued this run to step {state[0]}; "
-                    "use Run.resume(...) to continue from there"
+                    f"{self.journal.folder}: this run is saved at step {saved_step}, and this Run object is at step "
+                    f"{self.step}; use Run.resume(...) to continue from there"
                 )
             self._writer = FrameWriter(self.journal, in_background=self.spec.device.type != "cpu")
+            self._saved_step, self._in_step = self.step, False
             try:
                 self._start()
                 with closing(self.optimization.memory):
-                    yield
+                    try:
+                        yield
+                    except GeneratorExit:  # whoever took the frames wants no more
+                        self._save_state()
+                        raise
+                    self._save_state()
             finally:
                 self._writer.close()
                 if not self._lock.lost:
@@ -282,9 +288,12 @@ class Run:
         if self.control.end_if_finished(self.finished):
             return False
         if not self.control.stopped:
+            if not self.control.running.is_set():  # the run is paused
+                self._save_state()
             self.control.running.wait()
         if self.control.stopped:
             return False
+        self._in_step = True
         self.control.apply_changes(self.step)
         self._step_specs.update(self.optimization, self.settings.at(self.step))
         return True
@@ -299,6 +308,7 @@ class Run:
         if not (is_frame_step or self.finished or self.control.stopped):
             if self.step <= FILM_STEPS and self.settings.every <= Settings.every:
                 self._record_film_picture(self.optimization.render_frame(), {"step": self.step, "token_row": 0})
+            self._in_step = False
             return None
         image, latent = self.optimization.render_frame(), self.optimization.packed_latent()
         frame = self._create_frame(image, scores)
@@ -306,10 +316,19 @@ class Run:
         # The last frame's camera move would have no step after it; but who gets this frame may still change a setting.
         if is_frame_step and not self.finished:
             self.optimization.move_camera(image)
-        # A resumed run begins after the camera's move, so the state is that after it.
-        self._writer.write(frame, latent, *self.optimization.state())
+        self._writer.write_frame(frame, latent)
         self.film.append({"step": frame.step} | frame.scores)
+        self._in_step = False
+        # A resumed run begins after the camera's move, so the state is that after it.
+        if self.finished or self.control.stopped or self._writer.is_due(self.optimization.state()[0]):
+            self._save_state()
         return frame
+
+    def _save_state(self) -> None:
+        """Save the state between two steps, unless it is saved or another run has taken over the folder."""
+        if self._saved_step != self.step and not self._in_step and not self._lock.lost:
+            self._writer.write_state(self.step, *self.optimization.state())
+            self._saved_step = self.step
 
     def _record_film_picture(self, image: Tensor, row: FilmRow | None = None) -> None:
         row = row or {"step": 0, "token_row": len(self.film) + 1}  # of the draft

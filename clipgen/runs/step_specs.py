@@ -20,6 +20,7 @@ from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prom
 from clipgen.optimize import Optimization
 from clipgen.optimizers import OptimizerConfig
 from clipgen.precision import share_weights
+from clipgen.priors.sampling import release_models
 from clipgen.prompts import Prompt, positive_text_prompts
 from clipgen.registry import INITS, LOSSES
 from clipgen.runs.settings import Settings, default_init
@@ -113,6 +114,8 @@ class StepSpecBuilder:
         targets = self._cached(
             "targets", lambda: self._run.init.targets(context) if s.near else [], prompts, s.mask, s.near > 0, size
         )
+        if self._context.generator.device.type != "cpu":
+            release_models()  # of a prior that has drawn its drafts: the card's memory is for the steps
         cutouts = s.select(CutoutConfig)
         if s.tile:
             cutouts = replace(cutouts, padding="wrap")

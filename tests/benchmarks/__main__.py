@@ -8,7 +8,7 @@ another commit, with random weights at the published size; each side in a proces
 ``start``: the README's command, whole and until its first preview, and what the evaluator says of its picture.
 ``profile``: where the time of a step goes, by operator.
 ``numerics``: what a judge says of pictures that were made in less than fp32, beside those made in fp32.
-``card``: all of it on a GPU, in a few minutes (``tests/benchmarks/card.py``).
+``card``: all of it on a GPU, in a few minutes (``tests/benchmarks/card.py``); with ``--simulate`` a T4's step, computed.
 ``plain``: a run's step beside nothing but its parts, in one process (``tests/benchmarks/plain.py``).
 ``overhead``, ``cluster``: what a study costs beside its pictures (``tests/benchmarks/studies.py``).
 Seconds are medians with their range, memory is the most that the process ever held; the machine's peak is measured in
@@ -321,6 +321,10 @@ def numerics(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def card(options: argparse.Namespace) -> list[dict[str, Any]]:
+    if options.simulate:
+        from tests.benchmarks.simulate import simulate_steps
+
+        return simulate_steps(show=True)
     from tests.benchmarks.card import measure_card
 
     options.precision = resolve_precision(torch.device(options.device))
@@ -388,6 +392,7 @@ def main() -> None:
             one.add_argument("--free", type=float, help="GB that clipgen finds free where it starts; the rest is held")
         if name == "card":
             one.add_argument("--minutes", type=float, default=8, help="begin nothing new after them")
+            one.add_argument("--simulate", action="store_true", help="compute a T4's step on a pretended one instead")
         if name == "start":
             one.add_argument("--prompt", default="a red apple")
         if name == "scale":
@@ -400,6 +405,9 @@ def main() -> None:
         if name == "sooner":
             one.add_argument("--prompts", type=int, default=8, help="so many of them")
     options = parser.parse_args()
+    if getattr(options, "simulate", False):
+        print(table(options.function(options)))
+        return
     device = resolve_device(options.device)
     mine = resolve_precision(device, getattr(options, "setting", {}).get("precision", "auto"))
     options.peaks = peaks(device, mine)

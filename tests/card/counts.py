@@ -1,12 +1,9 @@
 """Waits, copies and operations of a step on a pretended card, counted. Started by ``test_card.py``."""
 
-import open_clip
 import pytest
-from pretend import Card
+from pretend import Card, published_shapes
 
 import clipgen
-from clipgen.clip.openclip import OpenCLIP
-from clipgen.storage import remote, weights
 
 T4, A100 = (7, 5), (8, 0)
 VIT = {"perceptor": "ViT-B-32/openai", "init": "random"}
@@ -15,13 +12,9 @@ SMALL = {"init": "perlin", "near_space": "colouring", "cutouts": 4, "size": (64,
 
 
 @pytest.fixture
-def published(monkeypatch):
-    """Published nets without their weights, for a hollow card."""
-    vit = weights.build_empty(open_clip.create_model, {"model_name": "ViT-B-32", "device": "meta"})
-    loaded = vit, open_clip.get_tokenizer("ViT-B-32"), None
-    monkeypatch.setattr(OpenCLIP, "load", staticmethod(lambda name: loaded))
-    monkeypatch.setattr(remote, "fetch_weights", lambda *_: {})
-    monkeypatch.setattr(weights, "assign_weights", lambda *_: None)
+def published():
+    with published_shapes():
+        yield
 
 
 def take_step(card, folder, **settings):

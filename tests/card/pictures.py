@@ -1,5 +1,6 @@
 """Runs on a pretended card whose pictures are the CPU's, within a level of 255. Started by ``test_card.py``."""
 
+import weakref
 from contextlib import contextmanager
 from unittest import mock
 
@@ -14,6 +15,7 @@ from clipgen import device as devices
 from clipgen.cutouts.sampling import AUGMENTATIONS
 from clipgen.generators.vae import TAESD
 from clipgen.mini import drafts
+from clipgen.priors import sampling
 from clipgen.runs import spec
 from clipgen.runs.presets import PRESETS
 from clipgen.storage.weights import cache_folder
@@ -127,6 +129,20 @@ def test_a_resumed_run_goes_on_to_the_same_frames(tmp_path):
         resumed = clipgen.finish(clipgen.Run.resume(run.journal.folder), progress=False)
         for frame, expected in zip(resumed.journal.frames(), whole, strict=True):
             assert np.array_equal(frame, expected)
+
+
+def test_a_prior_leaves_the_card_once_its_draft_is_drawn(tmp_path, monkeypatch):
+    priors, load = [], sampling.load_prior
+
+    def load_prior(*args):
+        priors.append(weakref.ref(prior := load(*args)))
+        return prior
+
+    monkeypatch.setattr(sampling, "load_prior", load_prior)
+    with Card():
+        run = clipgen.Run("a moon", folder=tmp_path, device="cuda", **SMALL | {"init": "dalle"})
+        next(iter(run))
+        assert priors and not any(prior() for prior in priors)
 
 
 def test_what_looks_at_pictures(tmp_path):

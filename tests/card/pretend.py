@@ -21,7 +21,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -222,8 +222,10 @@ def check_copy(function: Any, args: Any, kwargs: Any, device: torch.device | Non
     if from_card == to_card or not active:
         return
     active.moved.update({"down" if from_card else "up": source.numel() * source.element_size()})
-    if from_card:
+    if from_card and not non_blocking:
         count_wait("a copy to the CPU")
+    elif from_card:
+        return  # into memory that torch pins
     elif not non_blocking:
         count_wait("a blocking copy from the CPU")
     elif not getattr(source, "is_copied_to_pinned", False):
@@ -331,7 +333,7 @@ def on_the_cpu(function: Any, args: Any, kwargs: Any) -> Any:
 
 def count_wait(reason: str) -> None:
     if active:
-        active.waits.update([f"{line_of_package()}: {reason}"])
+        active.wait(reason)
 
 
 def line_of_package() -> str:
@@ -408,6 +410,9 @@ class Card:
         for counter in (self.waits, self.staged, self.moved, self.operations):
             counter.clear()
 
+    def wait(self, reason: str) -> None:
+        self.waits.update([f"{line_of_package()}: {reason}"])
+
     def count(self, function: Any, args: Any, kwargs: Any, output: Any) -> None:
         if has_kernel(function):
             self.operations.update([function._schema.name.split("::")[1]])
@@ -431,6 +436,7 @@ class Card:
             "reset_peak_memory_stats": lambda *_: None,
             "empty_cache": lambda: None,
             "synchronize": lambda *_: None,
+            "current_stream": lambda *_: mock.Mock(),
             "is_bf16_supported": lambda *_, **__: self.capability >= (8, 0),
         }
         for name, answer in answers.items():
@@ -465,6 +471,24 @@ class Card:
 
 
 active: Card | None = None
+
+
+@contextmanager
+def published_shapes() -> Iterator[None]:
+    """Load published nets as shapes without weights, for a hollow card; ViT-B/32 is the only CLIP."""
+    import open_clip
+
+    from clipgen.clip.openclip import OpenCLIP
+    from clipgen.storage import remote, weights
+
+    vit = weights.build_empty(open_clip.create_model, {"model_name": "ViT-B-32", "device": "meta"})
+    loaded = vit, open_clip.get_tokenizer("ViT-B-32"), None
+    with (
+        mock.patch.object(OpenCLIP, "load", staticmethod(lambda name: loaded)),
+        mock.patch.object(remote, "fetch_weights", lambda *_: {}),
+        mock.patch.object(weights, "assign_weights", lambda *_: None),
+    ):
+        yield
 
 
 def forget_caches() -> None:

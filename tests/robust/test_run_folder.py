@@ -134,7 +134,7 @@ def test_a_run_that_went_on_elsewhere_is_not_made_twice(tmp_path):
     folder = stopped(tmp_path)
     run, late = clipgen.Run.resume(folder), clipgen.Run.resume(folder)
     assert len([*run]) == 3
-    with pytest.raises(clipgen.ClipgenError, match="already continued this run to step 4"):
+    with pytest.raises(clipgen.ClipgenError, match="saved at step 4, and this Run object is at step 1"):
         next(iter(late))
     assert [row["step"] for row in run.journal.scores] == [1, 2, 3, 4]
 
