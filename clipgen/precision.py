@@ -37,6 +37,22 @@ class CheckpointedBlock(nn.Module):
         return super().__call__(x)
 
 
+class Upsample(nn.Upsample):
+    """Twice the height and width, each pixel repeated; on CUDA in the precision of the input.
+
+    Autocast would compute it in fp32, and every sum after it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(scale_factor=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cuda":
+            return super().forward(x)
+        with torch.autocast("cuda", enabled=False):
+            return super().forward(x)
+
+
 class MixedPrecision:
     """A model whose ``net`` computes in ``precision``, one of ``clipgen.device.PRECISIONS`` or auto."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from clipgen.generators.base import Entry, clamp
 from clipgen.generators.codebook import Codebook, VQBase
-from clipgen.precision import CheckpointedBlock
+from clipgen.precision import CheckpointedBlock, Upsample
 from clipgen.storage import remote, weights
 
 EPSILON = 0.1  # how far the logit-Laplace distribution keeps pixels from 0 and 1
@@ -39,7 +39,7 @@ class ResBlock(CheckpointedBlock):
         super().__init__()
         hidden = out_channels // 4
         self.gain = gain
-        self.resample = nn.Upsample(scale_factor=2) if upsample else nn.Identity()
+        self.resample = Upsample() if upsample else nn.Identity()
         self.id_path = conv(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
         self.res_path = nn.Sequential(
             OrderedDict(

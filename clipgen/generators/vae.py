@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from clipgen import fast
 from clipgen.errors import ClipgenError
 from clipgen.generators.base import PIPELINE, Entry, Generator, Randomness, check_size, clamp
-from clipgen.precision import MixedPrecision
+from clipgen.precision import MixedPrecision, Upsample
 from clipgen.storage import weights
 from clipgen.storage.download import check_hub
 from clipgen.storage.remote import fetch_weights
@@ -70,7 +70,7 @@ class TAESD(nn.Module):
             down += [Block(norm=norms and level == 2) for _ in range(3)]
         for level, (width, next_width) in enumerate(pairwise(widths)):
             up += [Block(width, norms and level == 0) for _ in range(3)]
-            up += [nn.Upsample(scale_factor=2), _conv(width, next_width, bias=False)]
+            up += [Upsample(), _conv(width, next_width, bias=False)]
         self.encoder = nn.ModuleDict({"layers": nn.Sequential(*down, _conv(WIDTH, channels))})
         self.decoder = nn.ModuleDict({"layers": nn.Sequential(*up, Block(), _conv(WIDTH, 3))})
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from clipgen.errors import ClipgenError
 from clipgen.generators.base import Entry, clamp
 from clipgen.generators.codebook import Codebook, VQBase
-from clipgen.precision import CheckpointedBlock
+from clipgen.precision import CheckpointedBlock, Upsample
 from clipgen.storage import remote, weights
 
 
@@ -80,11 +80,11 @@ class Resample(nn.Module):
 
     def __init__(self, channels: int, up: bool):
         super().__init__()
-        self.up = up
+        self.upsample = Upsample() if up else None
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if up else nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0) if self.up else F.pad(x, (0, 1, 0, 1)))
+        return self.conv(self.upsample(x) if self.upsample else F.pad(x, (0, 1, 0, 1)))
 
 
 class Mid(nn.Module):
