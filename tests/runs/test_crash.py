@@ -126,6 +126,7 @@ def test_a_large_state_is_saved_where_a_run_stops_or_is_given_up(tmp_path, large
 def test_a_pause_between_two_frames_saves_the_step(tmp_path):
     settings = KNOBS | {"every": 4}
     whole = clipgen.generate(PROMPT, folder=tmp_path, progress=False, **settings)
+
     def pause(image, latent, step):
         if step == 5:
             run.pause()
