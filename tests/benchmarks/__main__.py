@@ -8,7 +8,7 @@ another commit, with random weights at the published size; each side in a proces
 ``start``: the README's command, whole and until its first preview, and what the evaluator says of its picture.
 ``profile``: where the time of a step goes, by operator.
 ``numerics``: what a judge says of pictures that were made in less than fp32, beside those made in fp32.
-``card``: all of it on a GPU, in a few minutes (``tests/benchmarks/card.py``); with ``--simulate`` a T4's step, computed.
+``card``: all of it on a GPU, in a few minutes (``tests/benchmarks/card.py``); ``--simulate``: a T4's step, computed.
 ``plain``: a run's step beside nothing but its parts, in one process (``tests/benchmarks/plain.py``).
 ``overhead``, ``cluster``: what a study costs beside its pictures (``tests/benchmarks/studies.py``).
 Seconds are medians with their range, memory is the most that the process ever held; the machine's peak is measured in

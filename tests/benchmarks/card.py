@@ -1,6 +1,6 @@
 """Everything that is measured of a GPU, in one command of a few minutes: ``python -m tests.benchmarks card``.
 
-1. ``parity``: a few runs on the card in fp32 and in its own precision beside the same runs on the CPU.
+1. ``tests``: the tests of a card with its real kernels, ``tests/card/pictures.py``; without one on a pretended card.
 2. ``steps``: seconds and memory of a step for three kinds of work, beside the loops that people use.
 3. ``batches``: seconds of a step with several pictures in one tensor.
 4. ``profile``: kernels, waits and copies of a step, and the share of time in which the card computes.
@@ -12,28 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
-import numpy as np
 import torch
 
 import clipgen
 
-SMALL: dict[str, Any] = {"steps": 6, "every": 6, "cutouts": 4, "size": (64, 64), "seed": 1, "init": "noise"}
-PARITY: dict[str, dict[str, Any]] = {
-    "stack": {},
-    "spectrum, tiled and masked": {"generator": "fft", "tile": True, "mask": "bottom"},
-    "strokes with a camera": {"generator": "strokes:6", "camera": "zoom=1.1"},
-    "VQGAN with a judge": {"generator": "mini-vqgan", "judge": "evaluator"},
-    "dVAE, Gumbel softmax": {"generator": "mini-dvae", "relax": "gumbel"},
-    "all augmentations": {"augment": "flip, affine, perspective:0.5, colour, grey, erase, blur, grain"},
-    "draft": {"init": "dalle", "size": (128, 128)},
-}
 # What is timed: the work, its side, and the precisions of clipgen.
 STEPS = [("vqgan", 256), ("vqgan", 512), ("dvae", 512), ("built-in", 128)]
 GROUP = 10  # steps between two waits for the card: a wait after each would be measured, too
@@ -52,7 +45,7 @@ def measure_card(
         cache: a folder with random weights in the published formats.
     """
     end = time.monotonic() + 60 * options.minutes
-    report: dict[str, list[dict[str, Any]]] = {"parity": [], "steps": [], "batches": [], "profile": [], "left out": []}
+    report: dict[str, list[dict[str, Any]]] = {"tests": [], "steps": [], "batches": [], "profile": [], "left out": []}
     jobs: list[tuple[str, str, Callable[[], list[dict[str, Any]]]]] = []
     usual = {"cutouts": 32, "batch": 1, "against": "", "setting": {}, "free": None, "group": GROUP}
 
@@ -60,8 +53,7 @@ def measure_card(
         asked = argparse.Namespace(**vars(options) | usual | {"work": work, "size": size} | other)
         return lambda: compare(asked, cache, alone="batch" in other or bool(other.get("setting")))
 
-    for name, settings in PARITY.items():
-        jobs.append(("parity", name, lambda name=name, settings=settings: [compare_pictures(name, settings, options)]))
+    jobs.append(("tests", "pictures", lambda: run_tests(end - time.monotonic())))
     jobs += [("steps", f"{work} {size}", steps(work, size)) for work, size in STEPS]
     jobs += [
         ("profile", work, lambda work=work: [profile_steps(work, options, cache)])
@@ -86,26 +78,28 @@ def measure_card(
     return report
 
 
-def compare_pictures(name: str, settings: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Return how far the card's pictures are from the CPU's, in levels of 255."""
+def run_tests(seconds: float) -> list[dict[str, Any]]:
+    """Return a row for each test of a card: its outcome, and how far its pictures are from the CPU's, in levels of 255.
+
+    Raises TimeoutExpired after so many seconds.
+    """
     with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        tests = Path(__file__).parents[1] / "card/pictures.py"
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        subprocess.run([*command, tests], timeout=seconds, env=os.environ | {"CLIPGEN_CACHE": folder})
+        return [test_row(case) for case in ElementTree.parse(report).iter("testcase")]
 
-        def picture(**other: Any) -> tuple[np.ndarray, float]:
-            began = time.perf_counter()
-            asked = SMALL | settings | {"folder": folder, "progress": False} | other
-            run = clipgen.generate("a bee | gold:0.5 [top] | blurry:-0.3", **asked)
-            return np.asarray(run.image, int), time.perf_counter() - began
 
-        on_cpu, cpu_seconds = picture(device="cpu", precision="fp32")
-        on_gpu, seconds = picture(device=options.device, precision="fp32")
-        reduced, _ = picture(device=options.device, precision="auto")
-    apart = np.abs(on_gpu - on_cpu)
+def test_row(case: ElementTree.Element) -> dict[str, Any]:
+    """Return the row of a test in a report of pytest."""
+    failure = case.find("failure") if case.find("failure") is not None else case.find("error")
+    levels = case.find("properties/property[@name='levels']")
     return {
-        "most": int(apart.max()),
-        "mean": float(apart.mean()),
-        "mean, reduced precision": float(np.abs(reduced - on_cpu).mean()),
-        "seconds": seconds,
-        "seconds on the CPU": cpu_seconds,
+        "test": case.get("name"),
+        "outcome": "passed" if failure is None else str(failure.get("message")).partition("\n")[0],
+        "levels": "" if levels is None else float(str(levels.get("value"))),
+        "seconds": float(str(case.get("time"))),
     }
 
 

@@ -22,6 +22,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,6 +31,8 @@ import torch
 from torch import Tensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+import clipgen
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 PACKAGE = str(Path(__file__).parents[2] / "clipgen")
@@ -304,6 +307,41 @@ def dispatch(function: Any, args: Any, kwargs: Any) -> Any:
 def compute(function: Any, args: Any, plain_args: Any, plain_kwargs: Any, leaves_card: bool) -> Any:
     """Return the result of an operation without its tensors' being on the card."""
     is_hollow = active is not None and active.place.type == "meta"
+    if not is_hollow or function._schema.is_mutable or not has_kernel(function) or leaves_card:
+        return compute_once(function, args, plain_args, plain_kwargs, leaves_card, is_hollow)
+    # The shapes of a result are computed once for those of its arguments: torch takes milliseconds.
+    key = f"{function} {map_items(geometry_of, plain_args)} {map_items(geometry_of, list(plain_kwargs.items()))}"
+    if key not in hollow_results:
+        output = compute_once(function, args, plain_args, plain_kwargs, leaves_card, is_hollow)
+        hollow_results[key] = map_items(geometry_of, output)
+    return map_items(empty_of, hollow_results[key])
+
+
+hollow_results: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a hollow tensor is."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def geometry_of(item: Any) -> Any:
+    return Geometry(tuple(item.shape), item.stride(), item.dtype) if isinstance(item, Tensor) else item
+
+
+def empty_of(item: Any) -> Any:
+    if not isinstance(item, Geometry):
+        return item
+    return torch.empty_strided(item.shape, item.stride, dtype=item.dtype, device="meta")
+
+
+def compute_once(
+    function: Any, args: Any, plain_args: Any, plain_kwargs: Any, leaves_card: bool, is_hollow: bool
+) -> Any:
     if leaves_card and is_hollow:
         return torch.zeros(args[0].shape, dtype=plain_kwargs.get("dtype") or args[0].dtype)
     if is_hollow and function is aten.copy_.default and not isinstance(args[0], CardTensor):
@@ -473,12 +511,29 @@ class Card:
 active: Card | None = None
 
 
+def take_step(card: Card, folder: Path, count: Callable[..., Any] | None = None, **settings: Any) -> tuple[int, int]:
+    """Take the first step of a run and its frame, then count the waits and operations of a step or of ``count``."""
+    run = clipgen.Run("a cat", folder=folder, device="cuda", **{"steps": 9, "every": 9} | settings)
+    frames = iter(run)
+    next(frames)
+    card.clear()
+    count(frames) if count else run.optimization.advance()
+    counted = sum(card.waits.values()), sum(card.operations.values())
+    frames.close()
+    return counted
+
+
 @contextmanager
 def published_shapes() -> Iterator[None]:
-    """Load published nets as shapes without weights, for a hollow card; ViT-B/32 is the only CLIP."""
+    """Load published nets as shapes without weights, for a hollow card; ViT-B/32 is the only CLIP.
+
+    Memory is enough for any step, and states are not saved: they have no numbers.
+    """
     import open_clip
 
     from clipgen.clip.openclip import OpenCLIP
+    from clipgen.memory import MemoryPlan
+    from clipgen.runs.history import FrameWriter
     from clipgen.storage import remote, weights
 
     vit = weights.build_empty(open_clip.create_model, {"model_name": "ViT-B-32", "device": "meta"})
@@ -487,14 +542,16 @@ def published_shapes() -> Iterator[None]:
         mock.patch.object(OpenCLIP, "load", staticmethod(lambda name: loaded)),
         mock.patch.object(remote, "fetch_weights", lambda *_: {}),
         mock.patch.object(weights, "assign_weights", lambda *_: None),
+        mock.patch.object(MemoryPlan, "plan", lambda *_: None),
+        mock.patch.object(FrameWriter, "write_state", lambda *_: None),
     ):
         yield
 
 
 def forget_caches() -> None:
-    """Empty clipgen's caches: tensors and facts of another card."""
+    """Empty the caches of clipgen's rooms that know of torch: tensors and facts of another card."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("clipgen"):
+        if name.startswith("clipgen") and vars(module).keys() & {"torch", "Tensor"}:
             for function in list(vars(module).values()):
                 getattr(function, "cache_clear", lambda: None)()
 
