@@ -224,6 +224,14 @@ class Journal(Folder):
         state = self.load_state(only_step=True)
         return state[0] if state else 0
 
+    def check_step(self, step: int) -> None:
+        """Raise ClipgenError unless the state of this step is the saved one: another Run object may have continued."""
+        if (saved_step := self.saved_step) != step:
+            raise ClipgenError(
+                f"{self.folder}: this run is saved at step {saved_step}, and this Run object is at step {step}; use "
+                "Run.resume(...) to continue from there"
+            )
+
     def load_state(self, only_step: bool = False) -> tuple[int, dict[str, Tensor], dict] | None:
         """Return (step, tensors, notes) of the last saved state, None before the first."""
         self.flush()

@@ -76,14 +76,13 @@ class Run:
     def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None, *, trust: bool = False) -> Run:
         """Continue an interrupted run from its last saved step, with the frames that it would have had.
 
-        Frames after that step are made again: a large state, of token logits, is saved every 20 s only.
         ``trust``: read files that the folder names without a copy. Raises ClipgenError while the run is in progress.
         """
         with Lock(Journal.open(folder).folder):
             spec = RunSpec.open(folder, losses, trust, resume=True)
             assert spec.journal
-            steps, every = spec.settings.steps, spec.settings.every
-            spec.journal.trim(spec.journal.saved_step, {1, steps, *range(every, steps, every)})
+            last, steps = spec.journal.saved_step, range(1, spec.settings.steps + 1)
+            spec.journal.trim(last, set(filter(spec.settings.is_frame_step, steps)))
             return cls(spec, like=like)
 
     @classmethod
@@ -251,23 +250,15 @@ class Run:
     def session(self) -> Iterator[None]:
         """Hold the folder's lock and an ``Optimization`` while the body runs."""
         with Lock(self.journal.folder) as self._lock:
-            if (saved_step := self.journal.saved_step) != self.step:
-                raise ClipgenError(
-                    f"{self.journal.folder}: this run is saved at step {saved_step}, and this Run object is at step "
-                    f"{self.step}; use Run.resume(...) to continue from there"
-                )
+            self.journal.check_step(self.step)
             self._writer = FrameWriter(self.journal, in_background=self.spec.device.type != "cpu")
             self._saved_step, self._in_step = self.step, False
             try:
                 self._start()
                 with closing(self.optimization.memory):
-                    try:
-                        yield
-                    except GeneratorExit:  # whoever took the frames wants no more
-                        self._save_state()
-                        raise
-                    self._save_state()
+                    yield
             finally:
+                self._save_state()
                 self._writer.close()
                 if not self._lock.lost:
                     self.control.end()
@@ -287,9 +278,8 @@ class Run:
         self._lock.claim()
         if self.control.end_if_finished(self.finished):
             return False
-        if not self.control.stopped:
-            if not self.control.running.is_set():  # the run is paused
-                self._save_state()
+        if not (self.control.stopped or self.control.running.is_set()):
+            self._save_state()  # the run is paused
             self.control.running.wait()
         if self.control.stopped:
             return False
@@ -311,8 +301,7 @@ class Run:
             self._in_step = False
             return None
         image, latent = self.optimization.render_frame(), self.optimization.packed_latent()
-        frame = self._create_frame(image, scores)
-        self._history.add(frame)
+        self._history.add(frame := self._create_frame(image, scores))
         # The last frame's camera move would have no step after it; but who gets this frame may still change a setting.
         if is_frame_step and not self.finished:
             self.optimization.move_camera(image)
@@ -325,24 +314,17 @@ class Run:
         return frame
 
     def _save_state(self) -> None:
-        """Save the state between two steps, unless it is saved or another run has taken over the folder."""
-        if self._saved_step != self.step and not self._in_step and not self._lock.lost:
-            self._writer.write_state(self.step, *self.optimization.state())
+        """Save the state, unless it is saved, a step failed, or another run has taken over the folder."""
+        if not (self.step == self._saved_step or self._in_step or self._lock.lost):
             self._saved_step = self.step
+            self._writer.write_state(self.step, *self.optimization.state())
 
     def _record_film_picture(self, image: Tensor, row: FilmRow | None = None) -> None:
-        row = row or {"step": 0, "token_row": len(self.film) + 1}  # of the draft
-        self._writer.write_film_picture(row, to_image(image[0]))
-        self.film.append(row)
+        self.film.append(row or {"step": 0, "token_row": len(self.film) + 1})  # by default of the draft
+        self._writer.write_film_picture(self.film[-1], to_image(image[0]))
 
     def _create_frame(self, image: Tensor, scores: Mapping[str, Tensor]) -> Frame:
         picture, values = to_image(image[0]), {name: float(score) for name, score in scores.items()}
         if judge := self._step_specs.judge():
             values["judge"] = judge.score(picture, self.step - 1)
         return Frame(self.step, picture, values, time.monotonic() - self._started_at)
-
-
-@list_settings
-def stream(prompt: PromptLike, **options: Any) -> Iterator[Frame]:
-    """Yield the frames of a new run as they are made. Takes the same arguments as Run."""
-    return iter(Run(prompt, **options))
