@@ -176,12 +176,14 @@ class FrameWriter:
 
     def write_state(self, step: int, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
         """Write what ``Optimization.state`` returned after a step."""
-        self._saved_at, wait_for_copies = time.monotonic(), lambda: None
+        self._saved_at = time.monotonic()
+        wait_for_copies: Callable[[], object] | None = None
         if self._executor:  # the next step overwrites the tensors
             tensors, wait_for_copies = copy_to_cpu(tensors)
 
         def save() -> None:
-            wait_for_copies()
+            if wait_for_copies:
+                wait_for_copies()
             if not self._journal.write_error:  # else frames up to it are missing on the disk
                 self._journal.save_state(step, tensors, values)
 
