@@ -184,7 +184,7 @@ class Entry:
 
     def check(self, name: str, relax: str, size: tuple[int, int]) -> None:
         """Raise ClipgenError for a (width, height) or a relaxation that it cannot have."""
-        check_size(name, self.stride, size, self.native_size if self.sequence else 0)
+        check_size(name, self, size)
         kind, numbers = parse_relaxation(relax)
         if kind in ("gumbel", "sample") and not self.has_logits:
             raise ClipgenError(f"relax={kind!r}: {name} has no token logits; use relax='straight-through'")
@@ -217,12 +217,10 @@ def parse_relaxation(relax: str) -> tuple[str, dict[str, float]]:
     return name, values
 
 
-def check_size(name: str, stride: int, size: tuple[int, int], only: int = 0) -> None:
-    """Raise ClipgenError unless (width, height) in pixels are multiples of ``stride``, from 4 of them to 4096.
-
-    ``only``: the one width and height that is possible, if there is only one.
-    """
-    if only and tuple(size) != (only, only):
+def check_size(name: str, model: Entry | Generator, size: tuple[int, int]) -> None:
+    """Raise ClipgenError unless (width, height) in pixels are multiples of the stride, from 4 of them to 4096."""
+    only, stride = model.native_size, model.stride
+    if model.sequence and tuple(size) != (only, only):
         raise ClipgenError(f"size={tuple(size)}: {name} draws {only}x{only} pixels only; leave size out")
     least = 4 * stride
     nearest = tuple(min(4096, max(least, round(side / stride) * stride)) for side in size)

@@ -101,7 +101,8 @@ def _heibox(share: str, path: str) -> str:
 # --- where published weights are, and the arguments of their nets --------------------------------------
 
 _OPENAI = "https://cdn.openai.com/dall-e"
-_TAESANA = "https://github.com/madebyollin/taesd/raw/5cccb12dc72074a4be35680c3b108548a7c69978/taesana"
+_OLLIN = "https://github.com/madebyollin/taesd/raw/5cccb12dc72074a4be35680c3b108548a7c69978"
+_TAESANA = {f"{_OLLIN}/taesana_encoder.pth": 2.5, f"{_OLLIN}/taesana_decoder.pth": 16.6}
 _PYTTI = "hf:pxlpshr/pytti-models/vqgan"
 _SOMNAI = "hf:Somnai/pytti-vqgan-checkpoints@debc22c8f285c7734980c464ff992d335dde6e9a"
 _PIXRAY = "https://github.com/pixray/pixray/releases/download/v1.7.1"
@@ -166,13 +167,7 @@ GENERATORS: dict[str, Entry] = {
     "taesd3": _taesd("taesd3", 16),
     "taef1": _taesd("taef1", 16),
     "taef2": _taesd("taef2", 32, {"hf:madebyollin/taef2/taef2.safetensors": 10}, norms=True),
-    "taesana": _taesd(
-        "taesana",
-        32,
-        {f"{_TAESANA}_encoder.pth": 2.5, f"{_TAESANA}_decoder.pth": 16.6},
-        stride=32,
-        widths=(256, 128, 64, 64, 64, 64),
-    ),
+    "taesana": _taesd("taesana", 32, _TAESANA, stride=32, widths=(256, 128, 64, 64, 64, 64)),
     "dvae": Entry(
         "clipgen.generators.dvae:load",
         (

@@ -119,8 +119,7 @@ class Codebook(MixedPrecision, Generator):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Return the latent of (B, 3, H, W); H and W are multiples of ``stride``."""
-        only = self.native_size if self.sequence else 0
-        check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]), only)
+        check_size(self.name, self, (image.shape[-1], image.shape[-2]))
         fast.optimize_for(self.net.encoder, self.device)
         return self._encode(image)
 

@@ -28,10 +28,10 @@ class Block(CheckpointedBlock, ResidualAttentionBlock):
 class Tower(nn.Module):
     """A transformer over a class token, the patches and the tokens."""
 
-    def __init__(self, size: tuple[int, int, int], patches: int, tokens: int):
+    def __init__(self, size: tuple[int, int, int], patches: int, tokens: int, legacy: bool):
         super().__init__()
         width, layers, heads = size
-        self.width, self.patches = width, patches
+        self.width, self.patches, self.legacy = width, patches, legacy
         self.class_embedding = nn.Parameter(torch.empty(1, width))
         self.positional_embedding = nn.Parameter(torch.empty(patches + 1, width))
         self.latent_token_positional_embedding = nn.Parameter(torch.empty(tokens, width))
@@ -52,8 +52,7 @@ class Encoder(Tower):
     """Pixels to tokens."""
 
     def __init__(self, size: tuple[int, int, int], patches: int, tokens: int, dim: int, legacy: bool):
-        super().__init__(size, patches, tokens)
-        self.legacy = legacy
+        super().__init__(size, patches, tokens, legacy)
         self.patch_embed = nn.Conv2d(3, self.width, PATCH, PATCH)
         self.conv_out = nn.Conv2d(self.width, dim, 1)
 
@@ -71,8 +70,8 @@ class Decoder(Tower):
     """Tokens to logits over the painter's codes (B, 1024, h, w), or to pixels."""
 
     def __init__(self, size: tuple[int, int, int], patches: int, tokens: int, dim: int, legacy: bool):
-        super().__init__(size, patches, tokens)
-        self.legacy, width = legacy, self.width
+        super().__init__(size, patches, tokens, legacy)
+        width = self.width
         self.decoder_embed = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         if legacy:

@@ -99,7 +99,6 @@ def load(name: str, entry: Entry, device: torch.device) -> OneStep:
     """Load a pipeline; ``entry.config`` has its ``class`` and ``repo``, and maybe the entry of a ``tiny`` decoder."""
     options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipeline = vae.load_diffusers(name, entry.config, **options)
-    pipeline.text_encoder.requires_grad_(False)
     tiny = vae.load("taesd", entry.config["tiny"], device).net if "tiny" in entry.config else None
     generator = OneStep(name, OneStepNet(pipeline, tiny), entry.native_size, device)
     generator.condition([""])

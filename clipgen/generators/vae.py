@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -123,8 +124,8 @@ class VAE(MixedPrecision, Generator):
         self.cast_weights(self.net)
 
     def enable_checkpointing(self) -> bool:
-        parts: list[Any] = [part for part in self.net.modules() if hasattr(part, "enable_gradient_checkpointing")]
-        parts = [part for part in parts if part._supports_gradient_checkpointing]
+        modules: list[Any] = [*self.net.modules()]
+        parts = [part for part in modules if getattr(part, "_supports_gradient_checkpointing", False)]
         changed = not all(part.is_gradient_checkpointing for part in parts)
         for part in parts:
             part.enable_gradient_checkpointing()
@@ -136,7 +137,7 @@ class VAE(MixedPrecision, Generator):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Return the latent of (B, 3, H, W); H and W are multiples of ``stride``."""
-        check_size(self.name, self.stride, (image.shape[-1], image.shape[-2]))
+        check_size(self.name, self, (image.shape[-1], image.shape[-2]))
         return self.compute(self.net.encode, image)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
@@ -157,7 +158,6 @@ def load(name: str, entry: Entry, device: torch.device) -> VAE:
 
 # --- any other, by diffusers --------------------------------------------------------------------------
 
-HUB = "hf-hub:"
 _CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "VQModel", PIPELINE)
 
 
@@ -168,7 +168,9 @@ def hub_config(name: str) -> dict[str, Any]:
         raise ClipgenError(f'generator={name!r} is read by diffusers, which is missing; pip install ".[vae]"')
     from huggingface_hub import hf_hub_download
 
-    repo, folder = _split_name(name)
+    if not (match := re.fullmatch("hf-hub:([^/]+/[^/]+)(?:/(.+))?", name)):
+        raise ClipgenError(f"generator={name!r}: write hf-hub:org/name, or hf-hub:org/name/folder")
+    repo, folder = match.groups()
     for file in [f"{folder}/config.json"] if folder else ["model_index.json", "config.json"]:
         try:
             check_hub(repo, file)
@@ -182,7 +184,7 @@ def hub_config(name: str) -> dict[str, Any]:
     if kind not in _CLASSES:
         raise ClipgenError(
             f"generator={name!r} is {kind}; clipgen takes {', '.join(_CLASSES)} made for one step "
-            f"(the autoencoder of any other pipeline is mostly in its folder vae: {HUB}org/name/vae)"
+            f"(the autoencoder of any other pipeline is mostly in its folder vae: hf-hub:org/name/vae)"
         )
     return {"class": kind, "repo": repo, "folder": folder, "stride": 8 if kind == PIPELINE else _stride(config)}
 
@@ -206,14 +208,6 @@ def load_hub(name: str, entry: Entry, device: torch.device) -> VAE:
     """Load an autoencoder from the hub."""
     net = load_diffusers(name, entry.config, subfolder=entry.config["folder"])
     return VAE(name, Diffusers(net.float()), entry.native_size, device)
-
-
-def _split_name(name: str) -> tuple[str, str | None]:
-    """Return the repository and the folder in it."""
-    parts = name.removeprefix(HUB).split("/", 2)
-    if len(parts) < 2 or not all(parts):
-        raise ClipgenError(f"generator={name!r}: write {HUB}org/name, or {HUB}org/name/folder")
-    return "/".join(parts[:2]), parts[2] if len(parts) > 2 else None
 
 
 def _unreadable(name: str, error: Exception) -> ClipgenError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -87,15 +88,12 @@ class Resample(nn.Module):
         return self.conv(self.upsample(x) if self.upsample else F.pad(x, (0, 1, 0, 1)))
 
 
-class Mid(nn.Module):
-    def __init__(self, channels: int, kind: str):
-        super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, kind)
-        self.attn_1 = AttnBlock(channels, kind) if kind != "maskgit" else nn.Identity()
-        self.block_2 = ResnetBlock(channels, channels, kind)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+def mid_blocks(channels: int, kind: str) -> nn.Sequential:
+    """Return the blocks at the lowest resolution."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(block_1=ResnetBlock(channels, channels, kind))
+    layers["attn_1"] = AttnBlock(channels, kind) if kind != "maskgit" else nn.Identity()
+    layers["block_2"] = ResnetBlock(channels, channels, kind)
+    return nn.Sequential(layers)
 
 
 class Level(nn.Module):
@@ -128,18 +126,15 @@ class Encoder(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         last = len(attention) - 1
-        self.down = nn.ModuleList(
-            Level(widths[i], widths[i + 1], blocks, attends, kind, down=i < last) for i, attends in enumerate(attention)
-        )
-        self.mid = Mid(widths[-1], kind)
+        self.down = nn.Sequential()
+        for i, attends in enumerate(attention):
+            self.down.append(Level(widths[i], widths[i + 1], blocks, attends, kind, down=i < last))
+        self.mid = mid_blocks(widths[-1], kind)
         self.norm_out = norm_silu(widths[-1], kind)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for level in self.down:
-            x = level(x)
-        return self.conv_out(self.norm_out(self.mid(x)))
+        return self.conv_out(self.norm_out(self.mid(self.down(self.conv_in(x)))))
 
 
 class Decoder(nn.Module):
@@ -150,7 +145,7 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, widths[-1], 3, padding=1)
-        self.mid = Mid(widths[-1], kind)
+        self.mid = mid_blocks(widths[-1], kind)
         self.up = nn.ModuleList(
             Level(widths[i + 1], widths[i], blocks, attends, kind, up=i > 0) for i, attends in enumerate(attention)
         )

@@ -22,6 +22,7 @@ from clipgen.storage import pickles
 from clipgen.storage.files import atomic_write
 
 Net = TypeVar("Net", bound=nn.Module)
+Tensors = dict[str, Tensor]
 
 
 def cache_folder() -> Path:
@@ -139,10 +140,7 @@ def version(file: Path) -> str:
 
 
 def as_safetensors(
-    file: str | Path,
-    names: Collection[str] = (),
-    name: str = "",
-    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    file: str | Path, names: Collection[str] = (), name: str = "", convert: Callable[[Tensors], Tensors] | None = None
 ) -> Path:
     """Return a safetensors file with the weights of a checkpoint: itself, or a copy in the cache.
 
