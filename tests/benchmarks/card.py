@@ -86,8 +86,9 @@ def run_tests(seconds: float) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         tests = Path(__file__).parents[1] / "card/pictures.py"
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", f"--junitxml={report}"]
-        subprocess.run([*command, tests], timeout=seconds, env=os.environ | {"CLIPGEN_CACHE": folder})
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
+        options = [f"--junitxml={report}", "-o", "junit_family=xunit1"]  # the one with properties
+        subprocess.run([*command, *options, tests], timeout=seconds, env=os.environ | {"CLIPGEN_CACHE": folder})
         return [test_row(case) for case in ElementTree.parse(report).iter("testcase")]
 
 
