@@ -1,7 +1,5 @@
 """The device of a run, and the precision that it computes in."""
 
-from __future__ import annotations
-
 import platform
 import re
 import time

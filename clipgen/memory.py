@@ -1,7 +1,5 @@
 """Fit a step into the free memory: planned before the first step, and reduced further where memory runs out."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Callable

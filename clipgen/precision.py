@@ -1,7 +1,5 @@
 """The precision in which a net computes, its activation checkpointing, and copies that share its weights."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The base class of perceptors: models that embed texts and images as unit vectors in one space, as CLIP does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident

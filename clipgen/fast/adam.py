@@ -1,7 +1,5 @@
 """Adam and AdamW for one latent: the numbers of ``torch.optim``, without importing torch's compiler."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -7,8 +7,6 @@ also returned. Runs in other threads than the first gain no time, because glibc'
 such blocks. With another C library nothing happens.
 """
 
-from __future__ import annotations
-
 import ctypes
 import sys
 import threading

@@ -1,7 +1,5 @@
 """Layers of frozen nets that are faster than torch's, or keep less for the backward pass; same weights and numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The interface of a generator, a latent and the way from it to an image, and what is known before it is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -3,8 +3,6 @@
 Parameter names are those of OpenAI's ``dall_e`` package, but for convolutions' ``w`` and ``b``: see ``from_openai``.
 """
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 

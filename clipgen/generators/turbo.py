@@ -3,8 +3,6 @@
 The picture is one step of the U-Net, conditioned by the prompt, and the decoder. All nets are diffusers'.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ TAESD3 and TAEF1 (Ollin Boer Bohan 2023, 2024; MIT) are those of diffusers' ``Au
 in ``madebyollin/taesd``, ``/taesdxl``, ``/taesd3`` and ``/taef1``; TAEF2 has the same ones, and TAESANA's are renamed.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

@@ -3,8 +3,6 @@
 Parameter names are those of CompVis' taming-transformers, so that its checkpoints fit as they are.
 """
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections import OrderedDict
