@@ -98,7 +98,7 @@ def different_frames(gif):
 
 
 def test_all_are_there():
-    assert [file.name[:2] for file in NOTEBOOKS] == ["00", "01", "02", "04", "05", "06", "07"]
+    assert [file.name[:2] for file in NOTEBOOKS] == ["00", "01", "02", "04", "05", "06", "07", "08"]
 
 
 @pytest.mark.slow
