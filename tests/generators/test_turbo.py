@@ -148,6 +148,25 @@ def test_the_gradient_is_that_of_finite_differences(hub):
         assert float((noise.grad * way).sum()) == pytest.approx(float(slope), rel=1e-4)
 
 
+def test_half_precision_and_checkpointing_change_little(hub):
+    """What lets a T4 hold 512x512: weights of 16 bits, and activations that are computed again."""
+    hub()
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    images, gradients = [], []
+    for precision in ("fp32", "fp32", "bf16"):
+        ours = clipgen.load_generator(NAME, precision=precision)
+        if images:
+            assert ours.enable_checkpointing() and not ours.enable_checkpointing()
+        latent = noise.clone().requires_grad_()
+        images.append(ours.image(latent))
+        images[-1].square().mean().backward()
+        gradients.append(latent.grad)
+    assert torch.equal(images[0], images[1]) and torch.allclose(gradients[0], gradients[1], atol=1e-7)
+    assert ours.net.unet.conv_in.weight.dtype == ours.net.net.decoder.conv_in.weight.dtype == torch.bfloat16
+    assert 0 < (images[2] - images[0]).abs().mean() < 0.02 and images[0].std() > 0.02
+    assert torch.cosine_similarity(gradients[0].flatten(), gradients[2].flatten(), dim=0) > 0.9
+
+
 def test_the_objective_and_the_norm_of_the_noise():
     latent = (3 * torch.randn(1, 4, 8, 8)).requires_grad_()
 
