@@ -117,7 +117,7 @@ def _read_csv(file: Path) -> list[dict[str, Any]]:
         rows = list(reader)
     except csv.Error as error:
         line = reader.reader.line_num
-        raise ClipgenError(f"{label}: cannot be read at line {line} ({error}); close each opened quote") from error
+        raise ClipgenError(f"{label}: cannot be read at line {line} ({error}); close each quote") from error
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise ClipgenError(f"{label}: its first line has {twice[0]!r} twice; rename one of these columns, or delete it")
     if any(row.get("") for row in rows):
