@@ -238,7 +238,8 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
             tables.append("\n".join(lines))
     tables += [f"{', '.join(names)}:\n  {note}" for note, names in notes.items()]
     if "GB" in "".join(tables):
-        tables.append("memory: computed, of the weights and a step at so many pixels squared in fp32; fp16 takes half")
+        scope = "a generator at its pixels, a perceptor with 16 cutouts"
+        tables.append(f"memory: computed, of weights and a step in fp32 ({scope}); fp16: half")
     print("\n\n".join(tables) or f"no generator or perceptor has {text!r} in its name")
     return 0
 

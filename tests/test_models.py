@@ -38,6 +38,7 @@ def test_the_table_knows_everything_and_what_is_here(cache, capsys):
     for part in ("377 MB", "f8", "8192", "MIT"):
         assert part in rows["vqgan_openimages_f8_8192"]
     assert NAMED.keys() <= rows.keys() and "3944 MB" in rows["pickscore"] and "transformers" in rows["pickscore"]
+    assert "8.8 GB" in rows["sd-turbo"] and "512" in rows["sd-turbo"] and "memory: computed" in text
     assert "they are not probabilities" in text and "its gradient draws shapes" in text
     assert rows["dvae"].endswith(" -") and rows["mini-vqgan"].endswith("built-in") and "none needed" in rows["stack"]
     for file in ("dvae/encoder.pkl", "dvae/decoder.pkl"):
