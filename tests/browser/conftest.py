@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import venv
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,9 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture
-def page(chromium, serve, request):
-    """A page of its own, which is closed before its server ends; what it looks like then is kept."""
+@contextmanager
+def open_page(chromium, name):
+    """A page of its own; what it looks like at the end is kept under that name."""
     REPORTS.mkdir(exist_ok=True)
     context = chromium.new_context(viewport={"width": 1280, "height": 1400}, accept_downloads=True)
     page = context.new_page()
@@ -51,9 +52,16 @@ def page(chromium, serve, request):
     page.on("console", lambda message: page.said.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: page.said.append(f"pageerror: {error}"))
     yield page
-    page.screenshot(path=REPORTS / f"{request.node.name}-end.png", full_page=True)
-    (REPORTS / f"{request.node.name}-console.txt").write_text("\n".join(page.said))
+    page.screenshot(path=REPORTS / f"{name}-end.png", full_page=True)
+    (REPORTS / f"{name}-console.txt").write_text("\n".join(page.said))
     context.close()
+
+
+@pytest.fixture
+def page(chromium, serve, request):
+    """A page that is closed before its server ends."""
+    with open_page(chromium, request.node.name) as page:
+        yield page
 
 
 @pytest.fixture
@@ -64,30 +72,35 @@ def report(request):
     (REPORTS / f"{request.node.name}.json").write_text(json.dumps(figures, indent=1))
 
 
+def copy_notebooks(folder):
+    """Copy notebooks/ there, beside the package as in a clone."""
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns("clipgen-runs"))
+    for name in ("clipgen", "pyproject.toml"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder / "notebooks"
+
+
 @pytest.fixture
 def notebooks(tmp_path):
-    """A copy of notebooks/, beside the package as in a clone."""
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns("clipgen-runs"))
-    for name in ("clipgen", "pyproject.toml"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    return tmp_path / "notebooks"
+    """A copy of notebooks/."""
+    return copy_notebooks(tmp_path)
 
 
-@pytest.fixture
-def serve(tmp_path, notebooks):
-    """``serve(python, module_and_options, status)``: the address of a server that ends with the test."""
+@contextmanager
+def start_servers(folder):
+    """``serve(python, module_and_options, status)``: the address of a server, in the notebooks of that folder."""
     running = []
 
     def served(python, command, status):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        environment = os.environ | {name: str(tmp_path / name.lower()) for name in PLACES}
-        log = tmp_path / "server.log"
+        environment = os.environ | {name: str(folder / name.lower()) for name in PLACES}
+        log = folder / "server.log"
         with log.open("w") as out:
             server = subprocess.Popen(
                 [python, "-m", *command, f"--port={port}"],
-                cwd=notebooks,
+                cwd=folder / "notebooks",
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -107,13 +120,22 @@ def serve(tmp_path, notebooks):
                 time.sleep(0.2)
         raise AssertionError(log.read_text())
 
-    yield served
-    for server in running:
-        server.terminate()  # ends its kernels, too
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
+    try:
+        yield served
+    finally:
+        for server in running:
+            server.terminate()  # ends its kernels, too
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def serve(tmp_path, notebooks):
+    """As ``start_servers``: the servers end with the test."""
+    with start_servers(tmp_path) as serve:
+        yield serve
 
 
 @pytest.fixture
@@ -201,13 +223,28 @@ def colab_bundle(pytestconfig, classic, npm):
     return folder
 
 
-@pytest.fixture
-def colab(page, serve, classic, colab_bundle, monkeypatch):
-    """Colab's page with a kernel that has the packages of Colab's, and a stand-in for google.colab, loaded."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (COLAB.parent, ROOT))))
+def open_colab(page, serve, classic, colab_bundle):
+    """Show Colab's page, with a kernel that has the packages of Colab's and a stand-in for google.colab, loaded."""
     options = [*JUPYTER, f"--NotebookApp.token={TOKEN}", f"--NotebookApp.extra_static_paths={[str(colab_bundle)]}"]
-    address = serve(classic, ["notebook", *options], f"/api/status?token={TOKEN}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (COLAB.parent, ROOT))))
+        address = serve(classic, ["notebook", *options], f"/api/status?token={TOKEN}")
     page.goto(f"{address}/static/page.html?token={TOKEN}")
     expect(page.locator("body[data-ready]")).to_be_attached()
     page.evaluate("colab.run('import google.colab')")
     return page
+
+
+@pytest.fixture
+def colab(page, serve, classic, colab_bundle):
+    """Colab's page with a kernel of its own."""
+    return open_colab(page, serve, classic, colab_bundle)
+
+
+@pytest.fixture(scope="module")
+def shared_colab(chromium, classic, colab_bundle, tmp_path_factory):
+    """Colab's page with one kernel for all tests of a module."""
+    folder = tmp_path_factory.mktemp("colab")
+    copy_notebooks(folder)
+    with start_servers(folder) as serve, open_page(chromium, "colab") as page:
+        yield open_colab(page, serve, classic, colab_bundle)

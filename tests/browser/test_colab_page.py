@@ -14,7 +14,9 @@ from clipgen.studio.controls import FIELDS, SECTIONS, label_of
 
 pytestmark = pytest.mark.slow
 BEGIN = """
+import shutil
 import clipgen
+shutil.rmtree("clipgen-runs", ignore_errors=True)
 studio = clipgen.Studio("a red apple", steps=9, size=(64, 64), cutouts=4, every=1)
 
 def below(widget):
@@ -37,9 +39,18 @@ MISSING = """async named => {
 
 
 @pytest.fixture
+def colab(shared_colab):
+    """An empty page, with the kernel of the tests before."""
+    shared_colab.evaluate("document.querySelectorAll('section').forEach(it => it.remove())")
+    shared_colab.set_viewport_size({"width": 1280, "height": 1800})
+    shared_colab.emulate_media(color_scheme="light")
+    shared_colab.said.clear()
+    return shared_colab
+
+
+@pytest.fixture
 def studio(colab):
     """A Studio on the page, all of it unfolded."""
-    colab.set_viewport_size({"width": 1280, "height": 1800})
     colab.evaluate("code => colab.run(code)", BEGIN)
     studio = StudioPage(colab)
     for section in [*SECTIONS][2:]:

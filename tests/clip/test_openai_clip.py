@@ -152,6 +152,7 @@ def test_paper_names_and_ensembles(openai_clip, tmp_path, monkeypatch):
         perceptor=f"tiny-vit/{vit} | tiny-resnet/{resnet}:3 | mini:0.5",
         steps=4,
         every=1,
+        cutouts=8,
         size=(64, 64),
         progress=False,
         folder=tmp_path / "runs",

@@ -35,9 +35,15 @@ def groups(controls):
     return found
 
 
+@pytest.fixture(scope="module")
+def untouched():
+    """The controls of a Studio, which are only looked at."""
+    return Controls(Settings("a red heart"), Path(), ErrorMessage(), print)
+
+
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_every_setting_has_its_widget_its_help_and_its_place(field):
-    controls = Controls(Settings("a red heart"), Path(), ErrorMessage(), print)
+def test_every_setting_has_its_widget_its_help_and_its_place(field, untouched):
+    controls = untouched
     widget = control(groups(controls)[SECTIONS[field.metadata["section"]]], field.name)
     assert control(controls, field.name) is widget
     for part in widget.children if isinstance(widget, Dial) else [widget]:

@@ -6,11 +6,22 @@ import re
 
 import pytest
 from PIL import Image
-from studio_hands import click, named, put
+from studio_hands import SMALL, click, named, put
 
+import clipgen
 from clipgen.export import settings_of
 from clipgen.images.sheets import enlarge
 from clipgen.registry import WRITERS
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A Studio with a run that is only exported."""
+    folder = tmp_path_factory.mktemp("runs")
+    studio = clipgen.Studio("a red heart", folder=folder, steps=8, init="perlin", **SMALL)
+    click(studio, "Generate")
+    studio.wait()
+    return studio
 
 
 def linked(studio, suffix):
@@ -31,11 +42,12 @@ def test_the_formats_are_those_that_have_a_writer(studio):
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_every_format_gets_a_link(suffix, studio):
+def test_every_format_gets_a_link(suffix, request):
+    studio = request.getfixturevalue("studio" if WRITERS[suffix].vectors else "finished")
     if WRITERS[suffix].vectors:
         put(studio, generator="strokes")
         put(studio, steps=3, cutouts=4, init="random")
-    click(studio, "Generate")
+        click(studio, "Generate")
     run = studio.wait()
     data, mime, name = linked(studio, suffix)
     kinds = {".html": "text/html", ".mp4": "video/mp4", ".svg": "image/svg+xml"}
@@ -46,25 +58,22 @@ def test_every_format_gets_a_link(suffix, studio):
         assert settings_of(file)["prompt"] == "a red heart"
 
 
-def test_pixels_are_no_vectors(studio):
-    click(studio, "Generate")
-    studio.wait()
-    named(studio, "Format")[0].value = ".svg"
-    click(studio, "Export")
-    assert "makes pixels, no vectors" in studio.preview.error.value and not studio.exporter.link.value
+def test_pixels_are_no_vectors(finished):
+    finished.exporter.link.value = ""
+    named(finished, "Format")[0].value = ".svg"
+    click(finished, "Export")
+    assert "makes pixels, no vectors" in finished.preview.error.value and not finished.exporter.link.value
 
 
-def test_a_page_shows_the_scores(studio):
-    click(studio, "Generate")
-    run = studio.wait()
-    page = linked(studio, ".html")[0].decode()
+def test_a_page_shows_the_scores(finished):
+    run = finished.wait()
+    page = linked(finished, ".html")[0].decode()
     assert all(f"CLIP score {row['clip']:.3f}" in page for row in run.journal.scores)
     assert len(re.findall('<img src="data:image/webp;base64,', page)) == 8
 
 
-def test_a_picture_is_of_the_shown_frame(studio):
-    click(studio, "Generate")
-    run = studio.wait()
-    studio.preview.timeline.value = 3
-    with Image.open(io.BytesIO(linked(studio, ".png")[0])) as picture:
+def test_a_picture_is_of_the_shown_frame(finished):
+    run = finished.wait()
+    finished.preview.timeline.value = 3
+    with Image.open(io.BytesIO(linked(finished, ".png")[0])) as picture:
         assert picture.tobytes() == enlarge(run.journal.frame(3)).tobytes() != enlarge(run.image).tobytes()

@@ -69,7 +69,12 @@ def test_pictures_of_a_run_are_found_whatever_their_names(tmp_path, monkeypatch)
         Image.new("RGB", (32, 32), "black" if name == "m.png" else "white").save(name)
     prompt = "a.png:2 | aa.png | a drawing of a.png things | fire [w.png]"
     run = clipgen.generate(
-        prompt, negative="n.png:0.3", mask="not m.png", folder="runs", progress=False, **(SMALL | {"steps": 1})
+        prompt,
+        negative="n.png:0.3",
+        mask="not m.png",
+        folder="runs",
+        progress=False,
+        **(SMALL | {"steps": 1, "init": "perlin"}),
     )
     for name in names:
         Path(name).unlink()
