@@ -74,7 +74,7 @@ def test_pictures_of_a_run_are_found_whatever_their_names(tmp_path, monkeypatch)
         mask="not m.png",
         folder="runs",
         progress=False,
-        **(SMALL | {"steps": 1, "init": "perlin"}),
+        **(SMALL | {"steps": 1, "init": "perlin", "near": 0.0}),
     )
     for name in names:
         Path(name).unlink()
