@@ -48,7 +48,7 @@ def test_workers_are_killed_and_a_node_goes(cluster, whole, same, tmp_path, monk
     monkeypatch.setattr(study, "TICK", 0.01)
     engine, processes, killed = RayExecutor(None, 3, []), {}, 0
     assert (engine.workers, engine.threads) == (2, 1)
-    start, due = engine.start_worker, killed_study.kills(RayWorker, monkeypatch, 3)
+    start, due = engine.start_worker, killed_study.kills(RayWorker, monkeypatch, 2)
 
     def started(slot):
         worker = start(slot)
@@ -65,11 +65,11 @@ def test_workers_are_killed_and_a_node_goes(cluster, whole, same, tmp_path, monk
             with suppress(ProcessLookupError, ray.exceptions.RayActorError):  # its row was made, or its node is gone
                 os.kill(ray.get(processes[worker]), signal.SIGKILL)
                 killed += 1
-        if second and killed == 2:
+        if second and killed == 1:
             nodes.remove_node(second)
             second = None
     engine.shutdown()
-    assert killed >= 2 and second is None and ray.is_initialized()
+    assert killed and second is None and ray.is_initialized()
     for row, folder in zip(whole.rows, folders):
         assert RowState.read(folder).done
         same(folder, row.folder)
