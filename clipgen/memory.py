@@ -31,7 +31,7 @@ class MemoryPlan:
 
     def __init__(self, passes: int):
         self.passes = self.requested_passes = passes
-        self._has_warned = False  # that memory ran out
+        self._oom_passes = 1  # as many as it took when memory ran out
 
     def plan(self, spec: StepSpec, latent: Tensor) -> None:
         """Choose passes and checkpointing so that a step fits into the free memory; warn if it does not."""
@@ -68,7 +68,7 @@ class MemoryPlan:
     def set_passes(self, passes: int, spec: StepSpec, latent: Tensor) -> None:
         """Use at least this many passes from now on."""
         if passes != self.requested_passes:
-            self.passes = self.requested_passes = passes
+            self.requested_passes, self.passes = passes, max(passes, self._oom_passes)
             self.plan(spec, latent)
 
     def handle_oom(self, error: RuntimeError | MemoryError, spec: StepSpec) -> None:
@@ -76,10 +76,9 @@ class MemoryPlan:
         if not is_oom(error):
             raise error
         if self.passes < spec.cutouts.cutouts:
-            if not self._has_warned:
+            if self._oom_passes == 1:
                 warnings.warn("memory is short: the cutouts go through CLIP in more passes now", stacklevel=4)
-            self._has_warned = True
-            self.passes = min(2 * self.passes, spec.cutouts.cutouts)
+            self.passes = self._oom_passes = min(2 * self.passes, spec.cutouts.cutouts)
         elif not spec.generator.enable_checkpointing():
             first_line = str(error).partition("\n")[0]
             raise ClipgenError(

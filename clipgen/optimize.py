@@ -212,11 +212,21 @@ class Optimization:
         }
         return tensors, values
 
+    def _empty_moments(self) -> dict[str, Tensor]:
+        """Return the tensors that the optimiser keeps, as they are after a step with a gradient of zero."""
+        latent = torch.zeros_like(self.latent)
+        latent.requires_grad_().grad = torch.zeros_like(latent)
+        optimizer = self.spec.optimizer.create(latent)
+        optimizer.step()
+        state = optimizer.state_dict()["state"].get(0, {})
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
     def restore(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Continue from what ``state`` returned after ``step``. May raise any exception for another run's state."""
         shapes = {"latent": self.latent.shape, "shown": self.latent.shape, "base": self.background.shape}
         moments = {key: tensor for key, tensor in tensors.items() if key.startswith("optimizer.")}
-        shapes |= {key: self.latent.shape for key, tensor in moments.items() if tensor.ndim}
+        if moments:  # there are none before the first gradient
+            shapes |= {f"optimizer.{key}": tensor.shape for key, tensor in self._empty_moments().items()}
         for key, shape in shapes.items():
             if tensors[key].shape != shape:
                 raise ValueError(f"{key} is {tuple(tensors[key].shape)} instead of {tuple(shape)}")

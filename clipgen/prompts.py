@@ -36,7 +36,9 @@ _OTHER_SPAN = re.compile(r"(?<!\\)@\s*[-\d][-\d\s.,–—]*$")
 _OTHER_WHERE = re.compile(r"(?<!\\)\[[^\[\]]*\]$|(?<!\S)\[[^\[\]]*$")
 _OTHER_WEIGHT = re.compile(r"(?<!\\)::|(?<!\\)\([^()]*[^()\d\s\\]:\d+(?:\.\d+)?\)")  # Midjourney's, Stable Diffusion's
 _ARROW = re.compile(r"(?<=\s)->(?=\s)")
+_LONE_ARROW = re.compile(r"^\s*->(?!\S)|(?<!\S)->\s*$")
 _DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[\d¹²³]")  # Windows writes to these, whatever the suffix
+_WEIGHTS = {"prompt": 1.0, "negative": 0.5}  # of prompts written without one, by setting
 _MAX_WHOLE_WEIGHT = 100  # a larger whole number is a year or the like
 
 
@@ -93,26 +95,25 @@ def parse(text: str, negative: str = "") -> list[Prompt]:
     prompts = parse_parts(text)
     if not prompts:
         raise ClipgenError(f'prompt={text!r}: there is nothing to draw; write what you want to see: "a red apple"')
-    prompts += [replace(one, weight=-abs(one.weight)) for one in parse_parts(negative, "negative", 0.5)]
+    prompts += [replace(one, weight=-abs(one.weight)) for one in parse_parts(negative, "negative")]
     if not all(math.isfinite(prompt.weight) for prompt in prompts) or max(prompt.weight for prompt in prompts) <= 0:
         raise ClipgenError(f'prompt={text!r}: one prompt needs a finite weight above 0, such as "a cat:1 | dog:-0.5"')
     return prompts
 
 
-def parse_parts(text: str, argument: str = "prompt", weight: float = 1.0) -> list[Prompt]:
+def parse_parts(text: str, argument: str = "prompt") -> list[Prompt]:
     """Parse prompts that need not have a positive weight among them.
 
     Args:
         text: Prompts, separated by ``|``; may be empty.
-        argument: The name of the setting, for errors.
-        weight: The weight of prompts that are written without one.
+        argument: The setting, "prompt" or "negative", for errors and for the weight of prompts written without one.
 
     Raises:
         ClipgenError: A number makes no sense.
     """
     prompts = []
     for part in _BAR.split(text):
-        prompt, body = _parse_part(part, weight)
+        prompt, body = _parse_part(part, _WEIGHTS[argument])
         if not prompt.text:
             continue
         if not prompt.is_image and (mistake := _describe_mistake(body)):
@@ -218,6 +219,8 @@ def _describe_mistake(part: str) -> str:
         return rf"{match[0]!r} is not a span of steps; write one, such as @0-60; a plain @ is written \@"
     if match := _OTHER_WHERE.search(part):
         return rf"{match[0]!r} is not a region; write one, such as [top]; a plain bracket is written \["
+    if _LONE_ARROW.search(part):
+        return r'a direction is between two texts, such as "a photo -> a sketch"; a plain arrow is written \->'
     if match := _OTHER_WEIGHT.search(part):
         return rf'{match[0]!r} is not a weight; write "a cat:1.3 | a dog:0.5"; a plain colon is written \:'
     return ""
@@ -248,12 +251,12 @@ def warn_of_titles(prompts: Sequence[Prompt]) -> None:
         )
 
 
-def format_prompt(prompt: Prompt) -> str:
-    """Return a prompt in the grammar, as ``parse`` reads it."""
+def format_prompt(prompt: Prompt, argument: str = "prompt") -> str:
+    """Return a prompt in the grammar, as ``parse_parts`` reads it."""
     text = " -> ".join(_escape(part, is_picture_name(prompt.text)) for part in (prompt.source, prompt.text) if part)
     where = f" [{prompt.where}]" if prompt.where else ""
     stop = f":{prompt.stop:g}" if prompt.stop > -math.inf else ""
-    weight = f":{prompt.weight:g}{stop}" if stop or prompt.weight != 1 else ""
+    weight = f":{prompt.weight:g}{stop}" if stop or prompt.weight != _WEIGHTS[argument] else ""
     start, end = prompt.span
     span = f" @{start}-{'' if end == math.inf else end}" if prompt.span != (0, math.inf) else ""
     return text + where + (" " if _is_title(text + where + weight) else "") + weight + span
@@ -262,7 +265,7 @@ def format_prompt(prompt: Prompt) -> str:
 def _escape(text: str, is_name: bool) -> str:
     # A colon is escaped in the name of a picture if a number may follow, in words unless a space and words follow.
     colon = r":(?=\s*[-+.\dni])" if is_name else r":(?!//|\s+[^-+.\dni\s])"
-    return text if is_windows_path(text) else re.sub(rf"([|@\[]|(?<=\s)->(?=\s)|{colon})", r"\\\1", text)
+    return text if is_windows_path(text) else re.sub(rf"([|@\[]|(?<!\S)->(?!\S)|{colon})", r"\\\1", text)
 
 
 def slug(text: str, longest: int = 60) -> str:

@@ -118,6 +118,15 @@ def test_where_nothing_is_left_to_spare_the_remedy_is_said(fresh, monkeypatch):
         list(fresh)
 
 
+def test_fewer_passes_are_not_asked_for_again_once_memory_ran_out(ample, recwarn):
+    plan, optimization = memory.MemoryPlan(1), ample.optimization
+    plan.handle_oom(MemoryError(), optimization.spec)
+    plan.handle_oom(MemoryError(), optimization.spec)
+    for passes, wanted in ((2, 4), (3, 4), (5, 5), (1, 4)):
+        plan.set_passes(passes, optimization.spec, optimization.latent)
+        assert plan.passes == wanted
+
+
 def test_that_memory_ran_out_is_told_once_after_a_plan_with_more_passes_too(ample, recwarn):
     plan = memory.MemoryPlan(1)
     plan.passes = 2  # as planned, or restored

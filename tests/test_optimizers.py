@@ -25,9 +25,13 @@ def test_momentum_and_clipping_are_torchs(nesterov):
     assert (ours - 1).abs().max() > 0.1
 
 
-def test_a_run_resumes_with_its_momentum(tmp_path):
+SGD = {"optimizer": "SGD", "momentum": 0.9, "nesterov": True}
+
+
+@pytest.mark.parametrize("optimizer", [SGD, {"optimizer": "Adafactor"}], ids=["SGD", "Adafactor"])
+def test_a_run_resumes_with_its_momentum(optimizer, tmp_path):
     quick = {"generator": "pixels", "init": "perlin", "size": (64, 64), "cutouts": 2, "steps": 6, "every": 1}
-    quick |= {"optimizer": "SGD", "lr": 50.0, "momentum": 0.9, "nesterov": True, "clip_grad": 0.1, "folder": tmp_path}
+    quick |= {"lr": 50.0, "clip_grad": 0.1, "folder": tmp_path} | optimizer
     whole = clipgen.Run("a cat", **quick)
     frames = [frame.image.tobytes() for frame in whole]
     half = clipgen.Run("a cat", like=whole, **quick)

@@ -174,14 +174,14 @@ class CutoutParams:
         """Sample the cutouts of ``warp`` (n, 3, 3) from an image (1, 3, H, W), pooled first against aliasing."""
         halvings, averaged = divmod(pooling_level, 2)
         for _ in range(halvings):
-            image = F.avg_pool2d(image, 2)
+            image = F.avg_pool2d(image, _pool_sides(image))
         coords = grid(copy_to(warp, image.device), self.size)
         if self.padding == "wrap":
             image, coords = wrap(image, coords)
         if averaged:  # the mean of four pixels lies between them
             height, width = image.shape[-2:]
-            coords = coords * constant((width / (width - 1), height / (height - 1)), coords.device)
-            image = F.avg_pool2d(image, 2, 1)
+            coords = coords * constant((width / max(1, width - 1), height / max(1, height - 1)), coords.device)
+            image = F.avg_pool2d(image, _pool_sides(image), 1)
         padding = "border" if self.padding == "wrap" else self.padding
         if not self.padding_grey:
             return sample_grid(image, coords, padding)
@@ -193,3 +193,8 @@ class CutoutParams:
 
     def _select(self, tensor: Tensor, part: slice, device: torch.device) -> Tensor:
         return copy_to(tensor.unflatten(0, (-1, self.count))[:, part].flatten(0, 1), device)
+
+
+def _pool_sides(image: Tensor) -> list[int]:
+    """Return the sides (height, width) of the squares that are averaged, 1 along a side of one pixel."""
+    return [min(2, side) for side in image.shape[-2:]]

@@ -54,10 +54,11 @@ _ITEM = re.compile(rf"([a-z_]+)\s*(?:=\s*({UNSIGNED})\s*)?(?::\s*({UNSIGNED}))?"
 
 
 def parse_augmentations(text: str) -> dict[str, Augmentation]:
-    """Parse ``flip, affine=15 + shear=5:0.7``: names with ``=strength`` and ``:share of cutouts``.
+    """Parse ``flip, affine=15 + shear=5:0.7``: names with ``=strength`` (0: none) and ``:share of cutouts``.
 
-    Those joined by ``+`` are on the same cutouts; the last of them has the share. Raises ClipgenError for an unknown
-    name, and for a share above 1.
+    Those joined by ``+`` are on the same cutouts; the last of them has the share. ``erase_all`` and ``levels`` are on
+    all cutouts of a step or on none, also after a ``+``. Raises ClipgenError for an unknown name, and for a share
+    above 1.
     """
     result: dict[str, Augmentation] = {}
     for item in filter(None, map(str.strip, text.split(","))):
@@ -171,7 +172,7 @@ class CutoutConfig:
         if overviews := round(self.overview * self.cutouts):
             scale.view(-1, self.cutouts)[:, -overviews:] = self.overview_size * max(height, width) / short
         angle, mirror = draws.signed("affine"), 1 - 2 * draws.mask("flip")
-        stretch = self.augmentations["stretch"].strength if "stretch" in self.augmentations else 1.0
+        stretch = draws.strength("stretch") or 1.0
         ratio: Tensor | float = 1.0
         if stretch != 1:
             ratio = torch.exp(0.5 * math.log(stretch) * draws.uniform(-1, 1) * draws.mask("stretch"))
@@ -265,15 +266,15 @@ class _Draws:
         """Draw the mask (n,) of the cutouts that an augmentation is applied to, 0 or 1; one for all of a group."""
         if name not in self.augmentations:
             return torch.zeros(self.n)
-        _, probability, group = self.augmentations[name]
-        if group in self._group_masks:
-            return self._group_masks[group]
-        mask = torch.full((self.n,), float(probability == 1))
-        if 0 < probability < 1:
-            mask = (self.uniform(0, 1) < probability).float()
-        if group:
-            self._group_masks[group] = mask
-        return mask
+        strength, probability, group = self.augmentations[name]
+        mask = self._group_masks.get(group)
+        if mask is None:
+            mask = torch.full((self.n,), float(probability == 1))
+            if 0 < probability < 1:
+                mask = (self.uniform(0, 1) < probability).float()
+            if group:
+                self._group_masks[group] = mask
+        return mask if strength else torch.zeros(self.n)
 
     def signed(self, name: str) -> Tensor:
         """Draw numbers (n,) between minus and plus a strength; 0 for cutouts without the augmentation."""

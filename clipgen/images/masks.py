@@ -27,7 +27,9 @@ def find_mask_file(spec: str) -> str | None:
     text, _ = _parse_not(spec)
     if not text or text in _WORDS or _parse_box(text) is not None:
         return None
-    return text if "/" in text or "." in text or find_file(text) is not None else None
+    if find_file(text) is not None:
+        return text
+    return text if ("/" in text or "." in text) and _parse_numbers(text) is None else None
 
 
 def load_mask(spec: str, size: tuple[int, int], pictures: Mapping[str, Image.Image], label: str = "mask") -> Tensor:
@@ -91,9 +93,13 @@ def _parse_not(spec: str) -> tuple[str, bool]:
 
 
 def _parse_box(spec: str) -> tuple[float, ...] | None:
+    box = _parse_numbers(spec)
+    return box if box and len(box) == 4 else None
+
+
+def _parse_numbers(spec: str) -> tuple[float, ...] | None:
     try:
         parts = [part.strip() for part in spec.split(",")]
-        box = tuple(float(part[:-1]) / 100 if part.endswith("%") else float(part) for part in parts)
+        return tuple(float(part[:-1]) / 100 if part.endswith("%") else float(part) for part in parts)
     except ValueError:
         return None
-    return box if len(box) == 4 else None

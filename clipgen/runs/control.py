@@ -91,6 +91,14 @@ class RunControl:
             self._ended = self._ended or (finished and not (has_change and self._step < self.settings.steps))
             return self._ended
 
+    def check_unbroken(self, finished: bool) -> None:
+        """Raise ClipgenError if an error ended the run before it was stopped or had ``finished``."""
+        if self._ended and not (finished or self.stopped):
+            folder = str(self._journal.folder)
+            raise ClipgenError(
+                f"{folder}: an error or an interrupt ended this Run object; continue with clipgen.Run.resume({folder!r})"
+            )
+
     def end(self) -> None:
         """Refuse changes from now on; record those that are due, for when the run is resumed."""
         with self._lock:

@@ -16,7 +16,7 @@ from torch import Tensor
 from clipgen.device import copy_to_cpu
 from clipgen.errors import ClipgenError
 from clipgen.images.sheets import png_bytes
-from clipgen.prompts import parse
+from clipgen.prompts import Prompt, parse
 from clipgen.runs.journal import Journal, is_steering, warn_unsaved
 from clipgen.runs.settings import Settings
 
@@ -91,11 +91,13 @@ class History:
             self._best = newest
 
     def _objective_changed_at(self, step: int) -> int:
-        """Return the last step, up to ``step``, at which ``prompt`` changed or one of its spans began or ended."""
-        changes = [(change["step"], change["prompt"]) for change in self._changes if "prompt" in change]
-        changes = [(0, self._settings.prompt), *(change for change in changes if change[0] <= step)]
-        changed_at, prompt = changes[-1]
-        edges = [int(edge) for one in parse(prompt) for edge in one.span if edge <= step]
+        """Return the last step, up to ``step``, at which a positive prompt changed, or its span began or ended."""
+        changed_at, prompts = 0, _positive_prompts(self._settings.prompt)
+        for change in self._changes:
+            if "prompt" in change and change["step"] <= step:
+                before, prompts = prompts, _positive_prompts(change["prompt"])
+                changed_at = changed_at if prompts == before else change["step"]
+        edges = [int(edge) for prompt in prompts for edge in prompt.span if edge <= step]
         return max([changed_at, *edges])
 
     def __bool__(self) -> bool:
@@ -214,6 +216,10 @@ class FrameWriter:
             if not self._has_failed:
                 warn_unsaved(self._journal, error)
             self._has_failed = True
+
+
+def _positive_prompts(prompt: str) -> list[Prompt]:
+    return [part for part in parse(prompt) if part.weight > 0]
 
 
 def mean_difference(image: Image.Image, other: Image.Image) -> float:

@@ -59,7 +59,7 @@ class Inputs:
     def name_values(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return settings with names instead of pictures and latents, numbers as Python's, and prompts as one line."""
         named = to_numbers(options)
-        named |= {name: self._to_line(named[name]) for name in ("prompt", "negative") if name in named}
+        named |= {name: self._to_line(named[name], name) for name in ("prompt", "negative") if name in named}
         if "init" in named:
             named["init"] = self._name_latent(named["init"]) or self._name_picture(named["init"], "init")
         if "mask" in named:
@@ -71,16 +71,18 @@ class Inputs:
         if not any(find_file(prompt.text) for prompt in settings.prompts if not prompt.is_image):
             return settings
         return settings.updated(
-            prompt=self._replace_files(settings.prompt), negative=self._replace_files(settings.negative)
+            prompt=self._replace_files(settings.prompt),
+            negative=self._replace_files(settings.negative, "negative"),
         )
 
-    def _replace_files(self, line: str) -> str:
-        prompts = parse_parts(line)
+    def _replace_files(self, line: str, argument: str = "prompt") -> str:
+        prompts = parse_parts(line, argument)
         files = [prompt.text for prompt in prompts if not prompt.is_image and find_file(prompt.text)]
         names = {file: name for file in files if (name := self._name_file(file))}
         if not names:
             return line
-        return " | ".join(format_prompt(replace(one, text=names.get(one.text, one.text))) for one in prompts)
+        renamed = [replace(prompt, text=names.get(prompt.text, prompt.text)) for prompt in prompts]
+        return " | ".join(format_prompt(prompt, argument) for prompt in renamed)
 
     def _name_file(self, text: str) -> str:
         """Return the name of the picture in a file; empty if it is not a picture and ``text`` is a plain word."""
@@ -112,8 +114,8 @@ class Inputs:
         self.all[name] = value
         return name
 
-    def _to_line(self, prompt: Any) -> str:
-        """Return a prompt of any type as a line in the grammar."""
+    def _to_line(self, prompt: Any, argument: str) -> str:
+        """Return the prompt or negative prompt (``argument``) of any type as a line in the grammar."""
         if isinstance(prompt, str):
             return prompt
         if isinstance(prompt, Path):
@@ -121,17 +123,21 @@ class Inputs:
             with suppress(ClipgenError):
                 if parse_parts(text) == [Prompt(text, is_image=True)]:
                     return text
-            return self._name_picture(to_picture(prompt, argument="prompt"))
+            return self._name_picture(to_picture(prompt, argument=argument))
         if isinstance(prompt, Pictorial):
-            return self._name_picture(prompt)
+            return self._name_picture(prompt, argument)
         if isinstance(prompt, Mapping):
             if not all(isinstance(weight, Real) for weight in prompt.values()):
-                raise ClipgenError(f"prompt={prompt!r}: weights are numbers, such as {{'a cat': 2}}")
-            parts = [(one, float(weight)) for key, weight in prompt.items() for one in parse_parts(self._to_line(key))]
-            return " | ".join(format_prompt(replace(one, weight=one.weight * weight)) for one, weight in parts)
+                raise ClipgenError(f"{argument}={prompt!r}: weights are numbers, such as {{'a cat': 2}}")
+            lines = [(self._to_line(key, argument), float(weight)) for key, weight in prompt.items()]
+            parts = [(part, weight) for line, weight in lines for part in parse_parts(line)]
+            weighted = [replace(part, weight=part.weight * weight) for part, weight in parts]
+            return " | ".join(format_prompt(part, argument) for part in weighted)
         if not isinstance(prompt, Sequence):
-            raise ClipgenError(f"prompt={prompt!r}: write what you want to see, or give a picture or a list of these")
-        return " | ".join(map(self._to_line, prompt))
+            raise ClipgenError(
+                f"{argument}={prompt!r}: write what you want to see, or give a picture or a list of these"
+            )
+        return " | ".join(self._to_line(part, argument) for part in prompt)
 
     def check_contained(self, saved: Sequence[Mapping[str, Any]], source: str | Path, weights: Any = None) -> None:
         """Raise ClipgenError if settings or changes from a file name files or addresses that are not in here.
@@ -160,7 +166,7 @@ class Inputs:
         for prompt in settings.prompts:
             if prompt.is_image:
                 self._load_picture(prompt.text, "prompt")
-        regions = {prompt.where: "the region of a prompt" for prompt in settings.prompts} | {settings.mask: "mask"}
+        regions = {prompt.where: "region" for prompt in settings.prompts} | {settings.mask: "mask"}
         for where, argument in regions.items():
             if file := masks.find_mask_file(where):
                 self._load_picture(file, argument)

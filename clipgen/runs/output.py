@@ -25,6 +25,7 @@ def export_run(
     file: str | Path,
     keep: str = "",
     picture: Callable[[int], Image.Image] | None = None,
+    until: float = math.inf,
     **options: Any,
 ) -> Path:
     """Write the film of a run, or its picture. A film of pixels begins with the draft and shows the first steps singly.
@@ -34,6 +35,7 @@ def export_run(
         file: Its suffix is the format.
         keep: "last": all frames, "best": those up to the best; by default as the run's setting.
         picture: Returns what to show of a step, by default its frame.
+        until: The last step that is shown.
         options: See ``clipgen.export.film.export``.
 
     Raises:
@@ -43,7 +45,7 @@ def export_run(
     keep = keep or ["last", *settings][-1]
     if keep not in KEEP_CHOICES:
         raise ClipgenError(f"keep={keep!r}: choose one of: {', '.join(KEEP_CHOICES)}")
-    last = History(journal).best_step if keep == "best" else math.inf
+    last = History(journal, until).best_step if keep == "best" else until
     writer = WRITERS[check_suffix(file)]
     rows = [row for row in journal.film if row["step"] <= last]
     if picture or writer.vectors or not writer.film:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,16 +13,14 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
 from clipgen.images.names import display_path
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import png_bytes
 from clipgen.inspect.describe import Words, describe
-from clipgen.inspect.steps import StepReport, inspect_step
+from clipgen.inspect.steps import StepReport
 from clipgen.optimize import Optimization
-from clipgen.progress import check_stopped
 from clipgen.prompts import Prompt
 from clipgen.runs.control import RunControl
 from clipgen.runs.folder import Lock
@@ -31,11 +29,12 @@ from clipgen.runs.inputs import Inputs, PromptLike, Value
 from clipgen.runs.journal import Journal
 from clipgen.runs.output import export_run
 from clipgen.runs.settings import Settings, list_settings
-from clipgen.runs.spec import Losses, Models, RunSpec
-from clipgen.runs.step_specs import StepSpecBuilder, repeat_steps
+from clipgen.runs.spec import Losses, Models, RunSpec, shares_latents
+from clipgen.runs.step_specs import StepInspector, StepSpecBuilder
 from clipgen.setting import check_count
 
-FILM_STEPS = 24  # the film shows each of these first steps, unless ``every`` was raised: the picture changes most
+# The film shows each of these first steps, because the picture changes most then, unless ``every`` was raised.
+FILM_STEPS = 24
 
 
 @list_settings
@@ -49,7 +48,12 @@ class Run:
     the names match. Nothing is computed before the first frame is requested. Raises ClipgenError for invalid arguments.
     """
 
-    optimization: Optimization  # set by ``session``
+    # Set by ``session``:
+    optimization: Optimization
+    _lock: Lock
+    _writer: FrameWriter
+    _saved_step: int
+    _in_step: bool
 
     def __init__(
         self,
@@ -69,8 +73,7 @@ class Run:
         self.film = list[FilmRow](self.journal.film if self.step else [])  # so far, see ``Journal.film``
         self._history = History(self.journal, self.step, self.control.past, self.spec.settings)
         self._frames: Iterator[Frame] | None = None
-        self._repeated: tuple[Iterator[Optimization], Optimization] | None = None  # the steps of ``views``
-        self._views_lock = threading.Lock()
+        self._inspector = StepInspector(self.spec, self.models, self.control.past)
 
     @classmethod
     def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None, *, trust: bool = False) -> Run:
@@ -102,10 +105,9 @@ class Run:
         """Return a new run from the frame of ``step``, with this run's settings, ``near=0``, and the settings given."""
         if step not in self.journal.steps:
             raise ClipgenError(f"step={step}: there is no such frame; there are {self.journal.steps}")
-        values = asdict(self.settings) | {"near": 0.0, "size": self.settings.at(step - 1).size} | settings
-        same = all(values[name] == getattr(self.settings, name) for name in ("generator", "relax"))
-        # Another generator cannot read the latent.
-        values["init"] = self.journal.latent(step) if same else self.journal.frame(step)
+        current = self.settings.at(step - 1)
+        values = asdict(self.settings) | {"near": 0.0, "size": current.size} | settings
+        values["init"] = self.journal.latent(step) if shares_latents(current, values) else self.journal.frame(step)
         spec = RunSpec.create(values.pop("prompt"), values, self.spec.losses, Inputs(self.spec.inputs.all))
         return Run(spec, folder=folder, like=self)
 
@@ -186,20 +188,7 @@ class Run:
         if step > self.step:
             taken = f"views exist for steps 1 to {self.step}" if self.step else "no step was taken yet"
             raise ClipgenError(f"step={step}: {taken}")
-        with self._views_lock:
-            steps, optimization = self._repeated or (None, None)
-            self._repeated = None  # discarded if interrupted within a step
-            if steps is None or optimization is None or optimization.step >= step:
-                steps = repeat_steps(self.spec, self.models, self.control.past)
-                optimization = next(steps)
-            bar = tqdm(total=step, initial=optimization.step, disable=not progress, leave=False, unit="step", delay=1)
-            with closing(optimization.memory), bar:
-                while optimization.step < step - 1:
-                    check_stopped()
-                    next(steps)
-                    bar.update()
-                report = inspect_step(optimization)
-            self._repeated = steps, optimization
+        report = self._inspector.inspect(step, progress)
         score = next((row["clip"] for row in self.journal.scores if row["step"] == step), report.score)
         if abs(score - report.score) > 0.01:
             warnings.warn(
@@ -223,7 +212,8 @@ class Run:
         if what not in ("picture", "views"):
             raise ClipgenError(f"what={what!r}: choose one of: picture, views")
         picture = (lambda step: self.views(step, progress=False).beside()) if what == "views" else None
-        return export_run(self.journal, file, keep, picture, **options)
+        until = self.step if picture else math.inf  # there may be frames after the saved state
+        return export_run(self.journal, file, keep, picture, until, **options)
 
     def _repr_png_(self) -> bytes | None:
         return png_bytes(self.image) if self._history else None
@@ -234,7 +224,10 @@ class Run:
     # --- the loop -------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Frame]:
-        """Return the iterator of frames, always the same one: a second loop continues where the first stopped."""
+        """Return the iterator of frames, the same one as long as no error has ended it.
+
+        A second loop continues where the first stopped; after an error it raises ClipgenError.
+        """
         if self._frames is None:
             self._frames = self._iterate()
         return self._frames
@@ -249,6 +242,7 @@ class Run:
     @contextmanager
     def session(self) -> Iterator[None]:
         """Hold the folder's lock and an ``Optimization`` while the body runs."""
+        self.control.check_unbroken(self.finished)
         with Lock(self.journal.folder) as self._lock:
             self.journal.check_step(self.step)
             self._writer = FrameWriter(self.journal, in_background=self.spec.device.type != "cpu")
@@ -258,6 +252,8 @@ class Run:
                 with closing(self.optimization.memory):
                     yield
             finally:
+                if not (self.finished or self.control.stopped):  # an error; the next loop tells of it
+                    self._frames = None
                 self._save_state()
                 self._writer.close()
                 if not self._lock.lost:
@@ -302,8 +298,8 @@ class Run:
             return None
         image, latent = self.optimization.render_frame(), self.optimization.packed_latent()
         self._history.add(frame := self._create_frame(image, scores))
-        # The last frame's camera move would have no step after it; but who gets this frame may still change a setting.
-        if is_frame_step and not self.finished:
+        # A run that ends early may still be continued by a change, so only after the last step nothing moves.
+        if is_frame_step and self.step < self.settings.steps:
             self.optimization.move_camera(image)
         self._writer.write_frame(frame, latent)
         self.film.append({"step": frame.step} | frame.scores)

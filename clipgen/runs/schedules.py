@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from clipgen.errors import ClipgenError
 from clipgen.prompts import fade_factors
@@ -73,7 +74,8 @@ def parse_growth(text: str) -> Growth:
     sides = [word.lower().split("x") for word in words]
     sizes = tuple((int(side[0]), int(side[-1])) for side in sides)
     grows = all(a != b and a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(sizes))
-    if not sizes or not grows or spans[0][0] or any(end > begin for (_, end), (begin, _) in pairwise(spans)):
+    is_cut = len(sizes) == 1 and spans[0][1] < math.inf  # there is no size after the only one
+    if not sizes or not grows or is_cut or spans[0][0] or any(end > begin for (_, end), (begin, _) in pairwise(spans)):
         raise ClipgenError(
             f"size={text!r}: write width x height, such as 128x96, or several growing sizes, each with its steps, "
             "one after another from step 0 on, such as '128x128@0-60, 256x256@60-'"
@@ -81,8 +83,11 @@ def parse_growth(text: str) -> Growth:
     return Growth(sizes, tuple(begin for begin, _ in spans))
 
 
-def parse_size(text: str) -> tuple[int, int] | str | None:
-    """Return the value of ``size`` for a text: None if empty, (width, height) of one size, or the text of several."""
+def parse_size(size: Any) -> Any:
+    """Return the value of ``size`` for a text or a side: None if empty, (width, height), or the text of several."""
+    if not isinstance(size, (str, int)):
+        return size
+    text = str(size)
     if not text.strip():
         return None
     sizes = parse_growth(text).sizes

@@ -279,8 +279,7 @@ def build(prompt: str, options: Mapping[str, Any]) -> Settings:
         values["settled"] = entry_of(generator).settled
     values |= to_numbers(options)
     values["generator"] = canonical_name(str(values.get("generator", generator)))
-    if isinstance(size := values.get("size"), (str, int)):
-        values["size"] = parse_size(str(size))
+    values["size"] = parse_size(values.get("size"))
     settings = Settings(prompt, **values)
     if settings.negative and "negative" not in options and any(one.weight < 0 for one in parse(prompt)):
         settings = replace(settings, negative="")  # a recipe has it for prompts without negative weights

@@ -25,6 +25,7 @@ from clipgen.registry import LOSSES
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import UNCHANGEABLE, check_saved, drop_removed, identify_weights
+from clipgen.runs.schedules import parse_size
 from clipgen.runs.settings import Settings, build, check_names, default_init, to_numbers
 from clipgen.setting import check_path
 
@@ -244,6 +245,14 @@ def to_losses(losses: Losses) -> list[Loss]:
             raise ClipgenError(f"losses: {loss!r} is neither a function (image, latent, step) -> loss nor a Loss")
         result.append(loss if isinstance(loss, Loss) else FunctionLoss(loss, name))
     return result
+
+
+def shares_latents(settings: Settings, values: Mapping[str, Any]) -> bool:
+    """Return whether a run that begins with other ``values`` can read the latents of one with these settings."""
+    if any(values[name] != getattr(settings, name) for name in ("generator", "relax")):
+        return False
+    begin = settings.updated(size=parse_size(values["size"])).growth.sizes[:1]
+    return entry_of(settings.generator).is_vector or begin == settings.growth.sizes
 
 
 def default_size(entry: Entry, quality: str, where: torch.device) -> tuple[int, int]:

@@ -1,12 +1,15 @@
 """From the settings of a run to the specification of its next step."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.generators.base import Generator, wrap_edges
@@ -14,13 +17,14 @@ from clipgen.generators.catalogue import entry_of
 from clipgen.images import masks
 from clipgen.images.camera import Camera
 from clipgen.inits import InitContext
-from clipgen.inspect.steps import FrameJudge
+from clipgen.inspect.steps import FrameJudge, StepReport, inspect_step
 from clipgen.losses.loss import Loss, StepSpec, SumLoss
 from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prompts, embed_sources, find_regions
 from clipgen.optimize import Optimization
 from clipgen.optimizers import OptimizerConfig
 from clipgen.precision import share_weights
 from clipgen.priors.sampling import release_models
+from clipgen.progress import check_stopped
 from clipgen.prompts import Prompt, positive_text_prompts
 from clipgen.registry import INITS, LOSSES
 from clipgen.runs.settings import Settings, default_init
@@ -156,6 +160,33 @@ class StepSpecBuilder:
         if name not in self._results or self._results[name][0] != key:
             self._results[name] = key, compute()
         return self._results[name][1]
+
+
+class StepInspector:
+    """Repeats the steps of a run, to report what CLIP was shown; a later step continues from an earlier one."""
+
+    def __init__(self, spec: RunSpec, models: Models, changes: Sequence[Mapping[str, Any]]):
+        self._spec, self._models, self._changes = spec, models, changes
+        self._repeated: tuple[Iterator[Optimization], Optimization] | None = None
+        self._lock = threading.Lock()
+
+    def inspect(self, step: int, progress: bool) -> StepReport:
+        """Return the report of a step, counted from 1."""
+        with self._lock:
+            steps, optimization = self._repeated or (None, None)
+            self._repeated = None  # discarded if interrupted within a step
+            if steps is None or optimization is None or optimization.step >= step:
+                steps = repeat_steps(self._spec, self._models, self._changes)
+                optimization = next(steps)
+            bar = tqdm(total=step, initial=optimization.step, disable=not progress, leave=False, unit="step", delay=1)
+            with closing(optimization.memory), bar:
+                while optimization.step < step - 1:
+                    check_stopped()
+                    next(steps)
+                    bar.update()
+                report = inspect_step(optimization)
+            self._repeated = steps, optimization
+        return report
 
 
 def repeat_steps(spec: RunSpec, models: Models, changes: Sequence[Mapping[str, Any]]) -> Iterator[Optimization]:

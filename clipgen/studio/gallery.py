@@ -98,10 +98,10 @@ def save_inputs(settings: Mapping[str, Any], inputs: Mapping[str, Any], folder: 
 
     values: dict[str, Any] = {}
     for name in settings.keys() & {"prompt", "negative"}:
-        prompts = parse_parts(settings[name])
+        prompts = parse_parts(settings[name], name)
         renamed = [rename(prompt) for prompt in prompts]
         if renamed != prompts:
-            values[name] = " | ".join(map(format_prompt, renamed))
+            values[name] = " | ".join(format_prompt(prompt, name) for prompt in renamed)
     if settings.get("init") in paths:
         values["init"] = paths[settings["init"]]
     if "mask" in settings:

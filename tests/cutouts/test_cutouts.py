@@ -129,6 +129,20 @@ def test_what_is_no_augmentation_is_refused(text):
         CutoutConfig(augment=text)
 
 
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_an_augmentation_of_strength_0_is_none(name):
+    how = {"count": 9, "size": 16, "cut_min": 1, "cut_max": 1}
+    plain = cutouts(smooth(), rng=rng(), augment="", **how)
+    assert torch.equal(cutouts(smooth(), rng=rng(), augment=f"{name}=0:1", **how), plain)
+
+
+@pytest.mark.parametrize("shape", [(1, 512), (512, 1), (1, 60)])
+def test_cutouts_of_a_line_of_pixels_average_it(shape):
+    line = torch.arange(max(shape)).remainder(2).float().view(1, 1, *shape).expand(1, 3, *shape)
+    views = cutouts(line, 4, 16, rng(), augment="", overview=1.0)
+    assert (views - 0.5).abs().max() < 1e-5
+
+
 def test_erased_views_have_a_black_hole():
     views = cutouts(torch.ones(1, 3, 64, 64), 50, 32, rng(), augment="erase=0.3")
     share = (views == 0).float().mean((1, 2, 3))

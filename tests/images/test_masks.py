@@ -36,6 +36,7 @@ def test_masks_name_their_file():
     for spec in ("disc.png", "not disc.png", " not  not disc.png "):
         assert masks.find_mask_file(spec) == "disc.png"
     assert masks.find_mask_file("not top") is masks.find_mask_file("0.5,0,.5,1") is masks.find_mask_file("") is None
+    assert masks.find_mask_file("0.2,0.2,0.5") is None, "a box without its height"
 
 
 def test_masks_that_cannot_be():

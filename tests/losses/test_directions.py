@@ -21,15 +21,16 @@ def test_a_direction_is_written_as_it_is_read(text):
     assert parse(" | ".join(map(format_prompt, prompts))) == prompts
 
 
-@pytest.mark.parametrize("text", [r"a \-> b", "a->b", "-> b", "a ->"])
+@pytest.mark.parametrize("text", [r"a \-> b", "a->b", r"\-> b", r"a \->"])
 def test_a_plain_arrow_is_text(text):
     (prompt,) = parse(text)
     assert not prompt.source and parse(format_prompt(prompt)) == [prompt]
 
 
 def test_a_direction_is_between_texts(tmp_path):
-    with pytest.raises(ClipgenError, match="a direction is between two texts"):
-        parse("cat.png -> a sketch")
+    for text in ("cat.png -> a sketch", "a photo -> ", "-> a sketch:2", "->"):
+        with pytest.raises(ClipgenError, match="a direction is between two texts"):
+            parse(text)
     with pytest.raises(ClipgenError, match="needs combine='losses'"):
         clipgen.Run("a cat -> a dog", combine="embeddings", folder=tmp_path)
 

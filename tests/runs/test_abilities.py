@@ -295,7 +295,9 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["AdamW", "SGD", "RMSprop", "Adagrad", "NAdam", "Adadelta", "Rprop", "ASGD"])
+@pytest.mark.parametrize(
+    "name", ["AdamW", "SGD", "RMSprop", "Adagrad", "NAdam", "Adadelta", "Rprop", "ASGD", "Adafactor"]
+)
 def test_any_optimiser_resumes_to_the_same_frames(name, tmp_path):
     knobs = {"optimizer": name, "steps": 8, "every": 2, "cutouts": 2, "size": (64, 64), "init": "gradient"}
     whole = clipgen.Run("fire", folder=tmp_path, **knobs)

@@ -1,6 +1,7 @@
 """A judge guides nothing, and says which frame is best, and when it is enough."""
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from clipgen.images.sheets import enlarge
 from clipgen.losses.prompt_loss import clip_score
 from clipgen.runs.history import History
 from clipgen.runs.journal import Journal
+from clipgen.runs.settings import Settings
 
 SMALL = {"size": (64, 64), "cutouts": 4, "every": 2, "init": "perlin", "lr": 0.6}
 STORY = "a cat:2 | a dog@0-8 | fire:0.5@6- | grey:-0.5 | blue [left]:0.7"
@@ -79,6 +81,23 @@ def test_the_best_frame(judged, tmp_path):
     assert plain.best.scores["clip"] == pytest.approx(max(row["clip"] for row in plain.journal.scores), abs=1e-6)
     with pytest.raises(clipgen.ClipgenError, match="no frames yet"):
         _ = clipgen.Run("a cat", folder=tmp_path, like=plain).best
+
+
+@pytest.mark.parametrize(
+    ("prompt", "change", "best"),
+    [
+        ("a cat | fog:-0.5@3-", {}, 1),
+        ("a cat | a dog@3-", {}, 4),
+        ("a cat | fog:-0.5@1-", {"prompt": "a cat | mist:-1"}, 1),
+        ("a cat", {"prompt": "a dog"}, 3),
+    ],
+)
+def test_frames_compete_while_the_positive_prompts_are_the_same(prompt, change, best, tmp_path):
+    journal = Journal.create(tmp_path, "x", asdict(Settings(prompt)))
+    journal.add_changes([{"step": 2} | change] if change else [])
+    for step in range(1, 6):
+        journal.add(step, Image.new("RGB", (8, 8)), torch.zeros(1), {"clip": 1 / step, "loss": 0.0})
+    assert History(journal).best_step == best
 
 
 def fallen(folder, scores):

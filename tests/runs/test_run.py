@@ -1,13 +1,16 @@
 import json
+import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import clipgen
 from clipgen.errors import ClipgenError
+from clipgen.runs.finish import iterate_batch
 from clipgen.runs.journal import Journal
 
 
@@ -132,6 +135,31 @@ def test_bad_input_writes_nothing(knobs, says, tmp_path):
     with pytest.raises(clipgen.ClipgenError, match=says):
         clipgen.Run(**({"prompt": "a cat"} | knobs), folder=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_branch_of_another_size_begins_with_the_picture(tmp_path):
+    small = {"generator": "pixels", "init": "perlin", "size": (32, 32), "cutouts": 2, "every": 1, "folder": tmp_path}
+    run = clipgen.generate("a cat", steps=3, progress=False, **small)
+    for size, begin in (((64, 64), "frame"), ("32", "latent"), ("32x32@0-1, 64x64@1-", "latent")):
+        branch = clipgen.finish(run.branch(3, steps=1, size=size, lr=1e-9, folder=tmp_path), progress=False)
+        ((kept,), wanted) = branch.journal.inputs().values(), getattr(run.journal, begin)(3)
+        assert np.array_equal(np.asarray(kept), np.asarray(wanted))
+        shown = np.asarray(branch.image.resize((32, 32)), float)
+        assert np.abs(shown - np.asarray(run.image, float)).mean() < 8
+
+
+def test_after_an_error_in_a_step_a_second_loop_says_what_to_do(tmp_path, monkeypatch):
+    quick = {"generator": "pixels", "init": "perlin", "size": (32, 32), "cutouts": 2, "every": 1, "folder": tmp_path}
+    run = clipgen.Run("a cat", steps=4, **quick)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        for frame in run:
+            if frame.step == 2:
+                patch.setattr(type(run.models.generator), "image", lambda *_: signal.raise_signal(signal.SIGINT))
+    for loop in (run, iterate_batch([run])):
+        with pytest.raises(ClipgenError, match=r"ended this Run object; continue with clipgen.Run.resume\("):
+            list(loop)
+    resumed = clipgen.Run.resume(run.journal.folder, like=run)
+    assert [frame.step for frame in resumed] == [3, 4] and not list(resumed)
 
 
 def test_a_branch_keeps_the_pictures_of_its_prompts(tmp_path):

@@ -1,6 +1,7 @@
 """What is checked before a run, and that steering has one rule: live, waiting, resumed or replayed."""
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from PIL import Image
 import clipgen
 from clipgen.generators.catalogue import entry_of
 from clipgen.runs import spec
-from clipgen.runs.settings import QUALITIES, defaults_for
+from clipgen.runs.inputs import Inputs
+from clipgen.runs.settings import QUALITIES, build, defaults_for
 from clipgen.storage import remote
 
 SMALL = {"steps": 6, "every": 1, "cutouts": 2, "size": (64, 64), "init": "perlin"}
@@ -45,6 +47,16 @@ def test_everything_is_checked_before_a_gigabyte_is_fetched(asked, says, tmp_pat
     with pytest.raises(clipgen.ClipgenError, match=says):
         clipgen.Run(**wanted, folder=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("weight", [1, 0.9, 0.5, 2])
+def test_a_negative_prompt_has_the_weight_that_is_given(weight, tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "fog", "PNG")
+    for negative in ({"blurry": weight}, ["a dog", {Path("b.png"): weight}], f"{tmp_path / 'fog'}:{weight} | a dog"):
+        settings = Inputs().name_values({"prompt": "a cat", "negative": negative})
+        settings = Inputs().name_files(build(settings.pop("prompt"), settings))
+        weights = {prompt.weight for prompt in settings.prompts[1:] if prompt.text != "a dog"}
+        assert weights == {-weight} and all(p.weight == -0.5 for p in settings.prompts if p.text == "a dog")
 
 
 def test_a_replay_accepts_what_was_accepted_live(tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 
 import clipgen
 from clipgen.inspect import steps as seeing
+from clipgen.runs.spec import RunSpec
 
 SMALL = {"size": (64, 48), "cutouts": 3, "every": 2, "steps": 5, "init": "perlin", "lr": 0.6}
 
@@ -106,6 +107,28 @@ def test_steering_and_going_on_after_a_stop(tmp_path, monkeypatch):
     same(again.views(7, progress=False), later[7])
 
 
+def test_a_camera_moves_on_where_patience_ended_and_a_change_went_on(tmp_path, monkeypatch):
+    still = {"steps": 8, "camera": "x=0.2", "patience": 2, "lr": 1e-12, "every": 1, "cut_min": 1.0, "cut_max": 1.0}
+    run = clipgen.Run("a cat", folder=tmp_path, **(SMALL | still))
+    with monkeypatch.context() as patch:
+        shown = Watch(patch, run).shown
+        for _ in run:
+            if run.finished and not run.journal.changes:
+                run.change(prompt="fire")
+    changed_at = run.journal.changes[0]["step"]
+    assert changed_at < run.step
+    same(run.views(changed_at + 1, progress=False), shown[changed_at + 1])
+
+
+def test_frames_after_the_saved_state_have_no_views(tmp_path):
+    run, _ = watched(pytest.MonkeyPatch(), tmp_path, every=1)
+    tensors, values = run.optimization.state()
+    run.journal.save_state(3, tensors, values)  # as a run whose state is large is found when it is killed
+    found = clipgen.Run(RunSpec.open(run.journal.folder, resume=True), like=run)
+    film = Image.open(found.export(tmp_path / "views.gif", what="views", hold=0))
+    assert film.n_frames == 3 and Image.open(found.export(tmp_path / "film.gif")).n_frames > 3
+
+
 def test_an_interrupted_look_does_not_spoil_the_next(tmp_path, monkeypatch):
     run, shown = watched(monkeypatch, tmp_path)
     run.views(2, progress=False)
@@ -136,7 +159,7 @@ def test_scores_and_pulls_by_hand(tmp_path):
     target = perceptor.embed_text(["a cat"])[0]
     for view in seen.views:
         assert view.score == pytest.approx(float(perceptor.encode_image(view.pixels[None])[0] @ target), abs=1e-5)
-    optimization = run._repeated[1]
+    optimization = run._inspector._repeated[1]
     whole, pulls = torch.zeros(3, 48, 64), []
     (loss, _) = optimization.spec.losses
     for i in range(5):
