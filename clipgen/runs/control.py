@@ -96,7 +96,7 @@ class RunControl:
         if self._ended and not (finished or self.stopped):
             folder = str(self._journal.folder)
             raise ClipgenError(
-                f"{folder}: an error or an interrupt ended this Run object; continue with clipgen.Run.resume({folder!r})"
+                f"{folder}: an error or interrupt ended this Run object; continue with clipgen.Run.resume({folder!r})"
             )
 
     def end(self) -> None:
