@@ -24,7 +24,7 @@ from clipgen.runs.run import Run
 from clipgen.runs.spec import RunSpec
 from clipgen.setting import check_count
 from clipgen.storage.remote import cached, list_items, prune
-from clipgen.studies.films import finish_film, redraw
+from clipgen.studies.films import finish_film, write_redrawn_film
 from clipgen.studies.page import check_file
 from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
 
@@ -68,7 +68,7 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     _check_outputs(name_files(), options.get("generator", ""))
     options["progress"] = not quiet
     if film:
-        return redraw(lambda: clipgen.restyle(film, prompt, **options), name_files(), fps)
+        return write_redrawn_film(lambda: clipgen.restyle(film, prompt, **options), name_files(), fps)
     if count == 1:
         return _write_run(clipgen.generate(prompt, **options), name_files(), fps)
     runs = clipgen.batch(prompt, count, **options)
@@ -95,7 +95,7 @@ def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = Fals
     _check_outputs(output or _unused_files("here"))
     if not again and (source / "film").is_dir():
         film = Journal.open(source)
-        return redraw(lambda: finish_film(film, not quiet), output or _unused_files(source.name))
+        return write_redrawn_film(lambda: finish_film(film, not quiet), output or _unused_files(source.name))
     run = (Run.replay if again else Run.resume)(source, **options)
     _check_outputs(output, run.settings.generator)
     return _write_run(finish(run, not quiet), output or _unused_files(run.settings.prompt))

@@ -65,9 +65,11 @@ def embed(perceptor: Perceptor, texts: list[str]) -> Tensor:
     """Return ``embed_text`` of texts, with a warning that quotes the end of a text that is too long."""
     for text in texts:
         if not perceptor.fits(text):
-            words = text.split()
-            count = bisect_left(range(1, len(words)), True, key=lambda n: not perceptor.fits(" ".join(words[:n])))
-            dropped = " ".join(words[count:])
+            words, space = text.split(), " "
+            if not perceptor.fits(words[0]):  # in a script without spaces
+                words, space = list(text.strip()), ""
+            count = bisect_left(range(1, len(words)), True, key=lambda n: not perceptor.fits(space.join(words[:n])))
+            dropped = space.join(words[count:])
             warnings.warn(f"prompt too long for {perceptor.name}; this is dropped: {dropped!r}", stacklevel=3)
     return perceptor.embed_text(texts)
 

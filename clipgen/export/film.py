@@ -18,7 +18,7 @@ from clipgen.export.protocol import MAX_SETTINGS, Drawing, Film, TimedFrame, Wri
 from clipgen.images.names import expand_home
 from clipgen.images.sheets import enlarge
 from clipgen.registry import WRITERS
-from clipgen.setting import check_number
+from clipgen.setting import check_number, to_python
 from clipgen.storage.files import atomic_write
 
 _INPUTS = {
@@ -96,6 +96,7 @@ def export(
         hold = 0 if durations else 2
     hold = check_number("hold", hold, 0, 60)
     fps = _find_rate(durations) if durations else check_number("fps", 15 if fps is None else fps, 0.01, 60)
+    upscale = to_python(upscale, whole=isinstance(upscale, float))
     _check_options(writer, suffix, animate, upscale, megabytes)
     try:
         with atomic_write(file) as part:  # a file that cannot be written is noticed before the work
@@ -121,7 +122,7 @@ def _check_options(writer: Writer, suffix: str, animate: bool, upscale: Any, meg
         check_number("megabytes", megabytes, 1e-6, remedy="; leave it out for no limit")
     if upscale != 1 and writer.vectors:
         raise ClipgenError(f"upscale={upscale}: vectors are sharp at any size; leave it out")
-    if not isinstance(upscale, str | Path) and upscale not in UPSCALES:
+    if not isinstance(upscale, str | Path) and (type(upscale) is not int or upscale not in UPSCALES):
         raise ClipgenError(f"upscale={upscale}: choose one of {UPSCALES}, or a file with an upscaler's weights")
     if animate and not writer.vectors:
         raise ClipgenError(f"animate=True: is for .svg; {suffix} is {'a film anyway' if writer.film else 'no film'}")

@@ -184,6 +184,8 @@ def hub_config(name: str) -> dict[str, Any]:
             f"generator={name!r} is {kind}; clipgen takes {', '.join(_CLASSES)} made for one step "
             f"(the autoencoder of any other pipeline is mostly in its folder vae: hf-hub:org/name/vae)"
         )
+    if kind != PIPELINE and not any(config.get(f"{half}block_out_channels") for half in ("", "encoder_")):
+        raise ClipgenError(f"generator={name!r}: its config.json has no block_out_channels; choose another model")
     return {"class": kind, "repo": repo, "folder": folder, "stride": 8 if kind == PIPELINE else _stride(config)}
 
 

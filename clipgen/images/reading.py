@@ -4,7 +4,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -40,7 +40,7 @@ def to_image(pixels: Tensor) -> Image.Image:
 def to_picture(
     image: Pictorial | str | os.PathLike[str], formats: Sequence[str] = FORMATS, argument: str = "image"
 ) -> Image.Image:
-    """Return anything pictorial as RGB: upright, in sRGB, transparency on white, the first frame of an animation.
+    """Return any image-like object as RGB: upright, in sRGB, transparency on white, the first frame of an animation.
 
     Args:
         image: A PIL image of any mode, a file, its bytes or BytesIO, an http(s) address, an array (H, W) or
@@ -105,10 +105,12 @@ def locate(file: str | os.PathLike[str], label: str, remedy: str = "name a file 
     """Return the path of an existing file. Raises ClipgenError for none; ``remedy`` is what to do about a folder."""
     if (path := find_file(file)) is not None:
         return path
-    if os.path.isdir(file):
+    text, names = os.path.expanduser(file), list[str]()
+    if os.path.isdir(text):
         raise ClipgenError(f"{label}: is a folder; {remedy}")
-    folder, name = os.path.split(os.fspath(file))
-    names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    folder, name = os.path.split(text)
+    with suppress(OSError):  # no folder, or one that may not be read
+        names = os.listdir(folder or ".")
     nearest = suggest(name, names).strip() or "check the path"
     raise ClipgenError(f"{label}: there is no such file; {nearest}")
 

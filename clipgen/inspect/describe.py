@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,7 +18,7 @@ from clipgen import device as devices
 from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.errors import ClipgenError
-from clipgen.images.reading import to_picture
+from clipgen.images.reading import to_list, to_picture
 from clipgen.registry import PICTURES, VOCABULARIES
 from clipgen.setting import check_number
 
@@ -51,7 +51,7 @@ def describe(
     Args:
         image: A picture in any form, a file, a frame, or a run: its newest frame, seen by its own perceptor.
         vocabulary: Words, or ``common`` (285, for mini CLIP) or ``emoji`` (1,478).
-        perceptor: The CLIP that looks, by default mini CLIP.
+        perceptor: The CLIP model to use, by default mini CLIP.
         penalty: The L1 penalty, in (0, 1), as a share of the one that leaves no word. Higher is fewer words.
         pictures: Their mean embedding is subtracted from the picture's, and the vocabulary's from each word's, because
             pictures and texts lie apart in CLIP's space. They should be of the same kind as the picture: ``drawings``,
@@ -99,13 +99,14 @@ def sparse(target: Tensor, atoms: Tensor, penalty: float, steps: int = 200) -> T
 
 
 def _unique_words(vocabulary: str | Sequence[str]) -> list[str]:
-    words = VOCABULARIES[vocabulary]() if isinstance(vocabulary, str) else vocabulary
+    given = VOCABULARIES[vocabulary]() if isinstance(vocabulary, str) else vocabulary
+    words = list(given) if isinstance(given, Iterable) else []
     if not words or not all(isinstance(word, str) and word.strip() for word in words):
         names = ", ".join(VOCABULARIES)
         raise ClipgenError(f"vocabulary={vocabulary!r}: give words, as a list, or the name of one of: {names}")
     unique = list(dict.fromkeys(words))
     if len(unique) < 2:
-        raise ClipgenError(f"vocabulary={unique!r}: one word alone has nothing to be told from; give several")
+        raise ClipgenError(f"vocabulary={unique!r}: at least two words are required")
     return unique
 
 
@@ -114,9 +115,10 @@ def _mean_embedding(perceptor: Perceptor, pictures: str | Sequence[Any]) -> Tens
     if isinstance(pictures, str):
         load = PICTURES[pictures]
         return perceptor.cached(pictures, lambda: _embed_in_batches(perceptor.embed_image, load(), 32).mean(0))
-    if not pictures:
+    several = [to_picture(picture) for picture in to_list(pictures)]
+    if not several:
         raise ClipgenError("pictures=[]: give some whose mean embedding is taken, or leave it out")
-    return _embed_in_batches(perceptor.embed_image, [to_picture(picture) for picture in pictures], 32).mean(0)
+    return _embed_in_batches(perceptor.embed_image, several, 32).mean(0)
 
 
 def _embed_in_batches(embed: Callable[[list[Any]], Tensor], items: Sequence[Any], size: int) -> Tensor:
@@ -134,7 +136,7 @@ def _load(name: str, device: str) -> Perceptor:
 
 
 def picture_and_perceptor(source: Any, perceptor: Perceptor | str | None, device: str) -> tuple[Image.Image, Perceptor]:
-    """Return a picture and who looks at it: if nobody is named, the first perceptor of a run, or mini CLIP."""
+    """Return a picture and the CLIP model to use: by default the first perceptor of a run, or mini CLIP."""
     picture = to_picture(getattr(source, "image", source))  # a run and a frame have an image
     if perceptor is None:
         perceptor = source.models.perceptors[0][0] if hasattr(source, "models") else "mini"

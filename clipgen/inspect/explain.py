@@ -22,19 +22,20 @@ from clipgen.images.names import expand_home, find_unused, shorten_name
 from clipgen.images.reading import to_tensor
 from clipgen.images.sheets import enlarge, overlay_heat, png_bytes
 from clipgen.inspect.describe import add_options, embed_words, picture_and_perceptor
+from clipgen.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HOWS = ("gradient", "occlusion")
-SUFFIXES = (".png", ".jpg", ".webp")
+METHODS = ("gradient", "occlusion")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # The mean of these is subtracted from a text: what speaks for any text does not count.
 _ANY_TEXTS = ("a cat", "a car", "a tree", "a house", "food", "a face", "a tool", "the sky", "an animal", "a person")
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The regions of a picture that match a text. In a notebook, the overlay."""
+    """The regions of a picture that match a text. Displayed as the overlay."""
 
     picture: Image.Image
     text: str
@@ -71,14 +72,14 @@ class Explanation:
 def explain(
     image: Any, text: str, perceptor: Perceptor | str | None = None, *, how: str = "gradient", device: str = "auto"
 ) -> Explanation:
-    """Return a heat map of the regions that make a picture match a text, more than they match any text.
+    """Return a heat map of the regions that make a picture match a text, more than they match a generic text.
 
     If the picture is not square, overlapping squares along its longer side are explained.
 
     Args:
         image: A picture in any form, a file, a frame, or a run: its newest frame, seen by its own perceptor.
         text: What is looked for, such as "a cat".
-        perceptor: The CLIP that looks, by default mini CLIP.
+        perceptor: The CLIP model to use, by default mini CLIP.
         how: ``gradient``. In a convolutional net the Grad-CAMs (Selvaraju et al. 2017) of the last two stages,
             multiplied: the last knows what, the one before where. In a ViT gradient times token at the input of each
             block, added up.
@@ -91,8 +92,8 @@ def explain(
     """
     if not (isinstance(text, str) and text.strip()):
         raise ClipgenError(f"text={text!r}: write what is looked for, such as 'a cat'")
-    if how not in HOWS:
-        raise ClipgenError(f"how={how!r}: choose one of: {', '.join(HOWS)}")
+    if how not in METHODS:
+        raise ClipgenError(f"how={how!r}: choose one of: {', '.join(METHODS)}")
     picture, perceptor = picture_and_perceptor(image, perceptor, device)
     embedding = embed(perceptor, [text])[0]
     target = F.normalize(embedding - embed_words(perceptor, _ANY_TEXTS).mean(0), dim=-1)
@@ -168,20 +169,21 @@ def explain_command(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Write the overlay, or with --figure the figure, and print the score."""
     add_options(parser)
     parser.add_argument("text", help='what to look for: "a cat"')
-    parser.add_argument("--how", help=f"{' or '.join(HOWS)} (slow, works with any CLIP; default: {HOWS[0]})")
+    parser.add_argument("--how", help=f"{' or '.join(METHODS)} (slow, works with any CLIP; default: {METHODS[0]})")
     parser.add_argument("--figure", action="store_true", default=False, help="picture, map and overlay, with a scale")
     files = f"{' '.join(SUFFIXES)} (default: <image>-why.png, here)"
     parser.add_argument("-o", "--output", type=expand_home, metavar="FILE", help=files)
     options = vars(parser.parse_intermixed_args(words))
     quiet, figure = options.pop("quiet"), options.pop("figure")
     file = options.pop("output", None) or find_unused(shorten_name(Path(options["image"]).stem, 180), ["-why.png"])[0]
-    if file.suffix not in SUFFIXES:
+    if file.suffix.lower() not in SUFFIXES:
         raise ClipgenError(f"output={str(file)!r}: choose a file with one of {SUFFIXES}")
     check_writable(file)
     explanation = explain(**options)
-    if figure:
-        explanation.figure().savefig(file, dpi=150)
-    else:
-        explanation.overlay.save(file)
+    try:
+        with atomic_write(file) as part:
+            explanation.figure().savefig(part, dpi=150) if figure else explanation.overlay.save(part)
+    except OSError as error:
+        raise ClipgenError(f"output={str(file)!r}: {error.strerror}; choose a place that has room") from error
     print(file if quiet else f"{file} (done): {explanation.text}, CLIP score {explanation.score:.3f}")
     return 0

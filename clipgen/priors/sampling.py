@@ -79,6 +79,7 @@ def guided(logits: Tensor, guidance: float) -> Tensor:
 
 
 UNDRAWN = 0.93  # the grey of what has no tokens yet
+SIDE = 16  # tokens of a side of the pictures of all priors in the registry
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
     temperature = None if temperature is None else check_number("temperature", temperature, 0.01, 100)
     guidance = None if guidance is None else check_number("guidance", guidance, 1, 100)
     picture = None if image is None else to_picture(image)
-    masks.load_mask(keep, (64, 64), {}, "keep")
+    masks.load_mask(keep, (SIDE, SIDE), {}, "keep")
     PRIORS.check(model)
     if isinstance(perceptor, str) and perceptor != "auto":
         family(perceptor)

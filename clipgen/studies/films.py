@@ -60,7 +60,7 @@ def batch(
     """
     batch, count, seed = check_count("batch", batch), check_count("count", count), check_count("seed", seed, low=0)
     runs: list[Run] = []
-    while len(runs) < count and (not runs or runs[-1].finished):
+    while len(runs) < count and all(run.finished or run.diverged for run in runs):
         group: list[Run] = []
         for number in range(len(runs), min(count, len(runs) + batch)):
             like = (runs + group)[0] if runs or group else None
@@ -104,7 +104,7 @@ def restyle(
 ) -> Journal:
     """Redraw every frame of a film after a prompt.
 
-    Each frame starts from a mix of itself and the redrawn frame before it, so that the style holds still.
+    Each frame starts from a mix of itself and the redrawn frame before it, for temporal consistency.
     ``clipgen.export.film.export(journal.frames(), "out.mp4", journal.settings)`` writes the film with the durations of
     its source.
 
@@ -126,6 +126,8 @@ def restyle(
     carry = check_number("carry", carry, 0, 1, "; 0 draws every frame alone")
     if "init" in settings:
         raise ClipgenError("init=...: a frame of a film starts from that of its source; leave init out, or use carry")
+    if "every" in settings:
+        raise ClipgenError("every=...: of each frame of a film only the last step is kept; leave every out")
     reader = FilmReader(film)
     frames = [frame.convert("RGB") for frame in reader]
     if not frames:
@@ -150,8 +152,10 @@ def finish_film(film: Journal, progress: bool = True, losses: Losses = ()) -> Jo
         Interrupted: At an interrupt.
     """
     with Lock(film.folder, "this film"), resumable(film):
-        (folder,) = (film.folder / FILM).iterdir()
-        source = Journal.open(folder)
+        folders = [path for path in (film.folder / FILM).glob("*") if path.is_dir()]  # not a .DS_Store
+        if len(folders) != 1:
+            raise ClipgenError(f"{film.folder}: its source is missing; redraw the film from its beginning")
+        source = Journal.open(folders[0])
         saved, inputs = source.settings, source.inputs()
         carry, count = saved[FILM]["carry"], saved[FILM]["frames"]
         if not all(_frame_name(number) in inputs for number in range(1, count + 1)):
@@ -189,10 +193,10 @@ def _frame_name(number: int) -> str:
     return f"film-{number:05d}.png"
 
 
-def redraw(make: Callable[[], Journal], files: Sequence[Path], fps: float | None = None) -> int:
-    """Write the film that ``make`` redraws, as far as it is made. Exit status: 0 done, 130 interrupted."""
+def write_redrawn_film(redraw: Callable[[], Journal], files: Sequence[Path], fps: float | None = None) -> int:
+    """Write the film that ``redraw`` returns, as far as it is made. Exit status: 0 done, 130 interrupted."""
     try:
-        journal, interruption = make(), ""
+        journal, interruption = redraw(), ""
     except Interrupted as error:
         if not error.journal.steps:
             raise

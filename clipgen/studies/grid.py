@@ -6,12 +6,13 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import Pictorial
 from clipgen.runs.inputs import Inputs
+from clipgen.runs.settings import Settings
 from clipgen.studies.tables import MAX_ROWS, Table, format_value, is_text, parse_value, read_table, unwrap_cell
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -53,8 +54,8 @@ def expand_grid(
     constants, axes = _split_axes(({} if template is None else {"prompt": template}) | {**settings}, max_rows)
     if table is not None:
         rows = read_table(table, max_rows)
-        if twice := sorted(settings.keys() & {name for row in rows for name in row}):
-            raise ClipgenError(f"{twice[0]}=...: is also in the table; leave one of them out")
+        if duplicates := sorted(settings.keys() & {name for row in rows for name in row}):
+            raise ClipgenError(f"{duplicates[0]}=...: is also in the table; leave one of them out")
         axes.insert(0, rows)
     counts = sorted({len(axis) for axis in axes})
     if 0 in counts:
@@ -157,10 +158,11 @@ def _find_placeholders(point: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fill(point: Mapping[str, Any], varied: dict[str, Any], placeholders: Set[str]) -> GridPoint:
-    """Return a point with the placeholders filled in; what is left are settings."""
+    """Return a point with the placeholders filled in. Settings stay settings: ``seed {seed}`` also sets the seed."""
     prompt = point["prompt"]
     if isinstance(prompt, str):
         texts = {"{{": "{", "}}": "}"} | {f"{{{name}}}": format_value(value) for name, value in point.items()}
         prompt = _BRACES.sub(lambda brace: texts[brace[0]], prompt)
-    settings = {name: value for name, value in point.items() if name not in placeholders and name != "prompt"}
+    texts_only = {"prompt"} | placeholders - {field.name for field in fields(Settings)}
+    settings = {name: value for name, value in point.items() if name not in texts_only}
     return GridPoint(prompt, settings, varied)

@@ -48,12 +48,12 @@ def check_file(file: str | Path) -> Path:
 
 def write_page(rows: Sequence[Row], varied: Sequence[str], title: str, file: Path) -> None:
     """Write the page of some rows. Raises OSError for a file that cannot be written."""
-    size = next((image.size for row in rows[:1] if (image := row.image)), (1, 1))
+    size = next((image.size for row in rows if (image := row.image)), (1, 1))
     css = CSS.replace("$aspect", f"{size[0]} / {size[1]}")
     scores = dict.fromkeys(name for row in rows for name in row.scores if name != "loss")
-    records = [{name: value for name, value in row.record.items() if name != "folder"} for row in rows]
+    records = [{name: value for name, value in row.to_record().items() if name != "folder"} for row in rows]
     texts = dict(
-        allowed=f"script-src '{hashed(JS)}'; style-src '{hashed(css)}'",
+        csp=f"script-src '{hashed(JS)}'; style-src '{hashed(css)}'",
         records=json.dumps([_shorten(row, record) for row, record in zip(rows, records)]).replace("<", "\\u003c"),
         title=escape(title),
         css=css,
@@ -109,7 +109,7 @@ def _row_html(row: Row) -> str:
 def show_progress(study: "Study", progress: bool) -> Iterator[Callable[[], None]]:
     """Yield a function that shows how far a study is, to be called as often as one likes.
 
-    It does so once a second, and in a twentieth of the time: 1,000 rows can take as long as a picture.
+    It does so at most once per second and 5% of the time: 1,000 rows can take as long as a picture.
     """
     if not progress:
         yield lambda: None
@@ -139,7 +139,7 @@ def show_progress(study: "Study", progress: bool) -> Iterator[Callable[[], None]
 
 
 def count_steps(rows: Sequence[Row], states: Sequence[RowState]) -> int:
-    """Return the number of steps that are made, or not to be made: all those of a failed row."""
+    """Return the number of steps that are completed or skipped: all those of a failed row."""
     pairs = zip(rows, states, strict=True)
     return sum(row.spec.settings.steps if state.done or state.error else state.step for row, state in pairs)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,11 +28,13 @@ from clipgen.runs.folder import Lock
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import FOLDERS, Journal
 from clipgen.runs.spec import RunSpec
+from clipgen.setting import to_python
 from clipgen.storage.files import atomic_write
 from clipgen.studies.grid import GridPoint
 
-NOTE, DRAFT = "row.json", ".making-"
-LAST = "state.safetensors", NOTE  # are copied last, in this order: half a copy can be continued
+STATE_FILE, TEMP_PREFIX = "row.json", ".making-"
+LAST = "state.safetensors", STATE_FILE  # copied last, so that an incomplete copy stays resumable
+_LOST = re.compile(r"\w\w+:/")  # an address whose second slash a Path has removed
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,20 @@ class RowState:
     @classmethod
     def read(cls, folder: Path) -> "RowState":
         """Return the state of the row in a folder: a new one where there is no valid ``row.json``."""
+        try:
+            return cls.parse((folder / STATE_FILE).read_bytes())
+        except OSError:
+            return cls()
+
+    @classmethod
+    def parse(cls, text: bytes) -> "RowState":
+        """Return the state in the content of a ``row.json``, a new one if that is not valid."""
         default = cls()
         try:
-            values = dict(json.loads((folder / NOTE).read_text()))
+            values = dict(json.loads(text))
             values.pop("memory", None)  # of rows of 0.4
             state = cls(**values)
-        except (OSError, ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, RecursionError):
             return default
         kinds = type(state.step), type(state.done), type(state.error)  # a bool is not a number
         if kinds != (int, bool, str) or type(state.seconds) not in (int, float):
@@ -60,7 +71,7 @@ class RowState:
 
     def write(self, folder: Path) -> None:
         """Replace the file in a folder. Raises OSError."""
-        with atomic_write(folder / NOTE) as part:
+        with atomic_write(folder / STATE_FILE) as part:
             part.write_text(json.dumps(self.__dict__))
 
 
@@ -70,7 +81,7 @@ class Row:
     Args:
         point: The arguments of the run.
         parent: Folder of the study.
-        names: The folders in ``parent``, by the marks that they end with: a row keeps its folder when the study is
+        names: The folders in ``parent``, by the digests that they end with: a row keeps its folder when the study is
             started again and varies more.
 
     Raises:
@@ -87,9 +98,11 @@ class Row:
             raise ClipgenError(f"study, {point.label}: {error}") from error
         # Prompts name files by their content there: another picture is another row.
         settings |= {name: getattr(self.spec.settings, name) for name in settings.keys() & {"prompt", "negative"}}
-        self.mark = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
+        # 1.0 is the same row as 1; folders of earlier studies have the digest of the numbers as they were written.
+        self.digest = _digest({name: to_python(value, isinstance(value, float)) for name, value in settings.items()})
+        existing = names.get(self.digest) or names.get(_digest(settings))
         self.varied, self.label = point.varied, point.label
-        self.folder = parent / names.get(self.mark, f"{slug(point.label)}-{self.mark}")
+        self.folder = parent / (existing or f"{slug(point.label)}-{self.digest}")
         self._state = RowState()
 
     def begin(self, threads: int) -> None:
@@ -102,7 +115,7 @@ class Row:
                 self._state = replace(self._state, error="")
                 self._state.write(self.folder)
             return
-        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=self.folder.parent))
+        draft = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=self.folder.parent))
         notes = self.spec.notes
         notes["machine"]["threads"] = threads
         journal = Journal.create(draft, "row", notes)
@@ -124,7 +137,7 @@ class Row:
         if state.done or state.error:
             return
         try:
-            self._state = replace(state, error="its worker ended without a word; start the study again")
+            self._state = replace(state, error="the worker exited without reporting an error; rerun the study")
             self._state.write(self.folder)
         except OSError as error:
             reason = f"its folder cannot be written ({error.strerror or error}); make room, and start the study again"
@@ -147,9 +160,8 @@ class Row:
         rows = self.journal.scores
         return {name: value for name, value in rows[-1].items() if name != "step"} if rows else {}
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """The row's line of the study's table."""
+    def to_record(self) -> dict[str, Any]:
+        """Return the row's line of the study's table."""
         state = self.state
         return {
             "prompt": self.spec.settings.prompt,
@@ -164,6 +176,10 @@ class Row:
         return png_bytes(self.image) if self.image else None
 
 
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
 class StudyStorage:
     """The ``folder`` of a study on this machine, and the ``address`` that its rows are copied to, or "".
 
@@ -173,14 +189,14 @@ class StudyStorage:
 
     def __init__(self, location: str | Path):
         self.address = str(location).rstrip("/") if "://" in str(location) else ""
-        if self.address and "://" not in self.address:
-            raise ClipgenError(f"folder={str(location)!r}: names no folder; write one, such as s3://bucket/study")
+        if (self.address and "://" not in self.address) or (isinstance(location, Path) and _LOST.match(str(location))):
+            raise ClipgenError(f"folder={str(location)!r}: names no folder; write one as a text, 's3://bucket/study'")
         self.folder = absolute_path(location)
         if not self.address:
             return
         # Addresses whose words are the same, a-b/c and a/b-c, are told apart by a hash.
-        mark = hashlib.sha256(self.address.encode()).hexdigest()[:8]
-        self.folder = absolute_path(Path("clipgen-runs", f"study-{slug(self.address, 50)}-{mark}"))
+        digest = hashlib.sha256(self.address.encode()).hexdigest()[:8]
+        self.folder = absolute_path(Path("clipgen-runs", f"study-{slug(self.address, 50)}-{digest}"))
         with self._translate_errors("cannot be written"):
             from fsspec.core import url_to_fs
 
@@ -190,7 +206,7 @@ class StudyStorage:
             self._files.rm_file(f"{self._root}/.clipgen")
 
     def row_names(self) -> dict[str, str]:
-        """Return the names of all rows, in the folder and at the address, by the marks that they end with."""
+        """Return the names of all rows, in the folder and at the address, by the digests that they end with."""
         names = [*self._remote_rows(), *(path.name for path in self.folder.glob("*-*"))]
         return {name.rpartition("-")[2]: name for name in names}
 
@@ -203,16 +219,28 @@ class StudyStorage:
         except OSError as error:
             raise ClipgenError(f"folder={str(self.folder)!r}: {error.strerror}; choose a folder to write to") from error
         with Lock(self.folder, "this study"):
-            for draft in self.folder.glob(f"{DRAFT}*"):
+            for draft in self.folder.glob(f"{TEMP_PREFIX}*"):
                 shutil.rmtree(draft, ignore_errors=True)
             yield
 
     def sync(self, folders: Iterable[Path]) -> None:
-        """Copy each row that is made either here or at the address to the other."""
-        remote = set(self._remote_rows())
-        for folder in folders if self.address else ():
-            if RowState.read(folder).done != (folder.name in remote):
-                (self.download if folder.name in remote else self.upload)(folder)
+        """Copy each row that is further here or at the address to the other. Raises ClipgenError as ``locked``."""
+        if not self.address:
+            return
+        with self.locked():
+            remote = set(self._remote_rows())
+            for folder in folders:
+                state = RowState.read(folder)
+                if state.done and folder.name not in remote:
+                    self.upload(folder)
+                elif not state.done and folder.name in remote and self._is_further(folder.name, state):
+                    self.download(folder)
+
+    def _is_further(self, name: str, state: RowState) -> bool:
+        """Return whether a row is further at the address than here: one that failed there may have gone on here."""
+        with self._translate_errors("cannot be read"):
+            remote = RowState.parse(self._files.cat_file(f"{self._root}/{name}/{STATE_FILE}"))
+        return remote.done or remote.step > state.step
 
     def sync_row(self, folder: Path) -> None:
         """Copy a row that a worker has finished, either here or at the address, to the other."""
@@ -223,7 +251,7 @@ class StudyStorage:
     def upload(self, folder: Path) -> None:
         """Copy a row to the address."""
         files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
-        with self._translate_errors("cannot be written any more; the rows are here, and come along the next time"):
+        with self._translate_errors("cannot be written; the rows are saved locally and uploaded on the next run"):
             for last in ("", *LAST):
                 group = [file for file in files if (file.name if file.name in LAST else "") == last]
                 targets = [f"{self._root}/{file.relative_to(folder.parent).as_posix()}" for file in group]
@@ -234,7 +262,7 @@ class StudyStorage:
     def download(self, folder: Path) -> None:
         """Replace a row by its copy at the address, whole or not at all, and without keys that lead out of it."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=DRAFT, dir=folder.parent) as draft:
+        with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=folder.parent) as draft:
             copy, root = Path(draft, folder.name), f"{self._root}/{folder.name}/"
             with self._translate_errors("cannot be read"):
                 keys = [file.removeprefix(root) for file in self._files.find(root) if file.startswith(root)]
@@ -249,13 +277,13 @@ class StudyStorage:
             os.replace(copy, folder)
 
     def _remote_rows(self) -> list[str]:
-        """Return the names of the rows at the address that are made, or have failed."""
+        """Return the names of the rows at the address that have a row.json."""
         if not self.address:
             return []
         with self._translate_errors("cannot be read"):
             files = self._files.find(self._root, maxdepth=2)  # no pattern: an address may have [, * or ? in it
         keys = [file.removeprefix(f"{self._root}/").split("/") for file in files]
-        return [key[0] for key in keys if key[1:] == [NOTE] and _is_inside(key[0])]
+        return [key[0] for key in keys if key[1:] == [STATE_FILE] and _is_inside(key[0])]
 
     @contextmanager
     def _translate_errors(self, what: str) -> Iterator[None]:
@@ -278,7 +306,7 @@ def _is_inside(key: str) -> bool:
 
 @contextmanager
 def local_rows(folders: Sequence[Path], address: str) -> Iterator[Sequence[Path]]:
-    """Yield folders of rows on this machine: copies, where it lacks one, which are uploaded in the end."""
+    """Yield folders of rows on this machine: temporary copies if any is missing; uploaded on exit."""
     if not address or all(folder.exists() for folder in folders):
         yield folders
         return

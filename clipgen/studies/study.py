@@ -32,7 +32,7 @@ from clipgen.studies.tables import MAX_ROWS, Table, format_value, write_csv
 from clipgen.studies.worker import make_rows
 
 TICK = 0.25  # seconds between two checks of how far the rows are
-ATTEMPTS = 3  # of a step of a row: if each one costs a worker, the row is given up
+ATTEMPTS = 3  # a row is marked failed after this many lost workers in one step
 
 
 class Study:
@@ -46,13 +46,13 @@ class Study:
 
     def __init__(self, rows: Iterable[Row], storage: StudyStorage, template: str = ""):
         self.storage, self.folder, self.template = storage, storage.folder, template
-        self.rows = list({row.mark: row for row in rows}.values())
+        self.rows = list({row.digest: row for row in rows}.values())
         self.varied = list(dict.fromkeys(name for row in self.rows for name in row.varied))
 
     def make(self, engine: str = "local", workers: int | None = None, batch: int = 1, progress: bool = False) -> None:
         """Make the missing rows; for the arguments see ``study``. After an interrupt the finished rows are kept."""
-        name, _, _ = str(engine).partition(":")
-        ENGINES.check(name)
+        name, _, _ = str(engine).partition("://")
+        ENGINES.check(str(engine) if name == "local" else name)
         batch = check_count("batch", batch)
         if workers is not None:
             workers = check_count("workers", workers, "; leave it out for the default")
@@ -91,12 +91,12 @@ class Study:
 
         A pandas DataFrame where pandas is installed, else a list of dictionaries.
         """
-        lines = [row.record for row in self.rows]
+        records = [row.to_record() for row in self.rows]
         try:
             import pandas
         except ImportError:
-            return lines
-        return pandas.DataFrame(lines)
+            return records
+        return pandas.DataFrame(records)
 
     def best(self, by: str = "") -> Row:
         """Return the row whose last frame has the highest score.
@@ -109,7 +109,7 @@ class Study:
         Raises:
             ClipgenError: If no row has this score.
         """
-        return _best(self.rows, by)
+        return _find_best(self.rows, by)
 
     def sheet(self, across: str = "", down: str = "") -> Image.Image:
         """Return the last frames in a grid with labelled axes. Of several rows in one cell it shows the best.
@@ -127,16 +127,18 @@ class Study:
         across = across or next((name for name in reversed(self.varied) if name != down), "")
         others = [down] if down else [name for name in self.varied if name != across]
         columns = list(dict.fromkeys(_axis_label(row, [across]) for row in self.rows))
-        lines = list(dict.fromkeys(_axis_label(row, others) for row in self.rows))
+        grid_rows = list(dict.fromkeys(_axis_label(row, others) for row in self.rows))
         begun = [row for row in self.rows if row.journal.steps]
-        if len(columns) * len(lines) > 2 * len(self.rows):  # of zip=True or a table: most cells would be empty
+        if not begun:
+            raise ClipgenError("sheet: no row has a frame yet; see the errors in the study's table, or start it again")
+        if len(columns) * len(grid_rows) > 2 * len(self.rows):  # of zip=True or a table: most cells would be empty
             images = [image for row in begun if (image := row.image)]
             return contact_sheet(images, min(4, len(begun)), [row.label for row in begun])
         cells: dict[tuple[str, str], list[Row]] = {}
         for row in begun:
             cells.setdefault((_axis_label(row, others), _axis_label(row, [across])), []).append(row)
-        best = {cell: _best(rows).image for cell, rows in cells.items()}
-        return grid([[best.get((line, column)) for column in columns] for line in lines], columns, lines)
+        best = {cell: _find_best(rows).image for cell, rows in cells.items()}
+        return grid([[best.get((row, column)) for column in columns] for row in grid_rows], columns, grid_rows)
 
     def export(self, file: str | Path) -> Path:
         """Write the study to a file, whole or not at all; return its path.
@@ -155,7 +157,7 @@ class Study:
                 elif part.suffix == ".png":
                     self.sheet().save(part)
                 else:
-                    write_csv([row.record for row in self.rows], part)
+                    write_csv([row.to_record() for row in self.rows], part)
         except OSError as error:
             raise ClipgenError(f"output={str(file)!r}: {error.strerror}; choose a place that has room") from error
         return file
@@ -174,7 +176,7 @@ def _axis_label(row: Row, names: Sequence[str]) -> str:
     return ", ".join(f"{name}={format_value(row.varied[name])}" for name in names if name in row.varied)
 
 
-def _best(rows: Sequence[Row], by: str = "") -> Row:
+def _find_best(rows: Sequence[Row], by: str = "") -> Row:
     scores = {row: row.scores for row in rows}
     names = {name for line in scores.values() for name in line}
     by = by or ("judge" if "judge" in names else "clip")

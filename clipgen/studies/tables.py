@@ -108,7 +108,7 @@ def _read_csv(file: Path) -> list[dict[str, Any]]:
     try:
         text = file.read_bytes().decode("utf-8-sig")
         first = text.partition("\n")[0]
-        delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+        delimiter = next((each for each in ",;\t" if each in first), ",")
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     except (OSError, UnicodeDecodeError) as error:
         raise ClipgenError(f"{label}: cannot be read ({error}); save it as CSV in UTF-8") from error
@@ -118,13 +118,15 @@ def _read_csv(file: Path) -> list[dict[str, Any]]:
     except csv.Error as error:
         line = reader.reader.line_num
         raise ClipgenError(f"{label}: cannot be read at line {line} ({error}); close each quote") from error
-    if twice := [name for name in names if name and names.count(name) > 1]:
-        raise ClipgenError(f"{label}: its first line has {twice[0]!r} twice; rename one of these columns, or delete it")
+    if duplicates := [name for name in names if name and names.count(name) > 1]:
+        raise ClipgenError(
+            f"{label}: its first line has {duplicates[0]!r} twice; rename or delete one of these columns"
+        )
     if any(row.get("") for row in rows):
         raise ClipgenError(f"{label}: a line has a cell in a column without a name; name it in the first line")
     if any(None in row for row in rows):
-        mark = {",": "commas", ";": "semicolons"}.get(delimiter, "tabs")
-        raise ClipgenError(f"{label}: a line has more cells than there are names; put {mark} in quotes")
+        special = {",": "commas", ";": "semicolons"}.get(delimiter, "tabs")
+        raise ClipgenError(f"{label}: a line has more cells than there are names; put {special} in quotes")
     texts = [{_unquote(name): _unquote(text or "") for name, text in row.items()} for row in rows]
     return [{name: _parse_number(name, text) for name, text in row.items()} for row in texts]
 

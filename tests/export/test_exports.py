@@ -171,13 +171,13 @@ def test_one_frame_is_held_at_a_time(suffix, tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "gif", "webp", "mp4"])
 def test_twice_as_large(suffix, tmp_path):
     """Smooth between the frame's own pixels: Lanczos, from the frame and not from what is shown of it."""
-    file = export(noise(2, 160), tmp_path / f"a.{suffix}", upscale=2)
+    file = export(noise(2, 160), tmp_path / f"a.{suffix}", upscale=2 if suffix == "gif" else 2.0)
     assert iio.imread(file, index=0).shape[:2] == (640, 640), "it is shown at 320, and is twice that"
     if suffix == "png":
         wanted = noise(2, 160)[-1].resize((640, 640), Image.Resampling.LANCZOS)
         with Image.open(file) as png:
             assert png.tobytes() == wanted.tobytes()
-    for wrong in (0, 3, -2, 1.5):
+    for wrong in (0, 3, -2, 1.5, True):
         with pytest.raises(clipgen.ClipgenError, match=rf"upscale={wrong}: choose one of"):
             export(noise(1), tmp_path / f"b.{suffix}", upscale=wrong)
 

@@ -194,6 +194,9 @@ def test_what_the_hub_has_not_or_should_not_have_is_refused(tmp_path, monkeypatc
     on_hub(UNet2DModel(sample_size=8, **small), tmp_path, "unet")
     with pytest.raises(ClipgenError, match="is UNet2DModel; clipgen takes AutoencoderKL, AutoencoderTiny, "):
         from_hub("hf-hub:org/model/unet")
+    (on_hub(AutoencoderTiny(), tmp_path, "bare") / "config.json").write_text('{"_class_name": "VQModel"}')
+    with pytest.raises(ClipgenError, match="has no block_out_channels"):
+        from_hub("hf-hub:org/model/bare")
     folder = on_hub(AutoencoderTiny(), tmp_path, "pickled")
     (folder / "diffusion_pytorch_model.safetensors").unlink()
     torch.save(AutoencoderTiny().state_dict(), folder / "diffusion_pytorch_model.bin")

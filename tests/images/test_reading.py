@@ -101,6 +101,7 @@ def test_fit():
 def test_what_is_no_picture(tmp_path):
     refused(tmp_path / "missing.png", "no such file")
     refused(tmp_path, "is a folder")
+    refused("~/", "is a folder")
     for name, content in (("empty.png", b""), ("text.jpg", b"hello"), ("half.png", None)):
         if content is None:
             out = io.BytesIO()

@@ -1,5 +1,6 @@
 """Pictures in words, and the lasso that finds them."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -43,6 +44,8 @@ def test_words_and_pictures_of_ones_own(clip):
     for picture, name in zip(plain, ("red", "blue", "green", "yellow"), strict=True):
         found = clipgen.describe(picture, ["red", "blue", "green", "yellow"], clip, pictures=plain)
         assert found.words[0][0] == name
+    pixels = np.stack([np.asarray(picture) for picture in plain])
+    assert clipgen.describe(plain[0], np.array(["red", "blue"]), clip, pictures=pixels).words[0][0] == "red"
 
 
 def test_the_vocabularies():
@@ -73,7 +76,8 @@ def test_a_run_says_what_it_has_become(run):
     ("arguments", "says"),
     [
         ({"vocabulary": []}, "vocabulary=\\[\\]: give words"),
-        ({"vocabulary": ["cat"]}, "one word alone"),
+        ({"vocabulary": ["cat"]}, "at least two words"),
+        ({"vocabulary": 5}, "vocabulary=5: give words"),
         ({"vocabulary": "klingon"}, "vocabulary='klingon' is unknown; choose one of: common, emoji"),
         ({"penalty": 1.0}, "penalty=1.0: must be above 0 and below 1"),
         ({"pictures": []}, "pictures=\\[\\]: give some"),

@@ -139,6 +139,8 @@ def test_the_command(tmp_path, monkeypatch, drawings, capsys):
     assert Image.open("map.png").size == (128, 128)
     assert main(["explain", "scene.png", "a boar", "--figure", "--quiet"]) == 0
     assert capsys.readouterr().out == "scene-why.png\n" and Image.open("scene-why.png").width > 1000
+    assert main(["explain", "scene.png", "a boar", "-o", "why.JPEG", "--quiet"]) == 0
+    assert Image.open("why.JPEG").format == "JPEG" and not [*tmp_path.glob(".*")]
     assert main(["explain", "scene.png", "a boar", "-o", "missing/map.png"]) == 2
     assert "choose a file in a folder" in capsys.readouterr().err
 

@@ -11,6 +11,7 @@ from clipgen.mini import WEIGHTS
 from clipgen.mini.drafts import DRAFT_TEMPERATURE, DRAFTS
 from clipgen.mini.training.prior import losses
 from clipgen.mini.vocabulary import held_out
+from clipgen.priors import sampling
 from clipgen.priors.sampling import UNDRAWN, Sampler, _models, dalle, load_prior
 
 
@@ -216,9 +217,11 @@ def test_completion_keeps_the_top(picture):
         ({"model": "dall-e-3"}, "choose one of"),
         ({"image": "nowhere.png"}, "nowhere.png"),
         ({"image": Image.new("RGB", (8, 8)), "keep": "middle"}, "middle"),
+        ({"image": Image.new("RGB", (8, 8)), "keep": "0,0,0.02,0.02"}, "leaves nothing"),
     ],
 )
-def test_what_cannot_work_is_said(options, said):
+def test_what_cannot_work_is_said(options, said, monkeypatch):
+    monkeypatch.setattr(sampling, "load_prior", None)  # nothing is loaded
     with pytest.raises(clipgen.ClipgenError, match=said):
         clipgen.dalle("a cat", **({"n": 1} | options))
 

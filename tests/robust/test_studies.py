@@ -65,6 +65,26 @@ def test_no_key_of_an_address_is_written_outside_of_its_row(key, memory, desk, t
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
 
 
+def test_a_failure_at_the_address_does_not_undo_what_was_made_here(memory):
+    storage, row = kept_row("memory://away")
+    RowState(20, 1.0, error="lost").write(row.folder)
+    storage.upload(row.folder)
+    RowState(50, 2.0).write(row.folder)
+    storage.sync([row.folder])
+    assert RowState.read(row.folder).step == 50
+    RowState(10, 2.0).write(row.folder)
+    storage.sync([row.folder])
+    assert RowState.read(row.folder).step == 20, "what is further comes from there"
+
+
+def test_rows_of_a_study_in_progress_are_not_replaced(memory):
+    storage, row = kept_row("memory://away")
+    RowState(0, 1.0).write(row.folder)
+    with storage.locked(), pytest.raises(ClipgenError, match="this study is in progress"):
+        StudyStorage("memory://away").sync([row.folder])
+    assert not RowState.read(row.folder).done
+
+
 @pytest.mark.parametrize("name", ["[old]", "a[1]b", "*", "what?", "{x}", "[!a]"])
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_an_address_is_no_pattern(kind, name, memory, tmp_path):

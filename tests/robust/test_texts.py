@@ -118,6 +118,10 @@ def test_what_is_dropped_of_a_long_prompt_is_found_at_once(monkeypatch):
     assert kept + dropped == words
     assert whole(perceptor, " ".join(kept)) and not whole(perceptor, " ".join(words[: len(kept) + 1]))
     assert len(asked) < 20  # of which each reads the prompt
+    with pytest.warns(UserWarning, match="dropped: '喵+'") as notes:
+        embed(perceptor, ["喵" * 60])
+    kept = 60 - str(notes[0].message).count("喵")
+    assert kept and whole(perceptor, "喵" * kept) and not whole(perceptor, "喵" * (kept + 1))
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def test_a_film_goes_on_after_its_process_is_lost(carry, film, tmp_path, monkeyp
         clipgen.restyle(film[:4], "a red apple", carry=carry, folder=tmp_path / "lost", **SMALL)
     monkeypatch.undo()
     (folder,) = (tmp_path / "lost").iterdir()
+    (folder / "film" / ".DS_Store").write_bytes(b"")  # of macOS
     frames = folder / "frames"  # of the third frame the picture was written, but not its scores
     (frames / "00003.png").write_bytes((frames / "00001.png").read_bytes())
     made = finish_film(Journal.open(folder), progress=False)
@@ -45,4 +46,15 @@ def test_mistakes_are_named_before_anything_is_computed(film, tmp_path):
         clipgen.restyle([], "a cat", folder=tmp_path)
     with pytest.raises(ClipgenError, match="carry=2"):
         clipgen.restyle(film, "a cat", carry=2, folder=tmp_path)
+    with pytest.raises(ClipgenError, match="leave every out"):
+        clipgen.restyle(film, "a cat", every=2, folder=tmp_path)
     assert not [*tmp_path.rglob("*.png")]
+
+
+def test_a_run_that_diverges_does_not_end_the_batch(tmp_path):
+    def nan(image, latent, step):
+        return image.sum() * float("nan")
+
+    with pytest.warns(UserWarning, match="not finite"):
+        runs = clipgen.batch("a cat", 3, losses={"n": nan}, generator="pixels", folder=tmp_path, **SMALL | {"steps": 5})
+    assert len(runs) == 3 and all(run.diverged for run in runs)

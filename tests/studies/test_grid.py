@@ -43,6 +43,20 @@ def test_templates_sizes_and_pictures_vary_too():
     assert runs("a", {"init": picture})[0][1]["init"] is picture
 
 
+def test_a_setting_in_the_prompt_is_still_a_setting():
+    assert runs("a cat, {thing}, seed {seed}", {"seed": [1, 2], "thing": "red"}) == [
+        ("a cat, red, seed 1", {"seed": 1}),
+        ("a cat, red, seed 2", {"seed": 2}),
+    ]
+
+
+def test_a_whole_number_and_a_float_are_one_row(tmp_path):
+    one, same = (Row(expand_grid("a cat", {"lr": lr})[0], tmp_path) for lr in (1, 1.0))
+    assert one.folder == same.folder and one.folder.name == "a-cat-fb9a4757c1"
+    earlier = Row(expand_grid("a cat", {"lr": 1.0})[0], tmp_path, {"b71ad56642": "a-cat-b71ad56642"})
+    assert earlier.folder.name == "a-cat-b71ad56642", "as clipgen 0.4 named it"
+
+
 def test_none_twice(tmp_path):
     points = expand_grid(["a {colour} cat", "a cat"], {"colour": ["red", "blue"], "seed": [1, 1]})
     study = Study((Row(point, tmp_path) for point in points), StudyStorage(tmp_path))

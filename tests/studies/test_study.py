@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -16,7 +17,10 @@ from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
 from clipgen.studies import page
 from clipgen.studies.executor import count_cores, worker_counts
+from clipgen.studies.grid import expand_grid
 from clipgen.studies.ray import RayExecutor
+from clipgen.studies.row import Row, StudyStorage
+from clipgen.studies.study import Study
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,13 @@ def test_the_sheet(study):
         study.sheet("steps")
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_sheet_without_frames(zipped, tmp_path):
+    points = expand_grid("a cat", {"seed": range(3), "steps": [1, 2, 3]}, zipped=zipped)
+    with pytest.raises(ClipgenError, match="no row has a frame yet"):
+        Study([Row(point, tmp_path) for point in points], StudyStorage(tmp_path)).sheet()
+
+
 @pytest.mark.slow
 def test_started_again_it_makes_only_what_is_missing(study, quick, inline_workers):
     asked = {"thing": ["cat", "boat"], "steps": 4, "folder": study.folder, "workers": 1, **quick}
@@ -110,6 +121,11 @@ def test_a_bad_row_is_told_before_anything_is_made(quick, tmp_path):
         clipgen.study("a cat", cutoutz=[2, 3], folder=tmp_path / "study", **quick)
     with pytest.raises(ClipgenError, match="engine='locale' is unknown; did you mean local"):
         clipgen.study("a cat", engine="locale", folder=tmp_path / "study", **quick)
+    for engine in ("local:foo", "local://foo", "ray:head:10001"):
+        with pytest.raises(ClipgenError, match=f"engine='{engine}' is unknown"):
+            clipgen.study("a cat", engine=engine, folder=tmp_path / "study", **quick)
+    with pytest.raises(ClipgenError, match="write one as a text"):
+        clipgen.study("a cat", folder=Path("s3://bucket/study"), **quick)
     with pytest.raises(ClipgenError, match="workers=0"):
         clipgen.study("a cat", workers=0, folder=tmp_path / "study", **quick)
     assert not list(tmp_path.iterdir())

@@ -99,7 +99,7 @@ def test_an_address_that_is_gone_on_the_way(tmp_path, quick, inline_workers):
     address = f"file://{tmp_path}/away"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fsspec.implementations.local.LocalFileSystem.put", full)
-        with pytest.raises(ClipgenError, match=r"the rows are here, and come along .*no room"):
+        with pytest.raises(ClipgenError, match=r"the rows are saved locally and uploaded on the next run .*no room"):
             clipgen.study("a cat", folder=address, **TINY, **quick)
     assert clipgen.study("a cat", folder=address, **TINY, **quick).finished
     assert len(list((tmp_path / "away").glob("*/row.json"))) == 2
