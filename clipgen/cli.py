@@ -19,7 +19,7 @@ from clipgen.images.terminal import with_sanitized_streams
 
 
 class Command(NamedTuple):
-    """A subcommand; ``run`` names a function that adds options to a parser, parses words with it and does the rest."""
+    """A subcommand; ``run`` names a function that adds options to a parser, parses words and runs the command."""
 
     run: str
     help: str
@@ -93,7 +93,7 @@ class CommandParser(argparse.ArgumentParser):
         if not unknown:
             return options
         if not unknown[0].startswith("-"):
-            raise ClipgenError(f"{unknown[0]!r}: is one too many; if it is a part of the prompt, put it in quotes")
+            raise ClipgenError(f"{unknown[0]!r}: unexpected argument; if it is a part of the prompt, put it in quotes")
         option, names = unknown[0].partition("=")[0], [*self._option_string_actions]
         hint = suggest(option, names, 0.75).strip() or f"{self.prog} --help lists them"
         if others := [f"clipgen {name}" for name in COMMANDS if option in _options_of(name)]:
@@ -109,7 +109,7 @@ class CommandParser(argparse.ArgumentParser):
 
 @with_sanitized_streams
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. Exit status: 0 done, 2 something to mend, 130 interrupted (what was made is kept)."""
+    """Run a command. Exit status: 0 done, 2 user error, 130 interrupted (what was made is kept)."""
     words = sys.argv[1:] if argv is None else argv
     parser = CommandParser(
         "clipgen",

@@ -138,7 +138,7 @@ def dalle(parser: argparse.ArgumentParser, words: list[str]) -> int:
     parser.add_argument("--model", help="mini (built in; default), dalle-mini or dalle-mega")
     parser.add_argument("--image", help="complete this picture")
     parser.add_argument("--keep", help="part of --image to keep: top (default), bottom, left, right or a box x,y,w,h")
-    parser.add_argument("--temperature", type=float, help="sampling temperature; lower is safer (mini: 0.7)")
+    parser.add_argument("--temperature", type=float, help="sampling temperature; lower is less varied (mini: 0.7)")
     parser.add_argument("--top-k", type=int, help="sample from the K likeliest tokens (mini: 128)")
     parser.add_argument("--guidance", type=float, help="strength of the text, at least 1 (mini: 1.5)")
     parser.add_argument("--seed", type=int, help="random seed (default: 0)")
@@ -238,7 +238,7 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
             tables.append("\n".join(lines))
     tables += [f"{', '.join(names)}:\n  {note}" for note, names in notes.items()]
     if "GB" in "".join(tables):
-        scope = "a generator at its pixels, a perceptor with 16 cutouts"
+        scope = "a generator at the listed size, a perceptor with 16 cutouts"
         tables.append(f"memory: computed, of weights and a step in fp32 ({scope}); fp16: half")
     print("\n\n".join(tables) or f"no generator or perceptor has {text!r} in its name")
     return 0

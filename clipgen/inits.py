@@ -1,4 +1,4 @@
-"""Where a run starts, and the pictures that it is held to."""
+"""Where a run starts, and the pictures that the init loss keeps it near."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +82,7 @@ class Saved(Init):
 
 
 class Picture(Init):
-    """A given picture, which the run is held to; ``fit``: how it is resized."""
+    """A given picture, which the init loss keeps the run near; ``fit``: how it is resized."""
 
     starts_mask_from_draft = True
 
@@ -103,7 +103,7 @@ class Picture(Init):
 
 
 class Procedural(Init):
-    """A picture drawn with the run's random numbers, such as clouds. The run is not held to it."""
+    """A picture drawn with the run's random numbers, such as clouds. No init loss keeps the run near it."""
 
     def draw(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Return an image (1, 3, H, W) in [0, 1]."""
@@ -235,7 +235,7 @@ class Dalle(Init):
         return deque(self._drawing_stages(context, text), maxlen=1).pop()
 
     def _drawing_stages(self, context: InitContext, text: str) -> Iterator[Drawings]:
-        """Yield the drawings of a text after each row; those that are there already at once."""
+        """Yield the drawings of a text after each row; cached drawings are yielded once, complete."""
         if text in self._drawings:
             yield self._drawings[text]
             return

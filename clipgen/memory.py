@@ -15,7 +15,7 @@ from clipgen.losses.loss import StepSpec
 T = TypeVar("T")
 PROBE_SIZE = 8  # side of the latent on which a decoder's memory is measured
 MARGIN = 1.3  # ratio of a step's peak memory to the activations saved for backward
-AMPLE = 4  # times what a step needs: with so much free, the gaps between freed blocks (a factor of 2.5) do no harm
+AMPLE = 4  # if this multiple of a step's need is free, fragmentation (up to 2.5x) is harmless
 # How CUDA, cuDNN, cuBLAS and related libraries, other accelerators and CPUs report that memory ran out. Some have no
 # better words when there is no room for their handles and workspaces.
 _OOM = re.compile(

@@ -17,7 +17,7 @@ from clipgen.precision import RangeChecks, deferred_range_checks
 
 
 class Optimization:
-    """One latent, its optimiser and its average, with CLIP as the loss. Knows no files and no threads.
+    """One latent, its optimiser and its moving average (EMA). Does no file I/O.
 
     Args:
         spec: What a step computes with; may be replaced between two steps.
@@ -90,7 +90,7 @@ class Optimization:
         )
 
     def update_latent(self, loss: Tensor, checks: RangeChecks | None = None) -> None:
-        """Take an optimiser step, unless a number is not finite. If a net overflowed fp16, leave the latent unchanged.
+        """Take an optimiser step, unless a number is not finite. After an fp16 overflow, leave the latent alone.
 
         Each part allocates before it changes anything, and can be repeated when memory runs out.
         """
@@ -108,7 +108,10 @@ class Optimization:
         self.step += 1
 
     def unscale_and_check(self, loss: Tensor, checks: RangeChecks) -> bool:
-        """Unscale the gradient; return whether it and the loss are finite. If not, reduce the scale or the rate."""
+        """Unscale the gradient; return whether it and the loss are finite, and no network left fp16's range.
+
+        If not, reduce the scale or the rate, and count the steps in a row that were not finite.
+        """
         gradient, numbers = self.latent.grad, [*checks.sums, loss.float()]
         if gradient is not None:
             numbers += gradient.aminmax()  # isfinite() would copy all of it
@@ -259,8 +262,8 @@ class LossScaler:
     """Loss scaling for fp16, whose range small gradients would fall below (Micikevicius et al. 2018).
 
     The scale is quartered where a gradient overflows, and doubled after ``GROWTH_INTERVAL`` good steps in a row.
-    torch.amp.GradScaler has no upper bound, no lower bound of 1, and needs a torch optimiser. Nets of published sizes
-    with random weights overflow at 2^16 and not at 2^10.
+    torch.amp.GradScaler has no upper bound, no lower bound of 1, and needs a torch optimiser. Published architectures
+    with random weights overflow at 2^16 and not at 2^10, which is one quartering of the initial scale.
     """
 
     INIT_SCALE, MAX_SCALE, GROWTH_INTERVAL = 2.0**12, 2.0**24, 200

@@ -4,8 +4,8 @@ Prompts are separated by ``|``. ``a photo -> a sketch`` is a direction: the pict
 the texts differ (Gal et al. 2022, StyleGAN-NADA). Each may end with any of
 
 * ``:weight`` - how much it counts; a negative one pushes away,
-* ``:weight:stop`` - the distance below which it does not pull any more, or with a negative weight (whose stop may have
-  also with a minus) the one beyond which it does not push any more (Crowson's VQGAN+CLIP notebook, 2021),
+* ``:weight:stop`` - the distance below which it no longer pulls, or with a negative weight (its stop may also be
+  written with a minus) beyond which it no longer pushes (Crowson's VQGAN+CLIP notebook, 2021),
 * ``@from-to`` - the steps in which it is active; overlapping spans are cross-faded,
 * ``[where]`` - the part of the picture that it is about: ``top``, ``left``, ``x,y,w,h``, a mask file.
 
@@ -48,7 +48,9 @@ class Prompt:
 
     text: str
     weight: float = 1.0
-    stop: float = -math.inf  # the distance below which it does not pull; with a negative weight: beyond which not push
+    stop: float = (
+        -math.inf
+    )  # distance below which it no longer pulls; if ``weight`` < 0: beyond which it no longer pushes
     span: tuple[int, float] = (0, math.inf)  # the first step, and the one after the last
     where: str = ""  # the part of the picture that it is about; empty for all of it
     is_image: bool = False  # whether ``text`` names a picture

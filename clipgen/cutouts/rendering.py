@@ -1,4 +1,4 @@
-"""Cutouts rendered from their random numbers, and the matrices that move coordinates and colours, one for each."""
+"""Cutouts rendered from sampled parameters: coordinates and colours are transformed by one matrix per cutout."""
 
 import math
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def pooling_levels(warp: Tensor, size: int, shape: Sequence[int]) -> Tensor:
     return 2 * halvings + (steps / 2**halvings > 1.5)
 
 
-def grid(warp: Tensor, size: int) -> Tensor:
+def sampling_coords(warp: Tensor, size: int) -> Tensor:
     """Return the coordinates (n, size, size, 2) of the cutouts' pixels in the picture, for ``grid_sample``."""
     coords = torch.einsum("nij,hwj->nhwi", warp, _pixel_coords(size, warp.dtype, warp.device))
     return coords[..., :2] / coords[..., 2:].clamp(min=1e-3)  # points behind the camera are far away
@@ -109,7 +109,7 @@ def colour_matrix(brightness: Tensor, contrast: Tensor, saturation: Tensor, hue:
 
 @dataclass(frozen=True)
 class CutoutParams:
-    """The random numbers of ``count`` cutouts of each picture.
+    """Sampled parameters of ``count`` cutouts of each picture.
 
     They are sampled before the rendering, so that cutouts rendered in several passes are the same.
     """
@@ -162,12 +162,12 @@ class CutoutParams:
     def _sample(self, images: Tensor, part: slice) -> Tensor:
         """Sample cutouts ``part`` of images (B, 3, H, W) as (B·n, 3, size, size), without other augmentations."""
         cutouts = []
-        for image, warp, levels in zip(
+        for image, warp, pool_levels in zip(
             images.split(1), self.warp.split(self.count), self.pooling_levels.split(self.count)
         ):
-            warp, levels = warp[part], levels[part]
-            for level in levels.unique_consecutive().tolist():
-                cutouts.append(self._sample_pooled(image, warp[levels == level], level))
+            warp, pool_levels = warp[part], pool_levels[part]
+            for level in pool_levels.unique_consecutive().tolist():
+                cutouts.append(self._sample_pooled(image, warp[pool_levels == level], level))
         return cutouts[0] if len(cutouts) == 1 else torch.cat(cutouts)
 
     def _sample_pooled(self, image: Tensor, warp: Tensor, pooling_level: int) -> Tensor:
@@ -175,7 +175,7 @@ class CutoutParams:
         halvings, averaged = divmod(pooling_level, 2)
         for _ in range(halvings):
             image = F.avg_pool2d(image, _pool_sides(image))
-        coords = grid(copy_to(warp, image.device), self.size)
+        coords = sampling_coords(copy_to(warp, image.device), self.size)
         if self.padding == "wrap":
             image, coords = wrap(image, coords)
         if averaged:  # the mean of four pixels lies between them

@@ -1,4 +1,4 @@
-"""Random cutouts of a picture for CLIP, so that it scores the picture and not its pixels."""
+"""Random cutouts of a picture for CLIP, so that single pixels cannot fool it."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class CutoutConfig:
         b, _, height, width = shape
         draws = _Draws(self.augmentations, b * self.cutouts, rng)
         warp = self._draw_warps(draws, shape, size)
-        # Cutouts of one pooling level become adjacent. Masks of groups follow the new order; later draws need not.
+        # Cutouts of one pooling level become adjacent. Reorder group masks already drawn; later draws are i.i.d.
         pooling_levels = rendering.pooling_levels(warp, size, (height, width))
         batch_indices = torch.arange(b).repeat_interleave(self.cutouts)
         order = (pooling_levels + (pooling_levels.max() + 1) * batch_indices).argsort(stable=True)

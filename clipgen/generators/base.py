@@ -20,7 +20,7 @@ Randomness = torch.Generator | Sequence[torch.Generator]  # one for the whole ba
 
 
 class Generator:
-    """A latent and the image that it stands for, (B, 3, H, W) float32 in [0, 1].
+    """Maps a latent to an image (B, 3, H, W), float32 in [0, 1].
 
     A latent is one float32 tensor whose first dimension is the batch; the rest is the generator's own, such as codes,
     frequencies or strokes. The defaults here are those of a continuous latent without a net.
@@ -44,7 +44,7 @@ class Generator:
         """Compute in one of ``clipgen.device.PRECISIONS``; without a net there is only fp32."""
 
     def condition(self, texts: Sequence[str]) -> None:
-        """Draw these texts from now on; most generators read none. Called at the start and when prompts change."""
+        """Condition on texts; most generators ignore them. Called at the start and when prompts change."""
 
     def enable_checkpointing(self) -> bool:
         """Recompute activations in the backward pass instead of storing them; return whether that is new."""
@@ -82,10 +82,10 @@ class Generator:
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
         """Return the distance of two latents, a scalar of about 1 for unrelated images."""
-        return (latent - other).square().mean() / 2  # whose latents have a standard deviation of 1
+        return (latent - other).square().mean() / 2  # assumes latents with standard deviation 1
 
     def residual(self, latent: Tensor) -> Tensor:
-        """Return ``latent - encode(image(latent))``, such as the quantization error; zeros if there is none."""
+        """Return ``latent - encode(image(latent))``, such as the quantisation error; zeros if there is none."""
         return torch.zeros_like(latent)
 
     def transform(self, latents: Tensor, inverse_affine: Tensor, rng: torch.Generator) -> Tensor:
@@ -166,7 +166,7 @@ class Entry:
 
     @property
     def megabytes(self) -> float:
-        """The size of its weights; of those that diffusers loads by itself as its ``config`` says."""
+        """Size of the weights in MB; from ``config`` where diffusers loads them."""
         return sum(file.megabytes or 0 for file in self.files) or self.config.get("megabytes", 0)
 
     def defaults_on(self, device: str) -> Mapping[str, Any]:
@@ -229,7 +229,10 @@ def check_size(name: str, model: Entry | Generator, size: tuple[int, int]) -> No
 
 
 def check_tokens(name: str, tokens: Any, shape: tuple[int, int], codes: int) -> None:
-    """Raise ClipgenError unless whole numbers have this shape (h, w) and are indices of codes; no codes: no tokens."""
+    """Raise ClipgenError unless whole numbers have this shape (h, w) and are indices of codes.
+
+    ``codes=0`` means that the generator has none.
+    """
     if not codes:
         raise ClipgenError(f"init: tokens were given, and {name} has none; start from a picture")
     if tuple(tokens.shape) != shape or tokens.min() < 0 or tokens.max() >= codes:

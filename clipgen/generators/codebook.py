@@ -42,7 +42,7 @@ class VQBase(nn.Module):
         raise NotImplementedError
 
     def normalize(self, latent: Tensor) -> Tensor:
-        """Return a latent with the length of its codes, if all have the same."""
+        """Return a latent rescaled to the codes' norm, if it is constant."""
         return latent
 
     def tokens(self, latent: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class Codebook(MixedPrecision, Generator):
         self.name, self.native_size, self.stride, self.sequence = name, native_size, net.stride, net.sequence
         self.net = net.eval().requires_grad_(False)
         for part in net.children():
-            if part is not net.encoder:  # whose weights are read from the file when an image is encoded
+            if part is not net.encoder:  # the encoder is loaded lazily
                 fast.optimize_for(part, self.device)
         self.low, self.high = self.codebook.amin(0)[:, None, None], self.codebook.amax(0)[:, None, None]
         self.deviation = float(used_codes(self.codebook).std())
@@ -167,19 +167,19 @@ class Unquantized(Codebook):
 
     def __init__(self, name: str, net: VQBase, native_size: int, limit: float | None = None):
         super().__init__(name, net, native_size)
-        self.clip = limit
+        self.limit = limit
         if limit is not None:
             self.low, self.high = torch.full_like(self.low, -limit), torch.full_like(self.high, limit)
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        if self.clip is None:
+        if self.limit is None:
             return super().start(size, rng)
         return (1.9 * (0.5 * torch.randn(self.shape(size), generator=rng)).arcsinh()).sinh().to(self.device)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        if self.clip is None:
+        if self.limit is None:
             return self._decode(latent)
-        image = self._decode(latent.clamp(-self.clip, self.clip))
+        image = self._decode(latent.clamp(-self.limit, self.limit))
         return torch.where((image > 0) & (image < 1), image, image.detach())
 
     def _encode(self, image: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ class Gumbel(Codebook):
         return self.compute(self.net.logits, image)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        """Return the relaxed image; without ``rng`` the likeliest tokens', or the mixture's at a fixed temperature."""
+        """Return the relaxed image; without ``rng`` of the argmax tokens (or, at fixed temperature, the mixture)."""
         if rng is None and self.temperature is None:
             return self._decode(self.net.lookup(self.tokens(latent)))
         temperature = self.temperature or 16**-progress

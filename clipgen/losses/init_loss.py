@@ -67,7 +67,7 @@ def colouring_distance(image: Tensor, drawing: Tensor) -> Tensor:
     return LINE_SCALE * lines.square().mean() + 3 * PIXEL_SCALE * colours.mean()
 
 
-@lru_cache(maxsize=4)  # of the drawings that a run is near to at a time
+@lru_cache(maxsize=4)  # drawings in use at the same time
 def _colours_and_lines(drawing: Tensor) -> tuple[Tensor, Tensor]:
     """Return where a drawing (B, 3, H, W) is coloured or white, and its lines, both (B, 1, H, W)."""
     colourful = drawing.amax(1, keepdim=True) - drawing.amin(1, keepdim=True) > 0.05

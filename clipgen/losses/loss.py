@@ -53,7 +53,7 @@ class StepSpec:
         return [sum(max(0.0, weights[i]) for i in target.prompts) for target in self.init_targets]
 
     def init_target(self, step: int, draft_key: str = "") -> InitTarget | None:
-        """Return the init target with the largest weight at a step, or ``draft_key``'s while its prompts are active."""
+        """Return the init target with the largest weight at a step, or ``draft_key``'s until it has half faded."""
         weights, factors = self.target_weights(step), fade_factors([prompt.span for prompt in self.prompts], step)
         for target in self.init_targets:
             if target.draft_key and target.draft_key == draft_key and max(factors[i] for i in target.prompts) >= 0.5:

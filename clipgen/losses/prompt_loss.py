@@ -22,25 +22,25 @@ from clipgen.prompts import Prompt, weights_at
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
-def spherical_distance(images: Tensor, targets: Tensor) -> Tensor:
+def spherical_distance(image_embeddings: Tensor, targets: Tensor) -> Tensor:
     """Return half the squared angle between unit vectors, (N, d) and (P, d) to (N, P), in [0, π²/2].
 
     Unlike the cosine it keeps pulling when the two are nearly opposite (Crowson 2021, VQGAN+CLIP).
     """
-    chord = (images[:, None] - targets[None]).norm(dim=-1)
+    chord = (image_embeddings[:, None] - targets[None]).norm(dim=-1)
     return 2 * (chord / 2).clamp(max=1 - 1e-6).arcsin().square()
 
 
-def cosine_distance(images: Tensor, targets: Tensor) -> Tensor:
+def cosine_distance(image_embeddings: Tensor, targets: Tensor) -> Tensor:
     """Return one minus the cosine of unit vectors, (N, d) and (P, d) to (N, P), in [0, 2]."""
-    return 1 - images @ targets.T
+    return 1 - image_embeddings @ targets.T
 
 
 DISTANCES: dict[str, Distance] = {"spherical": spherical_distance, "cosine": cosine_distance}
 
 
 class Targets(NamedTuple):
-    """Prompts as a CLIP embeds them, with what they count."""
+    """Prompts as a CLIP embeds them, and their weights."""
 
     embeddings: Tensor  # (P, d), unit norm
     weights: Tensor  # (P,); a negative one repels
@@ -56,13 +56,13 @@ class Targets(NamedTuple):
         positive = self.weights > 0
         if not positive.any():
             return self
-        counts = copy_to(self.weights.clamp(min=0), self.embeddings.device)
+        positive_weights = copy_to(self.weights.clamp(min=0), self.embeddings.device)
         repelling = [self.embeddings[i] for i in (~positive).nonzero().flatten().tolist()]
         stops = self.stops
         if stops is not None:
             stops = torch.cat([stops[positive].amin()[None], stops[~positive]])
         return Targets(
-            torch.stack([F.normalize(counts @ self.embeddings, dim=-1), *repelling]),
+            torch.stack([F.normalize(positive_weights @ self.embeddings, dim=-1), *repelling]),
             torch.cat([self.weights.new_ones(1), self.weights[~positive]]),
             stops,
         )
@@ -83,16 +83,19 @@ def direction_distance(moves: Tensor, directions: Tensor) -> Tensor:
 
 
 def prompt_distance(
-    images: Tensor, targets: Targets, distance: Distance = spherical_distance, starts: Tensor | None = None
+    image_embeddings: Tensor,
+    targets: Targets,
+    distance: Distance = spherical_distance,
+    start_embeddings: Tensor | None = None,
 ) -> Tensor:
     """Return the weighted mean distance of image embeddings (N, d) to targets, as a scalar.
 
     Stops are applied as ``max(distance, stop)``, for negative weights as ``min(distance, |stop|)`` (Crowson 2021).
-    ``starts``: embeddings (N, d) or (1, d) of the picture that the run started from, for directions.
+    ``start_embeddings``: (N, d) or (1, d), of the picture that the run started from, for directions.
     """
-    distances = distance(images, targets.embeddings)
-    if targets.sources is not None and starts is not None:
-        directed = direction_distance(images - starts, targets.embeddings - targets.sources)
+    distances = distance(image_embeddings, targets.embeddings)
+    if targets.sources is not None and start_embeddings is not None:
+        directed = direction_distance(image_embeddings - start_embeddings, targets.embeddings - targets.sources)
         distances = torch.where(targets.sources.any(1), directed, distances)
     if targets.stops is not None:
         repelled, attracted = distances.minimum(targets.stops.abs()), distances.maximum(targets.stops)
@@ -100,9 +103,9 @@ def prompt_distance(
     return (distances.mean(0) * targets.weights).sum() / targets.weights.abs().sum().clamp(min=1e-12)
 
 
-def clip_score(images: Tensor, embeddings: Tensor, weights: Tensor) -> Tensor:
+def clip_score(image_embeddings: Tensor, embeddings: Tensor, weights: Tensor) -> Tensor:
     """Return the cosine of the mean image embedding to the targets, averaged by their positive weights, as a scalar."""
-    positive, mean = weights.clamp(min=0), images.detach().mean(0)
+    positive, mean = weights.clamp(min=0), image_embeddings.detach().mean(0)
     return (mean @ embeddings.T * positive).sum() / positive.sum() / mean.norm()
 
 
@@ -182,7 +185,7 @@ class PromptLoss(Loss):
     def cutout_batches(self, context: StepContext) -> Iterator[CutoutBatch]:
         """Yield the cutouts of a step: one batch per region, CLIP and pass."""
         weights = torch.tensor(weights_at(self.prompts, context.step))  # on the CPU: reading it does not synchronise
-        context.scores.pop("clip", None)
+        context.scores.pop("clip", None)  # of an earlier call with this context
         if not (weights > 0).any():
             context.scores["clip"] = torch.zeros((), device=context.image.device)
         stops = torch.tensor([prompt.stop for prompt in self.prompts])
@@ -224,7 +227,7 @@ class PromptLoss(Loss):
         @torch.no_grad()
         def embed_start(part: slice) -> Tensor:
             """Return the embeddings of the same cutouts of the picture that the run started from."""
-            assert context.background is not None  # no batch of it: one refers to ``evaluate``, which refers to this
+            assert context.background is not None  # a CutoutBatch here would be a reference cycle
             cutouts = params.render(region.crop(context.background), part)
             return perceptor.encode_image(cutouts, params.select_patches(part, image.device))
 

@@ -1,4 +1,4 @@
-"""Losses of the picture alone (smoothness, colour, symmetry, sharpness, fringes, a palette), and of a noise.
+"""Losses of the picture alone (smoothness, colour, symmetry, sharpness, fringes, a palette), and one of a noise latent.
 
 Each is a dataclass whose fields are its settings; with ``weight`` 0 it is skipped.
 """

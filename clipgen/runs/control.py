@@ -19,21 +19,20 @@ class RunControl:
         spec: The run; if it is resumed or replayed, with its earlier changes.
         models: The run's models; a change must work with them.
         journal: Where live changes are recorded.
-        step: Number of steps taken. Changes of earlier steps have been applied; of this step's, only those of
-            ``keep``, which affect no step.
+        step: Number of steps taken. Changes before this step are applied; at this step only changes of ``keep``.
     """
 
     def __init__(self, spec: RunSpec, models: Models, journal: Journal, step: int):
         self._spec, self._models, self._journal, self._lock = spec, models, journal, threading.Lock()
-        self.past = [change for change in spec.changes if change["step"] < step + (not is_steering(change))]
-        self.settings: Settings = spec.apply_changes(spec.settings, self.past)  # as they are now
-        self._pending = [change for change in spec.changes if change not in self.past]  # in the order of their steps
+        self.applied = [change for change in spec.changes if change["step"] < step + (not is_steering(change))]
+        self.settings: Settings = spec.apply_changes(spec.settings, self.applied)  # as they are now
+        self._pending = [change for change in spec.changes if change not in self.applied]  # in the order of their steps
         self._unrecorded: list[Mapping[str, Any]] = []  # live changes that the journal does not have yet
         self._step = step  # the next one
         self._next_settings = spec.apply_changes(self.settings, self._due)  # checked before the step needs them
         self.stopped, self._ended = False, False
-        self.running = threading.Event()  # cleared while the run is paused
-        self.running.set()
+        self.unpaused = threading.Event()  # cleared while the run is paused
+        self.unpaused.set()
 
     @property
     def has_ended(self) -> bool:
@@ -43,7 +42,7 @@ class RunControl:
     def stop(self) -> None:
         """End the run after its current step, or at once while it is paused."""
         self.stopped = True
-        self.running.set()
+        self.unpaused.set()
 
     def change(self, options: Mapping[str, Any]) -> None:
         """Queue a change for the next step.
@@ -52,7 +51,7 @@ class RunControl:
         no effect. After the last step a change that affects no step is made at once, and others are refused.
         """
         with self._lock, self._spec.inputs.tentative() as inputs:
-            before = set(inputs.all)
+            before = set(inputs.by_name)
             change = inputs.name_values(options)
             settings = inputs.name_files(self._spec.change(self._next_settings, change))
             self._spec.check_models(settings, self._models)
@@ -65,7 +64,7 @@ class RunControl:
                     "start a new run, or continue with Run.resume if it was stopped early"
                 )
             self._spec.apply_changes(settings, self._later)
-            self._keep_inputs(inputs.all.keys() - before)
+            self._keep_inputs(inputs.by_name.keys() - before)
             warn_of_titles(settings.prompts if prompts else ())
             change["step"], self._next_settings = self._step, settings
             self._pending = [*self._due, change, *self._later]
@@ -115,7 +114,7 @@ class RunControl:
         return [change for change in self._pending if change["step"] > self._step]
 
     def _apply(self) -> None:
-        self.past += self._due
+        self.applied += self._due
         self._pending, self.settings = self._later, self._next_settings
         self._record()
 
@@ -127,7 +126,7 @@ class RunControl:
     def _keep_inputs(self, names: set[str]) -> None:
         try:
             for name in names:
-                self._journal.keep_input(name, self._spec.inputs.all[name])
+                self._journal.keep_input(name, self._spec.inputs.by_name[name])
         except OSError as error:
             raise ClipgenError(
                 f"{self._journal.folder}: {error.strerror}; make room there: the run could not be resumed without the "

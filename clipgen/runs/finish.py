@@ -56,7 +56,7 @@ def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
     first, is_single = runs[0], len(runs) == 1
     total, done = sum(run.settings.steps for run in runs), sum(run.step for run in runs)
     bar = tqdm(total=total, initial=done, disable=not progress, unit="step", dynamic_ncols=True)
-    bar.set_description("draft" if isinstance(first.spec.init, Dalle) and not first.step else "CLIP")  # who draws
+    bar.set_description("draft" if isinstance(first.spec.init, Dalle) and not first.step else "CLIP")
 
     def stop() -> None:
         for run in runs:
@@ -75,7 +75,7 @@ def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
 
 
 def batch_key(spec: RunSpec) -> tuple[Any, ...]:
-    """Return what runs must share to be batched: models, size, and number of steps."""
+    """Return what runs must share to be batched: models, size, ``tile``, and number of steps."""
     return *spec.models_key, spec.settings.size, spec.settings.tile, spec.settings.steps
 
 
@@ -118,37 +118,37 @@ class BatchedSteps:
         """Take one step of each; return what ``Optimization.advance`` returns, for each."""
         if len(optimizations) == 1:
             return [optimizations[0].advance()]
-        groups = [list(group) for _, group in groupby(optimizations, lambda one: one.spec.generator.texts)]
+        groups = [list(group) for _, group in groupby(optimizations, lambda each: each.spec.generator.texts)]
         if len(groups) > 1:  # one decoder pass is conditioned by one prompt
             return [scores for group in groups for scores in self.advance(group)]
         if self.max_size and len(optimizations) > self.max_size:
             return self.advance(optimizations[: self.max_size]) + self.advance(optimizations[self.max_size :])
-        rng_states = [one.rng.get_state() for one in optimizations]
+        rng_states = [optimization.rng.get_state() for optimization in optimizations]
         try:
-            with deterministic(any(one.spec.deterministic for one in optimizations)):
+            with deterministic(any(each.spec.deterministic for each in optimizations)):
                 scores = compute_gradients(optimizations)
         except (RuntimeError, MemoryError) as error:
             if not is_oom(error):
                 raise
         else:
-            for one, own_scores in zip(optimizations, scores, strict=True):
-                one.update_latent(own_scores["loss"])
+            for optimization, own_scores in zip(optimizations, scores, strict=True):
+                optimization.update_latent(own_scores["loss"])
             return scores
         release(optimizations[0].latent.device)
         self.max_size = len(optimizations) // 2
         warnings.warn(f"memory is short: at most {self.max_size} pictures are made together now", stacklevel=2)
-        for one, state in zip(optimizations, rng_states, strict=True):
-            one.rng.set_state(state)  # the same cutouts again
+        for optimization, state in zip(optimizations, rng_states, strict=True):
+            optimization.rng.set_state(state)  # the same cutouts again
         return self.advance(optimizations)
 
 
 def compute_gradients(optimizations: Sequence[Optimization]) -> list[dict[str, Tensor]]:
     """Do ``Optimization.compute_gradient`` for several, with one decoder pass; return the scores of each."""
-    latents, rngs = [one.latent for one in optimizations], [one.rng for one in optimizations]
+    latents, rngs = [each.latent for each in optimizations], [each.rng for each in optimizations]
     spec, progress = optimizations[0].spec, optimizations[0].step / optimizations[0].spec.steps
     images = spec.generator.image(torch.cat(latents), progress, rngs).split(1)
     copies = [image.detach().requires_grad_() for image in images]
-    scores = [one.compute_gradient(copy) for one, copy in zip(optimizations, copies, strict=True)]
+    scores = [each.compute_gradient(copy) for each, copy in zip(optimizations, copies, strict=True)]
     products = [(image * copy.grad).sum() for image, copy in zip(images, copies, strict=True) if copy.grad is not None]
     if products:
         torch.stack(products).sum().backward()
@@ -178,8 +178,11 @@ def resumable(journal: Journal) -> Iterator[None]:
 def interrupts(stop: Callable[[], None]) -> Iterator[None]:
     """Call ``stop`` at the first interrupt; a second one ends the block at once, in the middle of a step.
 
-    The handler is left alone in other threads than the main one, in processes that ignore interrupts, such as a shell's
-    background jobs, and where it is not Python's, because Python could not restore it.
+    The handler is left alone
+
+    * outside the main thread,
+    * where interrupts are ignored, as in a shell's background jobs,
+    * where it was not installed by Python, which could not restore it.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):

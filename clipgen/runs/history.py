@@ -22,8 +22,8 @@ from clipgen.runs.settings import Settings
 
 FilmRow = Mapping[str, float]  # a picture of the film: its step and scores, see ``Journal.film``
 MAX_PENDING = 3  # files of frames, pictures and states that may wait for the disk
-# A state of at most so many bytes is saved with each frame; others, such as half a gigabyte of token logits, at most
-# every SAVE_SECONDS and where a run pauses or ends.
+# A state of at most SMALL_STATE bytes is saved with each frame; others, such as half a gigabyte of token logits, at
+# most every SAVE_SECONDS and where a run pauses or ends.
 SMALL_STATE, SAVE_SECONDS = 2**24, 20.0
 
 
@@ -33,8 +33,9 @@ class Frame:
 
     step: int
     image: Image.Image
-    scores: dict[str, float]  # clip and loss: of the latent, before the step's update; judge, if any: of the frame;
-    # change, with ``settled``: since the frame before, in 8-bit levels (0 to 255)
+    # clip and loss: of the latent, before the step's update; judge, if any: of the frame; change, with ``settled``:
+    # since the frame before, in 8-bit levels (0 to 255)
+    scores: dict[str, float]
     seconds: float = math.nan  # since the loop started, or continued; unknown of a frame from the journal
 
     def _repr_png_(self) -> bytes:
@@ -66,7 +67,7 @@ class History:
         self._differences: list[tuple[float, float]] = []  # (step, change since the frame before)
         self._newest: FilmRow | None = None
         self._best: FilmRow | None = None
-        self._frames: list[Frame] = []  # the newest and the best, as far as they are from this process
+        self._frames: list[Frame] = []  # the newest and the best, if made by this process
         for row in journal.scores:
             if row["step"] <= until:
                 self._add_row(row)
@@ -76,7 +77,8 @@ class History:
         if self._settings.settled:
             frame.scores["change"] = mean_difference(self.newest.image, frame.image) if self else 255.0
         self._add_row({"step": frame.step} | frame.scores)
-        self._frames = [one for one in (*self._frames, frame) if one.step in (frame.step, self.best_step)]
+        kept = frame.step, self.best_step
+        self._frames = [known for known in (*self._frames, frame) if known.step in kept]
 
     def _add_row(self, row: FilmRow) -> None:
         # Rounded as in the journal, so that a resumed run decides the same.

@@ -38,22 +38,22 @@ class Inputs:
     """
 
     def __init__(self, values: Mapping[str, Any] | None = None):
-        self.all: dict[str, Any] = {}  # a picture, or the array of a latent, by name
+        self.by_name: dict[str, Any] = {}  # a picture, or the array of a latent, by name
         for name, value in (values or {}).items():
-            self.all[name] = value if isinstance(value, np.ndarray) else to_picture(value)
+            self.by_name[name] = value if isinstance(value, np.ndarray) else to_picture(value)
 
     @property
     def pictures(self) -> dict[str, Image.Image]:
-        return {name: value for name, value in self.all.items() if not isinstance(value, np.ndarray)}
+        return {name: value for name, value in self.by_name.items() if not isinstance(value, np.ndarray)}
 
     @contextmanager
     def tentative(self) -> "Iterator[Inputs]":
         """Undo what is added within the context if that raises an error."""
-        before = dict(self.all)
+        before = dict(self.by_name)
         try:
             yield self
         except BaseException:
-            self.all = before
+            self.by_name = before
             raise
 
     def name_values(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Inputs:
             return str(value) if any(mark in str(value) for mark in "./\\") else f"./{value}"
         picture = to_picture(value, argument=argument)
         name = f"picture-{_content_hash(np.asarray(picture))}.png"
-        self.all[name] = picture
+        self.by_name[name] = picture
         return name
 
     def _name_latent(self, value: Any) -> str:
@@ -111,7 +111,7 @@ class Inputs:
         if not (isinstance(value, np.ndarray) and _is_latent(value)):
             return ""
         name = f"tokens-{_content_hash(value)}.npy"
-        self.all[name] = value
+        self.by_name[name] = value
         return name
 
     def _to_line(self, prompt: Any, argument: str) -> str:
@@ -152,7 +152,7 @@ class Inputs:
             current = identify_weights(options)
             names += [*named_files(options), _named_init(options)]
             names += [name for name in named_weights(options) if recorded.get(name, "") != current.get(name)]
-        missing = [name for name in dict.fromkeys(names) if name and name not in self.all]
+        missing = [name for name in dict.fromkeys(names) if name and name not in self.by_name]
         if any(_CONTENT_NAME.fullmatch(name) for name in missing):
             raise ClipgenError(f"{source}: the pictures of this run are only in its run folder; use that one")
         if missing:
@@ -179,13 +179,13 @@ class Inputs:
         Raises ClipgenError for anything else, and for what cannot be read.
         """
         name, path = settings.init, Path(settings.init)
-        if name not in self.all:
+        if name not in self.by_name:
             if name in INITS:
                 return INITS[name]()
             if (rgb := parse_colour(name)) is not None:
                 return inits.Colour(rgb)
             self._load_init(name, path)
-        data = self.all[name]
+        data = self.by_name[name]
         if isinstance(data, np.ndarray):
             return inits.Saved(torch.from_numpy(data if data.dtype.kind == "f" else data.astype(np.int64)))
         return inits.Picture(data, settings.fit)
@@ -195,9 +195,9 @@ class Inputs:
             journal = Journal.open(path)
             if not journal.steps:
                 raise ClipgenError(f"init={name!r}: this run has no frames; choose another, or resume it")
-            self.all[name] = journal.frame(journal.steps[-1])
+            self.by_name[name] = journal.frame(journal.steps[-1])
         elif path.suffix == ".npy":
-            self.all[name] = _read_latent(path)
+            self.by_name[name] = _read_latent(path)
         elif path.suffix or "/" in name or find_file(name):
             self._load_picture(name, "init")
         elif name == "collage":  # of run folders up to 0.4
@@ -209,9 +209,9 @@ class Inputs:
             )
 
     def _load_picture(self, name: str, argument: str) -> None:
-        if name not in self.all:
-            self.all[name] = to_picture(name, argument=argument)
-        if isinstance(self.all[name], np.ndarray):  # a run folder that somebody wrote
+        if name not in self.by_name:
+            self.by_name[name] = to_picture(name, argument=argument)
+        if isinstance(self.by_name[name], np.ndarray):  # a run folder that somebody wrote
             raise ClipgenError(f"{name}: its copy is a latent, but must be a picture")
 
 

@@ -157,7 +157,7 @@ class Journal(Folder):
     def film(self) -> list[dict[str, float]]:
         """A row for each picture of the film, for ``picture``: ``step``, and the scores of a frame.
 
-        A picture that is not a frame has a ``token_row``: in step 0 the number of the draft's rows, later 0.
+        Film-only pictures have a ``token_row``: the rows of the draft drawn so far (step 0), else 0.
         """
         rows = {row["step"]: row for row in self.scores}
         names = *self._path("between").glob("*.png"), *(Path(name) for name in self._unsaved if "between/" in name)
@@ -209,13 +209,13 @@ class Journal(Folder):
             reason = error.strerror or error
             raise ClipgenError(f"{self.folder}: {reason}; a run needs a folder that can be written") from error
 
-    def save_state(self, step: int, tensors: Mapping[str, Tensor], notes: dict) -> None:
-        """Replace the state by that after ``step``. ``notes`` is any JSON object."""
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], values: dict) -> None:
+        """Replace the state by that after ``step``. ``values`` is any JSON object."""
         stored = {key: tensor.detach().cpu() for key, tensor in tensors.items()}
         # Tensors in channels_last order are written in that order: to reorder half a gigabyte of logits takes a second.
         channels_last = [key for key, tensor in stored.items() if tensor.ndim == 4 and not tensor.is_contiguous()]
         stored |= {key: stored[key].permute(0, 2, 3, 1) for key in channels_last}
-        metadata = {"state": json.dumps({"step": step, "channels_last": channels_last} | notes)}
+        metadata = {"state": json.dumps({"step": step, "channels_last": channels_last} | values)}
         self._replace(STATE, save({key: tensor.contiguous() for key, tensor in stored.items()}, metadata))
 
     @property
@@ -233,21 +233,21 @@ class Journal(Folder):
             )
 
     def load_state(self, only_step: bool = False) -> tuple[int, dict[str, Tensor], dict] | None:
-        """Return (step, tensors, notes) of the last saved state, None before the first."""
+        """Return (step, tensors, values) of the last saved state, None before the first."""
         self.flush()
         file = self._path(STATE)
         if not file.exists():
             return None
         with self.restoring():
             with safe_open(file, "pt") as stored:
-                notes = saved.read_json(stored.metadata()["state"], file)
+                values = saved.read_json(stored.metadata()["state"], file)
                 keys = [] if only_step else stored.keys()
                 tensors = {key: stored.get_tensor(key) for key in keys}
-            for key in () if only_step else notes.pop("channels_last", ()):
+            for key in () if only_step else values.pop("channels_last", ()):
                 tensors[key] = tensors[key].permute(0, 3, 1, 2)
-            if type(step := notes.pop("step")) is not int or not 0 <= step <= 10**6:
+            if type(step := values.pop("step")) is not int or not 0 <= step <= 10**6:
                 raise ValueError(f"step {step!r:.40}")
-        return step, tensors, notes
+        return step, tensors, values
 
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:

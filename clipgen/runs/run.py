@@ -71,9 +71,9 @@ class Run:
         self.step = self.journal.saved_step
         self.control = RunControl(self.spec, self.models, self.journal, self.step)
         self.film = list[FilmRow](self.journal.film if self.step else [])  # so far, see ``Journal.film``
-        self._history = History(self.journal, self.step, self.control.past, self.spec.settings)
+        self._history = History(self.journal, self.step, self.control.applied, self.spec.settings)
         self._frames: Iterator[Frame] | None = None
-        self._inspector = StepInspector(self.spec, self.models, self.control.past)
+        self._inspector = StepInspector(self.spec, self.models, self.control.applied)
 
     @classmethod
     def resume(cls, folder: str | Path, losses: Losses = (), like: Run | None = None, *, trust: bool = False) -> Run:
@@ -108,18 +108,18 @@ class Run:
         current = self.settings.at(step - 1)
         values = asdict(self.settings) | {"near": 0.0, "size": current.size} | settings
         values["init"] = self.journal.latent(step) if shares_latents(current, values) else self.journal.frame(step)
-        spec = RunSpec.create(values.pop("prompt"), values, self.spec.losses, Inputs(self.spec.inputs.all))
+        spec = RunSpec.create(values.pop("prompt"), values, self.spec.losses, Inputs(self.spec.inputs.by_name))
         return Run(spec, folder=folder, like=self)
 
     # --- control, from any thread ---------------------------------------------------------------------
 
     def pause(self) -> None:
         """Pause before the next step."""
-        self.control.running.clear()
+        self.control.unpaused.clear()
 
     def unpause(self) -> None:
         """Continue after ``pause``."""
-        self.control.running.set()
+        self.control.unpaused.set()
 
     def stop(self) -> None:
         """End after the current step, or at once while paused. ``Run.resume`` continues from the last frame."""
@@ -158,9 +158,9 @@ class Run:
 
     @property
     def best(self) -> Frame:
-        """The frame with the highest score of the judge, or without a judge of CLIP.
+        """The frame with the highest judge score, or CLIP score if there is no judge.
 
-        Only frames count since the prompts last changed, or one of their spans began or ended.
+        Only frames after the last change of the positive prompts, or of their active spans, count.
         """
         return self._history.best
 
@@ -182,7 +182,7 @@ class Run:
         """Return what CLIP was shown in a step, counted from 1: each cutout, its score and its gradient.
 
         The steps up to it are repeated from the seed and the changes; a later step continues from an earlier one.
-        Raises ClipgenError for a step that is not taken yet; warns if the journal has another score of it.
+        Raises ClipgenError for a step that is not taken yet; warns if its score differs from the journal's.
         """
         step = check_count("step", step)
         if step > self.step:
@@ -274,9 +274,9 @@ class Run:
         self._lock.claim()
         if self.control.end_if_finished(self.finished):
             return False
-        if not (self.control.stopped or self.control.running.is_set()):
+        if not (self.control.stopped or self.control.unpaused.is_set()):
             self._save_state()  # the run is paused
-            self.control.running.wait()
+            self.control.unpaused.wait()
         if self.control.stopped:
             return False
         self._in_step = True
@@ -316,7 +316,7 @@ class Run:
             self._writer.write_state(self.step, *self.optimization.state())
 
     def _record_film_picture(self, image: Tensor, row: FilmRow | None = None) -> None:
-        self.film.append(row or {"step": 0, "token_row": len(self.film) + 1})  # by default of the draft
+        self.film.append(row or {"step": 0, "token_row": len(self.film) + 1})  # by default that of the draft
         self._writer.write_film_picture(self.film[-1], to_image(image[0]))
 
     def _create_frame(self, image: Tensor, scores: Mapping[str, Tensor]) -> Frame:

@@ -161,7 +161,7 @@ def named_weights(options: Mapping[str, Any]) -> list[str]:
 
 
 def identify_weights(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return size and time of each file of weights that settings name, which only its owner can know."""
+    """Return size and time of each file of weights that settings name, used to recognise the file as unchanged."""
     files: dict[str, str] = {}
     for name in named_weights(options):
         with suppress(OSError):

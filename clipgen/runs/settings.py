@@ -102,7 +102,9 @@ class RunSettings:
         "how prompts are combined: losses (each pulls), embeddings (one target, their weighted sum)",
         choices=("losses", "embeddings"),
     )
-    averaged: float = _clip(0.0, "weight of the mean embedding's distance, against the cutouts' mean distance", 0, 1)
+    averaged: float = _clip(
+        0.0, "what is minimised: 0 the mean distance of cutouts, 1 the distance of their mean embedding", 0, 1
+    )
     passes: int = _speed(1, "passes that cutouts are split into: less memory, same picture (not with levels)", 1, 10**4)
     camera: str = _output("", "camera motion between frames: 'zoom=1.02, x=0.01, angle=1@50-100'")
     every: int = _output(3, "steps between frames", 1, 10**6, live=False)
@@ -201,7 +203,7 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
         return step in (1, self.steps) or step % self.every == 0
 
     def check(self) -> None:
-        """Raise ClipgenError for the first value that cannot work, whatever the models."""
+        """Raise ClipgenError for the first value that is invalid for every model."""
         for step in sorted({0}.union(*(schedule.edges for schedule in self.schedules.values()))):
             self.at(step)._check()
 

@@ -72,7 +72,7 @@ class RunSpec:
         self.inputs.load(settings)
         self.init = self.inputs.create_init(settings)
         self.init.check(settings.prompts)
-        data = self.inputs.all.get(init)
+        data = self.inputs.by_name.get(init)
         if isinstance(data, np.ndarray) and data.dtype.kind in "iu":
             width, height = settings.growth.sizes[0]
             check_tokens(settings.generator, data, token_grid(entry, (height, width)), entry.codebook_size)
@@ -110,7 +110,7 @@ class RunSpec:
         journal = Journal.open(source) if is_folder else None
         inputs = Inputs(journal.inputs() if journal else None)
         saved = journal.history if journal else check_saved(settings_of(source), source)
-        contained = set(inputs.all)
+        contained = set(inputs.by_name)
         try:
             changes = [drop_removed(change, source, UNCHANGEABLE) for change in saved.get("changes", [])]
             remaining = drop_removed(saved, source)
@@ -130,8 +130,8 @@ class RunSpec:
                 raise
             raise ClipgenError(f"{source}: {error}") from error
         if spec.journal:
-            for name in inputs.all.keys() - contained:  # trusted, and part of the run from now on
-                spec.journal.keep_input(name, inputs.all[name])
+            for name in inputs.by_name.keys() - contained:  # trusted, and part of the run from now on
+                spec.journal.keep_input(name, inputs.by_name[name])
         return spec
 
     def apply_changes(self, settings: Settings, changes: Iterable[Mapping[str, Any]]) -> Settings:
@@ -154,7 +154,7 @@ class RunSpec:
         return settings
 
     def _check_objectives(self, settings: Settings) -> None:
-        """Raise ClipgenError for losses and prompts that the perceptors cannot have, or not together."""
+        """Raise ClipgenError for losses and prompts that the perceptors do not support, or that conflict."""
         if settings.combine == "embeddings" and any(prompt.source for prompt in settings.prompts):
             raise ClipgenError("combine='embeddings': a direction, as 'a photo -> a sketch', needs combine='losses'")
         for kind in LOSSES.values():
@@ -189,7 +189,7 @@ class RunSpec:
     def create_journal(self, folder: str | Path) -> Journal:
         """Make a run folder in ``folder``, with all that is needed to make the run again."""
         journal = Journal.create(folder, slug(self.settings.prompt), self.notes)
-        for name, value in self.inputs.all.items():
+        for name, value in self.inputs.by_name.items():
             journal.keep_input(name, value)
         journal.add_changes(self.changes)
         return journal

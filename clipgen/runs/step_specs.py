@@ -41,7 +41,7 @@ class StepSpecBuilder:
         s, generator = spec.settings, share_weights(models.generator)  # its state is this run's own
         if s.tile:
             generator = wrap_edges(generator)
-        self._run, self._models, self._settings = spec, models, s
+        self._run_spec, self._models, self._settings = spec, models, s
         self._results: dict[str, tuple[Any, Any]] = {}  # for each name the last key and the result for it
         self._condition(generator, s.prompts)
         size, rng = _size_of(s), torch.Generator().manual_seed(s.seed)
@@ -60,8 +60,8 @@ class StepSpecBuilder:
         context, spec, latent = self._context, self._build(settings), self._init_latent
         if context is not self._first_context:
             latent = context.generator.start(context.size, context.rng)
-        elif self._run.init.starts_mask_from_draft and settings.mask:
-            target = spec.init_target(0)  # without it, what the mask covers would show through
+        elif self._run_spec.init.starts_mask_from_draft and settings.mask:
+            target = spec.init_target(0)  # otherwise the original under the mask would remain visible
             latent = target.latent if target and target.draft_key else latent
         assert context.background is not None
         return Optimization(spec, latent, context.background, context.rng, settings.passes)
@@ -82,7 +82,9 @@ class StepSpecBuilder:
         judge, prompts = self._models.judge, self._settings.prompts
         if judge is None:
             return None
-        embeddings = self._cached("judge", lambda: embed_prompts(judge, prompts, self._run.inputs.pictures), prompts)
+        embeddings = self._cached(
+            "judge", lambda: embed_prompts(judge, prompts, self._run_spec.inputs.pictures), prompts
+        )
         return FrameJudge(judge, prompts, embeddings, self._regions())
 
     def _grow(self, optimization: Optimization, settings: Settings) -> None:
@@ -103,11 +105,11 @@ class StepSpecBuilder:
             return first
         assert first.background is not None
         context = replace(first, size=size, background=_enlarge(first.background, size))
-        return replace(context, background=self._run.init.background(context, self._init_latent))
+        return replace(context, background=self._run_spec.init.background(context, self._init_latent))
 
     def _build(self, s: Settings) -> StepSpec:
         prompts, perceptors, size = s.prompts, self._models.perceptors, self._context.size
-        pictures = self._run.inputs.pictures
+        pictures = self._run_spec.inputs.pictures
         self._condition(self._context.generator, prompts)
         mask = self._cached("mask", lambda: self._load_mask(s.mask) if s.mask else None, s.mask, size)
         embeddings = self._cached(
@@ -116,10 +118,10 @@ class StepSpecBuilder:
         sources = self._cached("sources", lambda: [embed_sources(clip, prompts) for clip, _ in perceptors], prompts)
         context = replace(self._context, prompts=prompts, mask=mask)
         targets = self._cached(
-            "targets", lambda: self._run.init.targets(context) if s.near else [], prompts, s.mask, s.near > 0, size
+            "targets", lambda: self._run_spec.init.targets(context) if s.near else [], prompts, s.mask, s.near > 0, size
         )
         if self._context.generator.device.type != "cpu":
-            release_models()  # of a prior that has drawn its drafts: the card's memory is for the steps
+            release_models()  # of a prior that has drawn its drafts: the GPU's memory is for the steps
         cutouts = s.select(CutoutConfig)
         if s.tile:
             cutouts = replace(cutouts, padding="wrap")
@@ -132,14 +134,14 @@ class StepSpecBuilder:
             generator=self._context.generator,
             perceptors=perceptors,
             prompts=prompts,
-            losses=[prompt_loss, SumLoss([*others, *self._run.losses])],
+            losses=[prompt_loss, SumLoss([*others, *self._run_spec.losses])],
             init_targets=targets,
             optimizer=s.select(OptimizerConfig),
             camera=Camera.parse(s.camera),
             mask=mask,
             steps=s.steps,
             cutouts=cutouts,
-            precision=self._run.precision,
+            precision=self._run_spec.precision,
             deterministic=s.deterministic,
         )
 
@@ -152,7 +154,7 @@ class StepSpecBuilder:
         return self._cached("regions", lambda: find_regions(prompts, self._load_mask), prompts, self._context.size)
 
     def _load_mask(self, text: str) -> Tensor:
-        mask = masks.load_mask(text, self._context.size, self._run.inputs.pictures)
+        mask = masks.load_mask(text, self._context.size, self._run_spec.inputs.pictures)
         return mask.to(self._models.generator.device)
 
     def _cached(self, name: str, compute: Callable[[], Any], *key: Any) -> Any:

@@ -136,7 +136,7 @@ def restyle(
     notes = spec.notes | {"init": FILM} | ({"durations": reader.durations} if reader.durations else {})
     journal = Journal.create(folder, slug(spec.settings.prompt), notes)
     source = Journal.create(journal.folder / FILM, "source", notes | {FILM: {"carry": carry, "frames": len(frames)}})
-    for name, value in spec.inputs.all.items():
+    for name, value in spec.inputs.by_name.items():
         if name != spec.settings.init:
             source.keep_input(name, value)
     for number, frame in enumerate(frames, 1):

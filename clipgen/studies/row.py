@@ -119,7 +119,7 @@ class Row:
         notes = self.spec.notes
         notes["machine"]["threads"] = threads
         journal = Journal.create(draft, "row", notes)
-        for name, value in self.spec.inputs.all.items():
+        for name, value in self.spec.inputs.by_name.items():
             journal.keep_input(name, value)
         os.replace(journal.folder, self.folder)
         shutil.rmtree(draft)

@@ -45,7 +45,7 @@ class Studio(widgets.VBox):
     def __init__(self, prompt: PromptLike = "a red apple", *, folder: str | Path = "clipgen-runs", **settings: Any):
         self.folder, inputs = absolute_path(check_path("folder", folder)), Inputs()
         values = inputs.name_values(settings | {"prompt": prompt})
-        values |= save_inputs(values, inputs.all, self.folder)
+        values |= save_inputs(values, inputs.by_name, self.folder)
         initial = build(values.pop("prompt"), {"settled": 0.0} | values)  # runs to the last step, so that one can steer
         if Studio._newest_job:
             Studio._newest_job.stop()

@@ -72,7 +72,7 @@ def test_views_in_parts_are_the_same_views(augment, padding):
 @pytest.mark.parametrize("padding", ["border", "reflection", "zeros"])
 def test_views_of_one_tall_grid_are_those_of_a_grid_each(views, padding):
     images = torch.cat([smooth(40, 30), 1 - smooth(40, 30)]).requires_grad_()
-    grid = rendering.grid(CutoutConfig(cutouts=views, augment=ALL).sample(images.shape, 9, rng(2)).warp, 9)
+    grid = rendering.sampling_coords(CutoutConfig(cutouts=views, augment=ALL).sample(images.shape, 9, rng(2)).warp, 9)
     tall = rendering.sample_grid(images, grid, padding)
     each = F.grid_sample(images.repeat_interleave(views, 0), grid, padding_mode=padding, align_corners=False)
     pull = torch.randn(tall.shape, generator=rng())

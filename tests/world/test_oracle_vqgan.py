@@ -12,7 +12,7 @@ import torch
 from oracle import SIDE, Loop, beside, small_clip, small_vqgan
 from torch.nn import functional as F
 
-from clipgen.cutouts.rendering import grid
+from clipgen.cutouts.rendering import sampling_coords
 from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.prompts import parse
 
@@ -116,7 +116,7 @@ def pooled(picture):
 
 
 def resampled(images, warp, padding="zeros", level=0.0):
-    return F.grid_sample(images - level, grid(warp, SIDE), padding_mode=padding, align_corners=False) + level
+    return F.grid_sample(images - level, sampling_coords(warp, SIDE), padding_mode=padding, align_corners=False) + level
 
 
 class Nerdyrodent(Quantised):
