@@ -167,19 +167,19 @@ class Unquantized(Codebook):
 
     def __init__(self, name: str, net: VQBase, native_size: int, limit: float | None = None):
         super().__init__(name, net, native_size)
-        self.limit = limit
+        self.latent_limit = limit
         if limit is not None:
             self.low, self.high = torch.full_like(self.low, -limit), torch.full_like(self.high, limit)
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        if self.limit is None:
+        if self.latent_limit is None:
             return super().start(size, rng)
         return (1.9 * (0.5 * torch.randn(self.shape(size), generator=rng)).arcsinh()).sinh().to(self.device)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        if self.limit is None:
+        if self.latent_limit is None:
             return self._decode(latent)
-        image = self._decode(latent.clamp(-self.limit, self.limit))
+        image = self._decode(latent.clamp(-self.latent_limit, self.latent_limit))
         return torch.where((image > 0) & (image < 1), image, image.detach())
 
     def _encode(self, image: Tensor) -> Tensor:

@@ -77,8 +77,8 @@ class History:
         if self._settings.settled:
             frame.scores["change"] = mean_difference(self.newest.image, frame.image) if self else 255.0
         self._add_row({"step": frame.step} | frame.scores)
-        kept = frame.step, self.best_step
-        self._frames = [known for known in (*self._frames, frame) if known.step in kept]
+        steps = frame.step, self.best_step
+        self._frames = [earlier for earlier in (*self._frames, frame) if earlier.step in steps]
 
     def _add_row(self, row: FilmRow) -> None:
         # Rounded as in the journal, so that a resumed run decides the same.
