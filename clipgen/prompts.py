@@ -24,7 +24,7 @@ from textwrap import shorten
 from typing import Any
 
 from clipgen.errors import ClipgenError
-from clipgen.images.names import is_picture_name, is_windows_path, shorten_name, unquoted
+from clipgen.images.names import is_picture_name, is_windows_path, shorten_name, strip_quotes
 from clipgen.setting import NUMBER, SPAN
 
 _BAR = re.compile(r"(?<!\\)\|")
@@ -205,7 +205,7 @@ def _is_title(part: str) -> bool:
 def _unescape(part: str) -> str:
     """Return a text without its escapes; a Windows path and the name of a picture in quotes have none."""
     text = part.strip()
-    if (path := unquoted(text)) != text and is_picture_name(path):
+    if (path := strip_quotes(text)) != text and is_picture_name(path):
         return path
     return text if is_windows_path(text) else re.sub(r"\\([|:@\[]|->)", r"\1", text).strip()
 

@@ -23,7 +23,7 @@ from clipgen.storage.files import atomic_write
 
 _INPUTS = {
     False: "pictures, not drawings; run.export makes them",
-    True: "drawings; use generator='strokes' and run.export",
+    True: "drawings, of a generator that draws shapes: use generator='strokes' and run.export",
 }
 UPSCALES = 1, 2, 4
 MAX_FPS = 100  # of a film with a time of its own: a GIF counts in hundredths
@@ -71,7 +71,7 @@ def export(
     Args:
         frames: Pictures, or for .svg drawings.
         file: Where to write; its suffix is the format.
-        settings: What goes along as JSON, see ``settings_of``. Its "durations" are the seconds of the frames.
+        settings: What is embedded as JSON, see ``settings_of``. Its "durations" are the seconds of the frames.
         fps: Frames per second, up to 60 (a GIF plays at most 50); by default as "durations" say, or else 15.
         hold: Seconds for which the last frame is shown; by default 0 with "durations", or else 2.
         boomerang: Whether the film runs forwards, holds, and runs back.
@@ -101,7 +101,7 @@ def export(
     try:
         with atomic_write(file) as part:  # a file that cannot be written is noticed before the work
             timed_frames = _time_frames(frames, scores, durations or [1 / min(fps, writer.max_fps)], 1 / writer.max_fps)
-            if not (writer.film or animate):
+            if not (writer.is_animated or animate):
                 timed_frames = iter(deque(timed_frames, maxlen=1))
             timed_frames, size = _upscale(timed_frames, upscale, writer, file)
             film = Film(timed_frames, size, fps, loop and writer.loops)
@@ -120,12 +120,13 @@ def export(
 def _check_options(writer: Writer, suffix: str, animate: bool, upscale: Any, megabytes: float | None) -> None:
     if megabytes is not None:
         check_number("megabytes", megabytes, 1e-6, remedy="; leave it out for no limit")
-    if upscale != 1 and writer.vectors:
+    if upscale != 1 and writer.takes_drawings:
         raise ClipgenError(f"upscale={upscale}: vectors are sharp at any size; leave it out")
     if not isinstance(upscale, str | Path) and (type(upscale) is not int or upscale not in UPSCALES):
         raise ClipgenError(f"upscale={upscale}: choose one of {UPSCALES}, or a file with an upscaler's weights")
-    if animate and not writer.vectors:
-        raise ClipgenError(f"animate=True: is for .svg; {suffix} is {'a film anyway' if writer.film else 'no film'}")
+    if animate and not writer.takes_drawings:
+        kind = "always animated" if writer.is_animated else "a still image"
+        raise ClipgenError(f"animate=True: is for .svg; {suffix} is {kind}")
 
 
 def _time_frames(
@@ -156,9 +157,9 @@ def _upscale(
     first = next(timed_frames, None)
     if first is None:
         raise ClipgenError(f"output={str(file)!r}: this run has no frames yet; let it make at least one")
-    if isinstance(first.picture, Drawing) != writer.vectors:
-        raise ClipgenError(f"output={str(file)!r}: {file.suffix.lower()} needs {_INPUTS[writer.vectors]}")
-    width, height = first.picture.size if writer.vectors else enlarge(first.picture).size
+    if isinstance(first.picture, Drawing) != writer.takes_drawings:
+        raise ClipgenError(f"output={str(file)!r}: {file.suffix.lower()} needs {_INPUTS[writer.takes_drawings]}")
+    width, height = first.picture.size if writer.takes_drawings else enlarge(first.picture).size
     size = width * upscale, height * upscale
     if max(size) > writer.max_side:
         raise ClipgenError(

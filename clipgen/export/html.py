@@ -72,7 +72,7 @@ class Html(Writer):
 
 
 def hashed(source: str) -> str:
-    """Return the name that a Content-Security-Policy has for a script or a style."""
+    """Return the CSP hash source of a script or a style."""
     return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
 
 
@@ -90,15 +90,15 @@ def judge_word(judge: Any) -> str:
 
 def _label(number: int, row: Mapping[str, float], judge: str) -> str:
     """Return the caption of a frame as HTML: ``CLIP · step 60 · CLIP score 0.650 · loss 0.147``."""
-    parts = [who_draws(row) if "step" in row else f"frame {number + 1}"]
+    parts = [caption_source(row) if "step" in row else f"frame {number + 1}"]
     for name, value in row.items():
         if name not in ("step", "token_row"):
             parts.append(f"{escape({'clip': 'CLIP score', 'judge': judge}.get(name, name))} {value:.3f}")
     return " · ".join(parts)
 
 
-def who_draws(row: Mapping[str, float]) -> str:
-    """Return who draws a picture of a film, and when: ``draft · row 7``, or ``CLIP · step 60``."""
+def caption_source(row: Mapping[str, float]) -> str:
+    """Return the source of a picture of a film for its caption: ``draft · row 7``, or ``CLIP · step 60``."""
     return f"draft · row {row['token_row']:.0f}" if row.get("token_row") else f"CLIP · step {row['step']:.0f}"
 
 

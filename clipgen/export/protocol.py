@@ -44,11 +44,11 @@ class TimedFrame(NamedTuple):
 
 @dataclass(frozen=True)
 class Film:
-    """Shots in the order in which they are shown."""
+    """Frames in display order."""
 
     frames: Iterable[TimedFrame]
     size: tuple[int, int]  # (width, height) in the file
-    fps: float  # the rate that was set; the seconds of the frames are what counts
+    fps: float  # the rate that was set, only metadata: the seconds of the frames count
     loop: bool
 
     def resize(self, picture: Image.Image) -> Image.Image:
@@ -67,8 +67,8 @@ class Film:
 class Writer:
     """A format of files; subclasses say how it differs from these defaults."""
 
-    film: bool = True  # False: of a film only the last frame is written
-    vectors: bool = False  # True: it takes drawings instead of pictures
+    is_animated: bool = True  # False: of a film only the last frame is written
+    takes_drawings: bool = False  # True: it takes drawings instead of pictures
     loops: bool = True  # False: the player decides whether a film begins again
     max_fps: float = 60  # frames per second that players keep up with
     max_side: int = 65_535  # pixels that the format can hold

@@ -20,7 +20,7 @@ from clipgen.export.protocol import Film, TimedFrame, Writer
 
 
 class Png(Writer):
-    film = False
+    is_animated = False
 
     def write(self, film: Film, file: Path, settings: str) -> None:
         chunks = PngInfo()

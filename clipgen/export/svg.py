@@ -17,8 +17,8 @@ _METADATA = re.compile(r'<metadata id="clipgen">([^<]*)</metadata>')
 
 
 class Svg(Writer):
-    film = False
-    vectors = True
+    is_animated = False
+    takes_drawings = True
 
     def write(self, film: Film, file: Path, settings: str) -> None:
         frames = list(film.frames)

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from clipgen.errors import ClipgenError
 
 BYTES = 32_000_000  # of a download
-SECONDS = 120.0  # for all of it, however its bytes drip
+SECONDS = 120.0  # in total
 
 _UNICAST = ipaddress.IPv6Network("2000::/3")  # all IPv6 addresses of the internet at large
 _SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))  # not all known to Python

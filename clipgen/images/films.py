@@ -24,10 +24,10 @@ from clipgen.images.reading import (
     check_pixels,
     locate,
     open_picture,
-    refusing,
     to_list,
     to_picture,
     to_rgb,
+    wrap_errors,
 )
 
 BYTES = 256_000_000  # of a film that is downloaded
@@ -120,7 +120,7 @@ class FilmReader:
         """Yield a dict of facts about a video, and then the bytes of its frames at its own rate."""
         path = str(Path(self._source).resolve())
         local = ["-protocol_whitelist", "file"]  # a playlist could name addresses
-        with refusing(self._label, "use a video, a GIF or a WebP"):
+        with wrap_errors(self._label, "use a video, a GIF or a WebP"):
             try:
                 with closing(cast(Any, read_frames(path, input_params=local))) as frames:
                     facts = next(frames)

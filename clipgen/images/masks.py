@@ -69,7 +69,8 @@ def load_mask(spec: str, size: tuple[int, int], pictures: Mapping[str, Image.Ima
         )
     mask = 1 - mask if negated else mask
     if not (mask > 0.5).any():
-        raise ClipgenError(f"{label}={spec!r}: leaves nothing to paint; white is where it is painted")
+        remedy = "white is where it is painted" if text in pictures else "make it larger, or leave out not"
+        raise ClipgenError(f"{label}={spec!r}: leaves nothing to {'keep' if label == 'keep' else 'paint'}; {remedy}")
     return mask
 
 

@@ -34,7 +34,7 @@ def is_windows_path(text: str) -> bool:
     return is_picture_name(text) and bool(_WINDOWS.search(text))
 
 
-def unquoted(text: str) -> str:
+def strip_quotes(text: str) -> str:
     """Return a text without spaces around it, and without a pair of quotes."""
     text = text.strip()
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
@@ -43,7 +43,7 @@ def unquoted(text: str) -> str:
 def find_file(name: str | os.PathLike[str]) -> str | None:
     """Return the path of the file that a name means, None for no file."""
     text = os.fspath(name)
-    paths = map(os.path.expanduser, (text, unquoted(text)))
+    paths = map(os.path.expanduser, (text, strip_quotes(text)))
     return next(filter(os.path.isfile, paths), None)
 
 

@@ -82,7 +82,7 @@ def open_picture(
     """
     data: Any = source.getvalue() if isinstance(source, io.BytesIO) else source
     label = label or (f"image={str(data)!r}" if isinstance(data, (str, os.PathLike)) else "image")
-    with refusing(label):
+    with wrap_errors(label):
         if isinstance(data, Image.Image):
             yield data
             return
@@ -122,7 +122,7 @@ def check_pixels(size: tuple[int, int], label: str) -> None:
 
 
 @contextmanager
-def refusing(label: str, remedy: str = "save it again as PNG") -> Iterator[None]:
+def wrap_errors(label: str, remedy: str = "save it again as PNG") -> Iterator[None]:
     """Turn any error into a ClipgenError: decoders of broken files raise anything."""
     try:
         yield
@@ -167,15 +167,15 @@ def _upright(picture: Image.Image) -> Image.Image:
         picture = ImageOps.exif_transpose(picture)
     except Exception:  # damaged Exif does not mean damaged pixels
         picture = picture.copy()
-    clear = picture.info.get("transparency")
-    if isinstance(clear, int) and picture.mode.startswith("I"):
-        alpha = Image.fromarray((np.asarray(picture) != clear).astype(np.uint8) * 255)
+    transparency = picture.info.get("transparency")
+    if isinstance(transparency, int) and picture.mode.startswith("I"):
+        alpha = Image.fromarray((np.asarray(picture) != transparency).astype(np.uint8) * 255)
         picture = _to_8_bits(picture)
         picture.putalpha(alpha)
-    elif isinstance(clear, int) and stored & {"L;2", "L;4"}:
-        picture.info["transparency"] = clear * (85 if "L;2" in stored else 17)
-    elif isinstance(clear, tuple) and "RGB;16B" in stored:
-        picture.info["transparency"] = tuple(part >> 8 for part in clear)
+    elif isinstance(transparency, int) and stored & {"L;2", "L;4"}:
+        picture.info["transparency"] = transparency * (85 if "L;2" in stored else 17)
+    elif isinstance(transparency, tuple) and "RGB;16B" in stored:
+        picture.info["transparency"] = tuple(part >> 8 for part in transparency)
     return picture
 
 
@@ -202,8 +202,8 @@ def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
         fitting = space in modes and (picture.mode == "CMYK") == (space == "CMYK")
         if not fitting or (space == "GRAY" and picture.mode not in ("1", "L", "LA")):
             raise ValueError(f"it is for {space}, and the picture is {picture.mode}")
-        clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
-        alpha = picture.convert("RGBA").getchannel("A") if clear else None
+        is_transparent = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+        alpha = picture.convert("RGBA").getchannel("A") if is_transparent else None
         colours = picture.convert("RGBA").convert("RGB") if space == "RGB" else picture.convert(modes[space])
         srgb = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(colours, source, srgb, outputMode="RGB") or picture

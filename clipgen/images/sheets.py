@@ -115,7 +115,7 @@ def grid(cells: Sequence[Sequence[Image.Image | None]], across: Sequence[str], d
 
 
 def _read_pictures(name: str, pictures: Any, labels: Sequence[str] | None) -> list[Image.Image]:
-    """Return pictures as ``to_picture`` does. Raises ClipgenError for none, and for labels that are not a text each."""
+    """Return pictures as ``to_picture`` does. Raises ClipgenError for none, and for non-string labels."""
     several = to_list(pictures)
     if labels is not None and (isinstance(labels, str) or not all(isinstance(label, str) for label in labels)):
         raise ClipgenError(f"labels={labels!r}: must be a list of texts, one for each picture")

@@ -39,7 +39,7 @@ class StepReport:
     """A step as CLIP saw it; a notebook shows it as a sheet."""
 
     step: int
-    picture: Image.Image  # of the latent itself; a frame shows the average
+    picture: Image.Image  # of the latent itself; frames show the EMA
     views: list[View]
     gradient: Tensor  # (3, H, W), of the prompts on the picture
     score: float  # the CLIP score of the step

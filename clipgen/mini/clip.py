@@ -56,7 +56,7 @@ class TextTower(nn.Module):
         self.project = nn.Linear(width, dim, bias=False)
 
     def features(self, tokens: Tensor) -> Tensor:
-        """(P, width) pooled features, before the projection."""
+        """Return pooled features (P, width), before the projection."""
         mask = tokens >= 0
         x = self.widen(self.tokens(tokens.clamp(min=0))) + self.positions[: tokens.shape[1]]
         for block in self.blocks:
@@ -144,12 +144,12 @@ class MiniCLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(2.7))
 
     def embed_text(self, texts: list[str]) -> Tensor:
-        """(P, dim) unit-norm embeddings."""
+        """Return unit-norm embeddings (P, dim)."""
         tokens = self.text.tokenize(texts).to(self.logit_scale.device)
         return F.normalize(self.text(tokens).float(), dim=-1)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) in [0, 1] to (B, dim) unit-norm embeddings."""
+        """Return unit-norm embeddings (B, dim) of images (B, 3, S, S) in [0, 1]."""
         return F.normalize(self.image(fast.channels_last(images)).float(), dim=-1)
 
     def fits(self, text: str) -> bool:
@@ -165,7 +165,7 @@ class Judge(nn.Module):
     """The evaluator, which judges, and guides no picture unless it is named as the perceptor.
 
     Built unlike mini CLIP on purpose: a plain stack of convolutions and maximum pooling without skips, a bag of words
-    instead of a transformer, trained without adversaries. What fools the one need not fool the other. ``embed`` numbers
+    instead of a transformer, trained without adversaries, so that their failure modes differ. ``embed`` numbers
     a word, ``width`` channels in the first convolution.
     """
 
@@ -189,14 +189,14 @@ class Judge(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(2.7))
 
     def embed_text(self, texts: list[str]) -> Tensor:
-        """(P, dim) unit-norm embeddings."""
+        """Return unit-norm embeddings (P, dim)."""
         rows, device = [encode(text) or [VOCABULARY_SIZE - 1] for text in texts], self.words.weight.device
         starts = torch.tensor([0, *map(len, rows[:-1])], device=device).cumsum(0)
         bags = self.words(torch.tensor([token for row in rows for token in row], device=device), starts)
         return F.normalize(self.text(bags).float(), dim=-1)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, 3, 64, 64) in [0, 1] to (B, dim) unit-norm embeddings."""
+        """Return unit-norm embeddings (B, dim) of images (B, 3, 64, 64) in [0, 1]."""
         maps = F.adaptive_avg_pool2d(self.convolutions(images * 2 - 1), 2)
         return F.normalize(self.image(maps.flatten(1)).float(), dim=-1)
 
@@ -212,7 +212,7 @@ class Judge(nn.Module):
 class BuiltinPerceptor(Perceptor):
     """A model of 64 x 64 pixels that is always there: ``mini`` CLIP or the ``evaluator``.
 
-    mini CLIP knows emoji art and plain scenes. Left to itself, one so small is soon fooled.
+    mini CLIP knows emoji art and plain scenes. One so small is prone to adversarial images.
     """
 
     size = 64

@@ -14,7 +14,7 @@ from clipgen import device as devices
 from clipgen.clip.tokenizer import encode
 from clipgen.mini import WEIGHTS
 from clipgen.mini.clip import BuiltinPerceptor
-from clipgen.priors.sampling import KVCache, Stream, guided
+from clipgen.priors.sampling import KVCache, Stream, apply_guidance
 from clipgen.storage import weights
 
 AT_ONCE = 64  # tokens, of all pictures together, that are read in hardly more time than one of each
@@ -34,7 +34,7 @@ class Block(nn.Module):
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> tuple[Tensor, Tensor]:
-        """(B, n, width) to the same and the attention (B * heads, n, positions so far)."""
+        """Return features (B, n, width), as the input, and the attention (B * heads, n, positions so far)."""
         batch, count, width = x.shape
         split = self.qkv(self.norm1(x)).view(batch, count, 3, self.heads, -1)
         queries, keys, values = split.permute(2, 0, 3, 1, 4).flatten(1, 2)
@@ -57,7 +57,7 @@ class Transformer(nn.Module):
     ``words``: (vocabulary, e) embeddings of the text tokens, which stay as they are: mini CLIP's, so that words that
     mean the same are alike from the start. They are not part of the weights. The paper's transformer has the words
     alone; this one also gets, at every image token, what mini CLIP's text tower makes of them: a ``meaning`` of
-    ``understood`` numbers, all 0 for no text. It listens to that long before it has learned to read.
+    ``understood`` numbers, all 0 for no text.
     """
 
     words: Tensor
@@ -92,7 +92,7 @@ class Transformer(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.5)
 
     def read(self, texts: list[str]) -> Tensor:
-        """Texts to (B, context) int64, -1 where there is nothing; longer texts are cut."""
+        """Return the tokens of texts (B, context) int64, -1 where there is nothing; longer texts are cut."""
         rows = torch.full((len(texts), self.context_length), -1)
         for row, text in zip(rows, texts, strict=True):
             tokens = torch.tensor(encode(text)[: self.context_length], dtype=torch.int64)
@@ -100,21 +100,24 @@ class Transformer(nn.Module):
         return rows
 
     def embed(self, text: Tensor, summary: Tensor, image: Tensor) -> Tensor:
-        """Text tokens (B, context), a summary of the text (B, width), and the first n image tokens (B, n)
-        to (B, context + n, width). The last text position also gets the summary: it predicts the first image token."""
+        """Embed text tokens (B, context), a summary of the text (B, width), and the first n image tokens (B, n).
+
+        Returns (B, context + n, width). The last text position, which predicts the first image token, also gets the
+        summary.
+        """
         words = torch.where((text >= 0)[..., None], self.widen(self.words[text.clamp(min=0)]), self.padding)
         words, summary = words + self.positions, summary[:, None]
         return torch.cat([words[:, :-1], words[:, -1:] + summary, self.embed_codes(summary, image, 0)], 1)
 
     def embed_codes(self, summary: Tensor, image: Tensor, first: int) -> Tensor:
-        """Image tokens (B, n) from the position ``first`` on, to (B, n, width)."""
+        """Embed image tokens (B, n) from the position ``first`` on, as (B, n, width)."""
         positions = (self.rows[:, None] + self.columns).flatten(0, 1)
         return self.tokens(image) + positions[first : first + image.shape[1]] + summary
 
     def forward(
         self, x: Tensor, caches: list[KVCache] | None = None, attention_maps: list[Tensor] | None = None
     ) -> Tensor:
-        """Embedded positions (B, n, width) to their features; ``attention_maps`` gets those of every layer."""
+        """Return the features of embedded positions (B, n, width); ``attention_maps`` gets those of every layer."""
         for i, block in enumerate(self.blocks):
             x, attention = block(x, caches and caches[i])
             if attention_maps is not None:
@@ -122,13 +125,13 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def caches(self, batch: int, like: Tensor) -> list[KVCache]:
-        """Empty ones for every layer."""
+        """Return an empty cache for every layer."""
         shape = batch * self.heads, self.context_length + self.side**2, self.width // self.heads
         return [KVCache(shape, like) for _ in self.blocks]
 
 
 def _drawn(*shape: int) -> nn.Parameter:
-    """Embeddings of positions as training begins with them."""
+    """Return random embeddings of positions, as training begins with them."""
     return nn.Parameter(nn.init.normal_(torch.empty(*shape), std=0.02))
 
 
@@ -150,7 +153,7 @@ class BuiltinPrior:
 
     @torch.no_grad()
     def read(self, text: str) -> tuple[Tensor, Tensor]:
-        """A text's tokens (1, context), and its summary (1, width)."""
+        """Return a text's tokens (1, context), and its summary (1, width)."""
         tokens = self.net.read([text]).to(self.device)
         return tokens, self.net.understand(self.tower.features(tokens).to(self.net.words.dtype))
 
@@ -175,7 +178,7 @@ class _Stream:
         # On a CPU products of so few rows are slower in bf16, and each number of columns needs a kernel of its own.
         self.caches = self.net.caches(len(words), read.float())
         self.net(read[:, :-1], self.caches)
-        self.last, self.summary = read[:, -1:], summary[:, None]  # the last word says the first token
+        self.last, self.summary = read[:, -1:], summary[:, None]  # the last word predicts the first token
         self.ahead = prior.side if len(words) * prior.side <= AT_ONCE else 1
 
     @torch.no_grad()
@@ -185,4 +188,4 @@ class _Stream:
         for cache in self.caches:
             cache.length = self.net.context_length - 1 + first
         features = self.net(x if first else torch.cat([self.last, x], 1), self.caches)
-        return guided(self.net.next_code(features).float(), self.guidance)
+        return apply_guidance(self.net.next_code(features).float(), self.guidance)

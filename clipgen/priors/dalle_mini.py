@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
-from clipgen.priors.sampling import KVCache, Stream, guided
+from clipgen.priors.sampling import KVCache, Stream, apply_guidance
 from clipgen.storage import remote, weights
 from clipgen.storage.remote import Remote
 
@@ -256,7 +256,7 @@ class _Stream:
         for cache, *_ in self.states:
             cache.length = first
         logits = self.decoder(begun.repeat(len(self.mask), 1), self.states, self.mask)[..., :CODES].float()
-        return guided(logits, self.guidance)
+        return apply_guidance(logits, self.guidance)
 
 
 Net = TypeVar("Net", Encoder, Decoder)

@@ -29,7 +29,7 @@ from clipgen.setting import check_count, check_number
 class Stream(Protocol):
     """A number of pictures in the making, with all that was computed for the tokens so far."""
 
-    ahead: int  # how many tokens it best reads at a time, 1 and more, where those to come are guessed
+    ahead: int  # speculative tokens per call, at least 1
 
     def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
         """Return the logits (count, n, codebook_size) of the tokens (count, side * side) from ``first`` on.
@@ -47,7 +47,7 @@ class Prior(Protocol):
     codebook_size: int
     generator: str  # whose tokens they are
     perceptor: str  # the CLIP that ranks what it draws, if no other is asked for
-    temperature: float  # this, the guidance and the number of likeliest tokens to draw from that suit it
+    temperature: float  # these three are its default sampling parameters
     guidance: float
     top_k: int
 
@@ -64,14 +64,14 @@ class KVCache:
         self.length = 0  # may be set back: what comes then is written over what was guessed
 
     def add(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., n, d) of new positions to those of all."""
+        """Add (..., n, d) of new positions; return those of all."""
         new, self.length = slice(self.length, self.length + keys.shape[-2]), self.length + keys.shape[-2]
         self.keys[..., new, :], self.values[..., new, :] = keys, values
         return self.keys[..., : self.length, :], self.values[..., : self.length, :]
 
 
-def guided(logits: Tensor, guidance: float) -> Tensor:
-    """Logits (rows, ...) with the text, above those without it where there are both, to those that are drawn from."""
+def apply_guidance(logits: Tensor, guidance: float) -> Tensor:
+    """Return the guided logits, given those (rows, ...) with the text, above those without it where there are both."""
     if guidance == 1:
         return logits
     cond, uncond = logits.chunk(2)
@@ -91,7 +91,7 @@ class Drawings:
     scores: list[float]  # CLIP's cosine to the prompt; empty while they are being drawn, and where nobody ranks
     tokens: Tensor  # (n, side, side) int64
     generator: str  # whose tokens they are
-    likelihoods: list[float]  # what the transformer makes of each, in nats: the logarithm of how likely its tokens are
+    likelihoods: list[float]  # log-likelihood of each under the prior, in nats
     done: float = 1.0  # share of the tokens that are drawn
 
     def __len__(self) -> int:

@@ -48,9 +48,9 @@ def export_run(
     last = History(journal, until).best_step if keep == "best" else until
     writer = WRITERS[check_suffix(file)]
     rows = [row for row in journal.film if row["step"] <= last]
-    if picture or writer.vectors or not writer.film:
+    if picture or writer.takes_drawings or not writer.is_animated:
         rows = [row for row in rows if "token_row" not in row]  # the frames
-    if not (writer.film or options.get("animate")):
+    if not (writer.is_animated or options.get("animate")):
         rows = rows[-1:]
     pictures = (picture(int(row["step"])) for row in rows) if picture else export_frames(journal, file, rows)
     return export(pictures, file, strip_paths(journal.history), scores=rows, **options)
@@ -61,7 +61,8 @@ def check_output(file: str | Path, generator: str | None) -> None:
 
     ``generator``: empty for the default, None if it is not known yet.
     """
-    if not WRITERS[check_suffix(file)].vectors or generator is None or (generator and entry_of(generator).is_vector):
+    writer = WRITERS[check_suffix(file)]
+    if not writer.takes_drawings or generator is None or (generator and entry_of(generator).is_vector):
         return
     names = " or ".join(repr(name) for name, entry in GENERATORS.items() if entry.is_vector)
     what = f"generator={generator!r} makes" if generator else "this is made of"
@@ -74,7 +75,7 @@ def export_frames(journal: Journal, file: str | Path, rows: Sequence[FilmRow]) -
     Raises ClipgenError at once for a vector format where the run has no drawings, or a mask covers some of them.
     """
     size = journal.picture(rows[-1]).size if rows else (0, 0)
-    if not WRITERS[check_suffix(file)].vectors:
+    if not WRITERS[check_suffix(file)].takes_drawings:
         return (journal.picture(row).resize(size, Image.Resampling.LANCZOS) for row in rows)
     check_output(file, journal.settings.get("generator", ""))
     if any(change.get("mask") for change in (journal.settings, *journal.changes)):

@@ -1,4 +1,4 @@
-"""Downloads: a cut connection continues where it stopped, and only a file that is complete and right is kept."""
+"""Downloads: a cut connection continues where it stopped, and only a file that is complete and verified is kept."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def from_address(source: Source, name: str) -> Path:
     """Download a file with a progress bar; a cut connection continues where it stopped, in a later session too."""
     part = _Partial(partial_path(source, name, ".part"), partial_path(source, name, ".etag"))
     part.file.parent.mkdir(parents=True, exist_ok=True)
-    _read_checksums()  # a damaged file is noticed before the work
+    _read_checksums()  # a damaged file is detected early
     try:
         _download(source, name, part)
         source.check_size(part.size)
@@ -268,7 +268,7 @@ def _progress_class(name: str) -> type[tqdm]:
 
 
 def check_hub(repo_id: str, filename: str, revision: str | None = None) -> None:
-    """Raise UnreachableError if a file of the hub is not here and the hub is silent: its library would retry long."""
+    """Raise UnreachableError if a file is not cached and the hub is unreachable: its library would retry long."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     is_cached = isinstance(try_to_load_from_cache(repo_id, filename, revision=revision), str)

@@ -47,4 +47,4 @@ def check_reachable(address: str) -> None:
     except UnreachableError:
         raise
     except (OSError, http.client.HTTPException):
-        pass  # an answer, if not a friendly one
+        pass  # an HTTP error still means reachable

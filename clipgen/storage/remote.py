@@ -46,7 +46,7 @@ class Source:
 
     @classmethod
     def parse(cls, line: str, megabytes: float | None = None, sha256: str | None = None) -> "Source":
-        """Parse a place; what differs in this copy follows a ``#``: ``#sha256=0a1b&megabytes=359``."""
+        """Parse a place; overrides follow a ``#``: ``#sha256=0a1b&megabytes=359``."""
         where, _, fragment = line.partition("#")
         facts = {key: values[0] for key, values in parse_qs(fragment, strict_parsing=bool(fragment)).items()}
         return cls(where, float(facts.get("megabytes", megabytes or 0)) or None, facts.get("sha256", sha256))
@@ -116,8 +116,8 @@ def _find_own(remote: Remote) -> Path | None:
 def fetch(remote: Remote) -> Path:
     """Return a published file on this machine, downloaded if need be, or the safetensors converted from it.
 
-    A source that fails, or has something else, is skipped with a warning; of those that do not answer, only if another
-    one has the file.
+    A source that fails, or has something else, is skipped with a warning. Unreachable sources are reported only if a
+    later one succeeds.
 
     Raises:
         ClipgenError: No source has the file; the message lists what was tried.

@@ -1,6 +1,6 @@
 """The interface of all engines, an executor whose workers may be lost, and the engine of processes on this machine.
 
-``concurrent.futures.ProcessPoolExecutor`` does not do here: its workers import the main module of whoever makes the
+``concurrent.futures.ProcessPoolExecutor`` is unsuitable: its workers import the main module of whoever makes the
 study, and what lies in the current folder; one that is lost ends all others.
 """
 
@@ -54,7 +54,7 @@ class WorkerExecutor(Executor):
 
     def __init__(self, workers: int, threads: int):
         self.workers, self.threads = workers, threads
-        self._alive: dict[int, Any] = {}  # workers by slot
+        self._workers: dict[int, Any] = {}  # workers by slot
         self._slots: queue.LifoQueue[int] = queue.LifoQueue()  # without a task; those with a worker come first
         for slot in reversed(range(workers)):
             self._slots.put(slot)
@@ -81,11 +81,11 @@ class WorkerExecutor(Executor):
     def _call(self, future: Future, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         slot, result, error = self._slots.get(), None, None
         try:
-            if slot not in self._alive:
-                self._alive[slot] = self.start_worker(slot)
+            if slot not in self._workers:
+                self._workers[slot] = self.start_worker(slot)
             if self._closed:
-                self._alive[slot].kill()
-            result = self._alive[slot].call(function, *arguments)
+                self._workers[slot].kill()
+            result = self._workers[slot].call(function, *arguments)
         except Exception as failure:
             error = failure
             self._close(slot)
@@ -96,7 +96,7 @@ class WorkerExecutor(Executor):
             future.set_result(result)
 
     def _close(self, slot: int) -> None:
-        if worker := self._alive.pop(slot, None):
+        if worker := self._workers.pop(slot, None):
             worker.close()
 
     def close_idle(self) -> None:
@@ -112,7 +112,7 @@ class WorkerExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """End all workers at once, whatever they compute."""
         self._closed = True
-        for worker in list(self._alive.values()):
+        for worker in list(self._workers.values()):
             worker.kill()
         if wait:
             futures.wait(list(self._tasks))
@@ -120,7 +120,7 @@ class WorkerExecutor(Executor):
 
 
 class ProcessExecutor(WorkerExecutor):
-    """Processes of this Python: one for each GPU, or on a CPU so many as ``worker_counts`` says.
+    """Processes of this Python: one for each GPU, or on a CPU so many as ``plan_workers`` says.
 
     Args:
         workers: Number of workers, None for the default.
@@ -129,7 +129,7 @@ class ProcessExecutor(WorkerExecutor):
     """
 
     def __init__(self, workers: int | None, batches: int, gpus: list[str], engine: str = "local"):
-        super().__init__(*worker_counts(workers, batches, len(gpus), count_cores()))
+        super().__init__(*plan_workers(workers, batches, len(gpus), count_cores()))
         self._gpus = gpus
 
     def start_worker(self, slot: int) -> "ProcessWorker":
@@ -227,8 +227,8 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker_counts(workers: int | None, rows: int, gpus: int, cores: int) -> tuple[int, int]:
-    """Return the number of workers, and of threads of each, so that no core has two threads.
+def plan_workers(workers: int | None, rows: int, gpus: int, cores: int) -> tuple[int, int]:
+    """Return the number of workers, and of threads of each, so that threads never exceed cores.
 
     By default there is one worker for each GPU; on a CPU there are two, or one for every four cores.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.studies.executor import WorkerExecutor, WorkerLost, worker_counts
+from clipgen.studies.executor import WorkerExecutor, WorkerLost, plan_workers
 
 
 class RayExecutor(WorkerExecutor):
@@ -33,16 +33,16 @@ class RayExecutor(WorkerExecutor):
             import ray
         except ImportError as error:
             raise ClipgenError('engine="ray" needs Ray: pip install "clipgen-notebook[ray]"') from error
-        self._ray, self._is_ours = ray, not ray.is_initialized()
-        if self._is_ours:
+        self._ray, self._started_ray = ray, not ray.is_initialized()
+        if self._started_ray:
             try:
                 ray.init(engine if "://" in engine else None, log_to_driver=False, configure_logging=False)
-            except Exception as error:  # a start that takes too long is a bare one
+            except Exception as error:  # a timeout raises plain Exception
                 reason = " ".join(str(error).split())
                 raise ClipgenError(f"engine={engine!r}: Ray cannot be reached ({reason}); check the address") from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
         cores, card_count = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
-        count, threads = worker_counts(workers, batches, card_count, cores)
+        count, threads = plan_workers(workers, batches, card_count, cores)
         # No worker is spread over two nodes.
         super().__init__(count, min([threads, *(int(node["CPU"]) for node in nodes)]))
         self._gpu_share = 1 / math.ceil(count / card_count) if card_count else 0
@@ -57,7 +57,7 @@ class RayExecutor(WorkerExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         super().shutdown(wait, cancel_futures=cancel_futures)
-        if self._is_ours:
+        if self._started_ray:
             self._ray.shutdown()
 
 

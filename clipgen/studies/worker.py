@@ -47,7 +47,7 @@ def _try_rows(folders: Sequence[Path]) -> None:
         if len(folders) == 1:
             with suppress(OSError):
                 replace(RowState.read(folders[0]), done=False, error=reason).write(folders[0])
-    if failed and len(folders) > 1:  # outside of the handler: there the error holds the memory of all rows
+    if failed and len(folders) > 1:  # outside of the handler: the traceback would keep tensors alive
         for folder in folders:
             _try_rows([folder])
     gc.collect()

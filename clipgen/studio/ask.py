@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from clipgen.prompts import Prompt, format_prompt, parse_parts
-from clipgen.studio.costs import OWN, PAIRS, describe_costs, download_size, format_size
+from clipgen.studio.costs import CUSTOM, PAIRS, describe_costs, download_size, format_size
 from clipgen.studio.parts import ErrorMessage, Upload, add_tooltip, button, close_all, html_widget, on_change, show
 
 MAX_WEIGHT = 5.0  # of the slider of a prompt row
@@ -56,7 +56,7 @@ class PromptRow(widgets.VBox):
         weight = prompt.weight if fits_slider else 1.0
         self.text = widgets.Text(text, placeholder="what you want to see, or a picture's path or address")
         self.weight = widgets.FloatSlider(weight, min=-MAX_WEIGHT, max=MAX_WEIGHT, step=0.1, readout_format=".1f")
-        add_tooltip(self.weight, "how much this prompt counts; below 0 it pushes away")
+        add_tooltip(self.weight, "how much this prompt counts; negative values repel")
         self._remove = button("Remove", lambda: rows.remove(self))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the value alone does not say that it was Enter
@@ -89,7 +89,7 @@ class ModelChoice(widgets.VBox):
         for pair in PAIRS:
             size = download_size(pair.generator, pair.perceptor)
             options.append((f"{pair.name} ({format_size(size)})" if size else pair.name, pair))
-        self.choice = widgets.Dropdown(options=[*options, (OWN.name, OWN)], description="Models")
+        self.choice = widgets.Dropdown(options=[*options, (CUSTOM.name, CUSTOM)], description="Models")
         self.note = html_widget("help")
         super().__init__([self.choice, self.note])
         self.choice.observe(self._set_models, "value")
@@ -97,10 +97,10 @@ class ModelChoice(widgets.VBox):
         self._show_pair()
 
     def _set_models(self, change: Any) -> None:
-        if (pair := change["new"]) is not OWN:
+        if (pair := change["new"]) is not CUSTOM:
             self._generator.value, self._perceptor.value = pair.generator, pair.perceptor
 
     def _show_pair(self) -> None:
         names = self._generator.value, self._perceptor.value
-        self.choice.value = next((pair for pair in PAIRS if (pair.generator, pair.perceptor) == names), OWN)
+        self.choice.value = next((pair for pair in PAIRS if (pair.generator, pair.perceptor) == names), CUSTOM)
         self.note.value = f"<small>{describe_costs(*names, self.choice.value)}</small>"

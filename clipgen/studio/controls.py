@@ -66,10 +66,10 @@ LABELS = {  # of the settings whose own names are not plain words
     "near_space": "Nearness space",
     "near_fade": "Nearness fade",
 }
-COSTLY = "generator", "perceptor", "device", "precision", "quality", "steps", "size", "cutouts"  # what time depends on
+COST_INPUTS = "generator", "perceptor", "device", "precision", "quality", "steps", "size", "cutouts"
 DIAL_END = 4.0
 MAX_NUMBER = 2.0**53 - 1  # a browser knows no infinity, and no whole number above it
-QUIET = 0.15  # seconds without a change before changes are sent: about the time between two keys
+DEBOUNCE_SECONDS = 0.15  # without a change before changes are sent: about the time between two keys
 
 
 class Controls(widgets.VBox):
@@ -104,9 +104,9 @@ class Controls(widgets.VBox):
         parts.on_change(self._filter, self.search)
         parts.on_change(self._count_changes, *self.inputs.values())
         self._count_changes()
-        parts.on_change(self._show_device, *(self.inputs[name] for name in COSTLY))
+        parts.on_change(self._show_device, *(self.inputs[name] for name in COST_INPUTS))
         self._show_device()
-        steer = "<br><small>The prompts above and their weights (below 0 they push away), and:</small>"
+        steer = "<br><small>The prompts above and their weights (negative values repel), and:</small>"
         super().__init__(
             [
                 parts.html_widget("heading", f"<b>{SECTIONS['steer']}</b>{steer}"),
@@ -173,14 +173,14 @@ class Controls(widgets.VBox):
         self._send_at = math.inf
 
     def steer(self, run: Run) -> None:
-        """Send changed values to a run, once they have not changed for QUIET seconds. To be called again and again."""
+        """Send changed values to a run, once they have not changed for a moment. To be called again and again."""
         if run.control.has_ended:  # changes are for the next run
             return
         try:
             latest, self._latest = self._latest, {}
             self._latest = values = self.live_values
             if values != latest:
-                self._send_at = time.monotonic() + QUIET
+                self._send_at = time.monotonic() + DEBOUNCE_SECONDS
             if time.monotonic() < self._send_at:
                 return
             self._send_at = math.inf
@@ -208,7 +208,7 @@ class Controls(widgets.VBox):
         if self._is_applying:
             return
         with suppress(ClipgenError):  # such as a size that is being typed
-            text = html.escape(describe_device({"prompt": ""} | {name: self._value(name) for name in COSTLY}))
+            text = html.escape(describe_device({"prompt": ""} | {name: self._value(name) for name in COST_INPUTS}))
             self.device.value = f'<small role="status">{text}</small>'
 
     def _count_changes(self) -> None:

@@ -31,7 +31,7 @@ PAIRS = (
     Pair("DALL-E's dVAE", "dvae", "ViT-B-32/openai", 4),
     Pair("No decoder: waves", "fft", "ViT-B-32/openai", 2),
 )
-OWN = Pair("As set below", "", "", 0)
+CUSTOM = Pair("As set below", "", "", 0)
 # Megabytes of a CLIP's download: its parameters in 32 bits, as the hub has OpenAI's.
 CLIP_MEGABYTES = {
     "mini": 0,
@@ -71,7 +71,7 @@ def describe_costs(generator: str, perceptor: str, pair: Pair) -> str:
     else:
         text = "Comes with clipgen: nothing is downloaded."
     entry = GENERATORS.get(generator)
-    if pair is not OWN:
+    if pair is not CUSTOM:
         text += f" A run uses about {pair.memory:g} GB of memory."
     elif entry and entry.memory:
         text += f" The generator takes about {entry.memory:g} GB in fp32 (computed), half of it in fp16."

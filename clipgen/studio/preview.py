@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipgen.errors import ClipgenError
-from clipgen.export.html import find_disagreements, judge_word, who_draws
+from clipgen.export.html import caption_source, find_disagreements, judge_word
 from clipgen.images.sheets import repeat_picture
 from clipgen.progress import Listener, Stopped, listening
 from clipgen.runs.history import FilmRow, Frame, frame_score
@@ -24,7 +24,7 @@ from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.studio.parts import ErrorMessage, add_tooltip, html_widget, on_change, show, to_jpeg
 
-RATE = 20  # reports per second
+REPORTS_PER_SECOND = 20  # reports per second
 MAX_SIDE = 512  # pixels of a picture that is sent
 BYTES_PER_SECOND = 600_000  # Jupyter drops messages above 1 MB/s, and Colab adds a third
 
@@ -33,7 +33,7 @@ class Job(Listener):
     """One run, made with its models and iterated to its end in a daemon thread.
 
     ``make`` gets the run of the ``previous`` job, which is stopped, to share its models. ``report`` is called from
-    another thread, at most RATE times per second and once at the end: a slow connection never slows the run.
+    another thread, up to REPORTS_PER_SECOND times a second and once at the end: a slow connection never slows the run.
     """
 
     def __init__(self, make: Callable[[Run | None], Run], report: Callable[[Job], None], previous: Job | None = None):
@@ -139,7 +139,7 @@ class Job(Listener):
     def _report_until_end(self) -> None:
         while self.is_alive:
             self._report(self)
-            self._worker.join(1 / RATE)
+            self._worker.join(1 / REPORTS_PER_SECOND)
         self._report(self)
         del self._make, self._report  # they hold a Studio, which this job may outlive
 
@@ -269,7 +269,7 @@ def draw_curve(rows: Sequence[FilmRow], index: int, judge: str = "judge") -> str
     A dot is at the last frame up to the index. Each line has its own scale. Spans where CLIP's score rises and the
     judge's falls are shaded.
     """
-    text = " · ".join(filter(None, (who_draws(rows[index]), format_scores(rows[index], judge))))
+    text = " · ".join(filter(None, (caption_source(rows[index]), format_scores(rows[index], judge))))
     index = sum("clip" in row for row in rows[: index + 1]) - 1
     rows = [row for row in rows if "clip" in row]
     if not rows:

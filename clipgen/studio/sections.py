@@ -32,7 +32,7 @@ class ExportSection(widgets.VBox):
 
     def __init__(self, preview: Preview):
         self._preview = preview
-        suffixes = sorted(WRITERS, key=lambda suffix: not WRITERS[suffix].film)  # films first
+        suffixes = sorted(WRITERS, key=lambda suffix: not WRITERS[suffix].is_animated)  # films first
         options = [(suffix.removeprefix(".").upper(), suffix) for suffix in suffixes]
         self._format = widgets.Dropdown(options=options, description="Format")
         self.button = button("Export", preview.error.guard(self._export), "download")
@@ -43,11 +43,11 @@ class ExportSection(widgets.VBox):
         journal, _ = self._preview.position
         writer = WRITERS[self._format.value]
         file = journal.folder / (slug(journal.settings["prompt"]) + self._format.value)
-        if writer.film:
+        if writer.is_animated:
             export_run(journal, file)
         else:
             row = self._preview.row
-            pictures = export_frames(journal, file, [row]) if writer.vectors else [self._preview.picture]
+            pictures = export_frames(journal, file, [row]) if writer.takes_drawings else [self._preview.picture]
             export(pictures, file, strip_paths(journal.history), scores=[row])
         self.link.value = download_link(file)
 
@@ -70,7 +70,7 @@ class MaskPainter:
 
     def __init__(self, preview: Preview, controls: Controls):
         self._preview, self._controls = preview, controls
-        tooltip = "From then on the run paints only there"
+        tooltip = "Restrict painting to the masked area"
         self.button = widgets.ToggleButton(description="Paint a mask", icon="paint-brush", tooltip=tooltip)
         self._brush = Brush(layout={"display": "none"})
         on_change(preview.error.guard(self._toggle), self.button)

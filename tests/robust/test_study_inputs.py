@@ -12,7 +12,7 @@ import torch
 import clipgen
 from clipgen.cli import main
 from clipgen.errors import ClipgenError
-from clipgen.studies.executor import worker_counts
+from clipgen.studies.executor import plan_workers
 from clipgen.studies.grid import expand_grid
 from clipgen.studies.row import Row, StudyStorage
 from clipgen.studies.study import Study
@@ -302,7 +302,7 @@ def test_workers_are_a_whole_number(workers, tmp_path):
 
 
 def test_whole_numbers_of_workers_are_taken_as_such():
-    assert worker_counts(np.int64(2), 9, 0, 4) == worker_counts(2.0, 9, 0, 4) == (2, 2)
+    assert plan_workers(np.int64(2), 9, 0, 4) == plan_workers(2.0, 9, 0, 4) == (2, 2)
 
 
 # --- CSV ----------------------------------------------------------------------------------------------------------

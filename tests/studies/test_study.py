@@ -16,7 +16,7 @@ import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
 from clipgen.studies import page
-from clipgen.studies.executor import count_cores, worker_counts
+from clipgen.studies.executor import count_cores, plan_workers
 from clipgen.studies.grid import expand_grid
 from clipgen.studies.ray import RayExecutor
 from clipgen.studies.row import Row, StudyStorage
@@ -171,7 +171,7 @@ def test_pictures_go_along_and_the_originals_may_go(quick, tmp_path, inline_work
 )
 def test_no_core_has_two_threads(asked, rows, gpus):
     cores = count_cores()
-    workers, threads = worker_counts(asked, rows, gpus, cores)
+    workers, threads = plan_workers(asked, rows, gpus, cores)
     assert workers <= rows and threads >= 1 and (workers * threads <= cores or threads == 1)
     assert workers == (asked or gpus or min(rows, cores, max(2, cores // 4)))
 

@@ -43,8 +43,8 @@ def test_the_formats_are_those_that_have_a_writer(studio):
 
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_every_format_gets_a_link(suffix, request):
-    studio = request.getfixturevalue("studio" if WRITERS[suffix].vectors else "finished")
-    if WRITERS[suffix].vectors:
+    studio = request.getfixturevalue("studio" if WRITERS[suffix].takes_drawings else "finished")
+    if WRITERS[suffix].takes_drawings:
         put(studio, generator="strokes")
         put(studio, steps=3, cutouts=4, init="random")
         click(studio, "Generate")

@@ -25,7 +25,7 @@ from clipgen.mini.training.first_stage import CONFIG as FIRST
 from clipgen.mini.training.first_stage import Snapped
 from clipgen.mini.training.prior import losses
 from clipgen.mini.training.training import Job, Training, load_embedded, save_weights
-from clipgen.priors.sampling import guided
+from clipgen.priors.sampling import apply_guidance
 
 CONFIG: dict[str, Any] = {
     "width": 320,
@@ -185,7 +185,7 @@ def draw(
     caches = net.caches(len(text), x)
     for i in range(net.side**2):
         logits = net.next_code(net(x, caches)[:, -1]).float()
-        chances = (guided(logits, guidance) / temperature).softmax(1)
+        chances = (apply_guidance(logits, guidance) / temperature).softmax(1)
         tokens[:, i] = torch.multinomial(chances, 1, generator=rng)[:, 0]
         new = tokens[:, i : i + 1]
         likelihoods += logits[: len(tokens)].log_softmax(1).gather(1, new)[:, 0]
