@@ -1,4 +1,4 @@
-"""The precision in which a net computes, its activation checkpointing, and copies that share its weights."""
+"""The precision in which a network computes, its activation checkpointing, and copies that share its weights."""
 
 import copy
 import warnings
@@ -25,7 +25,7 @@ M = TypeVar("M", bound=HasNet)
 
 
 class CheckpointedBlock(nn.Module):
-    """A part of a net that can recompute its activations in the backward pass (Chen et al. 2016)."""
+    """A part of a network that can recompute its activations in the backward pass (Chen et al. 2016)."""
 
     checkpointed = False
 
@@ -109,7 +109,7 @@ class MixedPrecision:
 
 
 class RangeChecks:
-    """Sums of each fp16 net's input and output; a non-finite sum means overflow. All are read in one transfer."""
+    """Sums of each fp16 network's input and output; a non-finite sum means overflow. All are read in one transfer."""
 
     def __init__(self) -> None:
         self.models: list[MixedPrecision] = []
@@ -135,7 +135,7 @@ _deferred: ContextVar[RangeChecks | None] = ContextVar("deferred", default=None)
 
 @contextmanager
 def deferred_range_checks() -> Iterator[RangeChecks]:
-    """Gather the checks of fp16 nets, for a caller that reads them afterwards and repeats the failed step."""
+    """Gather the checks of fp16 networks, for a caller that reads them afterwards and repeats the failed step."""
     checks = RangeChecks()
     token = _deferred.set(checks)
     try:

@@ -184,7 +184,7 @@ class OpenCLIP(Perceptor):
     def feature_layers(self) -> list[nn.Module]:
         visual = self.net.visual
         trunk = getattr(visual, "trunk", visual)  # timm's, or open_clip's own
-        if hasattr(trunk, "attnpool"):  # a residual net
+        if hasattr(trunk, "attnpool"):  # a residual network
             return [trunk.layer3, trunk.layer4]
         if hasattr(trunk, "stages"):  # a ConvNeXt and the like
             return [*trunk.stages[-2:]]
@@ -213,7 +213,7 @@ class OpenCLIP(Perceptor):
 
 
 class OffloadedTextTower:
-    """The matrices of a net beside its ``visual``, read from a safetensors file by memory map when they are needed.
+    """The matrices of a network beside its ``visual``, read from a safetensors file by memory map when they are needed.
 
     A run reads texts when it begins and when its prompt is changed; ViT-B/32's text tower takes 0.25 GB. Only matrices
     that the file has, with the same values and names, are offloaded.
@@ -233,7 +233,7 @@ class OffloadedTextTower:
 
     @contextmanager
     def loaded(self) -> Iterator[None]:
-        """Have the weights in memory, on the net's device, for the time of a ``with``. One thread at a time."""
+        """Have the weights in memory, on the network's device, for the time of a ``with``. One thread at a time."""
         with self._lock:
             try:
                 if self._weights:

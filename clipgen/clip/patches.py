@@ -54,7 +54,7 @@ def has_patches(vision_cfg: Mapping[str, Any]) -> bool:
         import timm
 
         return _is_plain_vit(timm.model_entrypoint(name).__module__)
-    return isinstance(vision_cfg.get("layers", 12), int)  # a residual net has a number for every stage
+    return isinstance(vision_cfg.get("layers", 12), int)  # a residual network has a number for every stage
 
 
 def _is_plain_vit(module: str) -> bool:

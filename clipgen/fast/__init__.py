@@ -2,7 +2,7 @@
 
 What each gained when it was added, on a machine with two cores and AMX (bf16), or on a CPU that was not noted (*):
 
-- layers, convolutions and ReLUs of frozen nets: a dVAE step at 512x512 takes 3.4 instead of 5.5 GB, with weights in
+- layers, convolutions and ReLUs of frozen networks: a dVAE step at 512x512 takes 3.4 instead of 5.5 GB, with weights in
   bf16 (*); the backward pass of a large convolution takes 0.5 to 0.9 of the time;
 - layers, group norms with SiLU: half of the time or less backward up to 4 channels per group, 0.5 GB less for VQGAN at
   512x512;
@@ -52,7 +52,7 @@ def paused_gc() -> Iterator[None]:
 
 
 def optimize_for(net: Net, device: torch.device, save_memory: bool = True, channels_last: bool = True) -> Net:
-    """Make a frozen net or a part of one faster, in place, and return it. Weights keep their names.
+    """Make a frozen network or a part of one faster, in place, and return it. Weights keep their names.
 
     Args:
         save_memory: Whether layers keep less for the backward pass; for CLIP towers that was not measured.

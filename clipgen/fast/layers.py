@@ -1,4 +1,4 @@
-"""Layers of frozen nets that are faster than torch's, or keep less for the backward pass; same weights and numbers."""
+"""Layers of frozen networks, faster than torch's or with less kept for the backward pass; same weights and numbers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -196,7 +196,7 @@ def _layout(x: Tensor) -> torch.memory_format:
     return last if x.is_contiguous(memory_format=last) else torch.contiguous_format
 
 
-# --- which layer of a net becomes which ---------------------------------------------------------------
+# --- which layer of a network becomes which ---------------------------------------------------------------
 
 
 def _improve_conv(layer: nn.Conv2d, device: torch.device) -> None:

@@ -23,7 +23,7 @@ class Generator:
     """Maps a latent to an image (B, 3, H, W), float32 in [0, 1].
 
     A latent is one float32 tensor whose first dimension is the batch; the rest is the generator's own, such as codes,
-    frequencies or strokes. The defaults here are those of a continuous latent without a net.
+    frequencies or strokes. The defaults here are those of a continuous latent without a network.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Generator:
     is_vector = False  # whether its images are drawings of marks, see ``clipgen.generators.vectors``
 
     def set_precision(self, precision: str) -> None:
-        """Compute in one of ``clipgen.device.PRECISIONS``; without a net there is only fp32."""
+        """Compute in one of ``clipgen.device.PRECISIONS``; without a network there is only fp32."""
 
     def condition(self, texts: Sequence[str]) -> None:
         """Condition on texts; most generators ignore them. Called at the start and when prompts change."""
@@ -144,7 +144,7 @@ class Entry:
 
     loader: str  # "module:class or function", called with (name, entry, device)
     files: tuple[Remote, ...] = ()  # its weights, if they are published ones
-    config: Mapping[str, Any] = field(default_factory=dict)  # arguments of its net
+    config: Mapping[str, Any] = field(default_factory=dict)  # arguments of its network
     licence: str = "MIT"
     memory: float = 0.0  # GB of its weights and of what a step saves at its native size, in fp32; 0: not known
     proof: str = "-"  # what it is proven equal to

@@ -65,7 +65,7 @@ def _vqgan(config: dict[str, Any], loader: str = "load", **facts: Any) -> Entry:
 
 
 def _taming(name: str, config: dict[str, Any], megabytes: float, *sources: str, bulky: bool = False, **facts) -> Entry:
-    """Return a checkpoint of taming's; bulky ones hold much more than the net."""
+    """Return a checkpoint of taming's; bulky ones hold much more than the network."""
     if name in _SHA256:
         sources = tuple(f"{source}#sha256={_SHA256[name]}" for source in sources)
     remote = Remote(f"{name}/last.ckpt", sources, megabytes, bulky=bulky)
@@ -98,7 +98,7 @@ def _heibox(share: str, path: str) -> str:
     return f"https://heibox.uni-heidelberg.de/d/{share}/files/?p={path.replace('/', '%2F')}&dl=1"
 
 
-# --- where published weights are, and the arguments of their nets --------------------------------------
+# --- where published weights are, and the arguments of their networks --------------------------------------
 
 _OPENAI = "https://cdn.openai.com/dall-e"
 _OLLIN = "https://github.com/madebyollin/taesd/raw/5cccb12dc72074a4be35680c3b108548a7c69978"
@@ -303,7 +303,7 @@ def load_generator(
         device: A name of torch's.
         relax: For a generator with a codebook: straight-through, none, and if its encoder gives token logits gumbel or
             sample.
-        precision: What its net computes in: bf16, fp16, fp32, or auto, what suits the device.
+        precision: What its network computes in: bf16, fp16, fp32, or auto, what suits the device.
 
     Raises:
         ClipgenError: An unknown name, or weights that cannot be downloaded, read or fitted.

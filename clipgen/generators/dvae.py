@@ -28,7 +28,7 @@ def conv(in_channels: int, out_channels: int, size: int) -> nn.Conv2d:
 class ResBlock(CheckpointedBlock):
     """Four convolutions on a quarter of the channels, added to the input with a small gain."""
 
-    # OpenAI's nets enlarge the image before the block. Doing so after the 1x1 convolutions takes a quarter of the work
+    # OpenAI's networks enlarge the image before the block. Doing so after the 1x1 convolutions is a quarter of the work
     # and of the memory, for the same numbers.
 
     def __init__(

@@ -1,6 +1,6 @@
 """One-step diffusion models, such as SD-Turbo (Sauer et al. 2023): the latent is the noise (ReNO, Eyring et al. 2024).
 
-The picture is one step of the U-Net, conditioned by the prompt, and the decoder. All nets are diffusers'.
+The picture is one step of the U-Net, conditioned by the prompt, and the decoder. All networks are diffusers'.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ NORM_TOLERANCE = 0.05  # how far the norm of a noise may be from that of a Gauss
 
 
 class OneStepNet(vae.Diffusers):
-    """The nets of a pipeline, and the numbers of its scheduler's only step, which is linear.
+    """The networks of a pipeline, and the numbers of its scheduler's only step, which is linear.
 
     ``tiny``: a TAESD that decodes for the gradient, in a fraction of the time and of the memory.
     """

@@ -163,7 +163,7 @@ class VQModel(VQBase):
     Args are those of taming's yaml (``ddconfig`` flattened), and:
         norm_kind: group or batch.
         gumbel: Whether it is a GumbelVQ, whose encoder gives logits over the codes.
-        low: Lower end of the nets' range of pixels, [low, 1]; black is ``low``.
+        low: Lower end of the networks' range of pixels, [low, 1]; black is ``low``.
     """
 
     def __init__(

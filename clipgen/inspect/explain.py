@@ -80,11 +80,11 @@ def explain(
         image: A picture in any form, a file, a frame, or a run: its newest frame, seen by its own perceptor.
         text: What is looked for, such as "a cat".
         perceptor: The CLIP model to use, by default mini CLIP.
-        how: ``gradient``. In a convolutional net the Grad-CAMs (Selvaraju et al. 2017) of the last two stages,
+        how: ``gradient``. In a convolutional network the Grad-CAMs (Selvaraju et al. 2017) of the last two stages,
             multiplied: the last knows what, the one before where. In a ViT gradient times token at the input of each
             block, added up.
             ``occlusion``: how much the score falls where a window is covered (Zeiler and Fergus 2014). It takes a
-            hundred forward passes, and holds for any net.
+            hundred forward passes, and holds for any network.
         device: auto, cpu, cuda or mps.
 
     Raises:
@@ -128,7 +128,7 @@ def _gradient(perceptor: Perceptor, pixels: Tensor, target: Tensor) -> Tensor:
     layers = perceptor.feature_layers
     with record_outputs(layers) as outputs, torch.enable_grad():
         score = perceptor.encode_image(pixels.requires_grad_())[0] @ target
-        outputs = outputs[-len(layers) :]  # a net that left fp16's range was run twice
+        outputs = outputs[-len(layers) :]  # a network that left fp16's range was run twice
         gradients = torch.autograd.grad(score, outputs)
     maps = [_contribution(x.detach().float(), slope.float()) for x, slope in zip(outputs, gradients, strict=True)]
     if outputs[0].ndim == 3:

@@ -80,7 +80,7 @@ class Neuron(Loss):
             raise ClipgenError(f"neuron={self.neuron!r}: {perceptor.name} has layers 0 to {len(layers) - 1}")
         with record_outputs([layers[layer]]) as outputs:
             perceptor.encode_image(pictures)
-        maps = outputs[-1].float()  # a net that left fp16's range was run twice
+        maps = outputs[-1].float()  # a network that left fp16's range was run twice
         maps = maps if maps.ndim == 3 else maps.flatten(2).mT
         if unit >= maps.shape[-1]:
             raise ClipgenError(f"neuron={self.neuron!r}: this layer has units 0 to {maps.shape[-1] - 1}")

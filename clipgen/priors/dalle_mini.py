@@ -33,7 +33,7 @@ _SHIFT_ONLY = ("pre_self_attn_layer_norm", "pre_encoder_attn_layer_norm", "ln0",
 
 @dataclass(frozen=True)
 class Entry:
-    """A published model: the arguments of both nets, and its files."""
+    """A published model: the arguments of both networks, and its files."""
 
     config: Mapping[str, int]  # layers, width, heads, inner
     words: int

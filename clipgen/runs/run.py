@@ -298,7 +298,7 @@ class Run:
             return None
         image, latent = self.optimization.render_frame(), self.optimization.packed_latent()
         self._history.add(frame := self._create_frame(image, scores))
-        # A run that ends early may still be continued by a change, so only after the last step nothing moves.
+        # Also where the run ends early, as a change may continue it; after the last step nothing follows the move.
         if is_frame_step and self.step < self.settings.steps:
             self.optimization.move_camera(image)
         self._writer.write_frame(frame, latent)

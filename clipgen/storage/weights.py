@@ -51,7 +51,7 @@ def load_weights(file: Path) -> tuple[dict[str, Tensor], dict]:
         with safe_open(file, "pt") as stored:
             config = json.loads((stored.metadata() or {}).get("config", "{}"))
             keys = sorted(stored.keys())
-        for _, part in groupby(keys, lambda key: key.partition(".")[0]):  # a memory map for each part of the net
+        for _, part in groupby(keys, lambda key: key.partition(".")[0]):  # a memory map for each part of the network
             with safe_open(file, "pt") as stored:
                 tensors |= {key: stored.get_tensor(key) for key in part}
     except Exception as error:
@@ -66,7 +66,7 @@ def load_weights(file: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def assign_weights(net: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Put tensors into a net, all or none. Raises ClipgenError that names what is missing or misshapen."""
+    """Put tensors into a network, all or none. Raises ClipgenError that names what is missing or misshapen."""
     expected = net.state_dict()
     wrong = [f"{key} is missing" for key in expected if key not in tensors]
     wrong += [f"{key} is not part of the model" for key in tensors if key not in expected]
@@ -85,14 +85,14 @@ def assign_weights(net: nn.Module, tensors: dict[str, Tensor], source: str) -> N
 
 
 def build_net(kind: Callable[..., Net], config: Mapping[str, Any], tensors: dict[str, Tensor], source: str) -> Net:
-    """Return a net with these weights, and never any others. Raises ClipgenError as ``assign_weights``."""
+    """Return a network with these weights, and never any others. Raises ClipgenError as ``assign_weights``."""
     net = build_empty(kind, config)
     assign_weights(net, tensors, source)
     return net
 
 
 def build_empty(kind: Callable[..., Net], config: Mapping[str, Any]) -> Net:
-    """Return a net of a class with shapes instead of weights (on the meta device)."""
+    """Return a network of a class with shapes instead of weights (on the meta device)."""
     with torch.device("meta"), _Uninitialised():
         return kind(**config)
 

@@ -10,7 +10,13 @@ from studio_hands import SMALL, blue, click, named, put
 
 import clipgen
 from clipgen.prompts import Prompt, parse
-from clipgen.studio.gallery import settings_of
+from clipgen.studio.gallery import save_inputs, settings_of
+
+
+def test_a_kept_picture_in_a_negative_prompt_has_its_weights(tmp_path):
+    settings = {"prompt": "a cat", "negative": "picture-0.png | blurry:1"}
+    named_there = save_inputs(settings, {"picture-0.png": Image.new("RGB", (8, 8))}, tmp_path)
+    assert [prompt.weight for prompt in parse("a cat", named_there["negative"])] == [1, -0.5, -1]
 
 
 def test_earlier_runs_are_opened_and_replayed(tmp_path):
