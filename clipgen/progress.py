@@ -56,7 +56,7 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-def is_listened_to() -> bool:
+def has_listener() -> bool:
     """Return whether a listener is set, so that no progress bar is needed."""
     return _listener.get() is not None
 
@@ -67,7 +67,7 @@ def check_stopped() -> None:
         raise Stopped
 
 
-def tell(name: str, done: int, total: int | None) -> None:
+def report_progress(name: str, done: int, total: int | None) -> None:
     """Report the progress of a download. Raises Stopped if nobody waits for it."""
     check_stopped()
     if listener := _listener.get():
@@ -79,7 +79,7 @@ def tell(name: str, done: int, total: int | None) -> None:
 def run_stoppable(work: Callable[[], T]) -> T:
     """Return what ``work`` returns, or raise Stopped as soon as nobody waits any more, wherever the work is stuck.
 
-    The work then continues in a thread of its own until it next calls ``tell``.
+    The work then continues in a thread of its own until it next calls ``report_progress``.
     """
     if not (listener := _listener.get()):
         return work()

@@ -128,9 +128,9 @@ class Mp4(Writer):
         if settings and len(settings) < 30_000:  # Windows takes no longer command line
             command += ["-metadata", f"comment={settings}"]
         command.append(f"file:{file}")
-        with TemporaryFile() as errors:  # ffmpeg waits while nobody reads a pipe
+        with TemporaryFile() as stderr_file:  # ffmpeg waits while nobody reads a pipe
             # A session of its own: Ctrl-C is ours to handle.
-            with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors, start_new_session=True) as ffmpeg:
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr_file, start_new_session=True) as ffmpeg:
                 try:
                     with suppress(BrokenPipeError), cast(IO[bytes], ffmpeg.stdin) as pipe:  # ffmpeg says why
                         for frame, ticks in film.ticks(film.fps):
@@ -140,8 +140,8 @@ class Mp4(Writer):
                 except BaseException:
                     ffmpeg.kill()
                     raise
-            errors.seek(0)
-            lines = errors.read().decode(errors="replace").strip().splitlines()
+            stderr_file.seek(0)
+            lines = stderr_file.read().decode(errors="replace").strip().splitlines()
         if ffmpeg.returncode:
             reason = lines[-1].rpartition("] ")[2] if lines else f"it ended with status {ffmpeg.returncode}"
             raise OSError(f"ffmpeg: {reason}")

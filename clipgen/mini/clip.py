@@ -161,7 +161,7 @@ class MiniCLIP(nn.Module):
         return [*self.image.stages[-2:]]
 
 
-class Judge(nn.Module):
+class EvaluatorNet(nn.Module):
     """The evaluator, which judges, and guides no picture unless it is named as the perceptor.
 
     Built unlike mini CLIP on purpose: a plain stack of convolutions and maximum pooling without skips, a bag of words
@@ -217,7 +217,7 @@ class BuiltinPerceptor(Perceptor):
 
     size = 64
     default_init = "dalle"
-    nets: ClassVar = {"mini": ("clip.safetensors", MiniCLIP), "evaluator": ("judge.safetensors", Judge)}
+    nets: ClassVar = {"mini": ("clip.safetensors", MiniCLIP), "evaluator": ("judge.safetensors", EvaluatorNet)}
 
     def __init__(self, name: str, device: torch.device | str = "cpu"):
         self.name, self.device = name, torch.device(device)

@@ -64,7 +64,7 @@ class Thing(NamedTuple):
     """What is drafted, and whether the prompt has a colour or a material for it."""
 
     text: str
-    coloured: bool
+    colour_from_prompt: bool
 
 
 class Layout(NamedTuple):
@@ -92,11 +92,11 @@ def _parse(text: str) -> Layout:
     subjects, companions = list[str](), list[str]()
     scenery, relation, has_material = None, None, False
     first, *later = re.split(r",\s*", text)
-    if later and not _is_name(first) and len(_bare(first).split()) == 1 and _is_described_name(later[0]):
+    if later and not _is_name(first) and len(_strip_articles(first).split()) == 1 and _is_described_name(later[0]):
         first, *later = later  # "a huge, green dragon"
     for phrase in (first, *later):
         for joint, part in _parts(phrase):
-            bare, beside = _bare(part), phrase is not first or joint not in ("", "and")
+            bare, beside = _strip_articles(part), phrase is not first or joint not in ("", "and")
             if bare in _SCENERY and joint != "with" and (beside or bare not in names()):
                 scenery = scenery or _SCENERY[bare]
             elif not beside and set(bare.split()) - _TINTS:
@@ -109,13 +109,13 @@ def _parse(text: str) -> Layout:
     parts = subjects + companions or ([text] if text and scenery is None else [])
     things = [_thing(part) for part in parts]
     if has_material:
-        things[0] = things[0]._replace(coloured=True)
+        things[0] = things[0]._replace(colour_from_prompt=True)
     return Layout(things, scenery, relation if len(subjects) == 1 else None)
 
 
 def _parts(phrase: str) -> list[tuple[str, str]]:
     """Return (what joins it to the part before, part) of each part of a phrase, without "a painting of"."""
-    if _bare(phrase) in names():  # "a bow and arrow"
+    if _strip_articles(phrase) in names():  # "a bow and arrow"
         return [("", phrase)]
     first, *rest = _JOINT.split(f" {phrase}")
     parts = [("", first), *zip(rest[::2], rest[1::2], strict=True)]
@@ -130,14 +130,14 @@ def _is_described_name(text: str) -> bool:
 
 def _is_name(text: str) -> bool:
     """Return whether drawings have this name, or for "a red hat" one that ends so: "top hat"."""
-    bare = " ".join(word for word in _bare(text).split() if word not in _TINTS)
+    bare = " ".join(word for word in _strip_articles(text).split() if word not in _TINTS)
     has_article = text.startswith(("a ", "an "))
     return bare in names() or (bool(bare) and has_article and any(name.endswith(f" {bare}") for name in names()))
 
 
 def _thing(text: str) -> Thing:
     words = [word for word in text.split() if word not in _TINTS]
-    is_name = _bare(text) in names()  # "a red apple"
+    is_name = _strip_articles(text) in names()  # "a red apple"
     # "An orange" is a thing, and "a heart of gold" has no colour.
     if is_name or len(words) == len(text.split()) or text.split()[-1] in _TINTS:
         return Thing(text, False)
@@ -158,7 +158,7 @@ def canonical_name(text: str, perceptor: Perceptor) -> str:
 
     It is the nearest name by mini CLIP, which ``perceptor`` may be, or else one that ends so: "a crescent moon".
     """
-    bare = _bare(text)
+    bare = _strip_articles(text)
     text = scenes.with_article(bare) if bare and text.startswith("the ") else text
     if bare in (*names(), *drawing_names().names, ""):
         return text
@@ -170,7 +170,7 @@ def canonical_name(text: str, perceptor: Perceptor) -> str:
     return scenes.with_article(names()[max(kinds, key=lambda i: float(cosines[i]))]) if kinds else text
 
 
-def _bare(text: str) -> str:
+def _strip_articles(text: str) -> str:
     return " ".join(word for word in text.split() if word not in _ARTICLES)
 
 
@@ -251,7 +251,7 @@ class Drafts(Dalle):
         return f"Layout(things={subject.things}, place={subject.scenery!r}{relation})"
 
     def single_text(self, subject: Layout) -> str:
-        is_plain = subject.scenery is None and len(subject.things) == 1 and not subject.things[0].coloured
+        is_plain = subject.scenery is None and len(subject.things) == 1 and not subject.things[0].colour_from_prompt
         return subject.things[0].text if is_plain else ""
 
     def stages(self, context: InitContext, subject: Layout, size: tuple[int, int]) -> Iterator[Tensor]:
@@ -291,7 +291,7 @@ class Drafts(Dalle):
 
 
 def _grey(drawing: Tensor, thing: Thing) -> Tensor:
-    return lightness(drawing).expand_as(drawing) if thing.coloured else drawing
+    return lightness(drawing).expand_as(drawing) if thing.colour_from_prompt else drawing
 
 
 def _cut_out_grey(drawing: Tensor, thing: Thing) -> Tensor:
@@ -301,7 +301,7 @@ def _cut_out_grey(drawing: Tensor, thing: Thing) -> Tensor:
 
 def _with_face(thing: Thing, relation: str) -> Thing:
     """Return the face of a thing that wears something, if there are drawings of faces alone: "a cat face"."""
-    face = f"{_bare(thing.text)} face"
+    face = f"{_strip_articles(thing.text)} face"
     if relation in scenes.WORN and face in drawing_names().names:
         return thing._replace(text=scenes.with_article(face))
     return thing
@@ -312,7 +312,7 @@ def _related_squares(
 ) -> list[tuple[int, int, int]]:
     """Return (top, left, side) of two things, as ``squares`` does; parts of them may be outside of the picture."""
     boxes = [scenes.bounding_boxes(opacity[:, 0] > 0.5)[0].tolist() for opacity in opacities]
-    has_face = first.text.endswith(" face") or _bare(first.text) in scenes.FACES
+    has_face = first.text.endswith(" face") or _strip_articles(first.text) in scenes.FACES
     short, result = min(height, width), []
     for fraction, x, y in scenes.arrange(relation, boxes[0], boxes[1], has_face):
         side = max(1, round(fraction * short))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 import clipgen
-from clipgen.progress import is_listened_to, tell
+from clipgen.progress import has_listener, report_progress
 from clipgen.storage.files import atomic_write
 from clipgen.storage.network import UnreachableError, check_reachable, open_url
 from clipgen.storage.weights import cache_folder
@@ -205,13 +205,13 @@ def _check_rest(headers: Any, start: int, total: int, length: int | None, versio
 def _receive(response: Any, source: Source, name: str, file: Path, start: int, total: int | None) -> None:
     with (
         file.open("r+b" if start else "wb") as out,
-        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=is_listened_to()) as bar,
+        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=has_listener()) as bar,
     ):
-        tell(name, start, total)
+        report_progress(name, start, total)
         out.seek(start)  # not to its end, which another process may move that downloads the same
         mark, began = start, time.monotonic()
         while block := response.read1(1 << 18):  # what has come, so that a stall loses nothing
-            tell(name, out.tell() + len(block), total)
+            report_progress(name, out.tell() + len(block), total)
             out.write(block)
             bar.update(len(block))
             if out.tell() > source.limit:
@@ -261,7 +261,7 @@ def _progress_class(name: str) -> type[tqdm]:
         def update(self, n: float | None = 1) -> bool | None:
             if self._counted is not None:
                 self._counted += n or 0
-                tell(name, int(self._counted), self.total and int(self.total))
+                report_progress(name, int(self._counted), self.total and int(self.total))
             return super().update(n)
 
     return Telling
@@ -283,7 +283,7 @@ def from_hub(source: Source, name: str, bulky: bool) -> Path:
     check_hub(**source.hub)
     folder = partial_path(source, name, ".hub") if bulky else None
     has_bar = "tqdm_class" in inspect.signature(hf_hub_download).parameters  # not before version 1.10
-    bar: Any = {"tqdm_class": _progress_class(name)} if has_bar and is_listened_to() else {}
+    bar: Any = {"tqdm_class": _progress_class(name)} if has_bar and has_listener() else {}
     try:
         file = Path(hf_hub_download(**source.hub, local_dir=folder, **bar))
     except Exception as error:  # the hub's own errors differ between its versions

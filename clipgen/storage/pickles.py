@@ -193,7 +193,7 @@ def _from_zip(archive: zipfile.ZipFile, size: int, is_selected: Callable[[str], 
             raise ValueError(f"storage {key} is cut off")
         return data
 
-    return {name: lazy.load(storage) for name, lazy in _named(tree) if is_selected(name)}
+    return {name: lazy.load(storage) for name, lazy in _named_tensors(tree) if is_selected(name)}
 
 
 def _from_legacy(stream: BinaryIO, size: int, is_selected: Callable[[str], bool]) -> dict[str, Tensor]:
@@ -216,10 +216,10 @@ def _from_legacy(stream: BinaryIO, size: int, is_selected: Callable[[str], bool]
         stream.seek(offsets[key])
         return stream.read(length)
 
-    return {name: lazy.load(storage) for name, lazy in _named(tree) if is_selected(name)}
+    return {name: lazy.load(storage) for name, lazy in _named_tensors(tree) if is_selected(name)}
 
 
-def _named(tree: Any) -> Iterator[tuple[str, LazyTensor]]:
+def _named_tensors(tree: Any) -> Iterator[tuple[str, LazyTensor]]:
     """Yield every tensor with its dotted name, without wrappers (Lightning's; LlamaGen's, of which ``ema`` is used)."""
     for key in ("state_dict", "ema", "model"):
         if isinstance(tree, dict) and isinstance(inner := dict.get(tree, key), dict) and inner:

@@ -107,7 +107,7 @@ def cached(remote: Remote) -> Path | None:
 
 def _find_own(remote: Remote) -> Path | None:
     """Return the download in clipgen's own cache, or its converted copy, which may outlive it."""
-    files = [cache_folder() / remote.name, weights.converted(remote.name)]
+    files = [cache_folder() / remote.name, weights.converted_path(remote.name)]
     if remote.other_name:
         files.append(cache_folder() / remote.other_name)
     return next((file for file in files if file.is_file()), None)
@@ -124,7 +124,7 @@ def fetch(remote: Remote) -> Path:
     """
     if file := _find_own(remote):
         return _check_own(file, remote)
-    failures, silent, unanswered = [], set[str](), list[str]()
+    failures, unreachable_hosts, unanswered = [], set[str](), list[str]()
     sources = remote.parsed_sources
     for source in sorted(sources, key=lambda source: find_in_hub_cache(source) is None):  # files that are here first
         try:
@@ -132,7 +132,7 @@ def fetch(remote: Remote) -> Path:
                 return check_hub_cache(file, source, remote.name)
             if is_offline():
                 failures.append(f"{source.where}: HF_HUB_OFFLINE is set")
-            elif source.host in silent:
+            elif source.host in unreachable_hosts:
                 failures.append(f"{source.where}: nobody answers there either")
             else:
                 file = run_stoppable(partial(_download, source, remote))
@@ -145,11 +145,11 @@ def fetch(remote: Remote) -> Path:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             failures.append(f"{source.where}: {reason}")
             if isinstance(error, UnreachableError):
-                silent.add(source.host)
+                unreachable_hosts.add(source.host)
                 unanswered.append(f"{source.where} is not available ({reason})")
             else:
                 warnings.warn(f"{source.where} is not available ({reason}); trying the next source", stacklevel=2)
-    if silent == {source.host for source in sources}:
+    if unreachable_hosts == {source.host for source in sources}:
         failures.append("no server answers: is there a network here? The built-in models (mini) need none")
     raise ClipgenError(
         f"{remote.name} could not be downloaded. Tried:\n  " + "\n  ".join(failures) + "\n"
@@ -230,7 +230,7 @@ def _classify(file: Path) -> tuple[str, bool]:
         source = Path(noted.get("file", ""))
         stale = _COPY.fullmatch(file.name) and not (source.is_file() and weights.converted_from(source) == file)
         return ("left over", True) if stale else ("converted", False)
-    noted = weights.origin(weights.converted(inside.as_posix()))
+    noted = weights.origin(weights.converted_path(inside.as_posix()))
     if noted.get("file") == str(file.resolve()) and noted.get("version") == weights.version(file):
         return "download, converted", True
     return "other" if len(inside.parts) == 1 else "download", False

@@ -113,7 +113,7 @@ class _Uninitialised(TorchFunctionMode):
 _CONSTANTS = ("input_resolution", "context_length", "vocab_size")
 
 
-def converted(name: str) -> Path:
+def converted_path(name: str) -> Path:
     """Return where the safetensors copy of a download with this name in the cache folder is."""
     return cache_folder() / "converted" / f"{name}.safetensors"
 
@@ -121,7 +121,7 @@ def converted(name: str) -> Path:
 def converted_from(file: Path) -> Path:
     """Return where the safetensors copy of any other file is, named after its path, size and time."""
     mark = hashlib.sha256(f"{file.resolve()} {version(file)}".encode()).hexdigest()[:12]
-    return converted(f"{file.stem}-{mark}")
+    return converted_path(f"{file.stem}-{mark}")
 
 
 def origin(copy: Path) -> dict[str, str]:
@@ -159,11 +159,11 @@ def as_safetensors(
     file = Path(file)
     if not file.is_file():
         raise ClipgenError(f"{file}: there is no such file; check the path")
-    if file.suffix == ".safetensors" and (not convert or file == converted(name)):
+    if file.suffix == ".safetensors" and (not convert or file == converted_path(name)):
         return file
     digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
     source = {"file": str(file.resolve()), "version": version(file), "wanted": digest}
-    copy = converted(name) if name else converted_from(file)
+    copy = converted_path(name) if name else converted_from(file)
     if origin(copy) == source:
         return copy
     try:

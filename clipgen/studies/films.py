@@ -113,8 +113,9 @@ def restyle(
         prompt: See ``clipgen.Run``.
         carry: Share of the previous redrawn frame in the start of a frame, from 0 to 1.
         steps: Number of steps per frame.
+        folder: See ``clipgen.Run``.
         progress: Show a progress bar.
-        folder, losses, settings: See ``clipgen.Run``.
+        losses, settings: See ``clipgen.Run``; ``every`` and ``init`` are the film's own.
 
     Returns:
         The run folder of the redrawn film.

@@ -67,7 +67,7 @@ def describe_costs(generator: str, perceptor: str, pair: Pair) -> str:
     if size is None:
         text = "The size of the download is shown when it begins."
     elif size:
-        text = f"{format_size(size)} are downloaded at the first use, and kept."
+        text = f"Downloads {format_size(size)} on first use (cached)."
     else:
         text = "Comes with clipgen: nothing is downloaded."
     entry = GENERATORS.get(generator)

@@ -136,7 +136,7 @@ def test_rows_dice_and_models(studio, ask):
     models.select_option(label="VQGAN OpenImages (982 MB)")
     studio.wait_for(lambda: ask("studio.controls.values['generator']") == "vqgan_openimages_f8_8192")
     assert ask("studio.controls.values['perceptor']") == "ViT-B-32/openai"
-    expect(studio.root).to_contain_text("982 MB are downloaded at the first use")
+    expect(studio.root).to_contain_text("Downloads 982 MB on first use")
     models.select_option(label="Built-in")
     studio.wait_for(lambda: ask("studio.controls.values['perceptor']") == "mini")
 

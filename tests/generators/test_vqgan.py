@@ -19,7 +19,7 @@ from clipgen.generators.catalogue import GENERATORS
 from clipgen.generators.codebook import Gumbel
 from clipgen.generators.vqgan import VQModel
 from clipgen.storage import remote as cache
-from clipgen.storage.weights import converted
+from clipgen.storage.weights import converted_path
 
 DDCONFIG = {
     "double_z": False,
@@ -183,7 +183,7 @@ def test_the_first_stage_outlives_a_transformers_checkpoint(tmp_path, monkeypatc
     made = save(reference, tmp_path, "first_stage_model.", more=[f"transformer.blocks.{i}.weight" for i in range(9)])
     file.write_bytes(Path(made).read_bytes())
     before = clipgen.load_generator("sflckr")
-    assert [item.file for item in cache.prune()] == [file] and converted(remote.name).exists()
+    assert [item.file for item in cache.prune()] == [file] and converted_path(remote.name).exists()
     after = clipgen.load_generator("sflckr")
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(after.image(after.encode(images)), before.image(before.encode(images)))

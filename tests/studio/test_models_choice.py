@@ -33,7 +33,7 @@ def test_every_pair_is_known_and_says_what_it_costs(pair, models, studio):
         CLIP_MEGABYTES[name] for name, _ in parse_ensemble(pair.perceptor)
     )
     size = f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
-    assert (f"{size} are downloaded" in models.note.value) == bool(megabytes)
+    assert (f"Downloads {size} on first use" in models.note.value) == bool(megabytes)
     assert models.choice.label == (f"{pair.name} ({size})" if megabytes else pair.name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from clipgen.mini.clip import Judge
+from clipgen.mini.clip import EvaluatorNet
 from clipgen.mini.training import data
 from clipgen.mini.training.clip import contrast, fade, naming, retrieval
 from clipgen.mini.training.sampler import SceneSampler
@@ -17,7 +17,7 @@ def train(job: Job, batch: int = 256) -> None:
     drawings = data.drawings(job.cache)
     # The held-out combinations too: a judge has to know what it judges.
     scenes = SceneSampler(drawings, ~drawings.held_out(), 64, seed=4, unseen=None)
-    model, classify = Judge(), nn.Linear(256, len(drawings.things))
+    model, classify = EvaluatorNet(), nn.Linear(256, len(drawings.things))
     model.words.weight.data.copy_(job.read("text")["tower"]["tokens.weight"])
     nets = {"model": job.place(model), "classify": job.place(classify)}
     optimiser = torch.optim.AdamW([*model.parameters(), *classify.parameters()], weight_decay=0.02)
