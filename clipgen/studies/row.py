@@ -47,22 +47,14 @@ class RowState:
     error: str = ""
 
     @classmethod
-    def read(cls, folder: Path) -> "RowState":
-        """Return the state of the row in a folder: a new one where there is no valid ``row.json``."""
-        try:
-            return cls.parse((folder / STATE_FILE).read_bytes())
-        except OSError:
-            return cls()
-
-    @classmethod
-    def parse(cls, text: bytes) -> "RowState":
-        """Return the state in the content of a ``row.json``, a new one if that is not valid."""
+    def read(cls, row: Path | bytes) -> "RowState":
+        """Return the state in a row's folder, or in the content of its ``row.json``; a new one if that is not valid."""
         default = cls()
         try:
-            values = dict(json.loads(text))
+            values = dict(json.loads(row if isinstance(row, bytes) else (row / STATE_FILE).read_bytes()))
             values.pop("memory", None)  # of rows of 0.4
             state = cls(**values)
-        except (ValueError, TypeError, RecursionError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return default
         kinds = type(state.step), type(state.done), type(state.error)  # a bool is not a number
         if kinds != (int, bool, str) or type(state.seconds) not in (int, float):
@@ -230,17 +222,14 @@ class StudyStorage:
         with self.locked():
             remote = set(self._remote_rows())
             for folder in folders:
-                state = RowState.read(folder)
-                if state.done and folder.name not in remote:
+                local = RowState.read(folder)
+                if local.done and folder.name not in remote:
                     self.upload(folder)
-                elif not state.done and folder.name in remote and self._is_further(folder.name, state):
-                    self.download(folder)
-
-    def _is_further(self, name: str, state: RowState) -> bool:
-        """Return whether a row is further at the address than here: one that failed there may have gone on here."""
-        with self._translate_errors("cannot be read"):
-            remote = RowState.parse(self._files.cat_file(f"{self._root}/{name}/{STATE_FILE}"))
-        return remote.done or remote.step > state.step
+                elif not local.done and folder.name in remote:
+                    with self._translate_errors("cannot be read"):
+                        uploaded = RowState.read(self._files.cat_file(f"{self._root}/{folder.name}/{STATE_FILE}"))
+                    if uploaded.done or uploaded.step > local.step:  # one that failed there may have gone on here
+                        self.download(folder)
 
     def sync_row(self, folder: Path) -> None:
         """Copy a row that a worker has finished, either here or at the address, to the other."""

@@ -78,10 +78,14 @@ def test_a_failure_at_the_address_does_not_undo_what_was_made_here(memory):
 
 
 def test_rows_of_a_study_in_progress_are_not_replaced(memory):
+    fcntl = pytest.importorskip("fcntl")
     storage, row = kept_row("memory://away")
     RowState(0, 1.0).write(row.folder)
-    with storage.locked(), pytest.raises(ClipgenError, match="this study is in progress"):
+    holder = os.open(storage.folder, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    with pytest.raises(ClipgenError, match="this study is in progress"):
         StudyStorage("memory://away").sync([row.folder])
+    os.close(holder)
     assert not RowState.read(row.folder).done
 
 

@@ -103,6 +103,12 @@ def test_a_sheet_without_frames(zipped, tmp_path):
         Study([Row(point, tmp_path) for point in points], StudyStorage(tmp_path)).sheet()
 
 
+def test_a_page_has_the_aspect_of_the_first_picture(study, tmp_path):
+    empty = Row(expand_grid("a failure", {})[0], tmp_path)
+    page.write_page([empty, *study.rows], [], "a study", tmp_path / "page.html")
+    assert "64 / 64" in (tmp_path / "page.html").read_text("utf-8")
+
+
 @pytest.mark.slow
 def test_started_again_it_makes_only_what_is_missing(study, quick, inline_workers):
     asked = {"thing": ["cat", "boat"], "steps": 4, "folder": study.folder, "workers": 1, **quick}
