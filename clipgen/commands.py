@@ -301,6 +301,8 @@ def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:
     if not run.finished:
         print(f"{written} (interrupted at step {run.step}); continue with: clipgen resume {folder}")
         return 130
-    unsaved = run.journal.write_error
-    print(f"{written} (done); " + (f"{folder} lacks frames: {unsaved}" if unsaved else f"the run is kept in {folder}"))
+    unsaved, steps = run.journal.write_error, run.settings.steps
+    early = f" after {run.step} of {steps} steps, as it no longer improved" if run.step < steps else ""
+    kept = f"{folder} lacks frames: {unsaved}" if unsaved else f"the run is kept in {folder}"
+    print(f"{written} (done){early}; {kept}")
     return 0
