@@ -64,7 +64,7 @@ class Thing(NamedTuple):
     """What is drafted, and whether the prompt has a colour or a material for it."""
 
     text: str
-    colour_from_prompt: bool
+    coloured: bool  # by the prompt, so that it is drafted grey; the name is part of ``draft_key``
 
 
 class Layout(NamedTuple):
@@ -109,7 +109,7 @@ def _parse(text: str) -> Layout:
     parts = subjects + companions or ([text] if text and scenery is None else [])
     things = [_thing(part) for part in parts]
     if has_material:
-        things[0] = things[0]._replace(colour_from_prompt=True)
+        things[0] = things[0]._replace(coloured=True)
     return Layout(things, scenery, relation if len(subjects) == 1 else None)
 
 
@@ -251,7 +251,7 @@ class Drafts(Dalle):
         return f"Layout(things={subject.things}, place={subject.scenery!r}{relation})"
 
     def single_text(self, subject: Layout) -> str:
-        is_plain = subject.scenery is None and len(subject.things) == 1 and not subject.things[0].colour_from_prompt
+        is_plain = subject.scenery is None and len(subject.things) == 1 and not subject.things[0].coloured
         return subject.things[0].text if is_plain else ""
 
     def stages(self, context: InitContext, subject: Layout, size: tuple[int, int]) -> Iterator[Tensor]:
@@ -291,7 +291,7 @@ class Drafts(Dalle):
 
 
 def _grey(drawing: Tensor, thing: Thing) -> Tensor:
-    return lightness(drawing).expand_as(drawing) if thing.colour_from_prompt else drawing
+    return lightness(drawing).expand_as(drawing) if thing.coloured else drawing
 
 
 def _cut_out_grey(drawing: Tensor, thing: Thing) -> Tensor:
