@@ -303,6 +303,6 @@ def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:
         return 130
     unsaved, steps = run.journal.write_error, run.settings.steps
     early = f" after {run.step} of {steps} steps, as it no longer improved" if run.step < steps else ""
-    kept = f"{folder} lacks frames: {unsaved}" if unsaved else f"the run is kept in {folder}"
-    print(f"{written} (done){early}; {kept}")
+    where = f"{folder} lacks frames: {unsaved}" if unsaved else f"the run is kept in {folder}"
+    print(f"{written} (done){early}; {where}")
     return 0

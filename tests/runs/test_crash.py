@@ -99,7 +99,7 @@ def test_a_large_state_is_not_saved_with_each_frame_and_frames_after_it_are_made
                 run.pause()
                 threading.Timer(0.3, run.unpause).start()
     assert step == 8 and run.journal.steps == [*range(1, 9)] and run.journal.saved_step == 3
-    with pytest.raises(clipgen.ClipgenError, match="ended this Run object; continue with clipgen.Run.resume"):
+    with pytest.raises(clipgen.ClipgenError, match=r"ended this Run object; continue with clipgen\.Run\.resume"):
         next(iterate_batch([run]))
     resumed = clipgen.Run.resume(run.journal.folder, losses={"own": nothing})
     assert resumed.step == 3 and resumed.journal.steps == [1, 2, 3]
