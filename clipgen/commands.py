@@ -238,7 +238,7 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
             tables.append("\n".join(lines))
     tables += [f"{', '.join(names)}:\n  {note}" for note, names in notes.items()]
     if "GB" in "".join(tables):
-        scope = "a generator at the listed size, a perceptor with 16 cutouts"
+        scope = "a generator at its size, a perceptor with 16 cutouts"
         tables.append(f"memory: computed, of weights and a step in fp32 ({scope}); fp16: half")
     print("\n\n".join(tables) or f"no generator or perceptor has {text!r} in its name")
     return 0

@@ -316,8 +316,9 @@ class Run:
             self._writer.write_state(self.step, *self.optimization.state())
 
     def _record_film_picture(self, image: Tensor, row: FilmRow | None = None) -> None:
-        self.film.append(row or {"step": 0, "token_row": len(self.film) + 1})  # by default that of the draft
-        self._writer.write_film_picture(self.film[-1], to_image(image[0]))
+        row = row or {"step": 0, "token_row": len(self.film) + 1}  # by default that of the draft
+        self._writer.write_film_picture(row, to_image(image[0]))
+        self.film.append(row)  # another thread may read the picture from now on
 
     def _create_frame(self, image: Tensor, scores: Mapping[str, Tensor]) -> Frame:
         picture, values = to_image(image[0]), {name: float(score) for name, score in scores.items()}

@@ -42,6 +42,17 @@ def test_the_film_of_the_command_is_worth_watching(tmp_path):
     assert 'alt="CLIP · step 2"' in page and page.count("data-x=") == run.step, "a mark on the curve for each step"
 
 
+def test_a_row_is_in_the_film_once_its_picture_can_be_read(tmp_path):
+    class Readable(list):
+        def append(self, row):
+            assert run.journal.picture(row).size == (64, 64)
+            super().append(row)
+
+    run = clipgen.Run("a red apple", folder=tmp_path, size=(64, 64), cutouts=4, steps=4)
+    run.film = Readable()
+    assert clipgen.finish(run, progress=False).finished and places(run.film) == places(run.journal.film)
+
+
 def test_two_things_are_drawn_one_after_the_other(tmp_path):
     run = clipgen.generate("a cat and a dog", folder=tmp_path, **SMALL | {"steps": 1})
     assert places(run.film) == [(0, row) for row in range(1, 33)] + [(1, None)]

@@ -57,7 +57,7 @@ def test_what_is_needed_outlives_the_download(big, server, cache, capsys):
     tracemalloc.stop()
     assert list(tensors) == [WANTED[0]] and tensors[WANTED[0]].tolist() == [0, 1, 2, 3, 4, 5]
     assert peak < 4e6, "the transformer's 16 MB are not read"
-    copy = weights.converted(big.name)
+    copy = weights.converted_path(big.name)
     assert copy.stat().st_size < 1000
     said = capsys.readouterr().err
     assert f"{file} (16 MB) can be deleted" in said and "(0 MB); `python -m clipgen cache --prune` does it" in said
