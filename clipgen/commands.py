@@ -14,7 +14,6 @@ from clipgen.errors import ClipgenError
 from clipgen.export.film import check_writable
 from clipgen.export.film import export as export_film
 from clipgen.generators.catalogue import GENERATORS
-from clipgen.images.names import display_path, expand_home, find_unused
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES, WRITERS
 from clipgen.runs.finish import Interrupted, finish, resumable
@@ -23,6 +22,7 @@ from clipgen.runs.output import check_output, export_run
 from clipgen.runs.run import Run
 from clipgen.runs.spec import RunSpec
 from clipgen.setting import check_count
+from clipgen.storage.files import display_path, expand_home, find_unused
 from clipgen.storage.remote import cached, list_items, prune
 from clipgen.studies.films import finish_film, write_redrawn_film
 from clipgen.studies.page import check_file

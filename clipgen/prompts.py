@@ -24,8 +24,8 @@ from textwrap import shorten
 from typing import Any
 
 from clipgen.errors import ClipgenError
-from clipgen.images.names import is_picture_name, is_windows_path, shorten_name, strip_quotes
 from clipgen.setting import NUMBER, SPAN
+from clipgen.storage.files import is_picture_name, is_windows_path, shorten_name, strip_quotes
 
 _BAR = re.compile(r"(?<!\\)\|")
 _COLON = re.compile(r"(?<!\\):(?!//)")

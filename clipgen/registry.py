@@ -35,12 +35,12 @@ def unknown_name(argument: str, name: str, names: Mapping[str, Any], others: str
 WRITERS = Registry(
     "suffix",
     {
-        ".png": "clipgen.export.rasters:Png",
-        ".gif": "clipgen.export.rasters:Gif",
-        ".webp": "clipgen.export.rasters:WebP",
-        ".mp4": "clipgen.export.rasters:Mp4",
+        ".png": "clipgen.export.formats:Png",
+        ".gif": "clipgen.export.formats:Gif",
+        ".webp": "clipgen.export.formats:WebP",
+        ".mp4": "clipgen.export.formats:Mp4",
         ".html": "clipgen.export.html:Html",
-        ".svg": "clipgen.export.svg:Svg",
+        ".svg": "clipgen.export.formats:Svg",
     },
 )
 

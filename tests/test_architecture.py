@@ -26,7 +26,7 @@ LIBRARIES = {  # what a room must not import, whatever it knows of clipgen
     "inspect": {"ipywidgets"},
     "runs": {"ipywidgets"},
     "export": {"torch"},
-    "studio": {"torch", "clipgen.storage"},
+    "studio": {"torch", "clipgen.storage.remote", "clipgen.storage.weights"},
     "cli": {"torch"},
     "commands": {"torch"},
     "__init__": {"torch"},

@@ -14,12 +14,11 @@ from typing import Any
 from PIL import Image
 
 from clipgen.errors import ClipgenError
-from clipgen.export.protocol import MAX_SETTINGS, Drawing, Film, TimedFrame, Writer
-from clipgen.images.names import expand_home
+from clipgen.export.formats import MAX_SETTINGS, Drawing, Film, TimedFrame, Writer
 from clipgen.images.sheets import enlarge
 from clipgen.registry import WRITERS
 from clipgen.setting import check_number, to_python
-from clipgen.storage.files import atomic_write
+from clipgen.storage.files import atomic_write, expand_home
 
 _INPUTS = {
     False: "pictures, not drawings; run.export makes them",

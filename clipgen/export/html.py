@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipgen.export.protocol import MAX_SETTINGS, Film, Writer
+from clipgen.export.formats import MAX_SETTINGS, Film, Writer
 
 PAGE, CSS, JS = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
 _SETTINGS = re.compile(r'<script type="application/json" id="clipgen">(.*?)</script>', re.DOTALL)

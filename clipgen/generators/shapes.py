@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from clipgen.export.protocol import Mark, Point
+from clipgen.export.formats import Mark, Point
 from clipgen.generators.rasteriser import Marks
 from clipgen.generators.vectors import Vectors, to_bytes
 

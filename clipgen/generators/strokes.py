@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from clipgen.device import constant
-from clipgen.export.protocol import Mark, Point
+from clipgen.export.formats import Mark, Point
 from clipgen.generators.rasteriser import Marks
 from clipgen.generators.vectors import Vectors, to_bytes
 

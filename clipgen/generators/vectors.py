@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.device import constant
-from clipgen.export.protocol import Drawing, Mark, Point
+from clipgen.export.formats import Drawing, Mark, Point
 from clipgen.generators.base import Entry, Generator, Randomness
 from clipgen.generators.rasteriser import Marks, rasterise
 

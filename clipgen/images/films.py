@@ -17,7 +17,6 @@ from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.images.fetching import download
-from clipgen.images.names import is_address
 from clipgen.images.reading import (
     FORMATS,
     Pictorial,
@@ -29,6 +28,7 @@ from clipgen.images.reading import (
     to_rgb,
     wrap_errors,
 )
+from clipgen.storage.files import is_address
 
 BYTES = 256_000_000  # of a film that is downloaded
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")  # the pages of others are not frames

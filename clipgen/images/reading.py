@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clipgen.errors import ClipgenError, suggest
 from clipgen.images.fetching import download
-from clipgen.images.names import find_file, is_address
+from clipgen.storage.files import find_file, is_address
 
 PIXELS = 64_000_000  # of a picture, at most: beyond it decoding alone takes seconds and gigabytes
 # Raster formats that Pillow decodes itself: for EPS it starts Ghostscript. TGA has no signature, and comes last.

@@ -18,11 +18,10 @@ from clipgen.clip.base import Perceptor, record_outputs
 from clipgen.clip.catalogue import embed
 from clipgen.errors import ClipgenError
 from clipgen.export.film import check_writable
-from clipgen.images.names import expand_home, find_unused, shorten_name
 from clipgen.images.reading import to_tensor
 from clipgen.images.sheets import enlarge, overlay_heat, png_bytes
 from clipgen.inspect.describe import add_options, embed_words, picture_and_perceptor
-from clipgen.storage.files import atomic_write
+from clipgen.storage.files import atomic_write, expand_home, find_unused, shorten_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

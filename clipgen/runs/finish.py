@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from clipgen.device import deterministic
-from clipgen.images.names import display_path
 from clipgen.inits import Dalle
 from clipgen.memory import is_oom, release
 from clipgen.optimize import Optimization
@@ -28,6 +27,7 @@ from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.settings import list_settings
 from clipgen.runs.spec import RunSpec
+from clipgen.storage.files import display_path
 
 
 @list_settings

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from clipgen.errors import ClipgenError
-from clipgen.images.names import absolute_path
 from clipgen.runs.saved import read_json
+from clipgen.storage.files import absolute_path
 
 STATE = "state.safetensors"
 

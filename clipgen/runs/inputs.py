@@ -18,13 +18,13 @@ from torch import Tensor
 from clipgen import inits
 from clipgen.errors import ClipgenError, suggest
 from clipgen.images import masks
-from clipgen.images.names import find_file
 from clipgen.images.reading import Pictorial, parse_colour, to_array, to_picture
 from clipgen.prompts import Prompt, format_prompt, parse_parts
 from clipgen.registry import INITS
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import identify_weights, named_files, named_weights, read_array
 from clipgen.runs.settings import Settings, to_numbers
+from clipgen.storage.files import find_file
 
 Value = str | Path | int | float | tuple[int, int] | Pictorial | None  # of a setting
 Item = str | Path | Pictorial

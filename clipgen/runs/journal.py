@@ -25,11 +25,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
-from clipgen.images.names import absolute_path, make_dated_folder
 from clipgen.images.reading import to_picture
 from clipgen.runs import saved
 from clipgen.runs.folder import STATE, Folder
 from clipgen.setting import check_path
+from clipgen.storage.files import absolute_path, make_dated_folder
 
 FOLDERS = "frames", "latents", "inputs", "between"
 TABLE, CHANGES = "scores.csv", "changes.jsonl"

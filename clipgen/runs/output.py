@@ -10,7 +10,7 @@ from PIL import Image
 
 from clipgen.errors import ClipgenError
 from clipgen.export.film import check_suffix, export
-from clipgen.export.protocol import Drawing
+from clipgen.export.formats import Drawing
 from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
 from clipgen.generators.vectors import Vectors
 from clipgen.registry import WRITERS

@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
 from clipgen.images.films import FilmReader
-from clipgen.images.names import display_path
 from clipgen.images.reading import Pictorial, to_picture
 from clipgen.prompts import slug
 from clipgen.runs.finish import Interrupted, finish_batch, resumable
@@ -26,6 +25,7 @@ from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings
 from clipgen.runs.spec import Losses, RunSpec
 from clipgen.setting import check_count, check_number
+from clipgen.storage.files import display_path
 
 FILM = "film"  # the start of a redrawn film, and the folder with its frames until all are redrawn
 

@@ -21,7 +21,6 @@ from typing import Any
 from PIL import Image
 
 from clipgen.errors import ClipgenError
-from clipgen.images.names import absolute_path
 from clipgen.images.sheets import png_bytes
 from clipgen.prompts import slug
 from clipgen.runs.folder import Lock
@@ -29,7 +28,7 @@ from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import FOLDERS, Journal
 from clipgen.runs.spec import RunSpec
 from clipgen.setting import to_python
-from clipgen.storage.files import atomic_write
+from clipgen.storage.files import absolute_path, atomic_write
 from clipgen.studies.grid import GridPoint
 
 STATE_FILE, TEMP_PREFIX = "row.json", ".making-"

@@ -16,13 +16,12 @@ from typing import Any
 from PIL import Image
 
 from clipgen.errors import ClipgenError
-from clipgen.images.names import display_path
 from clipgen.images.sheets import contact_sheet, grid, png_bytes
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES
 from clipgen.runs.finish import batch_key
 from clipgen.setting import check_count
-from clipgen.storage.files import atomic_write
+from clipgen.storage.files import atomic_write, display_path
 from clipgen.studies import page
 from clipgen.studies.executor import WorkerExecutor, WorkerLost, visible_gpus
 from clipgen.studies.grid import expand_grid

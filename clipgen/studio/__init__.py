@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 
 import ipywidgets as widgets
 
-from clipgen.images.names import absolute_path, display_path
 from clipgen.runs.inputs import Inputs, PromptLike
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.settings import build
 from clipgen.setting import check_path
+from clipgen.storage.files import absolute_path, display_path
 from clipgen.studio.controls import Controls
 from clipgen.studio.gallery import Gallery, save_inputs, settings_of
 from clipgen.studio.parts import Access, button, close_all

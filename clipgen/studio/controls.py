@@ -17,8 +17,7 @@ from clipgen.runs.run import Run
 from clipgen.runs.schedules import parse_size
 from clipgen.runs.settings import Settings, defaults_for, scheduled
 from clipgen.studio import parts
-from clipgen.studio.ask import ModelChoice, PromptRows
-from clipgen.studio.costs import describe_device
+from clipgen.studio.models import ModelChoice, describe_device
 
 FIELDS = {field.name: field for field in fields(Settings) if field.default is not MISSING}  # all but the prompt
 DEFAULTS = {name: field.default for name, field in FIELDS.items()}
@@ -79,7 +78,7 @@ class Controls(widgets.VBox):
 
     def __init__(self, settings: Settings, folder: Path, error: parts.ErrorMessage, on_enter: Callable[[], None]):
         self._error = error
-        self.rows = PromptRows(settings.prompt, folder, error, on_enter)
+        self.rows = parts.PromptRows(settings.prompt, folder, error, on_enter)
         self.inputs = {name: make_input(field) for name, field in FIELDS.items()}
         self.models = ModelChoice(self.inputs["generator"], self.inputs["perceptor"])
         self.device = parts.html_widget("device")

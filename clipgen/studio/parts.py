@@ -1,12 +1,14 @@
-"""Widgets that ipywidgets lacks, or that Colab does not draw: folds, dials, uploads."""
+"""Widgets that ipywidgets lacks, or that Colab does not draw: folds, dials, uploads, prompt rows."""
 
 import base64
 import hashlib
 import html
 import io
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from PIL import Image
 
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
-from clipgen.prompts import slug
+from clipgen.prompts import Prompt, format_prompt, parse_parts, slug
+
+MAX_WEIGHT = 5.0  # of the slider of a prompt row
 
 
 def script(name: str) -> str:
@@ -212,6 +216,71 @@ class Access(anywidget.AnyWidget):
     """Nothing to see: names the sliders and pictures of its Studio for screen readers."""
 
     _esm = script("access.js")
+
+
+class PromptRows(widgets.VBox):
+    """All prompt rows; ``line`` is the prompt that they make together."""
+
+    def __init__(self, line: str, folder: Path, error: ErrorMessage, on_enter: Callable[[], None]):
+        self.folder, self.error, self.on_enter = folder, error, on_enter
+        self._rows: list[PromptRow] = []
+        self._add = button("Add prompt", lambda: self._show([*self._rows, PromptRow(Prompt(""), self)]), "plus")
+        super().__init__()
+        self.line = line
+
+    @property
+    def line(self) -> str:
+        """The prompts in the grammar. Raises ClipgenError for numbers that are not weights."""
+        return " | ".join(row.line for row in self._rows if row.text.value.strip())
+
+    @line.setter
+    def line(self, line: str) -> None:
+        self._show([PromptRow(prompt, self) for prompt in parse_parts(line)])
+
+    def remove(self, row: "PromptRow") -> None:
+        """Take a row away."""
+        self._show([other for other in self._rows if other is not row])
+
+    def _show(self, rows: "list[PromptRow]") -> None:
+        removed, self._rows = [row for row in self._rows if row not in rows], rows
+        for number, row in enumerate(rows, 1):
+            row.set_number(number)
+        self.children = [*rows, self._add]
+        for row in removed:
+            close_all(row)
+
+
+class PromptRow(widgets.VBox):
+    """A prompt, its weight and an upload button for a picture in its place."""
+
+    def __init__(self, prompt: Prompt, rows: PromptRows):
+        fits_slider = abs(prompt.weight) <= MAX_WEIGHT and round(prompt.weight, 1) == prompt.weight
+        text = format_prompt(replace(prompt, weight=1.0) if fits_slider else prompt)
+        weight = prompt.weight if fits_slider else 1.0
+        self.text = widgets.Text(text, placeholder="what you want to see, or a picture's path or address")
+        self.weight = widgets.FloatSlider(weight, min=-MAX_WEIGHT, max=MAX_WEIGHT, step=0.1, readout_format=".1f")
+        add_tooltip(self.weight, "how much this prompt counts; negative values repel")
+        self._remove = button("Remove", lambda: rows.remove(self))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the value alone does not say that it was Enter
+            self.text.on_submit(lambda _: rows.on_enter())
+        upload = Upload("Picture", self.text, rows.folder, rows.error, lambda path: format_prompt(Prompt(path)))
+        super().__init__([widgets.HBox([self.text, self._remove]), widgets.HBox([self.weight, upload])])
+        self.add_class("clipgen-row")
+
+    @property
+    def line(self) -> str:
+        """The text, with every weight in it times that of the slider."""
+        if self.weight.value == 1:
+            return self.text.value.strip()
+        prompts = parse_parts(self.text.value)
+        return " | ".join(format_prompt(replace(one, weight=one.weight * self.weight.value)) for one in prompts)
+
+    def set_number(self, number: int) -> None:
+        """Label the row with its number, from 1; the first cannot be removed."""
+        self.text.description, self.weight.description = f"Prompt {number}", f"Weight {number}"
+        self._remove.tooltip = f"Remove prompt {number}"
+        show(self._remove, number > 1)
 
 
 def save_input(folder: Path, name: str, value: bytes | Image.Image | np.ndarray) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 import clipgen
 from clipgen.cli import main
 from clipgen.export import export, settings_of
-from clipgen.export.protocol import Drawing, Mark
+from clipgen.export.formats import Drawing, Mark
 from clipgen.generators.catalogue import load_generator
 from clipgen.mini.training.data import render
 

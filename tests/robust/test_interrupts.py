@@ -12,7 +12,7 @@ from PIL import Image
 import clipgen
 from clipgen.cli import main
 from clipgen.export.film import export
-from clipgen.export.rasters import Gif
+from clipgen.export.formats import Gif
 from clipgen.inits import Random
 from clipgen.runs import run as runs
 from clipgen.runs.history import FrameWriter

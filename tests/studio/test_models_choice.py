@@ -8,7 +8,7 @@ from studio_hands import control, named, put
 from clipgen.clip.catalogue import family
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.runs.spec import parse_ensemble
-from clipgen.studio.costs import CLIP_GFLOP, CLIP_MEGABYTES, GENERATOR_GFLOP, PAIRS
+from clipgen.studio.models import CLIP_GFLOP, CLIP_MEGABYTES, GENERATOR_GFLOP, PAIRS
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from studio_hands import click, named
 
 from clipgen.prompts import Prompt, format_prompt, parse, parse_parts
-from clipgen.studio.ask import PromptRows
-from clipgen.studio.parts import ErrorMessage
+from clipgen.studio.parts import ErrorMessage, PromptRows
 
 TEXTS = st.text("ab1 :|@[]-.", min_size=1).map(str.strip).filter(lambda text: text and "]" not in text)
 STOPS = st.one_of(st.just(-float("inf")), st.floats(0, 1))

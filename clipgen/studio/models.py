@@ -1,7 +1,9 @@
-"""What models cost: their download, their memory, and on a CPU the time of a run."""
+"""The choice of models, and what they cost: their download, their memory, and on a CPU the time of a run."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import ipywidgets as widgets
 
 from clipgen import device as devices
 from clipgen.errors import ClipgenError
@@ -9,6 +11,7 @@ from clipgen.generators.catalogue import GENERATORS, entry_of
 from clipgen.prompts import parse_weighted
 from clipgen.runs.settings import Settings
 from clipgen.runs.spec import default_size
+from clipgen.studio.parts import html_widget, on_change
 
 
 class Pair(NamedTuple):
@@ -59,6 +62,32 @@ GENERATOR_GFLOP = {
 }
 CLIP_GFLOP = {"ViT-B-32/openai": 17.6, "RN50/openai": 24.4, "ViT-B-16/openai": 70.3, "ViT-L-14/openai": 324}
 PEAK_SHARE = 0.33  # of the rate of a matrix product that a step reaches; measured: see tests/benchmarks/README.md
+
+
+class ModelChoice(widgets.VBox):
+    """A drop-down that sets the inputs of generator and perceptor, and follows them."""
+
+    def __init__(self, generator: widgets.Widget, perceptor: widgets.Widget):
+        self._generator, self._perceptor = generator, perceptor
+        options = []
+        for pair in PAIRS:
+            size = download_size(pair.generator, pair.perceptor)
+            options.append((f"{pair.name} ({format_size(size)})" if size else pair.name, pair))
+        self.choice = widgets.Dropdown(options=[*options, (CUSTOM.name, CUSTOM)], description="Models")
+        self.note = html_widget("help")
+        super().__init__([self.choice, self.note])
+        self.choice.observe(self._set_models, "value")
+        on_change(self._show_pair, generator, perceptor)
+        self._show_pair()
+
+    def _set_models(self, change: Any) -> None:
+        if (pair := change["new"]) is not CUSTOM:
+            self._generator.value, self._perceptor.value = pair.generator, pair.perceptor
+
+    def _show_pair(self) -> None:
+        names = self._generator.value, self._perceptor.value
+        self.choice.value = next((pair for pair in PAIRS if (pair.generator, pair.perceptor) == names), CUSTOM)
+        self.note.value = f"<small>{describe_costs(*names, self.choice.value)}</small>"
 
 
 def describe_costs(generator: str, perceptor: str, pair: Pair) -> str:
