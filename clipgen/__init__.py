@@ -28,7 +28,7 @@ _PUBLIC = {
     "load_perceptor": "clipgen.clip.catalogue",
     "rank": "clipgen.clip.catalogue",
     "restyle": "clipgen.studies.films",
-    "stream": "clipgen.runs.finish",
+    "stream": "clipgen.runs.run",
     "strip": "clipgen.images.sheets",
     "study": "clipgen.studies.study",
 }
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from clipgen.inspect.describe import describe
     from clipgen.inspect.explain import explain
     from clipgen.priors.sampling import dalle
-    from clipgen.runs.finish import finish, generate, stream
+    from clipgen.runs.finish import finish, generate
     from clipgen.runs.history import Frame
-    from clipgen.runs.run import Run
+    from clipgen.runs.run import Run, stream
     from clipgen.runs.settings import Settings
     from clipgen.studies.films import batch, best, restyle
     from clipgen.studies.study import Study, study

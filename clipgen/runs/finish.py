@@ -36,12 +36,6 @@ def generate(prompt: PromptLike, *, progress: bool = True, **options: Any) -> Ru
     return finish(Run(prompt, **options), progress)
 
 
-@list_settings
-def stream(prompt: PromptLike, **options: Any) -> Iterator[Frame]:
-    """Yield the frames of a new run as they are made. Takes the same arguments as Run."""
-    return iter(Run(prompt, **options))
-
-
 def finish(run: Run, progress: bool = True) -> Run:
     """Take the remaining steps of a run, with a progress bar.
 

@@ -248,7 +248,14 @@ class Run:
             self._writer = FrameWriter(self.journal, in_background=self.spec.device.type != "cpu")
             self._saved_step, self._in_step = self.step, False
             try:
-                self._start()
+                show_draft = None if self.step else self._record_film_picture
+                self._step_specs = StepSpecBuilder(self.spec, self.models, show_draft)
+                # ``step`` steps were taken; the last one's settings have the size of the restored latent.
+                self.optimization = self._step_specs.create_optimization(self.settings.at(max(0, self.step - 1)))
+                self._started_at = time.monotonic()
+                if state := self.journal.load_state():
+                    with self.journal.restoring():
+                        self.optimization.restore(*state)
                 with closing(self.optimization.memory):
                     yield
             finally:
@@ -258,16 +265,6 @@ class Run:
                 self._writer.close()
                 if not self._lock.lost:
                     self.control.end()
-
-    def _start(self) -> None:
-        """Create ``optimization``, at the run's start or restored from the journal's state."""
-        self._step_specs = StepSpecBuilder(self.spec, self.models, None if self.step else self._record_film_picture)
-        # ``step`` is the number of steps taken; the last one's settings have the size of the restored latent.
-        self.optimization = self._step_specs.create_optimization(self.settings.at(max(0, self.step - 1)))
-        self._started_at = time.monotonic()
-        if state := self.journal.load_state():
-            with self.journal.restoring():
-                self.optimization.restore(*state)
 
     def prepare_step(self) -> bool:
         """Wait while paused and apply the changes that are due; return whether there is another step."""
@@ -297,7 +294,11 @@ class Run:
             self._in_step = False
             return None
         image, latent = self.optimization.render_frame(), self.optimization.packed_latent()
-        self._history.add(frame := self._create_frame(image, scores))
+        values = {name: float(score) for name, score in scores.items()}
+        frame = Frame(self.step, to_image(image[0]), values, time.monotonic() - self._started_at)
+        if judge := self._step_specs.judge():
+            values["judge"] = judge.score(frame.image, self.step - 1)
+        self._history.add(frame)
         # Also where the run ends early, as a change may continue it; after the last step nothing follows the move.
         if is_frame_step and self.step < self.settings.steps:
             self.optimization.move_camera(image)
@@ -320,8 +321,8 @@ class Run:
         self._writer.write_film_picture(row, to_image(image[0]))
         self.film.append(row)  # another thread may read the picture from now on
 
-    def _create_frame(self, image: Tensor, scores: Mapping[str, Tensor]) -> Frame:
-        picture, values = to_image(image[0]), {name: float(score) for name, score in scores.items()}
-        if judge := self._step_specs.judge():
-            values["judge"] = judge.score(picture, self.step - 1)
-        return Frame(self.step, picture, values, time.monotonic() - self._started_at)
+
+@list_settings
+def stream(prompt: PromptLike, **options: Any) -> Iterator[Frame]:
+    """Yield the frames of a new run as they are made. Takes the same arguments as Run."""
+    return iter(Run(prompt, **options))

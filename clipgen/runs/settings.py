@@ -160,6 +160,11 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
         """The prompts, followed by the negative ones."""
         return parse(self.prompt, self.negative)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts to go towards."""
+        return tuple(prompt.text for prompt in positive_text_prompts(self.prompts))
+
     @cached_property
     def schedules(self) -> dict[str, Schedule]:
         """The settings that change over the steps, by name."""
@@ -286,7 +291,7 @@ def build(prompt: str, options: Mapping[str, Any]) -> Settings:
     if settings.negative and "negative" not in options and any(one.weight < 0 for one in parse(prompt)):
         settings = replace(settings, negative="")  # a recipe has it for prompts without negative weights
     settings.check()
-    has_fringes = "fringes" in options or (has_draft and positive_text_prompts(settings.prompts))
+    has_fringes = "fringes" in options or (has_draft and settings.texts)
     return settings if has_fringes else settings.updated(fringes=0.0)
 
 

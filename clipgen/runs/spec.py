@@ -20,7 +20,7 @@ from clipgen.export.film import settings_of
 from clipgen.generators.base import Entry, Generator, check_tokens, token_grid
 from clipgen.generators.catalogue import entry_of, load_generator
 from clipgen.losses.loss import FunctionLoss, Loss, LossFunction
-from clipgen.prompts import parse_weighted, positive_text_prompts, slug, warn_of_titles
+from clipgen.prompts import parse_weighted, slug, warn_of_titles
 from clipgen.registry import LOSSES
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
@@ -62,7 +62,7 @@ class RunSpec:
         entry, init = entry_of(settings.generator), settings.init
         size = settings.size or default_size(entry, settings.quality, self.device)
         if init == "auto":  # drafts need text
-            init = default_init(settings.perceptor) if positive_text_prompts(settings.prompts) else "random"
+            init = default_init(settings.perceptor) if settings.texts else "random"
         self.settings = settings = settings.updated(size=size, init=init)
         for width, height in settings.growth.sizes:
             entry.check(settings.generator, settings.relax, (width, height))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from clipgen.cutouts.sampling import CutoutConfig
-from clipgen.generators.base import Generator, wrap_edges
+from clipgen.generators.base import wrap_edges
 from clipgen.generators.catalogue import entry_of
 from clipgen.images import masks
 from clipgen.images.camera import Camera
@@ -25,7 +25,6 @@ from clipgen.optimizers import OptimizerConfig
 from clipgen.precision import share_weights
 from clipgen.priors.sampling import release_models
 from clipgen.progress import check_stopped
-from clipgen.prompts import Prompt, positive_text_prompts
 from clipgen.registry import INITS, LOSSES
 from clipgen.runs.settings import Settings, default_init
 from clipgen.runs.spec import Models, RunSpec
@@ -43,7 +42,7 @@ class StepSpecBuilder:
             generator = wrap_edges(generator)
         self._run_spec, self._models, self._settings = spec, models, s
         self._results: dict[str, tuple[Any, Any]] = {}  # for each name the last key and the result for it
-        self._condition(generator, s.prompts)
+        generator.condition(s.texts)
         size, rng = _size_of(s), torch.Generator().manual_seed(s.seed)
         latent, fallback = generator.start(size, rng), INITS[default_init(s.perceptor)]()
         context = InitContext(
@@ -110,7 +109,8 @@ class StepSpecBuilder:
     def _build(self, s: Settings) -> StepSpec:
         prompts, perceptors, size = s.prompts, self._models.perceptors, self._context.size
         pictures = self._run_spec.inputs.pictures
-        self._condition(self._context.generator, prompts)
+        if self._context.generator.texts != s.texts:
+            self._context.generator.condition(s.texts)
         mask = self._cached("mask", lambda: self._load_mask(s.mask) if s.mask else None, s.mask, size)
         embeddings = self._cached(
             "embeddings", lambda: [embed_prompts(clip, prompts, pictures) for clip, _ in perceptors], prompts
@@ -144,10 +144,6 @@ class StepSpecBuilder:
             precision=self._run_spec.precision,
             deterministic=s.deterministic,
         )
-
-    def _condition(self, generator: Generator, prompts: Sequence[Prompt]) -> None:
-        texts = [prompt.text for prompt in positive_text_prompts(prompts)]
-        self._cached("condition", lambda: generator.condition(texts), texts)
 
     def _regions(self) -> list[Region]:
         prompts = self._settings.prompts

@@ -13,6 +13,7 @@ from clipgen.runs import spec
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.settings import QUALITIES, build, defaults_for
 from clipgen.storage import remote
+from tests.benchmarks.call_chain import count_calls
 
 SMALL = {"steps": 6, "every": 1, "cutouts": 2, "size": (64, 64), "init": "perlin"}
 
@@ -162,3 +163,10 @@ def test_what_suits_a_quality_and_a_generator():
     )
     run = clipgen.runs.settings.build("x", {"generator": "stack", "augment": "flip"})
     assert run.augment == "flip" and run.ema == stack["ema"], "what is asked for wins"
+
+
+def test_the_prompt_is_parsed_once_and_passes_few_functions():
+    calls = count_calls()
+    assert calls["prompts.py", "parse"] == 1
+    assert len(calls) <= 16, sorted(calls)
+    assert len({file for file, _ in calls}) <= 8
