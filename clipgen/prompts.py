@@ -24,7 +24,7 @@ from textwrap import shorten
 from typing import Any
 
 from clipgen.errors import ClipgenError
-from clipgen.setting import NUMBER, SPAN
+from clipgen.setting import NUMBER, SPAN, fade_factors
 from clipgen.storage.files import is_picture_name, is_windows_path, shorten_name, strip_quotes
 
 _BAR = re.compile(r"(?<!\\)\|")
@@ -68,20 +68,6 @@ def weights_at(prompts: Sequence[Prompt], step: int) -> list[float]:
     """Return the weight of each prompt at a step, faded where spans overlap."""
     factors = fade_factors([prompt.span for prompt in prompts], step)
     return [prompt.weight * factor for prompt, factor in zip(prompts, factors, strict=True)]
-
-
-def fade_factors(spans: Sequence[tuple[int, float]], step: int) -> list[float]:
-    """Return the factor of each span at a step: 1 within it, 0 outside, and linear where one runs into the next."""
-    factors = []
-    for start, end in spans:
-        factor = 1.0 if start <= step < end else 0.0
-        for other_start, other_end in spans:
-            if other_start < start < other_end < end and step < other_end:  # fade in, over the end of the other
-                factor *= (step - start + 0.5) / (other_end - start)
-            elif start < other_start < end < other_end and other_start <= step:  # fade out, into the other
-                factor *= 1 - (step - other_start + 0.5) / (end - other_start)
-        factors.append(factor)
-    return factors
 
 
 def parse(text: str, negative: str = "") -> list[Prompt]:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from clipgen.clip.base import Perceptor
-from clipgen.cutouts.sampling import CutoutConfig
+from clipgen.cutouts import CutoutConfig
 from clipgen.errors import ClipgenError
 from clipgen.generators.base import Generator
 from clipgen.images.camera import Camera
 from clipgen.optimizers import OptimizerConfig
-from clipgen.prompts import Prompt, fade_factors, weights_at
+from clipgen.prompts import Prompt, weights_at
+from clipgen.setting import fade_factors
 
 LossFunction = Callable[[Tensor, Tensor, int], Tensor | float]  # (image (1, 3, H, W), latent, step) to a scalar
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from clipgen.clip.base import Perceptor
 from clipgen.clip.catalogue import embed
-from clipgen.cutouts.sampling import CutoutConfig, CutoutParams
+from clipgen.cutouts import CutoutConfig, CutoutParams
 from clipgen.device import copy_to
 from clipgen.images import masks
 from clipgen.losses.loss import Loss, StepContext

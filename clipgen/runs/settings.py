@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from clipgen.clip.catalogue import family
-from clipgen.cutouts.sampling import CutoutConfig
+from clipgen.cutouts import CutoutConfig
 from clipgen.device import PRECISIONS
 from clipgen.errors import ClipgenError, suggest
 from clipgen.generators.catalogue import GENERATORS, canonical_name, entry_of
@@ -24,8 +24,17 @@ from clipgen.optimizers import OptimizerConfig
 from clipgen.prompts import Prompt, parse, parse_weighted, positive_text_prompts
 from clipgen.registry import INITS, LOSSES, RELAXATIONS
 from clipgen.runs.presets import PRESETS, canonical_recipe
-from clipgen.runs.schedules import Growth, Schedule, parse_growth, parse_schedule, parse_size
-from clipgen.setting import check, describe, setting, to_python
+from clipgen.setting import (
+    Growth,
+    Schedule,
+    check,
+    describe,
+    parse_growth,
+    parse_schedule,
+    parse_size,
+    setting,
+    to_python,
+)
 
 Part = TypeVar("Part")
 Documented = TypeVar("Documented")

@@ -25,9 +25,8 @@ from clipgen.registry import LOSSES
 from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.runs.saved import UNCHANGEABLE, check_saved, drop_removed, identify_weights
-from clipgen.runs.schedules import parse_size
 from clipgen.runs.settings import Settings, build, check_names, default_init, to_numbers
-from clipgen.setting import check_path
+from clipgen.setting import check_path, parse_size
 
 Losses = Sequence[LossFunction | Loss] | Mapping[str, LossFunction] | LossFunction | Loss | None
 

@@ -14,8 +14,8 @@ import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
 from clipgen.runs.run import Run
-from clipgen.runs.schedules import parse_size
 from clipgen.runs.settings import Settings, defaults_for, scheduled
+from clipgen.setting import parse_size
 from clipgen.studio import parts
 from clipgen.studio.models import ModelChoice, describe_device
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import clipgen
 from clipgen import device as devices
-from clipgen.cutouts.sampling import AUGMENTATIONS
+from clipgen.cutouts import AUGMENTATIONS
 from clipgen.generators.vae import TAESD
 from clipgen.mini import drafts
 from clipgen.priors import sampling

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import clipgen
 from clipgen.clip.catalogue import family
-from clipgen.cutouts.sampling import CutoutConfig
+from clipgen.cutouts import CutoutConfig
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
 SMALL = {"embed_dim": 64, "text_cfg": TEXT}

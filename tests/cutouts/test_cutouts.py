@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.cutouts import rendering
-from clipgen.cutouts.sampling import AUGMENTATIONS, CutoutConfig, cutouts
+from clipgen.cutouts import AUGMENTATIONS, CutoutConfig, cutouts, rendering
 from clipgen.errors import ClipgenError
 
 

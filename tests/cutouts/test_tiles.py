@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import clipgen
-from clipgen.cutouts.sampling import CutoutConfig
+from clipgen.cutouts import CutoutConfig
 from clipgen.generators.base import wrap_edges
 from clipgen.generators.catalogue import load_generator
 from clipgen.generators.vae import TAESD, VAE

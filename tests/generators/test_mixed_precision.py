@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import clipgen
-from clipgen.cutouts.sampling import CutoutConfig
+from clipgen.cutouts import CutoutConfig
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.generators.codebook import Codebook
 from clipgen.generators.dvae import DVAE

@@ -4,8 +4,8 @@ import pytest
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.runs.schedules import parse_schedule
 from clipgen.runs.settings import build
+from clipgen.setting import parse_schedule
 
 
 @pytest.mark.parametrize(

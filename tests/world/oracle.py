@@ -27,7 +27,7 @@ from taming.modules.vqvae.quantize import VectorQuantizer2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipgen.cutouts.sampling import CutoutConfig, CutoutParams
+from clipgen.cutouts import CutoutConfig, CutoutParams
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.optimize import Optimization
 from clipgen.prompts import parse

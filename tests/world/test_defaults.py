@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clipgen import device as devices
-from clipgen.cutouts.sampling import CutoutConfig
+from clipgen.cutouts import CutoutConfig
 from clipgen.generators import base, catalogue
 from clipgen.generators.catalogue import ALIASES, GENERATORS, entry_of
 from clipgen.runs.settings import build

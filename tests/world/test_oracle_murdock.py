@@ -11,7 +11,7 @@ from oracle import SIDE, TOKENS, Loop, beside, openai_clip, small_clip, small_dv
 from torch.nn import functional as F
 
 import clipgen
-from clipgen.cutouts.sampling import CutoutParams
+from clipgen.cutouts import CutoutParams
 from clipgen.runs.settings import build
 
 EPSILON = 0.1  # of the dVAE's mapping of pixels

@@ -12,8 +12,8 @@ import torch
 from oracle import SIDE, Loop, beside, small_clip, small_vqgan
 from torch.nn import functional as F
 
+from clipgen.cutouts import CutoutConfig
 from clipgen.cutouts.rendering import sampling_coords
-from clipgen.cutouts.sampling import CutoutConfig
 from clipgen.prompts import parse
 
 LARGE = 136  # pixels of a picture that is to CLIP's size as 480 is to 224

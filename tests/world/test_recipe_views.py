@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from clipgen.cutouts.sampling import CutoutConfig
+from clipgen.cutouts import CutoutConfig
 from clipgen.runs.settings import build
 
 STEPS, SIDE = 200, 24

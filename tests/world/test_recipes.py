@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipgen.cutouts.sampling import CutoutConfig
+from clipgen.cutouts import CutoutConfig
 from clipgen.generators.base import parse_relaxation
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.optimizers import OptimizerConfig

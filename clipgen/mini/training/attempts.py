@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.cutouts.sampling import CutoutConfig
+from clipgen.cutouts import CutoutConfig
 from clipgen.generators.base import GROUND
 from clipgen.generators.catalogue import load_generator
 from clipgen.mini.clip import MiniCLIP
