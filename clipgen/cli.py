@@ -97,7 +97,7 @@ class CommandParser(argparse.ArgumentParser):
         option, names = unknown[0].partition("=")[0], [*self._option_string_actions]
         hint = suggest(option, names, 0.75).strip() or f"{self.prog} --help lists them"
         if others := [f"clipgen {name}" for name in COMMANDS if option in _options_of(name)]:
-            hint = f"it is one of {' and '.join(others)}"
+            hint = f"it is an option of {' and '.join(others)}"
         raise ClipgenError(f"{unknown[0]}: there is no such option; {hint}")
 
     def error(self, message):

@@ -39,7 +39,7 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     )
     add_settings(parser)
     add = next(group for group in parser._action_groups if group.title == "prompt and output").add_argument
-    files = f"{OUTPUTS}; repeatable (default: <prompt>.png and .gif, here)"
+    files = f"{OUTPUTS}; repeatable (default: <prompt>.png and .gif, here; <prompt>-2 where these exist)"
     add("-o", "--output", action="append", type=expand_home, metavar="FILE", help=files)
     add("--batch", type=int, metavar="N", help="draw N pictures with consecutive seeds from --seed; best first")
     add("--film", metavar="FILE", help="redraw every frame of a video, GIF or WebP")
@@ -85,7 +85,8 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
 def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = False) -> int:
     """Go on with an interrupted run or film, or make it ``again``."""
     parser.add_argument("source", type=Path, metavar="RUN", help="a run folder" + ", or an exported file" * again)
-    parser.add_argument("output", nargs="*", type=expand_home, metavar="FILE", help=OUTPUTS, default=[])
+    files = f"{OUTPUTS} (default: <prompt>.png and .gif, here; <prompt>-2 where these exist)"
+    parser.add_argument("output", nargs="*", type=expand_home, metavar="FILE", help=files, default=[])
     parser.add_argument("--quiet", action="store_true", default=False, help="show no progress bar")
     parser.add_argument("--trust", action="store_true", help="read files that the run refers to elsewhere")
     if again:

@@ -150,7 +150,8 @@ def fetch(remote: Remote) -> Path:
             else:
                 warnings.warn(f"{source.where} is not available ({reason}); trying the next source", stacklevel=2)
     if unreachable_hosts == {source.host for source in sources}:
-        failures.append("no server answers: is there a network here? The built-in models (mini) need none")
+        built_in = "the built-in models need none: leave generator and perceptor out"
+        failures.append(f"no server answers: is there a network here? If not, {built_in}")
     raise ClipgenError(
         f"{remote.name} could not be downloaded. Tried:\n  " + "\n  ".join(failures) + "\n"
         f"If you have the file, put it here: {cache_folder() / remote.name}"
