@@ -39,7 +39,7 @@ def inline_workers(monkeypatch):
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """One finished run, a draft but for its size, shared by the tests that only look at it."""
-    less = {"steps": 60, "cutouts": 8, "progress": False}
+    less = {"steps": 24, "cutouts": 8, "progress": False}
     return clipgen.generate("a red apple", seed=0, folder=tmp_path_factory.mktemp("runs"), **less)
 
 
@@ -86,6 +86,14 @@ LONGEST = (  # they begin first, in this order, so that no worker is left with o
 
 def rank(file):
     return next((place for place, longest in enumerate(LONGEST) if file.startswith(longest)), len(LONGEST))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Do not import what is slow as a whole while writing: some of it takes seconds."""
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+        return None
+    marked = "\npytestmark = pytest.mark.slow\n" in collection_path.read_text(encoding="utf-8")
+    return marked or "robust" in collection_path.parts or None
 
 
 def pytest_collection_modifyitems(items):

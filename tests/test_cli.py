@@ -196,6 +196,7 @@ def test_a_warning_of_the_command_shows_no_code(tmp_path):
     assert line.startswith("clipgen: prompt: 'a photo in 16:9' is drawn as words")
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_not_called_interrupted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = "cat --generator pixels --size 32 --cutouts 2 --steps 9 --tv 1e300 --quiet"

@@ -46,6 +46,7 @@ def test_a_small_latent_foretells_what_a_large_one_keeps(generator, ample):
     assert memory.cutout_bytes(spec) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share, sparing, fits", [(1.0, False, True), (0.7, True, True), (0.0, True, False)])
 def test_a_step_is_parted_as_the_free_memory_asks(share, sparing, fits, ample, fresh, monkeypatch):
     """``share``: of what the decoder keeps is free, beside a third of the views."""

@@ -28,6 +28,7 @@ def test_momentum_and_clipping_are_torchs(nesterov):
 SGD = {"optimizer": "SGD", "momentum": 0.9, "nesterov": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [SGD, {"optimizer": "Adafactor"}], ids=["SGD", "Adafactor"])
 def test_a_run_resumes_with_its_momentum(optimizer, tmp_path):
     quick = {"generator": "pixels", "init": "perlin", "size": (64, 64), "cutouts": 2, "steps": 6, "every": 1}

@@ -4,10 +4,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import nbformat
 import pytest
 from playwright.sync_api import expect
-from shared_places import REPORTS
+from shared_places import REPORTS, write_notebook
 from studio_page import StudioPage
 
 pytestmark = pytest.mark.slow
@@ -31,7 +30,7 @@ FOCUSED = "document.activeElement.dataset.control ?? null"
 @pytest.fixture
 def studio(page, serve, notebooks, axe):
     """A Studio with a film, every fold open, on Voilà's page."""
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)]), notebooks / "studio.ipynb")
+    write_notebook(notebooks / "studio.ipynb", CELL)
     address = serve(sys.executable, ["voila", ".", "--no-browser"], "/voila/tree")
     page.emulate_media(reduced_motion="reduce", color_scheme="light")
     page.goto(f"{address}/voila/render/studio.ipynb?theme=light")

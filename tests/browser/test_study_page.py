@@ -1,9 +1,9 @@
 """The page that ``study.export("study.html")`` writes, in a real browser: filtered and ordered."""
 
-import nbformat
 import numpy as np
 import pytest
 from playwright.sync_api import expect
+from shared_places import write_notebook
 
 import clipgen
 
@@ -80,10 +80,7 @@ def test_the_live_grid_fills_on_colabs_page(colab):
 
 
 def test_the_live_grid_fills_in_jupyterlab(page, in_lab, notebooks):
-    kernel = {"name": "python3", "display_name": "Python 3"}  # without one JupyterLab asks which
-    cells = [nbformat.v4.new_code_cell(CELL + "study")]
-    made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(made, notebooks / "study.ipynb")
+    write_notebook(notebooks / "study.ipynb", CELL + "study")
     run_all, idle = in_lab("study.ipynb")
     run_all()
     filled(page, "pageerror")

@@ -13,9 +13,9 @@ import huggingface_hub.constants
 import open_clip
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 import clipgen
 from clipgen.clip import catalogue, openclip
@@ -90,7 +90,7 @@ def save_tokenizer(folder):
     fast.normalizer, fast.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     fast.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     marks = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=fast, **marks).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=fast, **marks).save_pretrained(folder)
 
 
 def save_random(architecture, file):

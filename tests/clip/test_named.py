@@ -127,6 +127,7 @@ def test_an_aesthetic_head_on_given_embeddings(tmp_path, monkeypatch):
     assert torch.equal(cosines[0], cosines[1]) and (cosines[0].argmax() == torch.tensor(wanted).argmax())
 
 
+@pytest.mark.slow
 def test_a_run_is_judged_and_led_by_it(tmp_path, monkeypatch):
     layer = save_aesthetic(tmp_path, monkeypatch)
     clip = f"small-h/{tmp_path / 'clip.pt'}"

@@ -139,6 +139,7 @@ def test_what_is_too_long_is_quoted(openai_clip, tmp_path):
     assert torch.equal(perceptor.tokenizer([long]), cut.long()) and vectors.shape == (2, 32) and short.shape == (1, 32)
 
 
+@pytest.mark.slow
 def test_paper_names_and_ensembles(openai_clip, tmp_path, monkeypatch):
     monkeypatch.setattr(OpenCLIP, "__init__", lambda self, name, device: setattr(self, "name", name))
     monkeypatch.setattr(OpenCLIP, "set_precision", lambda self, precision: None)

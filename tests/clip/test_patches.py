@@ -76,6 +76,7 @@ def test_who_can_is_known_before_loading(name, expected):
     assert family(name).has_patches(name) is expected
 
 
+@pytest.mark.slow
 def test_half_of_the_patches_pull_as_all_do(vits):
     """The mean gradient of 32 steps, on a latent, points where it would point."""
     perceptor, generator = clipgen.load_perceptor(vits["patchy"]), clipgen.load_generator()

@@ -79,6 +79,7 @@ def test_views_of_one_tall_grid_are_those_of_a_grid_each(views, padding):
     assert torch.allclose(tall, each, atol=1e-6) and torch.allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["border", "reflection", "grey", "wrap"])
 def test_the_gradient_of_views_is_that_of_finite_differences(padding):
     image = smooth(12, 14).double().requires_grad_()
@@ -104,6 +105,7 @@ def test_each_augmentation_does_something_to_its_share_of_the_views(name):
     assert changed.float().mean() == pytest.approx(0.3, abs=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PER_STEP)
 def test_some_augmentations_are_on_all_views_of_a_step_or_on_none(name):
     image, steps = 0.3 + 0.4 * smooth(), []

@@ -168,6 +168,7 @@ def test_one_frame_is_held_at_a_time(suffix, tmp_path):
     assert most <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "gif", "webp", "mp4"])
 def test_twice_as_large(suffix, tmp_path):
     """Smooth between the frame's own pixels: Lanczos, from the frame and not from what is shown of it."""
@@ -201,6 +202,7 @@ def test_a_size_limit_is_met(suffix, tmp_path):
     assert not list(tmp_path.glob(".*")) and not (tmp_path / f"tiny.{suffix}").exists()
 
 
+@pytest.mark.slow
 def test_frames_go_evenly_and_in_the_same_time(tmp_path):
     rng = np.random.default_rng(0)
     frames = []
@@ -217,6 +219,7 @@ def test_frames_go_evenly_and_in_the_same_time(tmp_path):
     assert sum(duration for _, duration in shown(part)) == sum(duration for _, duration in shown(whole)) == 5900
 
 
+@pytest.mark.slow
 def test_a_limited_boomerang_is_whole(tmp_path):
     frames = [Image.new("RGB", (64, 64), (6 * i, 20, 200)) for i in range(40)]
     free = export(frames, tmp_path / "a.gif", boomerang=True).stat().st_size
@@ -373,6 +376,7 @@ for suffix in ("png", "gif", "webp", "mp4", "html"):
     assert (tmp_path / "a.mp4").read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
+@pytest.mark.slow
 def test_the_command_exports(run, tmp_path, capsys):
     files = [tmp_path / "a.gif", tmp_path / "a.mp4"]
     assert main(["export", str(run.journal.folder), *map(str, files), "--boomerang", "--megabytes", "1.5"]) == 0

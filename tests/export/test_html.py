@@ -135,6 +135,7 @@ def test_a_boomerang_has_each_frame_once(tmp_path):
     assert [frame for frame, _ in page.order] == [0, 1, 2, 3, 2, 1, 0] and page.at("film")["data-loop"] == "false"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boomerang", [False, True])
 def test_dropped_frames_take_their_scores_along(boomerang, tmp_path):
     frames = noise(40)

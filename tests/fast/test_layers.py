@@ -22,6 +22,7 @@ def told(function, x):
     return made, gradient, saved_bytes(lambda: function(1 * x)) - made.numel() * made.element_size()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "stride", "padding"), [(1, 1, 0), (3, 1, 1), (3, 2, 0), (7, 1, 3)])
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("size", [16, 160])  # below and above FLIPPED_FROM pixels

@@ -85,6 +85,7 @@ def test_the_phases_of_a_picture_are_kept():
     assert angles.abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_of_phases_resumes_and_replays(tmp_path):
     quick = {"generator": "maco", "steps": 4, "every": 1, "cutouts": 2, "size": (64, 64), "folder": tmp_path}
     frames = [frame.image.tobytes() for frame in clipgen.Run("a cat", **quick)]

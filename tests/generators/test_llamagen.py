@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEConfig
 
 from clipgen.generators.codebook import Codebook
 from clipgen.generators.vqgan import VQModel, from_llamagen
@@ -23,6 +22,8 @@ NAMES = [
 
 @torch.no_grad()
 def test_equal_to_the_reference(tmp_path):
+    from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEConfig
+
     config = JanusVQVAEConfig(
         base_channels=32, channel_multiplier=[1, 2, 4], latent_channels=32, num_embeddings=64, num_patches=16
     )

@@ -42,6 +42,7 @@ def lines(points, filled):
     return basis.to(points) @ points + (5 if filled else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filled", [False, True], ids=["lines", "filled"])
 @pytest.mark.parametrize("work", [2**20, 600], ids=["one part", "many parts"])
 def test_the_gradient_is_that_of_finite_differences(filled, work, monkeypatch):

@@ -70,6 +70,7 @@ def test_the_gradient_is_that_of_the_length_one_direction(small):
         assert along.abs().max() < 1e-4 * latent.grad.norm() * latent.norm()
 
 
+@pytest.mark.slow
 def test_a_run_draws_resumes_and_replays(small, tmp_path):
     quick = {"generator": "titok_l32", "steps": 6, "every": 1, "cutouts": 2, "folder": tmp_path}
     whole = clipgen.Run("a cat", **quick)

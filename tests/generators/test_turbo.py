@@ -128,6 +128,7 @@ def test_a_picture_is_the_pipelines(scheduler, hub):
             assert (found - wanted).abs().max() <= 1e-5
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_finite_differences(hub):
     hub()
     ours = clipgen.load_generator(NAME)
@@ -148,6 +149,7 @@ def test_the_gradient_is_that_of_finite_differences(hub):
         assert float((noise.grad * way).sum()) == pytest.approx(float(slope), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_half_precision_and_checkpointing_change_little(hub):
     """What lets a T4 hold 512x512: weights of 16 bits, and activations that are computed again."""
     hub()
@@ -181,6 +183,7 @@ def test_the_objective_and_the_norm_of_the_noise():
     assert float(pull) == pytest.approx(float(0.01 * (norm - 255 / norm)), rel=1e-3), "to a norm of the root of d - 1"
 
 
+@pytest.mark.slow
 def test_a_run_is_conditioned_steered_resumed_and_replayed(hub, tmp_path):
     hub()
     quick = {"generator": NAME, "steps": 6, "every": 1, "cutouts": 2, "size": (64, 64), "folder": tmp_path, "lr": 50.0}
@@ -252,6 +255,7 @@ def test_a_hub_that_was_silent_is_asked_again(hub):
     assert vae.hub_config(NAME)["class"] == "StableDiffusionPipeline"
 
 
+@pytest.mark.slow
 def test_each_run_of_a_batch_is_drawn_after_its_own_prompt(hub, tmp_path):
     hub()
     quick = {"generator": NAME, "steps": 3, "every": 1, "cutouts": 2, "size": (64, 64), "folder": tmp_path, "lr": 5.0}

@@ -4,10 +4,10 @@ import importlib.util
 import json
 from pathlib import Path
 
+import diffusers
 import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, UNet2DModel, VQModel
 from reference_precision import weights_by_name
 from safetensors.torch import save_file
 
@@ -49,7 +49,7 @@ def livelier(net):
 
 def tiny(tmp_path, channels=4):
     """The reference, and ours from the file that diffusers writes of it."""
-    reference = livelier(AutoencoderTiny(latent_channels=channels))
+    reference = livelier(diffusers.AutoencoderTiny(latent_channels=channels))
     reference.save_pretrained(tmp_path / "cache" / "taesd")
     remote = Remote("taesd/diffusion_pytorch_model.safetensors", ("hf:nobody/taesd/nothing.safetensors",), 10)
     entry = Entry("", (remote,), {"channels": channels}, native_size=64, stride=8)
@@ -103,7 +103,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 @pytest.mark.parametrize(("folder", "name"), [("", "hf-hub:org/model"), ("vae", "hf-hub:org/model/vae")])
 def test_any_autoencoder_of_the_hub(folder, name, tmp_path):
     """AutoencoderKL, by its mode, in the units of the diffusion model that it belongs to."""
-    reference = livelier(AutoencoderKL(**KL))
+    reference = livelier(diffusers.AutoencoderKL(**KL))
     on_hub(reference, tmp_path, folder)
     ours = from_hub(name)
     assert_equal(
@@ -115,7 +115,7 @@ def test_any_autoencoder_of_the_hub(folder, name, tmp_path):
 
 
 def test_a_tiny_one_of_the_hub(tmp_path):
-    reference = livelier(AutoencoderTiny())
+    reference = livelier(diffusers.AutoencoderTiny())
     folder = on_hub(reference, tmp_path)
     config = json.loads((folder / "config.json").read_text())
     del config["block_out_channels"]  # as in madebyollin/taesd
@@ -132,7 +132,7 @@ def test_the_deep_compression_autoencoder_of_the_hub(tmp_path):
         levels |= {f"{half}_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock", "EfficientViTBlock")}
         levels |= {f"{half}_block_out_channels": (16, 16, 32, 32), f"{half}_layers_per_block": (1, 1, 1, 1)}
         levels |= {f"{half}_qkv_multiscales": ((), (), (5,), (5,))}
-    reference = livelier(AutoencoderDC(**levels))
+    reference = livelier(diffusers.AutoencoderDC(**levels))
     on_hub(reference, tmp_path)
     ours = from_hub("hf-hub:org/model")
     assert_equal(ours, lambda x: 0.41 * reference.encode(x).latent, lambda z: reference.decode(z / 0.41).sample)
@@ -142,7 +142,9 @@ def test_the_deep_compression_autoencoder_of_the_hub(tmp_path):
 def test_a_vqgan_of_the_hub(tmp_path):
     """It quantises inside, with a gradient straight through."""
     names = {"down_block_types": KL["down_block_types"], "up_block_types": KL["up_block_types"]}
-    reference = livelier(VQModel(block_out_channels=(32, 32, 64), vq_embed_dim=5, scaling_factor=0.5, **names))
+    reference = livelier(
+        diffusers.VQModel(block_out_channels=(32, 32, 64), vq_embed_dim=5, scaling_factor=0.5, **names)
+    )
     reference.quantize.embedding.weight.data.normal_()
     on_hub(reference, tmp_path)
     ours = from_hub("hf-hub:org/model")
@@ -191,15 +193,15 @@ def test_what_the_hub_has_not_or_should_not_have_is_refused(tmp_path, monkeypatc
         "down_block_types": ("DownBlock2D",) * 2,
         "up_block_types": ("UpBlock2D",) * 2,
     }
-    on_hub(UNet2DModel(sample_size=8, **small), tmp_path, "unet")
+    on_hub(diffusers.UNet2DModel(sample_size=8, **small), tmp_path, "unet")
     with pytest.raises(ClipgenError, match="is UNet2DModel; clipgen takes AutoencoderKL, AutoencoderTiny, "):
         from_hub("hf-hub:org/model/unet")
-    (on_hub(AutoencoderTiny(), tmp_path, "bare") / "config.json").write_text('{"_class_name": "VQModel"}')
+    (on_hub(diffusers.AutoencoderTiny(), tmp_path, "bare") / "config.json").write_text('{"_class_name": "VQModel"}')
     with pytest.raises(ClipgenError, match="has no block_out_channels"):
         from_hub("hf-hub:org/model/bare")
-    folder = on_hub(AutoencoderTiny(), tmp_path, "pickled")
+    folder = on_hub(diffusers.AutoencoderTiny(), tmp_path, "pickled")
     (folder / "diffusion_pytorch_model.safetensors").unlink()
-    torch.save(AutoencoderTiny().state_dict(), folder / "diffusion_pytorch_model.bin")
+    torch.save(diffusers.AutoencoderTiny().state_dict(), folder / "diffusion_pytorch_model.bin")
     with pytest.raises(ClipgenError, match="safetensors"):
         from_hub("hf-hub:org/model/pickled")
     find = importlib.util.find_spec

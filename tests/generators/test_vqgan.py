@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
 from taming.modules.diffusionmodules.model import Decoder, Encoder
 from taming.modules.vqvae.quantize import GumbelQuantize, VectorQuantizer2
 from torch import nn
@@ -51,6 +50,8 @@ class Reference(nn.Module):
 
 def save(reference, folder, prefix="", target="taming.models.vqgan.VQModel", without=(), more=()):
     """A Lightning checkpoint with all that is not the model, and the yaml beside it."""
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
     state = {prefix + key: value for key, value in reference.state_dict().items() if key not in without}
     state |= {key: torch.zeros(2, 2) for key in more}
     state |= {f"{prefix}loss.discriminator.main.0.weight": torch.randn(8, 3, 4, 4), "loss.logvar": torch.zeros(())}

@@ -66,6 +66,7 @@ def test_the_lasso_is_at_its_optimum():
     assert (pull <= limit + 1e-4).all() and not sparse(target, atoms, 1.0).any()
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_has_become(run):
     first, last = run.words(1), run.words()
     assert last.words and str(first) != str(last)
@@ -90,6 +91,7 @@ def test_mistakes_of_words(arguments, says, clip):
         clipgen.describe(**({"image": Image.new("RGB", (64, 64)), "perceptor": clip} | arguments))
 
 
+@pytest.mark.slow
 def test_the_describing_command(tmp_path, monkeypatch, drawings, capsys):
     monkeypatch.chdir(tmp_path)
     to_image(drawings[0][drawings[1].index("ambulance")]).save("picture.png")

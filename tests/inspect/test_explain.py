@@ -46,6 +46,7 @@ def test_the_map_lies_on_what_is_named(clip, drawings):
     assert hits >= 90 and sum(shares) / 100 > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["gradient", "occlusion"])
 @pytest.mark.parametrize(("first", "second"), [("guitar", "rabbit face"), ("rabbit face", "guitar")])
 def test_of_one_picture_each_text_has_its_own_region(how, first, second, clip, drawings):
@@ -56,6 +57,7 @@ def test_of_one_picture_each_text_has_its_own_region(how, first, second, clip, d
     assert found.score == pytest.approx(float(clip.embed_image([picture])[0] @ clip.embed_text([first])[0]))
 
 
+@pytest.mark.slow
 def test_a_run_may_look_through_the_same_net_meanwhile(clip, drawings):
     """As in the Studio, where a person looks for a text while pictures are made."""
     picture, _ = scene(drawings, 4, 13, upright=False)
@@ -131,6 +133,7 @@ def test_published_architectures_are_read(architecture, tmp_path, drawings):
     assert (one.map - other.map).abs().mean() > 0.05
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch, drawings, capsys):
     monkeypatch.chdir(tmp_path)
     scene(drawings, 4, 13, upright=False)[0].save("scene.png")

@@ -44,6 +44,7 @@ def test_the_distance_is_stylegan_nadas():
     assert still.grad.isfinite().all() and still.grad.norm() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [1, 3])
 def test_it_is_measured_from_the_start_in_the_same_cutouts(passes, tmp_path):
     run = clipgen.Run("an apple -> a banana", **QUICK, folder=tmp_path)
@@ -66,6 +67,7 @@ def test_it_is_measured_from_the_start_in_the_same_cutouts(passes, tmp_path):
     assert value == pytest.approx(float((1 - F.cosine_similarity(now - start, other - one)).mean()), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_goes_the_way_of_the_texts(tmp_path):
     run = clipgen.generate("an apple -> a banana", **QUICK, steps=30, every=10, folder=tmp_path, progress=False)
     perceptor = run.models.perceptors[0][0]
@@ -76,6 +78,7 @@ def test_a_run_goes_the_way_of_the_texts(tmp_path):
     assert [frame.image.tobytes() for frame in again][-1] == run.image.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neuron", ["-1:5", "0:3"])
 def test_a_unit_gets_what_it_wants_to_see(neuron, tmp_path):
     layer, unit = map(int, neuron.split(":"))

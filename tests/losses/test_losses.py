@@ -95,6 +95,7 @@ def test_fringes_are_avoided_by_default_where_a_draft_is_coloured(prompt, option
     assert build(prompt, options).fringes == weight
 
 
+@pytest.mark.slow
 def test_a_coloured_draft_has_few_fringes(tmp_path):
     def fringes(**options):
         run = clipgen.generate(
@@ -169,6 +170,7 @@ def test_prompts_that_come_together_as_embeddings():
     assert torch.equal(joint[1:], targets[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("averaged", [0.0, 0.4, 1.0])
 def test_the_mean_embedding_joins_in_and_parts_change_nothing(averaged, tmp_path):
     """In one pass and in three: the same loss and the same gradient, though the mean needs all views."""

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -46,7 +45,10 @@ def test_no_badge_is_dead(notebook):
     assert install == cells(NOTEBOOKS[0])[1], "all notebooks install alike"
 
 
+@pytest.mark.slow
 def test_an_address_everywhere(copy):
+    import nbformat
+
     for name in ("some-one/their.clip", "you/clipgen"):  # the second replaces the first
         done = address(copy, f"https://github.com/{name}.git")
         assert done.returncode == 0 and done.stdout == f"https://github.com/{name}\n"

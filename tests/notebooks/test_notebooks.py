@@ -13,9 +13,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 from PIL import Image, ImageSequence
 
 from clipgen.optimize import Optimization
@@ -27,6 +25,12 @@ FILMS = ("00", "04", "05")  # these make a GIF
 HOSTS = {"github.com", "huggingface.co", "www.w3.org"}  # that outputs may name
 
 
+def read(file):
+    import nbformat  # takes seconds: not when tests are collected
+
+    return nbformat.read(file, as_version=4)
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda file: file.stem, scope="module")
 def file(request):
     return request.param
@@ -34,17 +38,19 @@ def file(request):
 
 @pytest.fixture(scope="module")
 def stored(file):
-    return nbformat.read(file, as_version=4)
+    return read(file)
 
 
 @pytest.fixture(scope="module")
 def executed(file, tmp_path_factory):
     """The notebook after a run in a copy of its folder, beside the package as in a clone; and that copy."""
+    from nbclient import NotebookClient
+
     tree = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "notebooks", tree / "notebooks", ignore=shutil.ignore_patterns("clipgen-runs"))
     (tree / "clipgen").symlink_to(ROOT / "clipgen")
     (tree / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
-    notebook = nbformat.read(file, as_version=4)
+    notebook = read(file)
     for cell in code(notebook):
         cell.outputs = []
     place = {"metadata": {"path": str(tree / "notebooks")}}
@@ -119,6 +125,8 @@ def test_runs_and_shows_what_it_makes(file, executed):
 
 
 def test_lies_in_the_repository_with_its_pictures(file, stored):
+    import nbformat
+
     assert file.stat().st_size < 3_000_000
     assert file.read_text(encoding="utf-8") == nbformat.writes(stored) + "\n"  # a line of a cell is a line of the file
     assert pictures(stored)
@@ -134,7 +142,7 @@ def test_says_nothing_of_the_machine_it_was_run_on(stored):
 
 
 def test_begins_as_the_others_do(stored):
-    first = code(nbformat.read(NOTEBOOKS[0], as_version=4))[0]
+    first = code(read(NOTEBOOKS[0]))[0]
     assert code(stored)[0].source == first.source
     assert stored.metadata.kernelspec.name == "python3"
 
@@ -154,7 +162,7 @@ def test_reaches_into_nothing(stored):
 @pytest.mark.parametrize("lesson", NOTEBOOKS[1:], ids=lambda lesson: lesson.stem)
 def test_teaches(lesson):
     """The loop's drawing, something to predict, three exercises with folded answers, and folded code of figures."""
-    notebook = nbformat.read(lesson, as_version=4)
+    notebook = read(lesson)
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert "image/svg+xml" in {kind for output in outputs(notebook) for kind in output.get("data", {})}
     assert "**Predict first.**" in prose
@@ -166,7 +174,7 @@ def test_teaches(lesson):
 
 
 def test_the_loop_built_up_from_nothing_is_the_packages():
-    notebook = nbformat.read(NOTEBOOKS[4], as_version=4)
+    notebook = read(NOTEBOOKS[4])
     printed = "\n".join(output.get("text", "") for output in outputs(notebook))
     loop = Optimization
     parts = [

@@ -189,6 +189,7 @@ def test_the_likeliest_is_shown_row_by_row():
     assert torch.equal(stages[-1].tokens, clipgen.dalle("a cat", 2, **options).tokens)
 
 
+@pytest.mark.slow
 def test_stream_yields_row_by_row():
     frames = list(clipgen.dalle("a cat", 2, stream=True))
     assert [frame.done for frame in frames] == [row / 16 for row in range(1, 17)]

@@ -113,6 +113,7 @@ def test_there_are_lines_for_everything():
     assert not missing, "add an example to the upper tables of notebooks/guide/settings.md, or a name to `silent` above"
 
 
+@pytest.mark.slow
 def test_a_mask_keeps_the_rest(desk, tmp_path):
     folder, _ = desk
     photo = Image.open(folder / "photo.png").crop((10, 0, 70, 60)).resize((64, 64))
@@ -197,6 +198,7 @@ def test_short_memory_is_met_with_passes(tmp_path, monkeypatch):
         list(run)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number(tmp_path):
     bad = {4, 8, 9, 10}
 

@@ -64,6 +64,7 @@ def test_one_at_a_time_is_the_same_to_the_byte(tmp_path):
         clipgen.batch("a cat", 2, batch=0, folder=tmp_path, **QUICK)
 
 
+@pytest.mark.slow
 def test_what_is_behind_catches_up_and_what_ends_early_is_left_out(tmp_path):
     some = runs(tmp_path)
     some[2].stop()

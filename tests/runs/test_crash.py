@@ -83,6 +83,7 @@ def large_states(monkeypatch):
     monkeypatch.setattr(history, "SMALL_STATE", 0)
 
 
+@pytest.mark.slow
 def test_a_large_state_is_not_saved_with_each_frame_and_frames_after_it_are_made_again(tmp_path, large_states):
     whole, step = clipgen.generate(PROMPT, folder=tmp_path, progress=False, **KNOBS), 0
 
@@ -123,6 +124,7 @@ def test_a_large_state_is_saved_where_a_run_stops_or_is_given_up(tmp_path, large
     assert resumed.journal.saved_step == resumed.step == 3
 
 
+@pytest.mark.slow
 def test_a_pause_between_two_frames_saves_the_step(tmp_path):
     settings = KNOBS | {"every": 4}
     whole = clipgen.generate(PROMPT, folder=tmp_path, progress=False, **settings)

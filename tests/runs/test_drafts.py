@@ -44,6 +44,7 @@ def test_a_changed_prompt_begins_again_from_its_draft(generator, plain, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_what_is_shown_goes_over(plain, tmp_path):
     run, seen = clipgen.Run("a cat", folder=tmp_path, **SMALL | {"ema": 0.8, "every": 1}), []
     for frame in run:

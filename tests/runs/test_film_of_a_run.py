@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pytest
 from PIL import Image, ImageSequence
 
 import clipgen
@@ -20,6 +21,7 @@ def pictures(journal):
     return [journal.picture(row).tobytes() for row in journal.film]
 
 
+@pytest.mark.slow
 def test_the_film_of_the_command_is_worth_watching(tmp_path):
     run = clipgen.generate("a red apple", folder=tmp_path, progress=False)
     film = run.journal.film
@@ -53,6 +55,7 @@ def test_a_row_is_in_the_film_once_its_picture_can_be_read(tmp_path):
     assert clipgen.finish(run, progress=False).finished and places(run.film) == places(run.journal.film)
 
 
+@pytest.mark.slow
 def test_two_things_are_drawn_one_after_the_other(tmp_path):
     run = clipgen.generate("a cat and a dog", folder=tmp_path, **SMALL | {"steps": 1})
     assert places(run.film) == [(0, row) for row in range(1, 33)] + [(1, None)]
@@ -61,6 +64,7 @@ def test_two_things_are_drawn_one_after_the_other(tmp_path):
     assert change[:20].max() == 0 < change[40:].max(), "the cat is on the left, and stays"
 
 
+@pytest.mark.slow
 def test_the_film_is_the_same_when_the_draft_is_known_and_when_it_is_resumed(tmp_path):
     whole = clipgen.generate("a star", folder=tmp_path, **SMALL)
     film = pictures(whole.journal)

@@ -53,6 +53,7 @@ def equal_after_a_stop(folder, prompt="a cat", at=5, **knobs):
     return whole
 
 
+@pytest.mark.slow
 def test_patch_dropout(vit, tmp_path):
     run = equal_after_a_stop(tmp_path, perceptor=vit, patch_dropout=0.5)
     assert run.journal.settings["patch_dropout"] == 0.5

@@ -21,7 +21,7 @@ def scores(run):
 def test_a_run_keeps_all_it_shows(run):
     assert run.finished and run.step == run.settings.steps
     journal = Journal(run.journal.folder)
-    assert len(journal.steps) == len(journal.scores) > 20
+    assert len(journal.steps) == len(journal.scores) > 10
     assert journal.steps[-1] == run.settings.steps
     assert journal.settings["prompt"] == "a red apple" and journal.settings["versions"]["torch"] == torch.__version__
     assert run.image.size == (128, 128)

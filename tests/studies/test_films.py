@@ -51,6 +51,7 @@ def test_mistakes_are_named_before_anything_is_computed(film, tmp_path):
     assert not [*tmp_path.rglob("*.png")]
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_does_not_end_the_batch(tmp_path):
     def nan(image, latent, step):
         return image.sum() * float("nan")

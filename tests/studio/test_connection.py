@@ -13,7 +13,10 @@ from clipgen.studio import preview
 from clipgen.studio.parts import to_jpeg
 from clipgen.studio.preview import MAX_SIDE
 
-pytestmark = pytest.mark.skipif(COLABS, reason="ipywidgets 7 sends nothing without a kernel: see test_colab_page.py")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(COLABS, reason="ipywidgets 7 sends nothing without a kernel: see test_colab_page.py"),
+]
 SIDE, SECONDS, RATE, MOST = 512, 10, 20, 1_000_000
 
 
@@ -71,7 +74,6 @@ def watched(watch, journal, pictures, rate=RATE):
     watch.preview.show(journal, rows, frame)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
 def test_the_noisiest_film_stays_below_a_megabyte_a_second(side, watch, run):
     pictures = [noise(seed, side) for seed in range(4)]

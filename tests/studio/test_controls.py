@@ -181,6 +181,7 @@ def test_large_numbers_stay_as_they_are(tmp_path):
     assert clipgen.Studio(folder=tmp_path, seed=2**53 - 1).controls.values["seed"] == 2**53 - 1
 
 
+@pytest.mark.slow
 def test_a_picture_as_a_prompt(studio, tmp_path):
     upload(studio.controls.rows, "my photo:1.png", blue())
     (prompt,) = parse(studio.controls.rows.line)
@@ -192,6 +193,7 @@ def test_a_picture_as_a_prompt(studio, tmp_path):
     assert "cannot be read as a picture" in studio.preview.error.value
 
 
+@pytest.mark.slow
 def test_a_start_from_the_webcam_and_a_painted_mask(studio):
     (webcam,), (brush,) = parts(studio, Webcam), parts(studio, Brush)
     webcam.picture = to_url(blue(), "image/png")  # as webcam.js sets it

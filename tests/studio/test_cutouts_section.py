@@ -17,6 +17,7 @@ def looked(studio):
     return studio.cutouts.note.value
 
 
+@pytest.mark.slow
 def test_a_judge_has_a_curve_of_its_own(studio):
     put(studio, init="perlin", judge="evaluator", patience=5000, keep="best")
     click(studio, "Generate")

@@ -19,6 +19,7 @@ def test_a_kept_picture_in_a_negative_prompt_has_its_weights(tmp_path):
     assert [prompt.weight for prompt in parse("a cat", named_there["negative"])] == [1, -0.5, -1]
 
 
+@pytest.mark.slow
 def test_earlier_runs_are_opened_and_replayed(tmp_path):
     picture = Image.open(io.BytesIO(blue()))
     old = clipgen.generate([picture, "a fish:-0.5"], steps=3, folder=tmp_path, progress=False, **SMALL)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from studio_hands import click, named
@@ -18,6 +19,7 @@ def rows_of(line):
     return PromptRows(line, Path(), ErrorMessage(), print)
 
 
+@pytest.mark.slow
 @given(TEXTS, st.floats(-9, 9), STOPS, SPANS, st.sampled_from(["", "top"]))
 def test_what_is_written_is_what_was_parsed(text, weight, stop, span, where):
     prompt = Prompt(text, float(f"{weight:g}"), float(f"{stop:g}"), span, where)

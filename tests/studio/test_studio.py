@@ -30,6 +30,7 @@ def test_a_prompt_and_generate_are_enough(studio, tmp_path):
     assert named(studio.gallery, "Replay") and not named(studio.gallery, "Resume")
 
 
+@pytest.mark.slow
 def test_a_seamless_picture_is_shown_beside_itself(studio):
     (nine,) = named(studio, "Preview 3 x 3 tiles")
     put(studio, init="perlin", steps=2)
@@ -66,6 +67,7 @@ def test_steering(studio):
     assert studio.job.is_alive
 
 
+@pytest.mark.slow
 def test_what_suits_another_generator_is_for_the_next_run(studio):
     run = running(studio)
     put(studio, quality="best", steps=7)
@@ -78,6 +80,7 @@ def test_what_suits_another_generator_is_for_the_next_run(studio):
     until(lambda: run.settings.cutouts == 3, "what a person asked for")
 
 
+@pytest.mark.slow
 def test_the_timeline_follows_or_stays(studio):
     running(studio)
     timeline = studio.preview.timeline

@@ -49,6 +49,7 @@ def test_what_is_asked_for_comes_before_what_suits(tmp_path):
     assert (studio.controls.values["lr"], studio.controls.values["cutouts"]) == (0.7, 5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_run_is_offered(studio):
     studio.controls.put({"generator": "models/mine.ckpt", "lr": 0.2})
     assert (studio.controls.values["generator"], studio.controls.values["lr"]) == ("models/mine.ckpt", 0.2)

@@ -103,6 +103,7 @@ def test_dalle(clip, tmp_path, monkeypatch):
     assert apart.optimization.render_frame().std() > 0.01, "something is drawn"
 
 
+@pytest.mark.slow
 def test_every_picture_of_the_notebook_has_noise_of_its_own_where_clipgen_has_none(clip, tmp_path, monkeypatch):
     apart = beside("murdock-dalle", Dalle, clip, small_dvae(tmp_path / "cache", monkeypatch), steps=1)
     noise = -(-torch.rand(apart.optimization.latent.shape).log()).log()
@@ -110,6 +111,7 @@ def test_every_picture_of_the_notebook_has_noise_of_its_own_where_clipgen_has_no
     assert 0.003 < away < 0.03
 
 
+@pytest.mark.slow
 def test_beyond_black_and_white(clip, tmp_path, monkeypatch):
     """Brighter than white is clipped without a gradient, as in the notebook; darker than black it shows as that."""
     apart = beside("murdock-dalle", Dalle, clip, small_dvae(tmp_path / "cache", monkeypatch, contrast=40), steps=3)

@@ -250,6 +250,7 @@ def test_how_much_other_views_change_a_gradient(nets, recipe, kind, side, cosine
     assert difference[0] < view_difference(apart) < difference[1]
 
 
+@pytest.mark.slow
 def test_textoff_changes_a_gradient_little(nets):
     assert 0.95 < run("pixray", PixraysTextoff, nets, steps=1).cosines[0] < 0.999
 

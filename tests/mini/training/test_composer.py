@@ -23,6 +23,7 @@ def writer(drawings):
     return Writer(drawings, ~drawings.held_out(), composer.boxes(drawings).numpy(), seed=1)
 
 
+@pytest.mark.slow
 def test_held_out_combinations_are_never_written(drawings, writer):
     captions = writer.write(2000).captions
     names = [thing.name for thing in drawings.things]

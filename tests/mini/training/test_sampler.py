@@ -6,6 +6,7 @@ from clipgen.mini.training.data import is_held_out
 from clipgen.mini.training.sampler import PLAIN, SceneSampler, paint, tint
 
 
+@pytest.mark.slow
 def test_scenes_are_what_they_say(drawings):
     batch = SceneSampler(drawings, ~drawings.held_out(), 64, seed=1).batch(400)
     again = SceneSampler(drawings, ~drawings.held_out(), 64, seed=1).batch(400)
