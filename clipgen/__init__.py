@@ -19,7 +19,7 @@ _PUBLIC = {
     "batch": "clipgen.studies.films",
     "best": "clipgen.studies.films",
     "contact_sheet": "clipgen.images.sheets",
-    "dalle": "clipgen.priors.sampling",
+    "dalle": "clipgen.priors",
     "describe": "clipgen.inspect.describe",
     "explain": "clipgen.inspect.explain",
     "finish": "clipgen.runs.finish",
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from clipgen.images.sheets import contact_sheet, strip
     from clipgen.inspect.describe import describe
     from clipgen.inspect.explain import explain
-    from clipgen.priors.sampling import dalle
+    from clipgen.priors import dalle
     from clipgen.runs.finish import finish, generate
     from clipgen.runs.history import Frame
     from clipgen.runs.run import Run, stream

@@ -23,7 +23,7 @@ from clipgen.runs.run import Run
 from clipgen.runs.spec import RunSpec
 from clipgen.setting import check_count
 from clipgen.storage.files import display_path, expand_home, find_unused
-from clipgen.storage.remote import cached, list_items, prune
+from clipgen.storage.remote import Published, cached, list_items, prune
 from clipgen.studies.films import finish_film, write_redrawn_film
 from clipgen.studies.page import check_file
 from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
@@ -199,23 +199,26 @@ def study(parser: argparse.ArgumentParser, words: list[str]) -> int:
     return 130
 
 
+def _describe_model(model: Published, weights: str = "-") -> tuple[str, ...]:
+    """Return what the table says of a model; ``weights``: where they are if they are in no file of the cache folder."""
+    size = f"{model.megabytes:.0f} MB" if model.megabytes else "-"
+    if model.files and all(map(cached, model.files)):
+        weights = "cached"
+    return size, f"{model.memory} GB" if model.memory else "-", model.proof, model.licence, weights
+
+
 def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Print a table of the generators and perceptors that are known by name."""
-    from clipgen.clip.named import NAMED
-    from clipgen.clip.openclip import list_published, read_config, remote
+    from clipgen.clip.published import NAMED, list_published, read_config, remote
 
     parser.add_argument("filter", nargs="?", default="", help="only names that contain this text")
     text = parser.parse_intermixed_args(words).filter.lower()
-    facts = "size", "pixels", "stride", "codebook", "memory", "proven equal to", "licence", "weights"
-    generators: list[tuple[str, ...]] = [("generator", *facts)]
+    facts = "size", "memory", "proven equal to", "licence", "weights"
+    generators: list[tuple[str, ...]] = [("generator", "pixels", "stride", "codebook", *facts)]
     for name, entry in GENERATORS.items():
-        size, weights = "-", "built-in" if entry.codebook_size else "none needed"
-        if entry.megabytes:
-            is_cached = entry.files and all(map(cached, entry.files))
-            size, weights = f"{entry.megabytes:.0f} MB", "cached" if is_cached else "-"
-        memory = f"{entry.memory} GB" if entry.memory else "-"
         numbers = str(entry.native_size), f"f{entry.stride}", str(entry.codebook_size or "-")
-        generators.append((name, size, *numbers, memory, entry.proof, entry.licence, weights))
+        builtin = "built-in" if entry.codebook_size else "none needed"
+        generators.append((name, *numbers, *_describe_model(entry, "-" if entry.megabytes else builtin)))
     perceptors: list[tuple[str, ...]] = [("perceptor", "pixels", "licence", "weights")]
     perceptors += [(name, "64", "see model card", "built-in") for name in ("mini", "evaluator")]
     for architecture, tag in list_published():
@@ -224,13 +227,10 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
         licence = "MIT" if tag == "openai" else "see hub page"
         weights = "cached" if cached(remote(architecture, tag)) else "-"
         perceptors.append((f"{architecture}/{tag}", pixels, licence, weights))
-    named: list[tuple[str, ...]] = [("perceptor, judge", "size", "memory", "proven equal to", "licence", "weights")]
+    named = [("perceptor, judge", *facts), *((name, *_describe_model(model)) for name, model in NAMED.items())]
     notes: dict[str, list[str]] = {}
-    for name, model in NAMED.items():
-        weights = "cached" if model.file and cached(model.file) else "-"
-        named.append((name, f"{model.megabytes} MB", f"{model.memory} GB", model.proof, model.licence, weights))
-        if text in name:
-            notes.setdefault(model.note, []).append(name)
+    for name in (name for name in NAMED if text in name):
+        notes.setdefault(NAMED[name].note, []).append(name)
     tables = []
     for heading, *rows in (generators, perceptors, named):
         if rows := [row for row in rows if text in row[0].lower()]:

@@ -11,14 +11,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.clip.base import Perceptor
+from clipgen.clip import Perceptor
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import Generator
+from clipgen.generators import Generator
 from clipgen.generators.codebook import Codebook
 from clipgen.images import masks
 from clipgen.images.reading import to_tensor
-from clipgen.losses.loss import InitTarget
-from clipgen.priors.sampling import Drawings, dalle
+from clipgen.losses import InitTarget
+from clipgen.priors import Drawings, dalle
 from clipgen.prompts import Prompt, positive_text_prompts
 
 

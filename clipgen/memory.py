@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.fast import allocator
-from clipgen.losses.loss import StepSpec
+from clipgen.losses import StepSpec
 
 T = TypeVar("T")
 PROBE_SIZE = 8  # side of the latent on which a decoder's memory is measured

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipgen.device import deterministic
 from clipgen.images import masks
-from clipgen.losses.loss import Loss, StepContext, StepSpec
+from clipgen.losses import Loss, StepContext, StepSpec
 from clipgen.memory import MemoryPlan, release, retry_after_oom
 from clipgen.precision import RangeChecks, deferred_range_checks
 

@@ -59,7 +59,6 @@ PERCEPTOR_FAMILIES = Registry(
     "perceptor",
     {
         "mini": "clipgen.mini.clip:BuiltinPerceptor",
-        "named": "clipgen.clip.named:NamedCLIP",
         "open_clip": "clipgen.clip.openclip:OpenCLIP",
     },
 )
@@ -104,7 +103,7 @@ LOSSES = Registry(
         "aesthetic": "clipgen.losses.image_tower:Aesthetic",
         "neuron": "clipgen.losses.image_tower:Neuron",
         "noise_norm": "clipgen.losses.regularisers:NoiseNorm",
-        "near": "clipgen.losses.init_loss:InitLoss",
+        "near": "clipgen.losses.regularisers:InitLoss",
     },
 )
 

@@ -9,8 +9,8 @@ import huggingface_hub.constants
 import pytest
 import torch
 
+import clipgen.priors
 from clipgen import device as devices
-from clipgen.priors import sampling
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +24,12 @@ def _cache(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _full_precision(monkeypatch):
     """Equality to 1e-5 is a matter of float32; bf16 is a choice of speed on top."""
-    sampling._models.cache_clear()  # a test of another folder may have loaded them in another precision
+    clipgen.priors._models.cache_clear()  # a test of another folder may have loaded them in another precision
     full = devices.full_range(torch.device("cpu"))
     monkeypatch.setattr(devices, "best_precision", lambda *facts: "fp32")
     monkeypatch.setattr(devices, "full_range", lambda device: full)  # priors are compared with nothing
     yield
-    sampling._models.cache_clear()
+    clipgen.priors._models.cache_clear()
 
 
 @pytest.fixture(scope="session")

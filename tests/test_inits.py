@@ -11,7 +11,7 @@ from clipgen import inits as starts
 from clipgen.images.reading import parse_colour
 from clipgen.inits import Dalle
 from clipgen.mini import drafts
-from clipgen.priors.sampling import Drawings
+from clipgen.priors import Drawings
 from clipgen.prompts import Prompt
 from clipgen.registry import INITS
 

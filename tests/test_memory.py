@@ -7,7 +7,7 @@ import torch
 import clipgen
 from clipgen import memory
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import wrap_edges
+from clipgen.generators import wrap_edges
 from clipgen.precision import CheckpointedBlock
 
 FEW = {"generator": "mini-vqgan", "init": "random", "device": "cpu"}

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from clipgen import fast
 from clipgen.cli import main
-from clipgen.clip.named import NAMED
-from clipgen.clip.openclip import list_published, remote
-from clipgen.generators.base import token_grid
+from clipgen.clip.published import NAMED, list_published, remote
+from clipgen.generators import token_grid
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.generators.dvae import DVAE
 from clipgen.generators.titok import TiTok

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from clipgen import device as devices
-from clipgen.clip.base import Perceptor
+from clipgen.clip import Perceptor
+from clipgen.clip.published import NAMED
 from clipgen.errors import ClipgenError, suggest
 from clipgen.images.reading import to_list, to_picture
 from clipgen.registry import PERCEPTOR_FAMILIES
@@ -23,8 +24,6 @@ def family(name: str) -> type[Perceptor]:
         if kind.knows(name):
             kind.check(name)
             return kind
-    from clipgen.clip.named import NAMED
-
     nearest = suggest(name, ["mini", "evaluator", *NAMED])
     raise ClipgenError(
         f"perceptor={name!r} is unknown; {nearest}choose one of: mini, evaluator, ViT-B-32/openai or another "

@@ -8,6 +8,7 @@ given here) and ``pxlpshr/pytti-models``, and agree wherever both list a file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from os.path import isfile
 from pathlib import Path
@@ -18,8 +19,7 @@ import torch
 
 from clipgen import device as devices
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import PIPELINE, Entry, Generator, parse_relaxation
-from clipgen.generators.defaults import CONTINUOUS, DRAWING, DVAE, LLAMAGEN, ONE_STEP, PIXELS, TITOK, VQGAN
+from clipgen.generators import PIPELINE, Entry, Generator, defaults, parse_relaxation
 from clipgen.registry import RELAXATIONS, unknown_name
 from clipgen.storage.remote import Remote
 
@@ -28,13 +28,13 @@ MAX_MARKS = 4096  # of a drawing
 # --- rows of the table ----------------------------------------------------------------------------------
 
 
-def _builtin(loader: str, **facts: Any) -> Entry:
+def _builtin(loader: str, suiting: Mapping[str, Any] = defaults.PIXELS, **facts: Any) -> Entry:
     values: dict[str, Any] = {"licence": "-", "native_size": 128, "stride": 1} | facts
-    return Entry(loader, **values)
+    return Entry(loader, defaults=suiting, **values)
 
 
-def _drawing(loader: str, marks: int) -> Entry:
-    return _builtin(loader, config={"marks": marks}, defaults=DRAWING, tileable=False)
+def _drawing(kind: str, marks: int) -> Entry:
+    return _builtin(f"clipgen.generators.drawings:{kind}", defaults.DRAWING, config={"marks": marks}, tileable=False)
 
 
 def _taesd(name: str, channels: int, files: dict[str, float] | None = None, stride: int = 8, **config: Any) -> Entry:
@@ -42,18 +42,19 @@ def _taesd(name: str, channels: int, files: dict[str, float] | None = None, stri
     files = files or {f"hf:madebyollin/{name}/diffusion_pytorch_model.safetensors": 9.8}
     return Entry(
         "clipgen.generators.vae:load",
-        tuple(Remote(f"{name}/{source.rpartition('/')[2]}", (source,), size) for source, size in files.items()),
         {"channels": channels} | config,
+        files=tuple(Remote(f"{name}/{source.rpartition('/')[2]}", (source,), size) for source, size in files.items()),
         native_size=512,
         stride=stride,
-        defaults=CONTINUOUS,
+        defaults=defaults.CONTINUOUS,
         memory=0.2,
-        proof="diffusers" if not config else "the publisher's code",
+        proof="the publisher's code" if config else "diffusers",
+        licence="MIT",
     )
 
 
 def _vqgan(config: dict[str, Any], loader: str = "load", **facts: Any) -> Entry:
-    values: dict[str, Any] = {"defaults": VQGAN, "proof": "taming-transformers", "memory": 0.6} | facts
+    values: dict[str, Any] = {"defaults": defaults.VQGAN, "memory": 0.6, "licence": "MIT"} | facts
     return Entry(
         f"clipgen.generators.vqgan:{loader}",
         config=config,
@@ -69,28 +70,34 @@ def _taming(name: str, config: dict[str, Any], megabytes: float, *sources: str, 
     if name in _SHA256:
         sources = tuple(f"{source}#sha256={_SHA256[name]}" for source in sources)
     remote = Remote(f"{name}/last.ckpt", sources, megabytes, bulky=bulky)
-    return _vqgan(config, files=(remote,), uses_notebook_defaults=True, **facts)
+    return _vqgan(config, files=(remote,), proof="taming-transformers", uses_notebook_defaults=True, **facts)
 
 
-def _llamagen(file: str, repo: str, config: dict[str, Any], memory: float = 0.6) -> Entry:
+def _llamagen(file: str, repo: str, config: dict[str, Any], **facts: Any) -> Entry:
     remote = Remote(f"llamagen/{file}", (f"hf:{repo}/{file}",), 300)
-    return _vqgan(config, "load_llamagen", files=(remote,), defaults=LLAMAGEN, proof="-", memory=memory)
+    return _vqgan(config, "load_llamagen", files=(remote,), defaults=defaults.LLAMAGEN, **facts)
 
 
-def _titok(name: str, sizes: tuple[str, str], tokens: int, megabytes: float, memory: float, **config: Any) -> Entry:
-    sources = [f"hf:yucornetto/tokenizer_titok_{name}_imagenet/model.safetensors"]
-    sources += [f"hf:fun-research/TiTok/tokenizer_titok_{name}.bin"]
+def _titok(name: str, tokens: int, megabytes: float, memory: float, *towers: tuple[int, ...], **config: Any) -> Entry:
+    remote = Remote(
+        f"titok/{name}.safetensors",
+        (
+            f"hf:yucornetto/tokenizer_titok_{name}_imagenet/model.safetensors",
+            f"hf:fun-research/TiTok/tokenizer_titok_{name}.bin",
+        ),
+        megabytes,
+    )
     return Entry(
         "clipgen.generators.titok:load",
-        (Remote(f"titok/{name}.safetensors", tuple(sources), megabytes),),
-        {"encoder": sizes[0], "decoder": sizes[1], "tokens": tokens} | config,
-        licence="research only",
+        {"encoder": towers[0], "decoder": towers[-1], "tokens": tokens} | config,
+        files=(remote,),
         memory=memory,
         proof="the publisher's code",
+        licence="research only",
         sequence=tokens,
         codebook_size=config.get("codes", (4096, 12))[0],
         tileable=False,
-        defaults=TITOK,
+        defaults=defaults.TITOK,
     )
 
 
@@ -138,30 +145,29 @@ _IMAGENET_16384 = _taming(
     f"{_SOMNAI}/imagenet/imagenet.ckpt",
 )
 
+_SMALL, _BASE, _LARGE = (512, 8, 8), (768, 12, 12), (1024, 24, 16)  # width, layers and heads of TiTok's towers
 _TAESD = _taesd("taesd", 4)
+_ONE_STEP: dict[str, Any] = {"native_size": 512, "stride": 8, "tileable": False, "defaults": defaults.ONE_STEP}
 _SD_TURBO = Entry(
     "clipgen.generators.turbo:load",
-    # Megabytes in fp32, computed from the number of weights.
-    config={"class": PIPELINE, "repo": "stabilityai/sd-turbo", "megabytes": 5160},
-    licence="Stability AI",
+    {"class": PIPELINE, "repo": "stabilityai/sd-turbo"},
+    hub_megabytes=5160,
     memory=8.8,
     proof="diffusers",
-    native_size=512,
-    stride=8,
-    tileable=False,
-    defaults=ONE_STEP,
+    licence="Stability AI",
+    **_ONE_STEP,
 )
 
 GENERATORS: dict[str, Entry] = {
-    "mini-vqgan": _builtin("clipgen.mini:load_autoencoder", overflows_fp16=True, settled=1.0, **_MINI),
-    "mini-dvae": _builtin("clipgen.mini:load_autoencoder", has_logits=True, **_MINI),
-    "pixels": _builtin("clipgen.generators.pixels:Pixels", defaults=PIXELS),
-    "fft": _builtin("clipgen.generators.fft:FFT", defaults=PIXELS | {"augment": "flip, affine, grain=0.3"}),
-    "maco": _builtin("clipgen.generators.fft:Maco", defaults=PIXELS),
-    "stack": _builtin("clipgen.generators.stack:Stack", defaults=PIXELS | {"lr": 0.08}, settled=2.0, tileable=False),
-    "strokes": _drawing("clipgen.generators.strokes:Strokes", 128),
-    "shapes": _drawing("clipgen.generators.shapes:Shapes", 96),
-    "pen": _drawing("clipgen.generators.strokes:Pen", 192),
+    "mini-vqgan": _builtin("clipgen.mini:load_autoencoder", {}, overflows_fp16=True, settled=1.0, **_MINI),
+    "mini-dvae": _builtin("clipgen.mini:load_autoencoder", {}, has_logits=True, **_MINI),
+    "pixels": _builtin("clipgen.generators.pixels:Pixels"),
+    "fft": _builtin("clipgen.generators.pixels:FFT", defaults.PIXELS | {"augment": "flip, affine, grain=0.3"}),
+    "maco": _builtin("clipgen.generators.pixels:Maco"),
+    "stack": _builtin("clipgen.generators.pixels:Stack", defaults.PIXELS | {"lr": 0.08}, settled=2.0, tileable=False),
+    "strokes": _drawing("Strokes", 128),
+    "shapes": _drawing("Shapes", 96),
+    "pen": _drawing("Pen", 192),
     "taesd": _TAESD,
     "taesdxl": _taesd("taesdxl", 4),
     "taesd3": _taesd("taesd3", 16),
@@ -170,7 +176,7 @@ GENERATORS: dict[str, Entry] = {
     "taesana": _taesd("taesana", 32, _TAESANA, stride=32, widths=(256, 128, 64, 64, 64, 64)),
     "dvae": Entry(
         "clipgen.generators.dvae:load",
-        (
+        files=(
             Remote("dvae/encoder.pkl", (f"{_OPENAI}/encoder.pkl",), 216),
             Remote("dvae/decoder.pkl", (f"{_OPENAI}/decoder.pkl",), 176),
         ),
@@ -180,7 +186,7 @@ GENERATORS: dict[str, Entry] = {
         stride=8,
         codebook_size=8192,
         has_logits=True,
-        defaults=DVAE,
+        defaults=defaults.DVAE,
         uses_notebook_defaults=True,
     ),
     "vqgan_imagenet_f16_1024": _taming(
@@ -235,13 +241,13 @@ GENERATORS: dict[str, Entry] = {
     ),
     "llamagen_vq16": _llamagen("vq_ds16_c2i.pt", "FoundationVision/LlamaGen", _VQ16),
     "llamagen_vq16_t2i": _llamagen("vq_ds16_t2i.pt", "peizesun/llamagen_t2i", _VQ16),  # of its text models
-    "llamagen_vq8": _llamagen("vq_ds8_c2i.pt", "FoundationVision/LlamaGen", _VQ8, 0.7),
+    "llamagen_vq8": _llamagen("vq_ds8_c2i.pt", "FoundationVision/LlamaGen", _VQ8, memory=0.7),
     "sd-turbo": _SD_TURBO,
     "sd-turbo-taesd": replace(_SD_TURBO, config={**_SD_TURBO.config, "tiny": _TAESD}, memory=5.3),
-    "titok_s128": _titok("s128", ("small", "small"), 128, 335, 0.6),
-    "titok_b64": _titok("b64", ("base", "base"), 64, 819, 1.2),
-    "titok_bl128": _titok("bl128_vq8k", ("base", "large"), 128, 1561, 1.9, codes=(8192, 64), legacy=False),
-    "titok_l32": _titok("l32", ("large", "large"), 32, 2564, 3.1),
+    "titok_s128": _titok("s128", 128, 335, 0.6, _SMALL),
+    "titok_b64": _titok("b64", 64, 819, 1.2, _BASE),
+    "titok_bl128": _titok("bl128_vq8k", 128, 1561, 1.9, _BASE, _LARGE, codes=(8192, 64), legacy=False),
+    "titok_l32": _titok("l32", 32, 2564, 3.1, _LARGE),
 }
 
 # Short names, each for the generator that the notebooks of 2021 meant by it.
@@ -281,10 +287,10 @@ def entry_of(name: str) -> Entry:
         return _vqgan(resolve_name("clipgen.generators.vqgan:config_beside")(Path(name)), licence="yours", memory=0.0)
     if name.startswith("hf-hub:"):
         config = resolve_name("clipgen.generators.vae:hub_config")(name)
-        facts = {"files": (), "config": config, "licence": "see hub page", "memory": 0.0, "stride": config["stride"]}
         if config["class"] == PIPELINE:
-            return replace(_SD_TURBO, **facts)
-        return replace(_TAESD, loader="clipgen.generators.vae:load_hub", **facts)
+            return Entry("clipgen.generators.turbo:load", config, **_ONE_STEP)
+        facts = {"native_size": 512, "stride": config["stride"], "defaults": defaults.CONTINUOUS}
+        return Entry("clipgen.generators.vae:load_hub", config, **facts)
     others = ", hf-hub:org/name (an autoencoder or a one-step pipeline), or the path of a checkpoint"
     raise unknown_name("generator", name, GENERATORS, others)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from clipgen import device as devices
 from clipgen import fast
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import Generator, Randomness, check_size, check_tokens, token_grid
+from clipgen.generators import Generator, Randomness, check_size, check_tokens, token_grid
 from clipgen.precision import MixedPrecision
 
 
@@ -29,8 +29,8 @@ class VQBase(nn.Module):
 
     @property
     def decoder_layers(self) -> nn.Module:
-        """The decoder without the codebook."""
-        return self.decoder
+        """All layers but the encoder's and the codebook."""
+        return nn.ModuleList(part for part in self.children() if part is not self.encoder)
 
     def logits(self, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -79,9 +79,7 @@ class Codebook(MixedPrecision, Generator):
     def __init__(self, name: str, net: VQBase, native_size: int):
         self.name, self.native_size, self.stride, self.sequence = name, native_size, net.stride, net.sequence
         self.net = net.eval().requires_grad_(False)
-        for part in net.children():
-            if part is not net.encoder:  # the encoder is loaded lazily
-                fast.optimize_for(part, self.device)
+        fast.optimize_for(net.decoder_layers, self.device)  # the encoder is loaded lazily
         self.low, self.high = self.codebook.amin(0)[:, None, None], self.codebook.amax(0)[:, None, None]
         self.deviation = float(used_codes(self.codebook).std())
         self.lr = self.deviation

@@ -9,7 +9,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from clipgen.generators.base import Entry, clamp
+from clipgen.generators import Entry, clamp
 from clipgen.generators.codebook import Codebook, VQBase
 from clipgen.precision import CheckpointedBlock, Upsample
 from clipgen.storage import remote, weights

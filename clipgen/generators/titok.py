@@ -5,18 +5,18 @@ patches off the tokens. In most checkpoints the second gives logits over the cod
 paints. Parameter names are those of bytedance/1d-tokenizer, but for the painter's: see ``load``.
 """
 
+from typing import Any
+
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipgen.generators import vqgan
-from clipgen.generators.base import Entry, clamp
+from clipgen.generators import Entry, clamp, vqgan
 from clipgen.generators.codebook import Codebook, VQBase
 from clipgen.precision import CheckpointedBlock
 from clipgen.storage import remote, weights
 
-SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}  # width, layers, heads
 PATCH = 16
 PIXEL_CODES, PIXEL_DIM = 1024, 256  # of the VQGAN that paints
 
@@ -28,39 +28,39 @@ class Block(CheckpointedBlock, ResidualAttentionBlock):
 class Tower(nn.Module):
     """A transformer over a class token, the patches and the tokens."""
 
-    def __init__(self, size: tuple[int, int, int], patches: int, tokens: int, legacy: bool):
+    def __init__(self, size: tuple[int, int, int], patches: int, tokens: int):
         super().__init__()
         width, layers, heads = size
-        self.width, self.patches, self.legacy = width, patches, legacy
+        self.width, self.patches = width, patches
         self.class_embedding = nn.Parameter(torch.empty(1, width))
         self.positional_embedding = nn.Parameter(torch.empty(patches + 1, width))
         self.latent_token_positional_embedding = nn.Parameter(torch.empty(tokens, width))
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
         self.transformer = nn.ModuleList(Block(width, heads) for _ in range(layers))
 
-    def attend(self, patches: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the last features of patches (B, p, width) and tokens (B, n, width)."""
+    def attend(self, patches: Tensor, tokens: Tensor) -> Tensor:
+        """Return the last features (B, 1 + p + n, width) of patches (B, p, width) and tokens (B, n, width)."""
         first = self.class_embedding.expand(len(patches), 1, -1)
         x = torch.cat([first, patches], 1) + self.positional_embedding
         x = self.ln_pre(torch.cat([x, tokens + self.latent_token_positional_embedding], 1))
         for block in self.transformer:
             x = block(x)
-        return x[:, 1 : 1 + self.patches], x[:, 1 + self.patches :]
+        return self.ln_post(x)
 
 
 class Encoder(Tower):
     """Pixels to tokens."""
 
-    def __init__(self, size: tuple[int, int, int], patches: int, tokens: int, dim: int, legacy: bool):
-        super().__init__(size, patches, tokens, legacy)
+    def __init__(self, dim: int, legacy: bool, *shape: Any):
+        super().__init__(*shape)
+        self.legacy = legacy
         self.patch_embed = nn.Conv2d(3, self.width, PATCH, PATCH)
         self.conv_out = nn.Conv2d(self.width, dim, 1)
 
     def forward(self, images: Tensor, queries: Tensor) -> Tensor:
         """Return (B, dim, 1, n) of (B, 3, H, W); ``queries``: (n, width), what the tokens start from."""
-        patches = self.patch_embed(images).flatten(2).mT
-        _, tokens = self.attend(patches, queries.expand(len(images), -1, -1))
-        tokens = self.ln_post(tokens)
+        features = self.attend(self.patch_embed(images).flatten(2).mT, queries.expand(len(images), -1, -1))
+        tokens = features[:, 1 + self.patches :]
         # The first checkpoints were trained with numbers in the wrong order.
         tokens = tokens.reshape(len(tokens), self.width, -1, 1) if self.legacy else tokens.mT[..., None]
         return self.conv_out(tokens).mT
@@ -69,8 +69,8 @@ class Encoder(Tower):
 class Decoder(Tower):
     """Tokens to logits over the painter's codes (B, 1024, h, w), or to pixels."""
 
-    def __init__(self, size: tuple[int, int, int], patches: int, tokens: int, dim: int, legacy: bool):
-        super().__init__(size, patches, tokens, legacy)
+    def __init__(self, dim: int, legacy: bool, *shape: Any):
+        super().__init__(*shape)
         width = self.width
         self.decoder_embed = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
@@ -81,22 +81,21 @@ class Decoder(Tower):
             self.conv_out = nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
-        tokens = self.decoder_embed(latent.flatten(2).mT)
-        patches, _ = self.attend(self.mask_token.expand(len(latent), self.patches, -1), tokens)
+        patches = self.mask_token.expand(len(latent), self.patches, -1)
+        features = self.attend(patches, self.decoder_embed(latent.flatten(2).mT))[:, 1 : 1 + self.patches]
         side = round(self.patches**0.5)
-        features = self.ffn(self.ln_post(patches).mT.unflatten(2, (side, side)))
-        if self.legacy:
+        features = self.ffn(features.mT.unflatten(2, (side, side)))
+        if len(self.ffn) > 1:
             return features
-        # Channels are row, column and colour within a patch.
-        pixels = features.unflatten(1, (PATCH, PATCH, 3)).permute(0, 3, 4, 1, 5, 2)
-        return self.conv_out(pixels.flatten(4, 5).flatten(2, 3))
+        features = features.unflatten(1, (-1, 3)).transpose(1, 2).flatten(1, 2)  # published as row, column and colour
+        return self.conv_out(F.pixel_shuffle(features, PATCH))
 
 
 class TiTok(VQBase):
     """Encoder, codebook and decoders.
 
     Args:
-        encoder: A name of ``SIZES``, or width, layers and heads.
+        encoder: Width, layers and heads.
         decoder: The same, of the decoder.
         tokens: How many a picture has.
         codes: Number and length of the codes.
@@ -110,8 +109,8 @@ class TiTok(VQBase):
 
     def __init__(
         self,
-        encoder: str | tuple[int, int, int],
-        decoder: str | tuple[int, int, int],
+        encoder: tuple[int, int, int],
+        decoder: tuple[int, int, int],
         tokens: int,
         codes: tuple[int, int] = (4096, 12),
         legacy: bool = True,
@@ -121,8 +120,8 @@ class TiTok(VQBase):
         super().__init__()
         self.sequence, self.legacy = tokens, legacy
         patches = (size // PATCH) ** 2
-        self.encoder = Encoder(SIZES.get(encoder, encoder), patches, tokens, codes[1], legacy)  # type: ignore
-        self.decoder = Decoder(SIZES.get(decoder, decoder), patches, tokens, codes[1], legacy)  # type: ignore
+        self.encoder = Encoder(codes[1], legacy, encoder, patches, tokens)
+        self.decoder = Decoder(codes[1], legacy, decoder, patches, tokens)
         self.latent_tokens = nn.Parameter(torch.empty(tokens, self.encoder.width))
         self.quantize = nn.ModuleDict({"embedding": nn.Embedding(*codes)})
         if legacy:
@@ -132,10 +131,6 @@ class TiTok(VQBase):
     @property
     def codebook(self) -> Tensor:
         return self.quantize["embedding"].get_parameter("weight")
-
-    @property
-    def decoder_layers(self) -> nn.Module:
-        return nn.ModuleList([self.decoder, *([self.pixel_decoder] if self.legacy else [])])
 
     def normalize(self, latent: Tensor) -> Tensor:
         return F.normalize(latent, dim=1) if self.legacy else latent

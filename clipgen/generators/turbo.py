@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipgen.generators import vae
-from clipgen.generators.base import Entry, Randomness, clamp
+from clipgen.generators import Entry, Randomness, clamp, vae
 
 NORM_TOLERANCE = 0.05  # how far the norm of a noise may be from that of a Gaussian's, as a share
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from clipgen import fast
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import PIPELINE, Entry, Generator, Randomness, check_size, clamp
+from clipgen.generators import PIPELINE, Entry, Generator, Randomness, check_size, clamp
 from clipgen.precision import MixedPrecision, Upsample
 from clipgen.storage import weights
 from clipgen.storage.download import check_hub

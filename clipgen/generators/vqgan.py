@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import Entry, clamp
+from clipgen.generators import Entry, clamp
 from clipgen.generators.codebook import Codebook, VQBase
 from clipgen.precision import CheckpointedBlock, Upsample
 from clipgen.storage import remote, weights

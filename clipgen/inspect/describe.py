@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen import device as devices
-from clipgen.clip.base import Perceptor
+from clipgen.clip import Perceptor
 from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_list, to_picture

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.clip.base import Perceptor, record_outputs
+from clipgen.clip import Perceptor, record_outputs
 from clipgen.clip.catalogue import embed
 from clipgen.errors import ClipgenError
 from clipgen.export.film import check_writable

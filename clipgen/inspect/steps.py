@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from clipgen.clip.base import Perceptor
+from clipgen.clip import Perceptor
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import WARM, contact_sheet, enlarge, overlay_heat, png_bytes
 from clipgen.losses.prompt_loss import PromptLoss, Region, clip_score

@@ -3,15 +3,16 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.clip.base import Perceptor, record_outputs
-from clipgen.clip.named import apply_head, head_of, load_head
+from clipgen.clip import Perceptor, record_outputs
+from clipgen.clip.published import apply_head, head_of, load_head
 from clipgen.errors import ClipgenError
-from clipgen.losses.loss import Loss, StepContext
+from clipgen.losses import Loss, StepContext
 from clipgen.setting import setting
 
 
@@ -35,7 +36,7 @@ class Aesthetic(Loss):
         for perceptor, share in context.spec.perceptors if self.aesthetic else ():
             if not (file := head_of(perceptor.name)):
                 continue
-            head = perceptor.cached("aesthetic head", lambda: load_head(file, perceptor.device))  # noqa: B023
+            head = perceptor.cached("aesthetic head", partial(load_head, file, perceptor.device))
             view = F.interpolate(context.image, (perceptor.size,) * 2, mode="bilinear", antialias=True)
             yield self.aesthetic * share * (10 - apply_head(head, perceptor.encode_image(view)).mean())
 

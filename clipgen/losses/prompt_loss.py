@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.clip.base import Perceptor
+from clipgen.clip import Perceptor
 from clipgen.clip.catalogue import embed
 from clipgen.cutouts import CutoutConfig, CutoutParams
 from clipgen.device import copy_to
 from clipgen.images import masks
-from clipgen.losses.loss import Loss, StepContext
+from clipgen.losses import Loss, StepContext
 from clipgen.prompts import Prompt, weights_at
 
 Distance = Callable[[Tensor, Tensor], Tensor]

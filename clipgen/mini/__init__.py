@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from clipgen.generators.base import Entry
+from clipgen.generators import Entry
 from clipgen.generators.codebook import Codebook, VQBase
 from clipgen.generators.dvae import DVAE, from_openai
 from clipgen.generators.vqgan import VQModel

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from clipgen import fast
-from clipgen.clip.base import Perceptor
+from clipgen.clip import Perceptor
 from clipgen.clip.tokenizer import VOCABULARY_SIZE, encode
 from clipgen.images.reading import to_tensor
 from clipgen.mini import WEIGHTS

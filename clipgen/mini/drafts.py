@@ -17,14 +17,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.clip.base import Perceptor
+from clipgen.clip import Perceptor
 from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext
-from clipgen.losses.init_loss import lightness
+from clipgen.losses.regularisers import lightness
 from clipgen.mini import scenes
 from clipgen.mini.vocabulary import drawing_names, everyday_name
-from clipgen.priors.sampling import Drawings, dalle
+from clipgen.priors import Drawings, dalle
 from clipgen.prompts import Prompt, positive_text_prompts
 
 _RELATED = "in front of|on top of|in|on|at|over|above|under|by|among|near"

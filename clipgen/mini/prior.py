@@ -14,7 +14,7 @@ from clipgen import device as devices
 from clipgen.clip.tokenizer import encode
 from clipgen.mini import WEIGHTS
 from clipgen.mini.clip import BuiltinPerceptor
-from clipgen.priors.sampling import KVCache, Stream, apply_guidance
+from clipgen.priors import KVCache, Stream, apply_guidance
 from clipgen.storage import weights
 
 AT_ONCE = 64  # tokens, of all pictures together, that are read in hardly more time than one of each

@@ -1,0 +1,309 @@
+"""DALL-E, both stages: a transformer writes a picture's tokens, the decoder paints them, CLIP ranks the results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal, Protocol, cast, overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipgen.clip import Perceptor
+from clipgen.clip.catalogue import embed, family, load_perceptor
+from clipgen.device import resolve_device
+from clipgen.errors import ClipgenError
+from clipgen.generators.catalogue import load_generator
+from clipgen.generators.codebook import Codebook
+from clipgen.images import masks
+from clipgen.images.reading import Pictorial, to_image, to_picture, to_tensor
+from clipgen.images.sheets import contact_sheet, png_bytes
+from clipgen.registry import PRIORS
+from clipgen.setting import check_count, check_number
+
+
+class Stream(Protocol):
+    """A number of pictures in the making, with all that was computed for the tokens so far."""
+
+    ahead: int  # speculative tokens per call, at least 1
+
+    def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
+        """Return the logits (count, n, codebook_size) of the tokens (count, side * side) from ``first`` on.
+
+        Each depends on all before it. Those before ``first - 1`` are the same as in earlier calls.
+        """
+
+
+class Prior(Protocol):
+    """A model of image tokens given a text. Its class is called with (name, device)."""
+
+    name: str
+    device: torch.device
+    side: int  # tokens of a side
+    codebook_size: int
+    generator: str  # whose tokens they are
+    perceptor: str  # the CLIP that ranks what it draws, if no other is asked for
+    temperature: float  # these three are its default sampling parameters
+    guidance: float
+    top_k: int
+
+    def start(self, text: str, count: int, guidance: float) -> Stream:
+        """Begin ``count`` pictures. ``guidance``: how far each token's logits are moved away from those without the
+        text, 1 for not at all (classifier-free guidance, Ho and Salimans 2022)."""
+
+
+class KVCache:
+    """Keys and values of one layer for every position so far, so that each is computed once."""
+
+    def __init__(self, shape: tuple[int, ...], like: Tensor):
+        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        self.length = 0  # may be set back: what comes then is written over what was guessed
+
+    def add(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add (..., n, d) of new positions; return those of all."""
+        new, self.length = slice(self.length, self.length + keys.shape[-2]), self.length + keys.shape[-2]
+        self.keys[..., new, :], self.values[..., new, :] = keys, values
+        return self.keys[..., : self.length, :], self.values[..., : self.length, :]
+
+
+def apply_guidance(logits: Tensor, guidance: float) -> Tensor:
+    """Return the guided logits, given those (rows, ...) with the text, above those without it where there are both."""
+    if guidance == 1:
+        return logits
+    cond, uncond = logits.chunk(2)
+    return uncond + guidance * (cond - uncond)
+
+
+UNDRAWN = 0.93  # the grey of what has no tokens yet
+SIDE = 16  # tokens of a side of the pictures of all priors in the registry
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Pictures of one prompt. Finished ones come best first; a notebook shows them as a contact sheet."""
+
+    prompt: str
+    images: list[Image.Image]
+    scores: list[float]  # CLIP's cosine to the prompt; empty while they are being drawn, and where nobody ranks
+    tokens: Tensor  # (n, side, side) int64
+    generator: str  # whose tokens they are
+    likelihoods: list[float]  # log-likelihood of each under the prior, in nats
+    done: float = 1.0  # share of the tokens that are drawn
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def sheet(self, columns: int | None = None) -> Image.Image:
+        """Return all of them in one picture, with their scores."""
+        labels = [f"{score:.3f}" for score in self.scores] or [""] * len(self)
+        return contact_sheet(self.images, columns or math.ceil(math.sqrt(len(self))), labels)
+
+    def ordered(self, values: Sequence[float]) -> Drawings:
+        """Return the same drawings by their values, the largest first."""
+        order = sorted(range(len(self)), key=lambda i: -values[i])
+        return replace(
+            self,
+            images=[self.images[i] for i in order],
+            scores=[self.scores[i] for i in order] if self.scores else [],
+            tokens=self.tokens[order],
+            likelihoods=[self.likelihoods[i] for i in order],
+        )
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self.sheet())
+
+
+@overload
+def dalle(prompt: str, n: int = 16, *, stream: Literal[False] = False, **options: Any) -> Drawings: ...
+
+
+@overload
+def dalle(prompt: str, n: int = 16, *, stream: Literal[True, "likeliest"], **options: Any) -> Iterator[Drawings]: ...
+
+
+def dalle(  # type: ignore[misc]  # the overloads do not list the options again
+    prompt: str,
+    n: int = 16,
+    *,
+    model: str = "mini",
+    image: Pictorial | str | None = None,
+    keep: str = "top",
+    temperature: float | None = None,
+    top_k: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    perceptor: str | Perceptor | None = "auto",
+    device: str = "auto",
+    stream: bool | Literal["likeliest"] = False,
+) -> Drawings | Iterator[Drawings]:
+    """Draw pictures of a prompt with both stages of DALL-E (Ramesh et al. 2021), ranked by CLIP.
+
+    Args:
+        prompt: What to draw.
+        n: How many pictures.
+        model: ``mini``, which is built in, or DALL-E mini's published weights: ``dalle-mini``, ``dalle-mega``.
+        image: A picture to complete.
+        keep: The part of ``image`` that stays: top, bottom, left, right or a box, see ``mask``. Tokens are sampled row
+            by row and depend only on those above and left of them, so that ``top`` works best.
+        temperature: Lower for safer, higher for wilder tokens; by default the model's.
+        top_k: How many of the likeliest tokens may be sampled; by default the model's.
+        guidance: The scale of classifier-free guidance, 1 (none) or more; by default the model's.
+        seed: On a CPU the same seed gives the same pictures; on a GPU rounding can change a token.
+        perceptor: The CLIP that ranks, by default the model's; None: by likelihood.
+        device: auto, cpu, cuda or mps.
+        stream: Whether to return an iterator of ``Drawings``, one for each row of tokens; "likeliest": before the last
+            row only of the likeliest picture so far, which takes hardly longer than no stream.
+
+    Returns:
+        The drawings, best first.
+
+    Raises:
+        ClipgenError: An argument that cannot work.
+    """
+    if not (isinstance(prompt, str) and prompt.strip()):
+        raise ClipgenError(f"prompt={prompt!r}: say what to draw, such as 'a red car in the snow'")
+    n, seed = check_count("n", n, high=1024), check_count("seed", seed, low=0, high=2**63 - 1)
+    top_k = None if top_k is None else check_count("top_k", top_k, high=10**6)
+    temperature = None if temperature is None else check_number("temperature", temperature, 0.01, 100)
+    guidance = None if guidance is None else check_number("guidance", guidance, 1, 100)
+    picture = None if image is None else to_picture(image)
+    masks.load_mask(keep, (SIDE, SIDE), {}, "keep")
+    PRIORS.check(model)
+    if isinstance(perceptor, str) and perceptor != "auto":
+        family(perceptor)
+    elif not (perceptor is None or isinstance(perceptor, str) or hasattr(perceptor, "embed_text")):
+        raise ClipgenError(f"perceptor={perceptor!r}: must be a name, a loaded perceptor or None")
+    where = resolve_device(device)
+    prior, generator = _models(model, where)
+    judge = prior.perceptor if perceptor == "auto" else perceptor
+    judge = load_perceptor(judge, where) if isinstance(judge, str) else judge
+    temperature = prior.temperature if temperature is None else temperature
+    top_k = prior.top_k if top_k is None else top_k
+    reader = prior.start(prompt, n, prior.guidance if guidance is None else guidance)
+    sampler = Sampler(temperature, top_k, torch.Generator().manual_seed(seed))
+    tokens, mask = _start_tokens(generator, n, prior.side, picture, keep)
+    stages = _rank_last(_sample(prompt, generator, reader, sampler, tokens, mask, stream), judge)
+    return stages if stream else next(stages)
+
+
+def load_prior(name: str = "mini", device: torch.device | str = "cpu") -> Prior:
+    """Load a prior by name: ``mini``, which is built in, or DALL-E mini's published weights."""
+    return PRIORS[name](name, torch.device(device))
+
+
+@lru_cache(maxsize=2)
+def _models(model: str, device: torch.device) -> tuple[Prior, Codebook]:
+    prior = load_prior(model, device)
+    return prior, cast(Codebook, load_generator(prior.generator, device))
+
+
+def release_models() -> None:
+    """Free the models that ``dalle`` keeps for its next call."""
+    _models.cache_clear()
+
+
+@torch.no_grad()
+def _start_tokens(
+    generator: Codebook, n: int, side: int, image: Image.Image | None, keep: str
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens (n, side, side) to start with, and the mask (side, side) of those that stay."""
+    tokens, mask = torch.zeros(n, side, side, dtype=torch.int64), torch.zeros(side, side, dtype=torch.bool)
+    if image is not None:
+        pixels = to_tensor(image, (side * generator.stride,) * 2).to(generator.device)
+        tokens[:] = generator.tokens(generator.encode(pixels)).cpu()
+        mask = masks.load_mask(keep, (side, side), {}, "keep")[0, 0] > 0.5
+    return tokens, mask
+
+
+@torch.no_grad()
+def _sample(
+    prompt: str, generator: Codebook, reader: Stream, sampler: Sampler, tokens: Tensor, mask: Tensor, rows: bool | str
+) -> Iterator[Drawings]:
+    """Sample tokens in order, but for those in ``mask``; yield the drawings after each row, or only at the end.
+
+    The next tokens are guessed and read together with the current one. Tokens that were guessed right need not be read
+    again, and the result is that of sampling one by one (Song et al. 2021, "Accelerating Feedforward Computation via
+    Parallel Nonlinear Equation Solving").
+    """
+    side, flat, flat_mask = len(mask), tokens.flatten(1), mask.flatten()
+    likelihoods, done, guessed = torch.zeros(len(tokens)), 0, 0
+    while done < len(flat_mask):
+        # With all pictures of a row, stop at its end: its likelihood is that of its own tokens.
+        left = side - done % side if rows is True else len(flat_mask) - done
+        n, row = min(reader.ahead if done else 1, left), done // side
+        now = slice(done, done + n)
+        for position in range(guessed, now.stop):
+            if not flat_mask[position]:
+                flat[:, position] = flat[:, max(0, position - side)]  # the guess: as above
+        guessed = now.stop
+        logits = reader(flat.to(generator.device), done, n).cpu()
+        sampled = torch.where(flat_mask[now], flat[:, now], sampler(logits, done))
+        # One more than were guessed right: it was sampled from correct tokens.
+        correct = min(n, 1 + int((sampled == flat[:, now]).all(0).cumprod(0).sum()))
+        flat[:, now] = sampled
+        logprobs = logits.log_softmax(-1).gather(-1, sampled[..., None])[..., 0]
+        likelihoods += (logprobs * ~flat_mask[now])[:, :correct].sum(1)
+        done += correct
+        count, is_pair = done // side, rows == "likeliest" and done // side % 2 == 0
+        if count > row and (count == side or rows is True or is_pair):
+            yield from _show_rows(prompt, generator, tokens, mask, likelihoods, count, rows)
+
+
+def _show_rows(
+    prompt: str, generator: Codebook, tokens: Tensor, mask: Tensor, likelihoods: Tensor, count: int, rows: bool | str
+) -> Iterator[Drawings]:
+    """Yield the drawings after ``count`` rows; the likeliest alone also with one row less, of the same painting."""
+    side, best = len(mask), [int(likelihoods.argmax())]
+    stages = [(count, best if rows == "likeliest" and count < side else [*range(len(tokens))])]
+    if rows == "likeliest" and count % 2 == 0:  # painting each row would take half as long as sampling it
+        stages.insert(0, (count - 1, best))
+    drawn, members = mask | (torch.arange(side)[:, None] < count), stages[-1][1]
+    painted = dict(zip(members, _paint(generator, (tokens * drawn)[members], drawn)))  # without guesses
+    for row, members in stages:
+        drawn = mask | (torch.arange(side)[:, None] < row)
+        pixels = drawn.repeat_interleave(generator.stride, 0).repeat_interleave(generator.stride, 1)
+        pictures = [to_image(torch.where(pixels, painted[i], UNDRAWN)) for i in members]
+        drawn_tokens = (tokens * drawn)[members]
+        yield Drawings(prompt, pictures, [], drawn_tokens, generator.name, likelihoods[members].tolist(), row / side)
+
+
+@torch.no_grad()
+def _rank_last(stages: Iterator[Drawings], judge: Perceptor | None) -> Iterator[Drawings]:
+    """Yield the drawings, the finished ones with CLIP's scores and the best first."""
+    for drawings in stages:
+        if drawings.done == 1 and judge:
+            cosines = judge.embed_image(drawings.images) @ embed(judge, [drawings.prompt])[0]
+            drawings = replace(drawings, scores=cosines.tolist())
+        if drawings.done == 1:
+            drawings = drawings.ordered(drawings.scores or drawings.likelihoods)
+        yield drawings
+
+
+class Sampler:
+    """Samples tokens from logits, among the likeliest ``top_k``, by adding Gumbel noise (Gumbel 1954)."""
+
+    def __init__(self, temperature: float, top_k: int, rng: torch.Generator):
+        self.temperature, self.top_k, self.rng = temperature, top_k, rng
+        self._noise: dict[int, Tensor] = {}  # of positions that may be sampled again, to the same token
+
+    def __call__(self, logits: Tensor, first: int) -> Tensor:
+        """Return tokens (B, n) for logits (B, n, codes) of the positions from ``first`` on; earlier ones are final."""
+        noise = {first + i: self._noise.get(first + i) for i in range(logits.shape[1])}
+        self._noise = {i: self._draw_noise(logits[:, 0]) if old is None else old for i, old in noise.items()}
+        values, indices = logits.topk(min(self.top_k, logits.shape[-1]))
+        noisy = values / self.temperature + torch.stack([*self._noise.values()], 1).gather(-1, indices)
+        return indices.gather(-1, noisy.argmax(-1, keepdim=True))[..., 0]
+
+    def _draw_noise(self, like: Tensor) -> Tensor:
+        return -torch.empty(like.shape).exponential_(generator=self.rng).log()
+
+
+def _paint(generator: Codebook, tokens: Tensor, drawn: Tensor) -> Tensor:
+    """Return the pictures (n, 3, H, W) of tokens (n, side, side), decoded as far as ``drawn`` (side, side) is true."""
+    last = 1 + int(drawn.any(1).nonzero().max())
+    pictures = generator.image(generator.from_tokens(tokens[:, :last].to(generator.device))).cpu()
+    return F.pad(pictures, (0, 0, 0, len(drawn) * generator.stride - pictures.shape[2]))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
-from clipgen.priors.sampling import KVCache, Stream, apply_guidance
+from clipgen.priors import KVCache, Stream, apply_guidance
 from clipgen.storage import remote, weights
 from clipgen.storage.remote import Remote
 

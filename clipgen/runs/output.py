@@ -12,7 +12,7 @@ from clipgen.errors import ClipgenError
 from clipgen.export.film import check_suffix, export
 from clipgen.export.formats import Drawing
 from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
-from clipgen.generators.vectors import Vectors
+from clipgen.generators.drawings import Vectors
 from clipgen.registry import WRITERS
 from clipgen.runs.history import FilmRow, History
 from clipgen.runs.journal import Journal

@@ -13,13 +13,13 @@ import torch
 
 import clipgen
 from clipgen import device
-from clipgen.clip.base import Perceptor
+from clipgen.clip import Perceptor
 from clipgen.clip.catalogue import family, load_perceptor
 from clipgen.errors import ClipgenError
 from clipgen.export.film import settings_of
-from clipgen.generators.base import Entry, Generator, check_tokens, token_grid
+from clipgen.generators import Entry, Generator, check_tokens, token_grid
 from clipgen.generators.catalogue import entry_of, load_generator
-from clipgen.losses.loss import FunctionLoss, Loss, LossFunction
+from clipgen.losses import FunctionLoss, Loss, LossFunction
 from clipgen.prompts import parse_weighted, slug, warn_of_titles
 from clipgen.registry import LOSSES
 from clipgen.runs.inputs import Inputs

@@ -12,18 +12,18 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from clipgen.cutouts import CutoutConfig
-from clipgen.generators.base import wrap_edges
+from clipgen.generators import wrap_edges
 from clipgen.generators.catalogue import entry_of
 from clipgen.images import masks
 from clipgen.images.camera import Camera
 from clipgen.inits import InitContext
 from clipgen.inspect.steps import FrameJudge, StepReport, inspect_step
-from clipgen.losses.loss import Loss, StepSpec, SumLoss
+from clipgen.losses import Loss, StepSpec, SumLoss
 from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prompts, embed_sources, find_regions
 from clipgen.optimize import Optimization
 from clipgen.optimizers import OptimizerConfig
 from clipgen.precision import share_weights
-from clipgen.priors.sampling import release_models
+from clipgen.priors import release_models
 from clipgen.progress import check_stopped
 from clipgen.registry import INITS, LOSSES
 from clipgen.runs.settings import Settings, default_init

@@ -95,6 +95,22 @@ class Remote:
         return [Source.parse(s, self.megabytes, None if s.startswith("hf:") else self.sha256) for s in self.sources]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What is known of a published model before it is loaded."""
+
+    files: tuple[Remote, ...] = ()  # its weights, unless another library downloads them
+    hub_megabytes: float = 0.0  # what another library downloads, computed from the number of weights in fp32
+    memory: float = 0.0  # GB of its weights and of what a step saves, in fp32; 0: not known
+    proof: str = "-"  # what it is proven equal to
+    licence: str = "see hub page"
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the weights in MB."""
+        return self.hub_megabytes + sum(file.megabytes or 0 for file in self.files)
+
+
 def is_offline() -> bool:
     """Return whether ``HF_HUB_OFFLINE`` forbids downloads."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 import clipgen
 from clipgen import device as devices
+from clipgen import priors as priors_room
 from clipgen.cutouts import AUGMENTATIONS
 from clipgen.generators.vae import TAESD
 from clipgen.mini import drafts
-from clipgen.priors import sampling
 from clipgen.runs import history, spec
 from clipgen.runs.presets import PRESETS
 from clipgen.storage.weights import cache_folder
@@ -164,13 +164,13 @@ def test_the_frames_are_those_of_the_cpu(name, tmp_path, record_property):
 
 @pytest.mark.slow
 def test_a_draft_is_that_of_the_cpu_and_its_prior_leaves_the_card(tmp_path, monkeypatch):
-    priors, load = [], sampling.load_prior
+    priors, load = [], priors_room.load_prior
 
     def load_prior(*args):
         priors.append(weakref.ref(prior := load(*args)))
         return prior
 
-    monkeypatch.setattr(sampling, "load_prior", load_prior)
+    monkeypatch.setattr(priors_room, "load_prior", load_prior)
     settings = {"folder": tmp_path, "init": "dalle", "size": (128, 128)}
     with noise_of_a_card():
         (on_cpu,), _ = pictures(device="cpu", **settings)

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 import clipgen
-from clipgen.clip import catalogue, openclip
-from clipgen.clip.openclip import list_published, remote
+from clipgen.clip import catalogue, openclip, published
+from clipgen.clip.published import list_published, remote
 from clipgen.errors import ClipgenError
 from clipgen.storage.weights import cache_folder
 
@@ -124,7 +124,7 @@ def test_no_family_is_forgotten():
     ],
 )
 def test_a_tag_in_short(name, meant):
-    assert catalogue.family(name) is openclip.OpenCLIP and openclip.parse_name(name) == meant
+    assert catalogue.family(name) is openclip.OpenCLIP and published.parse_name(name) == meant
 
 
 @pytest.mark.parametrize("name", ["ViT-L-14/commonpool_xl", "ViT-L-14/laion400m", "ViT-L-14", "ViT-L-14/atacomp"])

@@ -11,8 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import clipgen
-from clipgen.clip import named
-from clipgen.clip.named import NAMED
+from clipgen.clip.published import HEADS, NAMED, apply_head, head_of, load_head
 from clipgen.errors import ClipgenError
 from clipgen.storage.weights import cache_folder
 
@@ -31,11 +30,9 @@ def small(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "small-h.json").write_text(json.dumps(CONFIG))
     open_clip.add_model_config(tmp_path / "configs")
-    rows = {}
     for name, row in NAMED.items():
-        file = row.file and replace(row.file, megabytes=None)
-        rows[name] = replace(row, model="small-h", file=file)
-    monkeypatch.setattr(named, "NAMED", rows)
+        files = tuple(replace(file, megabytes=None) for file in row.files)
+        monkeypatch.setitem(NAMED, name, replace(row, model="small-h", files=files))
     torch.manual_seed(0)
 
 
@@ -52,7 +49,7 @@ def livelier(net):
 
 
 def stored(name):
-    file = cache_folder() / NAMED[name].file.name
+    file = cache_folder() / NAMED[name].files[0].name
     file.parent.mkdir(parents=True, exist_ok=True)
     return file
 
@@ -106,19 +103,20 @@ def save_aesthetic(tmp_path, monkeypatch):
     torch.save(livelier(open_clip.create_model("small-h")).state_dict(), tmp_path / "clip.pt")
     layer = torch.nn.Linear(32, 1)
     layer.weight.data *= 20
-    row = replace(NAMED["aesthetic"], model=f"small-h/{tmp_path / 'clip.pt'}")
-    file = cache_folder() / row.head.name
+    model = f"small-h/{tmp_path / 'clip.pt'}"
+    monkeypatch.setitem(NAMED, "aesthetic", replace(NAMED["aesthetic"], model=model))
+    monkeypatch.setitem(HEADS, model, HEADS["ViT-L-14/openai"])
+    file = cache_folder() / HEADS[model].name
     file.parent.mkdir(parents=True)
     torch.save(layer.state_dict(), file)
-    monkeypatch.setitem(named.NAMED, "aesthetic", row)
     return layer
 
 
 def test_an_aesthetic_head_on_given_embeddings(tmp_path, monkeypatch):
     layer = save_aesthetic(tmp_path, monkeypatch)
     embeddings = F.normalize(torch.randn(5, 32), dim=1)
-    head = named.load_head(named.NAMED["aesthetic"].head, torch.device("cpu"))
-    assert (named.apply_head(head, embeddings) - layer(embeddings)[:, 0]).abs().max() <= 1e-5
+    head = load_head(HEADS["ViT-L-14/openai"], torch.device("cpu"))
+    assert (apply_head(head, embeddings) - layer(embeddings)[:, 0]).abs().max() <= 1e-5
     judge = clipgen.load_perceptor("aesthetic")
     one, two = pictures()
     wanted = layer(judge.embed_image([one, two]))[:, 0].tolist()
@@ -156,8 +154,8 @@ def test_what_cannot_be_had_is_said_before_anything_is_loaded(tmp_path):
 def test_heads_are_found_by_every_name_of_their_clip(name, monkeypatch):
     monkeypatch.undo()
     architecture = "ViT-B-32" if name == "aesthetic-b32" else name.replace("/1", "-1").partition("/")[0]
-    assert named.head_of(name).name == f"clip/sa_0_4_{architecture.lower().replace('-', '_')}_linear.pth"
-    assert not named.head_of("ViT-L-14-336/openai") and not named.head_of("evaluator") and not named.head_of("fare2")
+    assert head_of(name).name == f"clip/sa_0_4_{architecture.lower().replace('-', '_')}_linear.pth"
+    assert not any(map(head_of, ("ViT-L-14-336/openai", "evaluator", "fare2")))
 
 
 def test_robust_clips_are_models_of_the_hub(monkeypatch):

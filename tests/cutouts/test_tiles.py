@@ -8,7 +8,7 @@ import torch
 
 import clipgen
 from clipgen.cutouts import CutoutConfig
-from clipgen.generators.base import wrap_edges
+from clipgen.generators import wrap_edges
 from clipgen.generators.catalogue import load_generator
 from clipgen.generators.vae import TAESD, VAE
 

@@ -5,7 +5,7 @@ import torch
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import clamp
+from clipgen.generators import clamp
 from clipgen.generators.codebook import used_codes
 
 

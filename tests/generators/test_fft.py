@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import clipgen
-from clipgen.generators.base import Entry
-from clipgen.generators.fft import COLOURS, FFT, MAGNITUDE, Maco, hartley
+from clipgen.generators import Entry
+from clipgen.generators.pixels import COLOURS, FFT, MAGNITUDE, Maco, hartley
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 8), (8, 5), (9, 7)])

@@ -18,7 +18,7 @@ from clipgen.generators.dvae import DVAE
 from clipgen.generators.vae import TAESD, VAE
 from clipgen.generators.vqgan import VQModel
 from clipgen.images.camera import Camera
-from clipgen.losses.loss import StepSpec
+from clipgen.losses import StepSpec
 from clipgen.losses.prompt_loss import PromptLoss, Region
 from clipgen.optimize import LossScaler, Optimization
 from clipgen.optimizers import OptimizerConfig

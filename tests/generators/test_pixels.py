@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from clipgen.errors import ClipgenError
-from clipgen.generators.base import Entry
-from clipgen.generators.fft import FFT
-from clipgen.generators.pixels import Pixels
-from clipgen.generators.stack import Stack
+from clipgen.generators import Entry
+from clipgen.generators.pixels import FFT, Pixels, Stack
 
 CPU = torch.device("cpu")
 SIZES = [(32, 32), (33, 64), (64, 21), (4, 37), (5, 4)]

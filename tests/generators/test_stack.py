@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from clipgen.generators.base import Entry
-from clipgen.generators.stack import Stack
+from clipgen.generators import Entry
+from clipgen.generators.pixels import Stack
 
 
 @pytest.fixture

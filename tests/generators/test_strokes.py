@@ -11,9 +11,8 @@ import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.generators import rasteriser
 from clipgen.generators.catalogue import entry_of, load_generator
+from clipgen.generators.drawings import bezier, outline
 from clipgen.generators.rasteriser import Marks, rasterise
-from clipgen.generators.shapes import outline
-from clipgen.generators.strokes import bezier
 from clipgen.images.camera import Camera
 
 SIZES = [(32, 32), (33, 64), (64, 21), (4, 37), (5, 4)]

@@ -13,7 +13,7 @@ import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.generators import vae
 from clipgen.generators.catalogue import GENERATORS
-from clipgen.losses.loss import StepContext
+from clipgen.losses import StepContext
 from clipgen.losses.regularisers import NoiseNorm
 from clipgen.runs.finish import finish_batch
 

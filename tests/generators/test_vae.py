@@ -52,7 +52,7 @@ def tiny(tmp_path, channels=4):
     reference = livelier(diffusers.AutoencoderTiny(latent_channels=channels))
     reference.save_pretrained(tmp_path / "cache" / "taesd")
     remote = Remote("taesd/diffusion_pytorch_model.safetensors", ("hf:nobody/taesd/nothing.safetensors",), 10)
-    entry = Entry("", (remote,), {"channels": channels}, native_size=64, stride=8)
+    entry = Entry("", {"channels": channels}, files=(remote,), native_size=64, stride=8)
     return reference, entry
 
 
@@ -94,7 +94,7 @@ def test_taesd_equal_to_diffusers(channels, tmp_path):
 def test_weights_that_do_not_fit_are_named(tmp_path):
     _, entry = tiny(tmp_path, 16)
     with pytest.raises(ClipgenError, match=r"encoder\.layers\.14\.weight is \(16, 64, 3, 3\) instead of \(4,"):
-        vae.load("taesd", Entry("", entry.files, native_size=64, stride=8), CPU)
+        vae.load("taesd", Entry("", files=entry.files, native_size=64, stride=8), CPU)
     save_file({"nothing": torch.zeros(1)}, tmp_path / "cache" / entry.files[0].name)
     with pytest.raises(ClipgenError, match=r"encoder\.layers\.0\.weight is missing"):
         vae.load("taesd", entry, CPU)

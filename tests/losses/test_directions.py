@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 import clipgen
-from clipgen.clip.base import record_outputs
+from clipgen.clip import record_outputs
 from clipgen.errors import ClipgenError
-from clipgen.losses.loss import StepContext
+from clipgen.losses import StepContext
 from clipgen.losses.prompt_loss import direction_distance
 from clipgen.prompts import format_prompt, parse
 

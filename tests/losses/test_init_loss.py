@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipgen.losses.init_loss import box_blur, colouring_distance
+from clipgen.losses.regularisers import box_blur, colouring_distance
 
 
 def drawing():

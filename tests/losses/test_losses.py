@@ -8,10 +8,9 @@ from torch.nn import functional as F
 
 import clipgen
 from clipgen.images.reading import to_tensor
-from clipgen.losses import regularisers
-from clipgen.losses.init_loss import lightness
-from clipgen.losses.loss import FunctionLoss, StepContext, SumLoss
+from clipgen.losses import FunctionLoss, StepContext, SumLoss, regularisers
 from clipgen.losses.prompt_loss import DISTANCES, Targets, prompt_distance, spherical_distance
+from clipgen.losses.regularisers import lightness
 from clipgen.registry import LOSSES
 from clipgen.runs.settings import build
 

@@ -5,14 +5,14 @@ import torch
 from PIL import Image
 
 import clipgen
+from clipgen import priors
 from clipgen.cli import main
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.mini import WEIGHTS
 from clipgen.mini.drafts import DRAFT_TEMPERATURE, DRAFTS
 from clipgen.mini.training.prior import losses
 from clipgen.mini.vocabulary import held_out
-from clipgen.priors import sampling
-from clipgen.priors.sampling import UNDRAWN, Sampler, _models, dalle, load_prior
+from clipgen.priors import UNDRAWN, Sampler, _models, dalle, load_prior
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_what_is_guessed_ahead_changes_nothing(stage, text, image, request, monk
             return Counted()
 
         monkeypatch.setattr(type(stage), "start", begin)
-        monkeypatch.setattr("clipgen.priors.sampling.load_prior", lambda *_: stage)
+        monkeypatch.setattr("clipgen.priors.load_prior", lambda *_: stage)
         _models.cache_clear()
         made.append(dalle(text, 2, temperature=0.5, guidance=1, **given))
     one, many = made
@@ -222,7 +222,7 @@ def test_completion_keeps_the_top(picture):
     ],
 )
 def test_what_cannot_work_is_said(options, said, monkeypatch):
-    monkeypatch.setattr(sampling, "load_prior", None)  # nothing is loaded
+    monkeypatch.setattr(priors, "load_prior", None)  # nothing is loaded
     with pytest.raises(clipgen.ClipgenError, match=said):
         clipgen.dalle("a cat", **({"n": 1} | options))
 

@@ -40,7 +40,7 @@ def unloaded(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("a model was loaded before the arguments were checked")
 
-    for name in ("clip.catalogue.load_perceptor", "priors.sampling._models", "priors.sampling.load_perceptor"):
+    for name in ("clip.catalogue.load_perceptor", "priors._models", "priors.load_perceptor"):
         monkeypatch.setattr(f"clipgen.{name}", fail)
 
 

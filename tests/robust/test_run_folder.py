@@ -13,7 +13,7 @@ from PIL import Image
 
 import clipgen
 from clipgen.cli import main
-from clipgen.losses.loss import Loss
+from clipgen.losses import Loss
 from clipgen.runs.journal import Journal
 from clipgen.studies.row import Row
 

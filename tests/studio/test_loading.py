@@ -61,7 +61,7 @@ def source(request, server, cache, tmp_path, monkeypatch):
 @pytest.fixture
 def studio(source, tmp_path, monkeypatch):
     """A Studio whose generator is there."""
-    entry = Entry("clipgen.generators.vqgan:load", (Remote("slow/last.ckpt", (source,)),), CONFIG)
+    entry = Entry("clipgen.generators.vqgan:load", CONFIG, files=(Remote("slow/last.ckpt", (source,)),))
     monkeypatch.setitem(GENERATORS, "slow", replace(entry, stride=4, codebook_size=32))
     monkeypatch.setattr(clipgen.Studio, "_newest_job", None)  # whose models would be shared
     studio = clipgen.Studio("a red heart", folder=tmp_path / "runs", generator="slow", steps=2, **SMALL)

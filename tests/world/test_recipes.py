@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from clipgen.cutouts import CutoutConfig
-from clipgen.generators.base import parse_relaxation
+from clipgen.generators import parse_relaxation
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.optimizers import OptimizerConfig
 from clipgen.runs.presets import PRESETS

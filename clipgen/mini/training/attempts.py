@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.cutouts import CutoutConfig
-from clipgen.generators.base import GROUND
+from clipgen.generators import GROUND
 from clipgen.generators.catalogue import load_generator
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.training.training import Job

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.losses.init_loss import lightness
+from clipgen.losses.regularisers import lightness
 from clipgen.mini.scenes import COLOURS, bounding_boxes
 from clipgen.mini.training.captions import FIELD, FIELDS, LAYERS, PLAIN, SIDE, Spec
 from clipgen.mini.training.data import Drawings

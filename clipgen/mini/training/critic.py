@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.generators.base import GROUND
+from clipgen.generators import GROUND
 from clipgen.mini import WEIGHTS
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.scenes import COLOURS

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import clipgen
 from clipgen.cli import CommandParser, add_settings
-from clipgen.clip.base import Perceptor
+from clipgen.clip import Perceptor
 from clipgen.generators.codebook import Codebook
 from clipgen.images.reading import to_tensor
 from clipgen.mini.scenes import COLOURS, with_article

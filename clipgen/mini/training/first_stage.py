@@ -18,7 +18,7 @@ from clipgen.generators import dvae
 from clipgen.generators.codebook import straight_through
 from clipgen.generators.dvae import DVAE, map_pixels, unmap_pixels
 from clipgen.images.reading import to_image
-from clipgen.losses.init_loss import lightness
+from clipgen.losses.regularisers import lightness
 from clipgen.mini.clip import ImageTower, MiniCLIP
 from clipgen.mini.training.bundle import sources
 from clipgen.mini.training.composer import Pool

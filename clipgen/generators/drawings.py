@@ -1,9 +1,11 @@
-"""Latents that are drawings: what strokes and shapes share.
+"""Latents that are drawings: strokes of a brush, lines of one pen (Frans et al. 2021, "CLIPDraw"), and filled shapes.
 
 Coordinates are shares of the sheet, so that a drawing can be rendered at any size.
 """
 
 import math
+from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,10 +13,16 @@ from torch.nn import functional as F
 
 from clipgen.device import constant
 from clipgen.export.formats import Drawing, Mark, Point
-from clipgen.generators.base import Entry, Generator, Randomness
+from clipgen.generators import Entry, Generator, Randomness
 from clipgen.generators.rasteriser import Marks, rasterise
 
-BITS = 12  # of a side less one
+BITS = 12  # of a side of the sheet less one
+CURVE_SEGMENTS = 16  # of the polyline of a curve
+COORD_LIMIT = 1.2  # how far from the middle points of a curve may lie; the sheet ends at 1
+WIDTH = 0.1  # share of the sheet's shorter side that a width of 1 in a latent is
+OUTLINE_SEGMENTS = 24  # of a shape's outline; a multiple of the corners of every polygon
+CIRCLE = 24  # corners that stand for a circle
+KINDS = (CIRCLE, 3, 4)  # corners of shapes, in turn
 
 
 class Vectors(Generator):
@@ -163,3 +171,133 @@ def to_bytes(colour: list[float]) -> tuple[int, int, int]:
     """Return a colour in [0, 1] as whole numbers up to 255."""
     red, green, blue = (round(255 * min(1.0, max(0.0, part))) for part in colour)
     return red, green, blue
+
+
+# --- cubic Bezier curves on white paper -------------------------------------------------------------------
+
+
+@lru_cache
+def bezier(segments: int, device: torch.device) -> Tensor:
+    """Return the weights (segments + 1, 4) of the four control points along the curve."""
+    t = torch.linspace(0, 1, segments + 1)
+    return torch.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], 1).to(device)
+
+
+class Strokes(Vectors):
+    """A row: four points, red, green, blue, opacity, and the width in tenths of the sheet's shorter side."""
+
+    corners = 4
+    lengths = slice(12, 13)
+    low = (*8 * (-COORD_LIMIT,), 0.0, 0.0, 0.0, 0.05, 0.1)
+    high = (*8 * (COORD_LIMIT,), 1.0, 1.0, 1.0, 1.0, 2.0)
+
+    def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
+        lines = bezier(CURVE_SEGMENTS, rows.device) @ self.points(rows, size)
+        return Marks(lines, rows[:, 12] * (WIDTH / 2 * min(size)), rows[:, 8:12])
+
+    def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:
+        return Mark("stroke", points, to_bytes(row[8:11]), row[11], row[12] * WIDTH * short)
+
+    def random_rows(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+        paint = torch.rand(self.count, 4, generator=rng)
+        paint[:, 3] = 0.5 + 0.5 * paint[:, 3]
+        width = 0.2 + 0.6 * torch.rand(self.count, 1, generator=rng)
+        return torch.cat([_random_walks(self.count, 0.25, rng), paint, width], 1)
+
+    def mosaic_rows(self, centres: Tensor, sides: Tensor, colours: Tensor, size: tuple[int, int]) -> Tensor:
+        width = sides[:, 1:] / 2 * size[0] / (WIDTH * min(size))
+        lines = _horizontal_lines(centres, sides)
+        return torch.cat([lines, colours, torch.ones_like(width), width.clamp(max=self.high[12])], 1)
+
+
+class Pen(Vectors):
+    """A row: four points. All lines are black and of one width, as a plotter draws them."""
+
+    corners = 4
+    low, high = 8 * (-COORD_LIMIT,), 8 * (COORD_LIMIT,)
+    width = 0.013  # share of the sheet's shorter side
+
+    def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
+        lines = bezier(CURVE_SEGMENTS, rows.device) @ self.points(rows, size)
+        black = constant((0.0, 0.0, 0.0, 1.0), rows.device).expand(len(rows), 4)
+        return Marks(lines, rows.new_full((len(rows),), self.width / 2 * min(size)), black)
+
+    def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:
+        return Mark("stroke", points, width=self.width * short)
+
+    def random_rows(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+        return _random_walks(self.count, 0.25, rng)
+
+    def mosaic_rows(self, centres: Tensor, sides: Tensor, colours: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return a dash in each cell, the darker the longer."""
+        return _horizontal_lines(centres, sides * (1 - colours.mean(1, keepdim=True)))
+
+
+def _random_walks(count: int, stride: float, rng: torch.Generator) -> Tensor:
+    """Return lines (count, 8) from anywhere on the sheet, each point up to ``stride`` from the last in x and y."""
+    first = 1.8 * torch.rand(count, 1, 2, generator=rng) - 0.9
+    strides = stride * (2 * torch.rand(count, 3, 2, generator=rng) - 1)
+    return torch.cat([first, first + strides.cumsum(1)], 1).flatten(1)
+
+
+def _horizontal_lines(centres: Tensor, sides: Tensor) -> Tensor:
+    """Return lines (N, 8) through cells."""
+    along = torch.tensor([-0.5, -0.17, 0.17, 0.5])[:, None] * torch.tensor([1.0, 0.0])
+    return (centres[:, None] + along * sides[:, None]).flatten(1)
+
+
+# --- affine images of a circle and two regular polygons, filled --------------------------------------------
+
+
+def outline(corners: int) -> Tensor:
+    """Return a regular polygon (OUTLINE_SEGMENTS + 1, 2) in the unit circle, evenly along its edges, closed."""
+    angle = 2 * math.pi * (torch.arange(corners + 1) + 0.5) / corners
+    points = torch.stack([angle.sin(), angle.cos()], 1)
+    fraction = torch.arange(OUTLINE_SEGMENTS // corners)[:, None] / (OUTLINE_SEGMENTS // corners)
+    edges = torch.cat([begin.lerp(end, fraction) for begin, end in pairwise(points)])
+    return torch.cat([edges, points[-1:]])
+
+
+@lru_cache
+def _outlines(device: torch.device) -> Tensor:
+    """Return the outlines (3, OUTLINE_SEGMENTS + 1, 2) of KINDS."""
+    return torch.stack([outline(corners) for corners in KINDS]).to(device)
+
+
+class Shapes(Vectors):
+    """A row: the centre, the ends of two half axes, red, green, blue, opacity."""
+
+    corners = 3
+    low = (*6 * (-1.5,), 0.0, 0.0, 0.0, 0.05)
+    high = (*6 * (1.5,), 1.0, 1.0, 1.0, 1.0)
+
+    def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
+        centre, *ends = self.points(rows, size).unbind(1)
+        axes = torch.stack([end - centre for end in ends], 1)
+        outlines = _outlines(rows.device)
+        kind = torch.arange(len(rows), device=rows.device) % len(KINDS)
+        return Marks(centre[:, None] + outlines[kind] @ axes, rows.new_zeros(len(rows)), rows[:, 6:10], True)
+
+    def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:
+        paint = to_bytes(row[6:9]), row[9]
+        corners = KINDS[number % len(KINDS)]
+        if corners == CIRCLE:
+            return Mark("ellipse", points, *paint)
+        centre, *ends = (torch.tensor(point, dtype=torch.double) for point in points)
+        polygon = outline(corners)[: -1 : OUTLINE_SEGMENTS // corners].double() @ (torch.stack(ends) - centre) + centre
+        return Mark("polygon", tuple(map(tuple, polygon.tolist())), *paint)
+
+    def random_rows(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+        centre = 1.8 * torch.rand(self.count, 1, 2, generator=rng) - 0.9
+        angle = 2 * math.pi * torch.rand(self.count, 1, generator=rng)
+        width, height = (0.1 + 0.2 * torch.rand(2, self.count, 1, generator=rng)).unbind(0)
+        one = torch.cat([angle.cos(), angle.sin()], 1) * width
+        other = torch.cat([-angle.sin(), angle.cos()], 1) * height
+        paint = torch.rand(self.count, 4, generator=rng)
+        paint[:, 3] = 0.5 + 0.5 * paint[:, 3]
+        return torch.cat([(centre + torch.stack([torch.zeros_like(one), one, other], 1)).flatten(1), paint], 1)
+
+    def mosaic_rows(self, centres: Tensor, sides: Tensor, colours: Tensor, size: tuple[int, int]) -> Tensor:
+        axes = torch.tensor([[0.0, 0.0], [0.7, 0.0], [0.0, 0.7]])
+        points = (centres[:, None] + axes * sides[:, None]).flatten(1)
+        return torch.cat([points, colours, torch.ones(len(colours), 1)], 1)
