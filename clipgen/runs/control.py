@@ -53,7 +53,7 @@ class RunControl:
         with self._lock, self._spec.inputs.tentative() as inputs:
             before = set(inputs.by_name)
             change = inputs.name_values(options)
-            settings = inputs.name_files(self._spec.change(self._next_settings, change))
+            settings = self._spec.change(self._next_settings, change)
             self._spec.check_models(settings, self._models)
             prompts = change.keys() & {"prompt", "negative"}
             change |= {name: getattr(settings, name) for name in prompts}

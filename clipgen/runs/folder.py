@@ -1,21 +1,37 @@
-"""A folder whose files are replaced whole, and kept in memory where the disk has no room; and its lock."""
+"""The folder of a run: files that somebody else may have written are read as data and replaced whole; its lock."""
 
 import contextlib
+import csv
+import io
+import json
+import math
 import os
+import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from dataclasses import MISSING, Field, fields
 from errno import EACCES, EAGAIN
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clipgen.errors import ClipgenError
-from clipgen.runs.saved import read_json
+from clipgen.runs.settings import Settings, scheduled
 from clipgen.storage.files import absolute_path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 STATE = "state.safetensors"
+FORMAT = 2  # of run folders since version 0.4
+MAX_DEPTH = 8  # of lists and mappings within one another in JSON
+MAX_NUMBER = 2**63
 
 
 class Folder:
@@ -90,10 +106,126 @@ class Folder:
         return read_json(self._text(name), self._path(name))
 
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+def read_json(text: str | bytes, source: str | Path, remedy: str = "this run cannot be read") -> Any:
+    """Parse JSON. Raises ClipgenError, with the file's name, if it is malformed, deeply nested or has huge numbers."""
+    try:
+        value = json.loads(text)
+        if not _is_plain(value, MAX_DEPTH):
+            raise ValueError(f"nested deeper than {MAX_DEPTH}, or with a number that is not finite")
+    except (ValueError, RecursionError) as error:
+        raise ClipgenError(f"{source} is damaged ({error}); {remedy}") from error
+    return value
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    if isinstance(value, (list, dict)):
+        items = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in items)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or abs(value) <= MAX_NUMBER
+
+
+def read_array(source: Path | bytes) -> np.ndarray:
+    """Read an .npy file, or its content; takes no more memory than its size. Raises ValueError for anything else."""
+    try:
+        if isinstance(source, bytes):  # a file that had no room on the disk
+            return np.load(io.BytesIO(source), allow_pickle=False)
+        mapped = np.load(source, mmap_mode="r", allow_pickle=False)  # a header may claim more than the file has
+        array = np.array(mapped) if isinstance(mapped, np.ndarray) else np.zeros(0)
+    except Exception as error:  # a header can fail in every way that Python's literals can
+        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+    if not array.size or array.ndim > 4 or array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+        raise ValueError(f"an array of {array.dtype} of shape {array.shape} is neither a picture nor a latent")
+    return array
+
+
+def format_rows(rows: Sequence[Mapping[str, float]]) -> bytes:
+    """Return a table of scores as CSV; a missing score is an empty cell."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, [*dict.fromkeys(name for row in rows for name in row)])
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: int(value) if name == "step" else f"{value:.6g}" for name, value in row.items()})
+    return out.getvalue().encode()
+
+
+def parse_rows(text: str, file: Path) -> list[dict[str, float]]:
+    """Return the complete rows of a table of scores: up to 0.4 a kill could leave half of one at the end.
+
+    Raises ClipgenError, with the name of the file, for a damaged table.
+    """
+    whole = text[: max(text.rfind("\n"), text.rfind("\r")) + 1].replace("\0", "")
+    try:
+        names, *lines = csv.reader(io.StringIO(whole, newline="")) if whole else [[]]
+    except csv.Error as error:
+        raise ClipgenError(f"{file}: this file is damaged ({error}); delete it") from error
+    rows = []
+    for cells in lines:
+        if len(cells) != len(names):  # up to 0.4 a new score moved those after step and clip
+            cells = cells[:2]
+        with suppress(ValueError):
+            row = {name: float(cell) for name, cell in zip(names, cells) if cell}
+            if row.keys() >= {"step", "clip"} and math.isfinite(row["step"]):
+                rows.append(row)
+    return sorted(rows, key=lambda row: row["step"])
+
+
+def check_version(saved: Any, source: str | Path) -> None:
+    """Raise ClipgenError for settings of another format, or of a version before 0.4."""
+    saved = saved if isinstance(saved, dict) else {}
+    versions, number = saved.get("versions"), saved.get("format")
+    version = str(versions.get("clipgen", ""))[:20] if isinstance(versions, dict) else ""
+    if number != FORMAT or re.match(r"0\.[0-3]\b", version):
+        raise ClipgenError(
+            f"{source}: written by another version of clipgen ({version or 'unknown'}, format {number!r:.20}; here "
+            f"format {FORMAT}, of 0.4 and later); use that version"
+        )
+
+
+def check_saved(saved: Any, source: str | Path) -> dict[str, Any]:
+    """Return the settings in a run folder or an exported file, with the ``changes`` if there are any.
+
+    Checks versions and types only; ``settings.build`` checks values. Raises ClipgenError with the file's name.
+    """
+    if not isinstance(saved, dict) or "prompt" not in saved:
+        raise ClipgenError(f"{source}: its settings are damaged (there is no prompt); this run cannot be read")
+    if "format" in saved:
+        check_version(saved, source)
+    _check_types(saved, source)
+    for name, kind in (("losses", list), ("versions", dict), ("machine", dict), ("changes", list)):
+        if name in saved and not isinstance(saved[name], kind):
+            raise ClipgenError(f"{source}: {name} is damaged ({saved[name]!r:.80}); this run cannot be read")
+    check_changes(saved.get("changes", []), source)
+    return saved
+
+
+def check_changes(changes: list[Any], source: str | Path) -> list[dict[str, Any]]:
+    """Return the changes of a run. Raises ClipgenError, with the file's name, if they are malformed."""
+    for change in changes:
+        step = change.get("step") if isinstance(change, dict) else None
+        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < MAX_NUMBER:
+            raise ClipgenError(f"{source}: its changes are damaged ({change!r:.80}); delete it, or that line")
+        _check_types(change, source)
+    return changes
+
+
+def _check_types(saved: Mapping[str, Any], source: str | Path) -> None:
+    for field in fields(Settings):
+        if field.name in saved and not _has_type(field, saved[field.name]):
+            raise ClipgenError(f"{source}: {field.name}={saved[field.name]!r:.80} is damaged; this run cannot be read")
+
+
+def _has_type(field: Field, value: Any) -> bool:
+    """Return whether a value is of a type that a setting has in a journal."""
+    if field.default is None:  # the size
+        pair = isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value)
+        return value is None or pair or isinstance(value, str)
+    if field.default is MISSING or isinstance(field.default, (str, bool)):
+        return isinstance(value, str if field.default is MISSING else type(field.default))
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number or (isinstance(value, str) and scheduled(field))
+
 
 HOLDER = ".lock"  # a file in the folder that names the holder
 _MUTEX = threading.Lock()

@@ -1,12 +1,12 @@
 """The pictures and latents that settings name: to start from, to go towards, to mask with."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from numbers import Real
-from os.path import exists, expanduser, isdir
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,20 @@ from clipgen import inits
 from clipgen.errors import ClipgenError, suggest
 from clipgen.images import masks
 from clipgen.images.reading import Pictorial, parse_colour, to_array, to_picture
-from clipgen.prompts import Prompt, format_prompt, parse_parts
+from clipgen.prompts import Prompt, format_prompt, parse, parse_parts, parse_weighted
 from clipgen.registry import INITS
+from clipgen.runs.folder import read_array
 from clipgen.runs.journal import Journal
-from clipgen.runs.saved import identify_weights, named_files, named_weights, read_array
 from clipgen.runs.settings import Settings, to_numbers
 from clipgen.storage.files import find_file
 
 Value = str | Path | int | float | tuple[int, int] | Pictorial | None  # of a setting
 Item = str | Path | Pictorial
 PromptLike = Item | Sequence[Item] | Mapping[Any, float]  # a prompt, several, or several with their weights
+WEIGHTS = {".bin", ".ckpt", ".pkl", ".pt", ".pth", ".safetensors"}
+_ADDRESS = re.compile(
+    r"(\w+://)(?:[^/@\s|]*@)?([^\s|?]*)(?:\?[^\s|]*?)?(?=(?::[-+\d.]+){0,2}(?:@[\d-]+)?(?:[\s|\[]|$))"
+)
 
 
 class Inputs:
@@ -65,33 +69,6 @@ class Inputs:
         if "mask" in named:
             named["mask"] = self._name_picture(named["mask"], "mask")
         return named
-
-    def name_files(self, settings: Settings) -> Settings:
-        """Return settings in which prompts that are image files without such a suffix have the pictures' names."""
-        if not any(find_file(prompt.text) for prompt in settings.prompts if not prompt.is_image):
-            return settings
-        return settings.updated(
-            prompt=self._replace_files(settings.prompt),
-            negative=self._replace_files(settings.negative, "negative"),
-        )
-
-    def _replace_files(self, line: str, argument: str = "prompt") -> str:
-        prompts = parse_parts(line, argument)
-        files = [prompt.text for prompt in prompts if not prompt.is_image and find_file(prompt.text)]
-        names = {file: name for file in files if (name := self._name_file(file))}
-        if not names:
-            return line
-        renamed = [replace(prompt, text=names.get(prompt.text, prompt.text)) for prompt in prompts]
-        return " | ".join(format_prompt(prompt, argument) for prompt in renamed)
-
-    def _name_file(self, text: str) -> str:
-        """Return the name of the picture in a file; empty if it is not a picture and ``text`` is a plain word."""
-        try:
-            return self._name_picture(to_picture(text, argument="prompt"))
-        except ClipgenError:
-            if Path(text).suffix or Path(text).name != text:
-                raise
-            return ""
 
     def _name_picture(self, value: Any, argument: str = "prompt") -> str:
         """Return the name of a picture: its path or address, otherwise one made from its content."""
@@ -191,7 +168,7 @@ class Inputs:
         return inits.Picture(data, settings.fit)
 
     def _load_init(self, name: str, path: Path) -> None:
-        if isdir(expanduser(name)):  # Path.is_dir fails for a name that is too long
+        if os.path.isdir(os.path.expanduser(name)):  # Path.is_dir fails for a name that is too long
             journal = Journal.open(path)
             if not journal.steps:
                 raise ClipgenError(f"init={name!r}: this run has no frames; choose another, or resume it")
@@ -220,7 +197,7 @@ def _named_init(options: Mapping[str, Any]) -> str:
     init = options.get("init", "")
     if init in ("auto", *INITS) or parse_colour(init) is not None:
         return ""
-    return init if Path(init).suffix or "/" in init or exists(init) else ""
+    return init if Path(init).suffix or "/" in init or os.path.exists(init) else ""
 
 
 _CONTENT_NAME = re.compile(r"(picture|tokens)-[0-9a-f]{12}\.(png|npy)")  # of what Python code handed over
@@ -247,3 +224,62 @@ def _read_latent(file: Path) -> np.ndarray:
             f"init={str(file)!r}: tokens are a whole number for every cell, (h, w); a latent is (1, ...) in float16"
         )
     return data
+
+
+def named_files(options: Mapping[str, Any]) -> list[str]:
+    """Return the files and addresses that prompts and ``mask`` name in settings or a change of them."""
+    prompts = parse(options.get("prompt", "x"), options.get("negative", ""))
+    mask_files = [
+        masks.find_mask_file(where) for where in (options.get("mask", ""), *(prompt.where for prompt in prompts))
+    ]
+    return [prompt.text for prompt in prompts if prompt.is_image] + [file for file in mask_files if file]
+
+
+def named_weights(options: Mapping[str, Any]) -> list[str]:
+    """Return the files of weights that ``generator``, ``perceptor`` and ``judge`` name, without published models."""
+    clips = "|".join(str(options.get(name, "")) for name in ("perceptor", "judge"))
+    tags = (name if name.startswith("local-dir:") else name.partition("/")[2] for name, _ in parse_weighted(clips))
+    names = [name for name in (options.get("generator", ""), *tags) if not name.startswith("hf-hub:")]
+    return [name for name in names if Path(name).suffix in WEIGHTS or re.search(r"[/\\]", name)]
+
+
+def identify_weights(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return size and time of each file of weights that settings name, used to recognise the file as unchanged."""
+    files: dict[str, str] = {}
+    for name in named_weights(options):
+        with suppress(OSError):
+            status = os.stat(name)
+            files[name] = f"{status.st_size} bytes, {status.st_mtime_ns}"
+    return files
+
+
+def strip_paths(saved: Mapping[str, Any], named_in: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return settings, or facts about them, with base names instead of paths: exports are for other people.
+
+    Args:
+        saved: Any mapping; strings anywhere in it are replaced.
+        named_in: The settings that name the files, by default ``saved`` and its ``changes``.
+    """
+    paths = {path for settings in named_in or (saved, *saved.get("changes", [])) for path in _named_paths(settings)}
+    # In a prompt some characters of a path may have a backslash before them.
+    patterns = ("".join(rf"\\?{re.escape(c)}" if c in "|:@[" else re.escape(c) for c in path) for path in paths)
+    pattern = re.compile("|".join(sorted(patterns, key=len, reverse=True)) or "(?!)")
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, str):
+            value = _ADDRESS.sub(r"\1\2", value)  # without name, password and query, which may be secrets
+            return pattern.sub(lambda match: re.split(r"[/\\](?![|:@\[])", match[0])[-1], value)
+        if isinstance(value, Mapping):
+            return {name: shorten(item) for name, item in value.items()}
+        return [shorten(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return shorten({name: value for name, value in saved.items() if name != "weights"})
+
+
+def _named_paths(saved: Mapping[str, Any]) -> list[str]:
+    """Return the paths of files, with folders in them, that settings or a change name."""
+    texts = {name: value for name, value in saved.items() if isinstance(value, str)}
+    names = [*named_files(texts), texts.get("init", ""), *named_weights(texts)]
+    names = [name.removeprefix("local-dir:").strip().rstrip("/\\") for name in names]
+    paths = [name for name in names if re.search(r"[/\\]", name)]
+    return [path for path in paths if "://" not in path and not path.startswith("hf-hub:")]

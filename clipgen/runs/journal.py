@@ -26,8 +26,18 @@ from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_picture
-from clipgen.runs import saved
-from clipgen.runs.folder import STATE, Folder
+from clipgen.runs.folder import (
+    FORMAT,
+    STATE,
+    Folder,
+    check_changes,
+    check_saved,
+    check_version,
+    format_rows,
+    parse_rows,
+    read_array,
+    read_json,
+)
 from clipgen.setting import check_path
 from clipgen.storage.files import absolute_path, make_dated_folder
 
@@ -53,7 +63,7 @@ class Journal(Folder):
         if "://" in str(parent):
             raise ClipgenError(f"folder={str(parent)!r}: a run is kept on this machine; a study can have an address")
         parent, folder = absolute_path(check_path("folder", parent)), None
-        content = json.dumps({"format": saved.FORMAT} | settings, indent=2) + "\n"
+        content = json.dumps({"format": FORMAT} | settings, indent=2) + "\n"
         try:
             parent.mkdir(parents=True, exist_ok=True)
             folder = make_dated_folder(parent, slug)
@@ -73,16 +83,16 @@ class Journal(Folder):
         """Open a run folder. Raises ClipgenError if it is none, damaged, or of another format."""
         journal = cls(check_path("folder", folder))
         if not journal._path("settings.json").is_file():
-            remedy = saved.nearest_run(journal.folder.name)
+            remedy = _nearest_run(journal.folder.name)
             raise ClipgenError(f"{folder}: this is not a run folder (it has no settings.json); {remedy}")
-        saved.check_version(journal._read_json("settings.json"), folder)
+        check_version(journal._read_json("settings.json"), folder)
         return journal
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that the run began with, of the types that settings have."""
         if not self._settings or os.path.exists(self._path("settings.json")):
-            self._settings = saved.check_saved(self._read_json("settings.json"), self._path("settings.json"))
+            self._settings = check_saved(self._read_json("settings.json"), self._path("settings.json"))
         return self._settings
 
     @property
@@ -95,7 +105,7 @@ class Journal(Folder):
         """The changes of settings, each with its ``step``."""
         file, remedy = self._path(CHANGES), "delete it, or the broken line"
         lines = self._text(CHANGES).splitlines()
-        return saved.check_changes([saved.read_json(line, file, remedy) for line in lines], file)
+        return check_changes([read_json(line, file, remedy) for line in lines], file)
 
     def add_changes(self, changes: Sequence[Mapping[str, Any]]) -> None:
         """Record changes of settings, each with the ``step`` before which it is made."""
@@ -115,7 +125,7 @@ class Journal(Folder):
         files = self._unsaved | {
             f"latents/{step:05d}.npy": array.getvalue(),
             f"frames/{step:05d}.png": picture.getvalue(),
-            TABLE: saved.format_rows([*self._rows(), {"step": step} | scores]),
+            TABLE: format_rows([*self._rows(), {"step": step} | scores]),
         }
         failure: OSError | None = None
         for name, content in files.items():
@@ -144,7 +154,7 @@ class Journal(Folder):
         """Return the latent of a frame, as ``init`` takes it: tokens (h, w) int32, or (1, ...) float16."""
         self.flush()
         with self._reporting_damage(f"the latent of step {step}"):
-            return saved.read_array(self._source(f"latents/{step:05d}.npy"))
+            return read_array(self._source(f"latents/{step:05d}.npy"))
 
     @property
     def steps(self) -> list[int]:
@@ -183,7 +193,7 @@ class Journal(Folder):
         return self._rows()
 
     def _rows(self) -> list[dict[str, float]]:
-        return saved.parse_rows(self._text(TABLE), self.folder / TABLE)
+        return parse_rows(self._text(TABLE), self.folder / TABLE)
 
     def trim(self, last: int, steps: range | set[int]) -> None:
         """Delete the frames after a step and those of other steps than ``steps``, and half-written files.
@@ -202,7 +212,7 @@ class Journal(Folder):
                     self._path(_picture_name(row)).unlink(missing_ok=True)
             remaining = set(self.steps)
             if rows := [row for row in self.scores if row["step"] in remaining]:
-                self._replace(TABLE, saved.format_rows(rows))
+                self._replace(TABLE, format_rows(rows))
             else:
                 self._path(TABLE).unlink(missing_ok=True)
         except OSError as error:
@@ -240,7 +250,7 @@ class Journal(Folder):
             return None
         with self.restoring():
             with safe_open(file, "pt") as stored:
-                values = saved.read_json(stored.metadata()["state"], file)
+                values = read_json(stored.metadata()["state"], file)
                 keys = [] if only_step else stored.keys()
                 tensors = {key: stored.get_tensor(key) for key in keys}
             for key in () if only_step else values.pop("channels_last", ()):
@@ -272,7 +282,7 @@ class Journal(Folder):
         for name, file in self._input_files().items():
             path = self._path(f"inputs/{Path(file).name}")
             with self._reporting_damage(f"{path.name}, the copy of {name},", "; the run cannot continue"):
-                values[name] = saved.read_array(path) if path.suffix == ".npy" else to_picture(path, ["PNG"])
+                values[name] = read_array(path) if path.suffix == ".npy" else to_picture(path, ["PNG"])
         return values
 
     def _input_files(self) -> dict[str, str]:
@@ -287,6 +297,15 @@ def _picture_name(row: Mapping[str, float]) -> str:
     if "token_row" in row:
         return f"between/{row['step']:05.0f}-{row['token_row']:02.0f}.png"
     return f"frames/{row['step']:05.0f}.png"
+
+
+def _nearest_run(name: str) -> str:
+    """Return which run of the current folder somebody may mean: the newest with a name in its own, or the newest."""
+    runs = sorted(path.parent.as_posix() for path in Path("clipgen-runs").glob("*/settings.json"))
+    named = [run for run in runs if name and name in run]
+    if named:
+        return f"did you mean {named[-1]}?"
+    return f"the newest one here is {runs[-1]}" if runs else "choose one of clipgen-runs"
 
 
 def warn_unsaved(journal: Journal, error: OSError) -> None:

@@ -15,8 +15,8 @@ from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
 from clipgen.generators.drawings import Vectors
 from clipgen.registry import WRITERS
 from clipgen.runs.history import FilmRow, History
+from clipgen.runs.inputs import strip_paths
 from clipgen.runs.journal import Journal
-from clipgen.runs.saved import strip_paths
 from clipgen.runs.settings import KEEP_CHOICES
 
 

@@ -3,7 +3,7 @@
 import math
 import platform
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from clipgen.generators.catalogue import entry_of, load_generator
 from clipgen.losses import FunctionLoss, Loss, LossFunction
 from clipgen.prompts import parse_weighted, slug, warn_of_titles
 from clipgen.registry import LOSSES
-from clipgen.runs.inputs import Inputs
+from clipgen.runs.folder import check_saved
+from clipgen.runs.inputs import Inputs, identify_weights
 from clipgen.runs.journal import Journal
-from clipgen.runs.saved import UNCHANGEABLE, check_saved, drop_removed, identify_weights
 from clipgen.runs.settings import Settings, build, check_names, default_init, to_numbers
 from clipgen.setting import check_path, parse_size
 
+UNCHANGEABLE = {"fit"}  # settings that could be changed in version 0.4, without an effect
+REMOVED = {"window": 1}  # settings of version 0.4 that are gone, with the value that changes nothing
 Losses = Sequence[LossFunction | Loss] | Mapping[str, LossFunction] | LossFunction | Loss | None
 
 
@@ -84,7 +86,7 @@ class RunSpec:
         """Return the spec of a new run, from the arguments of ``clipgen.Run``."""
         inputs = inputs or Inputs()
         named = inputs.name_values({**options, "prompt": prompt})
-        settings = inputs.name_files(build(named.pop("prompt"), named))
+        settings = build(named.pop("prompt"), named)
         if not named.keys() & {"generator", "recipe"} and default_init(settings.perceptor) == "random":
             warnings.warn(
                 f"no generator is named for {settings.perceptor}: pixels are optimised, as in recipe='das'; "
@@ -111,8 +113,8 @@ class RunSpec:
         saved = journal.history if journal else check_saved(settings_of(source), source)
         contained = set(inputs.by_name)
         try:
-            changes = [drop_removed(change, source, UNCHANGEABLE) for change in saved.get("changes", [])]
-            remaining = drop_removed(saved, source)
+            changes = [_drop_removed(change, source, UNCHANGEABLE) for change in saved.get("changes", [])]
+            remaining = _drop_removed(saved, source)
             values = {field.name: remaining.get(field.name, field.default) for field in fields(Settings)}
             before, given = saved.get("losses", []), [loss.name for loss in to_losses(losses)]
             if before != given:
@@ -244,6 +246,17 @@ def to_losses(losses: Losses) -> list[Loss]:
             raise ClipgenError(f"losses: {loss!r} is neither a function (image, latent, step) -> loss nor a Loss")
         result.append(loss if isinstance(loss, Loss) else FunctionLoss(loss, name))
     return result
+
+
+def _drop_removed(saved: Mapping[str, Any], source: str | Path, unused: Collection[str] = ()) -> dict[str, Any]:
+    """Return saved settings without removed and unused ones. Raises ClipgenError if a removed one made a difference."""
+    for name, neutral in REMOVED.items():
+        if saved.get(name, neutral) != neutral:
+            raise ClipgenError(
+                f"{source}: this run has {name}={saved[name]}, a setting that was removed; use clipgen 0.4, or set "
+                f"{name} to {neutral} in its settings.json and changes.jsonl: the pictures will then differ"
+            )
+    return {name: value for name, value in saved.items() if name not in {*REMOVED, *unused}}
 
 
 def shares_latents(settings: Settings, values: Mapping[str, Any]) -> bool:

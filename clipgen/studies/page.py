@@ -24,7 +24,7 @@ from clipgen.errors import ClipgenError
 from clipgen.export.film import check_writable
 from clipgen.export.html import data_url, hashed
 from clipgen.images.sheets import enlarge
-from clipgen.runs.saved import strip_paths
+from clipgen.runs.inputs import strip_paths
 from clipgen.studies.row import Row, RowState
 from clipgen.studies.tables import format_value
 
