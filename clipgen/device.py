@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
-from threading import Lock
+from threading import RLock
 
 import torch
 from torch import Tensor
@@ -21,65 +21,37 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float
 def resolve_device(name: str = "auto") -> torch.device:
     """Return a device by name, with its index: ``cuda`` is the current one, such as cuda:0.
 
-    ``auto`` is CUDA, else Apple's MPS if torch can sample cutouts on it, else the CPU. Raises ClipgenError for a device
-    that this machine lacks, or that torch lacks an operation for.
+    ``auto`` is the first of CUDA and Apple's MPS that torch can sample cutouts on, else the CPU. Raises ClipgenError
+    for a device that this machine lacks, or that torch lacks an operation for.
     """
     chosen = _best() if name == "auto" else name
     try:
         torch.device(chosen)
     except RuntimeError as error:
         raise ClipgenError(f"device={name!r}: choose one of: auto, cpu, cuda, cuda:1, mps") from error
-    if chosen.startswith("mps") and torch.backends.mps.is_available() and (missing := sampling_error("mps")):
-        raise ClipgenError(
-            f"device={name!r} cannot be used here: this torch ({torch.__version__}) cannot sample cutouts on it "
-            f"({missing}); update torch (pip install -U torch), or use device='cpu'"
-        )
-    if chosen.startswith("cuda") and torch.cuda.is_available() and (missing := missing_kernels(torch.device(chosen))):
-        raise ClipgenError(f"device={name!r} cannot be used here: {missing}; use device='cpu', or another torch")
     try:
         device = torch.empty(0, device=chosen).device
         if device.type == "meta" or (device.type == "cpu" and name.partition(":")[2] not in ("", "0")):
             raise RuntimeError("nothing can be computed on it")
         if device.type == "cuda" and device.index >= (count := torch.cuda.device_count()):
             raise RuntimeError(f"there are {count}, counted from cuda:0")  # torch looks only when something is computed
+        if missing := sampling_error(str(device)):
+            raise RuntimeError(missing)
         return device
     except (RuntimeError, AssertionError) as error:
-        raise ClipgenError(f"device={name!r} cannot be used here ({_reason(error)}); use auto or cpu") from error
+        raise ClipgenError(
+            f"device={name!r} cannot be used here with torch {torch.__version__} ({_reason(error)}); use auto or cpu, "
+            "or update torch (pip install -U torch)"
+        ) from error
 
 
 def _best() -> str:
-    if torch.cuda.is_available():
-        if not (missing := missing_kernels(torch.device("cuda"))):
-            return "cuda"
-        warnings.warn(f"device='auto' is the CPU: {missing}", stacklevel=3)
-    return "mps" if torch.backends.mps.is_available() and not sampling_error("mps") else "cpu"
-
-
-def missing_kernels(device: torch.device) -> str:
-    """Return why this torch has no kernels for a CUDA GPU; empty if it has."""
-    try:
-        capability, architectures = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
-    except (RuntimeError, AssertionError):  # there is no such device, or no driver: ``resolve_device`` says so
-        return ""
-    if can_run(capability, architectures):
-        return ""
-    names = ", ".join(architectures)
-    return f"this torch ({torch.__version__}) has kernels for {names}, and the GPU is {capability[0]}.{capability[1]}"
-
-
-def can_run(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
-    """Return whether kernels for CUDA architectures, such as ``sm_75``, run on a GPU of a compute capability.
-
-    Kernels run on later GPUs of the same major version, and where they are PTX (``compute_90``) on all later ones;
-    those with an "a" (``sm_90a``) on their own only. Architectures that are not CUDA's (ROCm's) can run.
-    """
-    matches = [match for name in architectures if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name))]
-    for kind, major, minor, letter in (match.groups() for match in matches):
-        built_for = int(major), int(minor)
-        is_later = built_for <= capability and (kind == "compute" or built_for[0] == capability[0])
-        if built_for == capability or (is_later and letter != "a"):
-            return True
-    return not matches
+    for kind, backend in (("cuda", torch.cuda), ("mps", torch.backends.mps)):
+        if backend.is_available():
+            if not (missing := sampling_error(kind)):
+                return kind
+            warnings.warn(f"device='auto' is the CPU: {kind} cannot be used ({missing})", stacklevel=3)
+    return "cpu"
 
 
 def _reason(error: BaseException) -> str:
@@ -88,17 +60,17 @@ def _reason(error: BaseException) -> str:
 
 
 @lru_cache
-def sampling_error(kind: str) -> str:
-    """Return why a kind of device cannot sample cutouts and compute their gradient; empty if it can.
+def sampling_error(device: str) -> str:
+    """Return why a device cannot sample cutouts and compute their gradient; empty if it can.
 
-    On MPS ``grid_sample`` at a picture's border came with torch 2.13, and its backward pass later (pytorch/pytorch
-    issues 125098 and 169143).
+    A GPU may be too old for this torch's kernels. On MPS ``grid_sample`` at a picture's border came with torch 2.13,
+    and its backward pass later (pytorch/pytorch issues 125098 and 169143).
     """
     try:
-        image = torch.zeros(1, 1, 2, 2, device=kind, requires_grad=True)
-        grid = torch.zeros(1, 2, 2, 2, device=kind)
+        image = torch.zeros(1, 1, 2, 2, device=device, requires_grad=True)
+        grid = torch.zeros(1, 2, 2, 2, device=device)
         F.grid_sample(image, grid, padding_mode="border", align_corners=False).sum().backward()
-    except RuntimeError as error:  # of which NotImplementedError is a kind
+    except (RuntimeError, AssertionError) as error:  # of the former NotImplementedError is a kind
         return _reason(error)
     return ""
 
@@ -126,34 +98,25 @@ def copy_to_cpu(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Calla
     return copies, lambda: [event.synchronize() for event in events]
 
 
-class _Deterministic:
-    """torch's deterministic algorithms, which it has for the whole process: on while any thread needs them."""
+_DETERMINISTIC = RLock()
 
-    def __init__(self) -> None:
-        self._lock, self._users, self._mode_before = Lock(), 0, 0
 
-    @contextmanager
-    def __call__(self, enabled: bool = True) -> Iterator[None]:
-        if not enabled:
-            yield
-            return
-        with self._lock:
-            if not self._users:
-                self._mode_before = torch.get_deterministic_debug_mode()
-                torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import torch's compiler
-            self._users += 1
+@contextmanager
+def deterministic(enabled: bool = True) -> Iterator[None]:
+    """Use torch's deterministic algorithms, and warn of each operation without one. One thread at a time.
+
+    The mode is the whole process's. What was set before is set again in the end.
+    """
+    if not enabled:
+        yield
+        return
+    with _DETERMINISTIC:
+        before = torch.get_deterministic_debug_mode()
+        torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import torch's compiler
         try:
             yield
         finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    torch.set_deterministic_debug_mode(self._mode_before)
-
-
-# ``with deterministic():`` torch warns of each operation that has no deterministic algorithm, and computes it all the
-# same. What was set before is set again in the end.
-deterministic = _Deterministic()
+            torch.set_deterministic_debug_mode(before)
 
 
 def constant(values: Sequence[float], device: torch.device) -> Tensor:
