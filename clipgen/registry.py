@@ -87,7 +87,7 @@ INITS = Registry(
 
 # What makes the rows of a study.
 ENGINES = Registry(
-    "engine", {"local": "clipgen.studies.executor:ProcessExecutor", "ray": "clipgen.studies.ray:RayExecutor"}
+    "engine", {"local": "clipgen.studies.executor:ProcessExecutor", "ray": "clipgen.studies.executor:RayExecutor"}
 )
 
 # Losses beside that of the prompts: dataclasses whose fields are their settings.

@@ -1,9 +1,10 @@
-"""The interface of all engines, an executor whose workers may be lost, and the engine of processes on this machine.
+"""Engines of studies: executors whose workers may be lost, processes of this machine or actors of Ray.
 
 ``concurrent.futures.ProcessPoolExecutor`` is unsuitable: its workers import the main module of whoever makes the
 study, and what lies in the current folder; one that is lost ends all others.
 """
 
+import math
 import os
 import pickle
 import queue
@@ -11,15 +12,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
-from concurrent import futures
-from concurrent.futures import Executor, Future
-from contextlib import suppress
-from multiprocessing.connection import Connection, Pipe
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Pipe
+from pathlib import Path
 from typing import Any
 
 import clipgen
+from clipgen.errors import ClipgenError
 
 # A worker imports nothing from the current folder (-P), which may be one that somebody sent. The package is the
 # study's, wherever that was imported from, even if that is the current folder.
@@ -30,7 +30,7 @@ _, package, threads, handle = sys.argv
 spec = spec_from_file_location("clipgen", package)
 sys.modules["clipgen"] = module = module_from_spec(spec)
 spec.loader.exec_module(module)
-from clipgen.studies.executor import serve
+from clipgen.studies.worker import serve
 serve(int(threads), int(handle))
 """
 _TAIL = 10_000  # bytes at the end of what a worker printed, whose last line says why it ended
@@ -40,7 +40,7 @@ class WorkerLost(RuntimeError):
     """A worker has ended before its task; the message says why."""
 
 
-class WorkerExecutor(Executor):
+class WorkerExecutor(ThreadPoolExecutor):
     """An executor that replaces lost workers: the future of a lost task raises WorkerLost, the others continue.
 
     A worker stays between tasks, with the models it loaded.
@@ -53,13 +53,12 @@ class WorkerExecutor(Executor):
     shares_folders = True  # whether workers see the folders of this machine
 
     def __init__(self, workers: int, threads: int):
-        self.workers, self.threads = workers, threads
-        self._workers: dict[int, Any] = {}  # workers by slot
+        super().__init__(workers)
+        self.workers, self.threads, self._closed = workers, threads, False
+        self._workers: dict[int, Any] = {}  # by slot
         self._slots: queue.LifoQueue[int] = queue.LifoQueue()  # without a task; those with a worker come first
         for slot in reversed(range(workers)):
             self._slots.put(slot)
-        self._tasks: set[Future] = set()
-        self._closed = False
 
     def start_worker(self, slot: int) -> Any:
         """Return a new worker, in place of an earlier one in the same slot.
@@ -71,29 +70,21 @@ class WorkerExecutor(Executor):
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future:  # type: ignore[override]
         """Have a worker call a function, which is pickled by its name."""
-        future: Future = Future()
-        self._tasks.add(future)
-        future.add_done_callback(self._tasks.discard)
-        # A daemon, so that a process with an unfinished study can end.
-        threading.Thread(target=self._call, args=(future, function, arguments), name="worker", daemon=True).start()
-        return future
+        return super().submit(self._call, function, *arguments)
 
-    def _call(self, future: Future, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        slot, result, error = self._slots.get(), None, None
+    def _call(self, *call: Any) -> Any:
+        slot = self._slots.get()
         try:
             if slot not in self._workers:
                 self._workers[slot] = self.start_worker(slot)
             if self._closed:
                 self._workers[slot].kill()
-            result = self._workers[slot].call(function, *arguments)
-        except Exception as failure:
-            error = failure
+            return self._workers[slot].call(*call)
+        except BaseException:
             self._close(slot)
-        self._slots.put(slot)
-        if error:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+            raise
+        finally:
+            self._slots.put(slot)
 
     def _close(self, slot: int) -> None:
         if worker := self._workers.pop(slot, None):
@@ -101,10 +92,7 @@ class WorkerExecutor(Executor):
 
     def close_idle(self) -> None:
         """End the workers without a task: another one may wait for their memory, cores or GPU."""
-        slots = []
-        with suppress(queue.Empty):
-            while True:
-                slots.append(self._slots.get_nowait())
+        slots = [self._slots.get() for _ in range(self._slots.qsize())]
         for slot in slots:
             self._close(slot)
             self._slots.put(slot)
@@ -114,8 +102,7 @@ class WorkerExecutor(Executor):
         self._closed = True
         for worker in list(self._workers.values()):
             worker.kill()
-        if wait:
-            futures.wait(list(self._tasks))
+        super().shutdown(wait, cancel_futures=cancel_futures)
         self.close_idle()
 
 
@@ -140,11 +127,9 @@ class ProcessWorker:
     """A process with its own channel to this one, so that what it prints is not taken for a message."""
 
     def __init__(self, threads: int, gpu: str | None = None):
-        environment = dict(os.environ)
-        path = environment.get("PYTHONPATH", "").split(os.pathsep)
+        path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))  # an empty entry would be the current folder
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            environment[name] = str(threads)
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - see close
@@ -154,9 +139,8 @@ class ProcessWorker:
             os.set_handle_inheritable(far.fileno(), True)
             inherited = {"close_fds": False}
         with far:
-            arguments = str(clipgen.__file__), str(threads), str(far.fileno())
             self.process = subprocess.Popen(
-                [sys.executable, "-u", "-P", "-c", _MAIN, *arguments],
+                [sys.executable, "-u", "-P", "-c", _MAIN, str(clipgen.__file__), str(threads), str(far.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -190,36 +174,94 @@ class ProcessWorker:
         self._log.close()
 
 
-def serve(threads: int, handle: int) -> None:
-    """Compute the tasks that come in through a channel; ends with the process that sends them.
+class RayExecutor(WorkerExecutor):
+    """Actors of Ray, which see the folders of the study, or copy them from its address.
+
+    With more workers than GPUs several share one.
 
     Args:
-        threads: Number of CPU threads.
-        handle: The handle of the channel's end, as ``ProcessWorker`` passes it on.
+        workers: Number of workers, None for the default.
+        batches: Number of tasks that there will be.
+        gpus: Unused: Ray knows its own.
+        engine: "ray", which goes to RAY_ADDRESS or else starts Ray here, or an address such as "ray://head:10001".
+
+    Raises:
+        ClipgenError: Where Ray is missing, cannot be reached, or has no CPU.
     """
-    if sys.platform == "win32":
-        from multiprocessing.connection import PipeConnection
 
-        channel = PipeConnection(handle)
-    else:
-        channel = Connection(handle)
-        os.set_inheritable(handle, False)  # processes that libraries start are not to keep it open
-    tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    shares_folders = False
 
-    def receive() -> None:
+    def __init__(self, workers: int | None, batches: int, gpus: list[str], engine: str = "ray"):
         try:
-            while True:
-                tasks.put(channel.recv_bytes())
-        finally:
-            os._exit(0)
+            import ray
+        except ImportError as error:
+            raise ClipgenError('engine="ray" needs Ray: pip install "clipgen-notebook[ray]"') from error
+        self._ray, self._started_ray = ray, not ray.is_initialized()
+        try:
+            if self._started_ray:
+                ray.init(engine if "://" in engine else None, log_to_driver=False, configure_logging=False)
+        except Exception as error:  # a timeout raises plain Exception
+            reason = " ".join(str(error).split())
+            raise ClipgenError(f"engine={engine!r}: Ray cannot be reached ({reason}); check the address") from error
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        cores, card_count = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
+        count, threads = plan_workers(workers, batches, card_count, cores)
+        # No worker is spread over two nodes.
+        super().__init__(count, min([threads, *(int(node["CPU"]) for node in nodes)]))
+        self._gpu_share = 1 / math.ceil(count / card_count) if card_count else 0
+        if not nodes:
+            self.shutdown()
+            raise ClipgenError(f"engine={engine!r}: this cluster has no CPU to compute with; add a node to it")
 
-    threading.Thread(target=receive, daemon=True).start()  # before torch is loaded, which takes a while
-    from clipgen.studies.worker import initialize
+    def start_worker(self, slot: int) -> "RayWorker":
+        options = {"num_cpus": self.threads, "num_gpus": self._gpu_share, "max_restarts": 0}
+        arguments = self.threads, os.getcwd(), str(Path(clipgen.__file__).parents[1])
+        return RayWorker(self._ray, self._ray.remote(_actor_class()).options(**options).remote(*arguments))
 
-    initialize(threads)
-    while True:
-        function, arguments = pickle.loads(tasks.get())
-        channel.send(function(*arguments))
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if self._started_ray:
+            self._ray.shutdown()
+
+
+class RayWorker:
+    """An actor of Ray."""
+
+    def __init__(self, ray: Any, actor: Any):
+        self._ray, self.actor = ray, actor
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return self._ray.get(self.actor.call.remote(function, *arguments))
+        except self._ray.exceptions.RayError as error:
+            raise WorkerLost(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+
+    def kill(self) -> None:
+        self._ray.kill(self.actor)
+
+    close = kill
+
+
+def _actor_class() -> type:
+    """Return the class of the actors. Being local it goes to them whole, so that nothing is imported for it before it
+    removes the study's current folder, which may be one that somebody sent, and which Ray puts first on their path.
+    """
+
+    class Actor:
+        def __init__(self, threads: int, folder: str, package: str):
+            import os
+            import sys
+
+            sys.path[:] = [path for path in sys.path if path and os.path.abspath(path) not in (folder, os.getcwd())]
+            sys.path.append(package)  # where the study has clipgen, for nodes that do not have their own
+            from clipgen.studies.worker import initialize
+
+            initialize(threads)
+
+        def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+            return function(*arguments)
+
+    return Actor
 
 
 def count_cores() -> int:

@@ -1,12 +1,17 @@
 """What a worker of a study computes, whatever engine it belongs to: rows, one batch after another."""
 
 import gc
+import os
+import pickle
+import queue
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -17,6 +22,35 @@ from clipgen.runs.run import Run
 from clipgen.studies.row import RowState, local_rows
 
 _last_run: Run | None = None  # of this worker: the next rows share its models
+
+
+def serve(threads: int, handle: int) -> None:
+    """Compute the tasks that come in through a channel; ends with the process that sends them.
+
+    Args:
+        threads: Number of CPU threads.
+        handle: The handle of the channel's end, as ``ProcessWorker`` passes it on.
+    """
+    if sys.platform == "win32":
+        from multiprocessing.connection import PipeConnection
+
+        channel = PipeConnection(handle)
+    else:
+        channel = Connection(handle)
+        os.set_inheritable(handle, False)  # processes that libraries start are not to keep it open
+    tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def receive() -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                tasks.put(channel.recv_bytes())
+        os._exit(0)
+
+    threading.Thread(target=receive, daemon=True).start()
+    initialize(threads)
+    while True:
+        function, arguments = pickle.loads(tasks.get())
+        channel.send(function(*arguments))
 
 
 def initialize(threads: int) -> None:

@@ -43,7 +43,7 @@ def cluster():
 
 
 def test_workers_are_killed_and_a_node_goes(cluster, whole, same, tmp_path, monkeypatch):
-    from clipgen.studies.ray import RayExecutor, RayWorker
+    from clipgen.studies.executor import RayExecutor, RayWorker
 
     monkeypatch.setattr(study, "TICK", 0.01)
     engine, processes, killed = RayExecutor(None, 3, []), {}, 0
@@ -82,7 +82,7 @@ def test_a_study_on_ray(cluster, quick, tmp_path):
 
 def test_an_actor_runs_nothing_that_lies_beside_the_study(tmp_path, monkeypatch):
     """Its class comes pickled, after Ray has put the study's folder first on the path."""
-    from clipgen.studies.ray import RayExecutor
+    from clipgen.studies.executor import RayExecutor
 
     received, ran = tmp_path / "received", tmp_path / "ran"
     received.mkdir()

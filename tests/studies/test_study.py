@@ -16,9 +16,8 @@ import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.runs.journal import Journal
 from clipgen.studies import page
-from clipgen.studies.executor import count_cores, plan_workers
+from clipgen.studies.executor import RayExecutor, count_cores, plan_workers
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.ray import RayExecutor
 from clipgen.studies.row import Row, StudyStorage
 from clipgen.studies.study import Study
 
