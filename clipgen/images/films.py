@@ -16,7 +16,6 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from clipgen.errors import ClipgenError
-from clipgen.images.fetching import download
 from clipgen.images.reading import (
     FORMATS,
     Pictorial,
@@ -29,6 +28,7 @@ from clipgen.images.reading import (
     wrap_errors,
 )
 from clipgen.storage.files import is_address
+from clipgen.storage.network import read_public
 
 BYTES = 256_000_000  # of a film that is downloaded
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")  # the pages of others are not frames
@@ -58,7 +58,7 @@ class FilmReader:
             self._label = f"film={str(film)!r}"
             if is_address(str(film)):
                 suffix = Path(urlsplit(str(film)).path).suffix[:8]
-                self._source = self._save(download(str(film), "film", BYTES), suffix)
+                self._source = self._save(read_public(str(film), "film", BYTES), suffix)
             else:
                 self._source = locate(film, self._label, 'list its pictures: sorted(Path(...).glob("*.png"))')
         elif not isinstance(film, Iterable | Image.Image):

@@ -14,8 +14,8 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from clipgen.errors import ClipgenError, suggest
-from clipgen.images.fetching import download
 from clipgen.storage.files import find_file, is_address
+from clipgen.storage.network import read_public
 
 PIXELS = 64_000_000  # of a picture, at most: beyond it decoding alone takes seconds and gigabytes
 # Raster formats that Pillow decodes itself: for EPS it starts Ghostscript. TGA has no signature, and comes last.
@@ -87,7 +87,7 @@ def open_picture(
             yield data
             return
         if isinstance(data, str) and is_address(data):
-            data = download(data)
+            data = read_public(data)
         file = io.BytesIO(data) if isinstance(data, bytes) else locate(data, label)
         Image.init()
         with warnings.catch_warnings():

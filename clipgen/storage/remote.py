@@ -151,9 +151,7 @@ def fetch(remote: Remote) -> Path:
             elif source.host in unreachable_hosts:
                 failures.append(f"{source.where}: nobody answers there either")
             else:
-                file = run_stoppable(partial(_download, source, remote))
-                _warn_of(unanswered)
-                return file
+                return _download(source, remote, unanswered)
         except OSError as error:
             if is_disk_full(error):
                 remedy = "make room, or set CLIPGEN_CACHE to another folder"
@@ -174,13 +172,13 @@ def fetch(remote: Remote) -> Path:
     )
 
 
-def _warn_of(sources: list[str]) -> None:
-    for source in sources:
-        warnings.warn(f"{source}; another source was used", stacklevel=3)
-
-
-def _download(source: Source, remote: Remote) -> Path:
-    return from_hub(source, remote.name, remote.bulky) if source.hub else from_address(source, remote.name)
+def _download(source: Source, remote: Remote, unanswered: list[str]) -> Path:
+    """Return the file, downloaded; warn of the sources before this one that did not answer."""
+    address = partial(from_address, source, remote.name)
+    file = run_stoppable(partial(from_hub, source, remote.name, remote.bulky) if source.hub else address)
+    for line in unanswered:
+        warnings.warn(f"{line}; another source was used", stacklevel=3)
+    return file
 
 
 def _check_own(file: Path, remote: Remote) -> Path:

@@ -14,9 +14,8 @@ from PIL import Image
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.images import fetching
-from clipgen.images.fetching import _is_public
 from clipgen.images.reading import fit, to_image, to_picture, to_tensor
+from clipgen.storage import network
 
 RED = (200, 30, 40)
 
@@ -167,9 +166,9 @@ def test_private_addresses_are_not_asked(host):
 
 
 def test_public_addresses():
-    assert _is_public("8.8.8.8") and _is_public("2606:4700::1111")
+    assert network._is_public("8.8.8.8") and network._is_public("2606:4700::1111")
     for private in ("127.0.0.1", "::ffff:10.0.0.1", "::1", "100.64.0.1", "fc00::1", "255.255.255.255", "ff02::1"):
-        assert not _is_public(private)
+        assert not network._is_public(private)
 
 
 @pytest.fixture
@@ -203,8 +202,8 @@ def site(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.handle_error = lambda *_: None
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setattr(fetching, "_is_public", lambda address: address == "127.0.0.1")
-    monkeypatch.setattr(fetching, "BYTES", 1_000_000)
+    monkeypatch.setattr(network, "_is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(network, "BYTES", 1_000_000)
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

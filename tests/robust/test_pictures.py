@@ -16,9 +16,9 @@ from PIL import Image, ImageCms
 
 import clipgen
 from clipgen.export.film import export
-from clipgen.images import fetching
 from clipgen.images.reading import to_picture
 from clipgen.prompts import parse
+from clipgen.storage import network
 
 WHITE, RED = (255, 255, 255), (200, 30, 40)
 
@@ -316,7 +316,7 @@ def site():
     ],
 )
 def test_addresses_of_all_kinds(scheme, path, sent, site, monkeypatch):
-    monkeypatch.setattr(fetching, "_is_public", lambda _: True)
+    monkeypatch.setattr(network, "_is_public", lambda _: True)
     address, asked = site
     assert parse(f"{scheme}{address}{path}")[0].is_image
     assert to_picture(f"{scheme}{address}{path}").getpixel((3, 3)) == RED
@@ -324,7 +324,7 @@ def test_addresses_of_all_kinds(scheme, path, sent, site, monkeypatch):
 
 
 def test_a_page_is_no_picture(site, monkeypatch):
-    monkeypatch.setattr(fetching, "_is_public", lambda _: True)
+    monkeypatch.setattr(network, "_is_public", lambda _: True)
     with pytest.raises(clipgen.ClipgenError, match="text/html, not an image"):
         to_picture(f"http:{site[0]}/page?type=text/html")
     with pytest.raises(clipgen.ClipgenError, match="its format is not known"):

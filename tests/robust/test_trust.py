@@ -10,8 +10,8 @@ from PIL import Image
 
 import clipgen
 from clipgen.cli import main
-from clipgen.images import fetching
 from clipgen.images.reading import to_picture
+from clipgen.storage import network
 
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "cutouts": 2, "steps": 2, "every": 1}
 
@@ -71,7 +71,7 @@ def write(folder, change, private):
 @pytest.mark.parametrize("how", ["resume", "replay"])
 def test_a_folder_that_names_what_it_has_not(how, case, stranger, private, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(fetching, "_is_public", lambda address: asked.append(address) or False)
+    monkeypatch.setattr(network, "_is_public", lambda address: asked.append(address) or False)
     named = write(stranger, CASES[case], private)
     before = sorted(stranger.rglob("*"))
     with pytest.raises(clipgen.ClipgenError, match="does not bring along; pass trust=True, or --trust") as caught:
