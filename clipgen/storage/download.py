@@ -143,17 +143,7 @@ def _request(source: Source, name: str, part: _Partial) -> None:
     start = part.size if total else 0
     if total and start == total:
         return
-    headers = {"User-Agent": f"clipgen/{clipgen.__version__}"}
-    if start:
-        headers |= {"Range": f"bytes={start}-", "If-Range": version}
-    try:
-        response = open_url(source.where, headers)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and start:
-            part.delete()
-            raise OSError("the partial file does not fit any more; it starts again") from error
-        raise
-    with response:
+    with _open(source, part, start, version) as response:
         if response.headers.get_content_type() == "text/html":  # a page that says, with status 200, that it is gone
             raise WrongFileError("a web page came instead of it")
         if start and response.status == 206:
@@ -173,6 +163,20 @@ def _request(source: Source, name: str, part: _Partial) -> None:
     if total and part.size > total:
         part.delete()
         raise OSError(f"more came than the {total} bytes of the file; it starts again")
+
+
+def _open(source: Source, part: _Partial, start: int, version: str) -> Any:
+    """Return the response of the server, to be asked for the bytes after the first ``start``."""
+    headers = {"User-Agent": f"clipgen/{clipgen.__version__}"}
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": version}
+    try:
+        return open_url(source.where, headers)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:
+            part.delete()
+            raise OSError("the partial file does not fit any more; it starts again") from error
+        raise
 
 
 def _is_rest(response: Any, start: int, total: int, version: str) -> bool:
