@@ -1,4 +1,4 @@
-"""One model of each family that open_clip lists, by name, at its real size, with random weights and without network.
+"""One model of each family that open_clip lists, by name, as wide as published, with random weights and no network.
 
 Weights and tokenizers lie where the hub's library or clipgen would have put them. A family whose text tower is built by
 transformers has its configuration on the hub as well; it is given the published sizes. What cannot be run here: the
@@ -8,6 +8,7 @@ less than a billion parameters.
 
 import json
 import re
+from copy import deepcopy
 
 import huggingface_hub.constants
 import open_clip
@@ -137,9 +138,14 @@ def test_a_tag_too_short_is_answered_with_those_that_there_are(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_reads_texts_and_sees_pictures(name, hub, monkeypatch):
     side, width = FAMILIES[name]
+    configs = deepcopy(open_clip.factory._MODEL_CONFIGS)
+    for tower in (config.get(f"{tower}_cfg", {}) for config in configs.values() for tower in ("vision", "text")):
+        if isinstance(tower.get("layers"), int):  # as wide as published; the layers are alike
+            tower["layers"] = 2
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", configs)
     architecture = "ViT-B-32" if name == FARE else name.partition("/")[0]
     if architecture == "ViT-B-16-SigLIP2":  # as the vocabularies above
-        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS[architecture]["text_cfg"], "vocab_size", 1000)
+        configs[architecture]["text_cfg"]["vocab_size"] = 1000
     config = open_clip.get_model_config(architecture)
     for key in ("hf_tokenizer_name", "hf_model_name"):
         if there := config["text_cfg"].get(key):
@@ -152,7 +158,7 @@ def test_a_family_reads_texts_and_sees_pictures(name, hub, monkeypatch):
     else:
         file = cache_folder() / remote(*name.split("/")).name
     count = save_random(architecture, file)
-    assert 5e7 < count < 7e8
+    assert 1e7 < count < 7e8
 
     perceptor = clipgen.load_perceptor(name)
     assert perceptor.size == side

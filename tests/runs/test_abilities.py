@@ -17,6 +17,7 @@ from spandrel.architectures.Compact import Compact
 import clipgen
 from clipgen.cli import main
 from clipgen.export.film import export
+from clipgen.mini import drafts
 from clipgen.runs import settings as module
 from clipgen.runs.journal import Journal
 
@@ -30,7 +31,9 @@ PYTHON, COMMANDS = ([c for c in CELLS if c.startswith("clipgen ") == shell] for 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch, inline_workers):
-    """The lines as they stand, on pictures and presets that take no time."""
+    """The lines as they stand, on pictures, presets and drafts that take no time."""
+    monkeypatch.setattr(drafts, "DRAFTS", 1)
+    monkeypatch.setattr(drafts, "TRIES", 1)
     quick = {"steps": 5, "cutouts": 4, "size": (64, 64), "every": 2}
     monkeypatch.setattr(module, "defaults_for", lambda *_: quick)
 
