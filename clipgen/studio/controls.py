@@ -65,6 +65,7 @@ LABELS = {  # of the settings whose own names are not plain words
     "near_space": "Nearness space",
     "near_fade": "Nearness fade",
 }
+COST_INPUTS = "generator", "perceptor", "device", "precision", "quality", "steps", "size", "cutouts"
 DIAL_END = 4.0
 MAX_NUMBER = 2.0**53 - 1  # a browser knows no infinity, and no whole number above it
 DEBOUNCE_SECONDS = 0.15  # without a change before changes are sent: about the time between two keys
@@ -102,7 +103,7 @@ class Controls(widgets.VBox):
         parts.on_change(self._filter, self.search)
         parts.on_change(self._count_changes, *self.inputs.values())
         self._count_changes()
-        parts.on_change(self._show_device, *(self.inputs[name] for name in ("device", "generator", "perceptor")))
+        parts.on_change(self._show_device, *(self.inputs[name] for name in COST_INPUTS))
         self._show_device()
         steer = "<br><small>The prompts above and their weights (negative values repel), and:</small>"
         super().__init__(
@@ -161,6 +162,7 @@ class Controls(widgets.VBox):
                 self.put(changed)
         self._is_applying = False
         self._count_changes()
+        self._show_device()
 
     # --- steering -------------------------------------------------------------------------------------
 
@@ -201,10 +203,12 @@ class Controls(widgets.VBox):
             fold.button.value = bool(text) and has_matches
 
     def _show_device(self) -> None:
-        """Show where the next run computes."""
-        names = [self.inputs[name].value for name in ("device", "generator", "perceptor")]
-        with suppress(ClipgenError):  # such as a weight that is being typed
-            self.device.value = f'<small role="status">{html.escape(describe_device(*names))}</small>'
+        """Show where the next run computes, and if that is slow how long it may take."""
+        if self._is_applying:
+            return
+        with suppress(ClipgenError):  # such as a size that is being typed
+            text = html.escape(describe_device({"prompt": ""} | {name: self._value(name) for name in COST_INPUTS}))
+            self.device.value = f'<small role="status">{text}</small>'
 
     def _count_changes(self) -> None:
         """Show on each fold how many of its settings differ from the defaults."""

@@ -1,13 +1,16 @@
-"""The choice of models, and what they cost: their download and their memory."""
+"""The choice of models, and what they cost: their download, their memory, and on a CPU the time of a run."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 
 from clipgen import device as devices
 from clipgen.errors import ClipgenError
-from clipgen.generators.catalogue import GENERATORS
+from clipgen.generators.catalogue import GENERATORS, entry_of
 from clipgen.prompts import parse_weighted
+from clipgen.runs.settings import Settings
+from clipgen.runs.spec import default_size
 from clipgen.studio.parts import html_widget, on_change
 
 
@@ -41,6 +44,24 @@ CLIP_MEGABYTES = {
     "ViT-B-16/openai": 598,
     "ViT-L-14/openai": 1711,
 }
+# GFLOP of a step, forward and backward to the picture, as torch's FlopCounterMode has them: of a generator for 256x256
+# pixels, and of a CLIP for a cutout.
+GENERATOR_GFLOP = {
+    "vqgan_imagenet_f16_16384": 505,
+    "vqgan_openimages_f8_8192": 624,
+    "wikiart_f16_16384": 505,
+    "dvae": 515,
+    "fft": 0,
+    "maco": 0,
+    "sd-turbo": 1578,
+    "sd-turbo-taesd": 409,
+    "titok_s128": 414,
+    "titok_b64": 485,
+    "titok_bl128": 466,
+    "titok_l32": 727,
+}
+CLIP_GFLOP = {"ViT-B-32/openai": 17.6, "RN50/openai": 24.4, "ViT-B-16/openai": 70.3, "ViT-L-14/openai": 324}
+PEAK_SHARE = 0.33  # of the rate of a matrix product that a step reaches; measured: see tests/benchmarks/README.md
 
 
 class ModelChoice(widgets.VBox):
@@ -99,14 +120,41 @@ def format_size(megabytes: float) -> str:
     return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
 
 
-def describe_device(device: str, generator: str, perceptor: str) -> str:
-    """Return where a run computes; on a CPU with published models, also that it takes long."""
+def describe_device(values: Mapping[str, Any]) -> str:
+    """Return where a run with these settings computes; on a CPU with published models, also how long it may take."""
     try:
-        where = devices.resolve_device(device)
+        where = devices.resolve_device(values["device"])
+        text = f"Runs on: {devices.describe(where)}."
+        if where.type != "cpu" or download_size(values["generator"], values["perceptor"]) == 0:
+            return text
+        gflop, precision = run_gflop(values, where), devices.resolve_precision(where, values["precision"])
     except ClipgenError as error:
         return str(error)
-    text = f"Runs on: {devices.describe(where)}."
-    if where.type == "cpu" and download_size(generator, perceptor) != 0:
-        text += " Published models take minutes to hours on a CPU. A GPU is much faster; in Colab: Runtime > Change "
-        text += "runtime type."
-    return text
+    text += " Published models take minutes to hours on a CPU"
+    if gflop:
+        rate = devices.matmul_rate(where, precision)
+        seconds = gflop / (PEAK_SHARE * rate)
+        text += f": about {format_time(seconds)} with these settings (an estimate: {gflop / 1000:,.0f} TFLOP"
+        text += f" at a third of this CPU's {rate:,.0f} GFLOP/s in a matrix product)"
+    return f"{text}. A GPU is much faster; in Colab: Runtime > Change runtime type."
+
+
+def run_gflop(values: Mapping[str, Any], where: Any) -> float | None:
+    """Return the GFLOP of all steps of a run; None for models whose cost is not known."""
+    names = [name for name, _ in parse_weighted(values["perceptor"])]
+    if values["generator"] not in GENERATOR_GFLOP or not {*names} <= CLIP_GFLOP.keys():
+        return None
+    first = Settings(**values).at(0)
+    size = first.size or default_size(entry_of(first.generator), first.quality, where)
+    assert not isinstance(size, str)  # at one step
+    width, height = size
+    picture = GENERATOR_GFLOP[first.generator] * width * height / 256**2
+    return first.steps * (picture + first.cutouts * sum(CLIP_GFLOP[name] for name in names))
+
+
+def format_time(seconds: float) -> str:
+    """Return a duration in words, such as ``20 minutes`` or ``3 hours``."""
+    minutes = max(1, round(seconds / 60))
+    if minutes < 90:
+        return f"{minutes} minute{'s' * (minutes > 1)}"
+    return f"{round(minutes / 60)} hours"

@@ -8,7 +8,7 @@ from studio_hands import control, named, put
 from clipgen.clip.catalogue import family
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.runs.spec import parse_ensemble
-from clipgen.studio.models import CLIP_MEGABYTES, PAIRS
+from clipgen.studio.models import CLIP_GFLOP, CLIP_MEGABYTES, GENERATOR_GFLOP, PAIRS
 
 
 @pytest.fixture
@@ -52,13 +52,31 @@ def test_it_stands_at_the_top_and_follows_the_settings(models, studio):
     assert studio.controls.values["perceptor"] == "mini" and control(studio.controls, "generator").value == "stack"
 
 
+def minutes(studio):
+    """What the line about the device estimates."""
+    text = studio.controls.device.value
+    count, unit = re.search(r"about (\d+) (minutes?|hours) with these settings \(an estimate", text).groups()
+    return int(count) * (60 if unit == "hours" else 1)
+
+
 def test_the_device_is_named_and_a_cpu_warns_of_hours(models, studio):
     put(studio, device="cpu")
     assert re.search(r"Runs on: CPU \(\d+ threads?\)\.</small>", studio.controls.device.value), "nothing to warn of"
     choose(models, "VQGAN ImageNet")
+    put(studio, precision="fp32", size="256x256", cutouts=32, steps=1000)
     text = studio.controls.device.value
-    assert "Published models take minutes to hours on a CPU" in text and "A GPU is much faster" in text
+    assert "Published models take minutes to hours on a CPU: about" in text and "A GPU is much faster" in text
+    assert f"an estimate: {505 + 32 * 17.6:,.0f} TFLOP" in text, "as many GFLOP a step as were measured"
+    before = minutes(studio)
+    put(studio, steps=4000)
+    assert minutes(studio) == pytest.approx(4 * before, rel=0.5)
     put(studio, perceptor="ViT-B-32/laion400m_e32")
-    assert "take minutes to hours" in studio.controls.device.value
+    assert "take minutes to hours" in studio.controls.device.value and "estimate" not in studio.controls.device.value
     put(studio, device="nowhere")
     assert "nowhere" in studio.controls.device.value and "choose one of: auto, cpu" in studio.controls.device.value
+
+
+@pytest.mark.parametrize("pair", PAIRS[2:], ids=lambda pair: pair.name)
+def test_every_published_pair_has_its_operations(pair):
+    assert pair.generator in GENERATOR_GFLOP
+    assert {name for name, _ in parse_ensemble(pair.perceptor)} <= CLIP_GFLOP.keys()
