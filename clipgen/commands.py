@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 import clipgen
 from clipgen.cli import add_settings
 from clipgen.errors import ClipgenError
-from clipgen.export.film import check_writable
-from clipgen.export.film import export as export_film
+from clipgen.export import check_writable
+from clipgen.export import export as export_film
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES, WRITERS

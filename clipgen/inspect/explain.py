@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from clipgen.clip import Perceptor, record_outputs
 from clipgen.clip.catalogue import embed
 from clipgen.errors import ClipgenError
-from clipgen.export.film import check_writable
+from clipgen.export import check_writable
 from clipgen.images.reading import to_tensor
 from clipgen.images.sheets import enlarge, overlay_heat, png_bytes
 from clipgen.inspect.describe import add_options, embed_words, picture_and_perceptor

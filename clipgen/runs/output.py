@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from clipgen.errors import ClipgenError
-from clipgen.export.film import check_suffix, export
+from clipgen.export import check_suffix, export
 from clipgen.export.formats import Drawing
 from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
 from clipgen.generators.drawings import Vectors
@@ -36,7 +36,7 @@ def export_run(
         keep: "last": all frames, "best": those up to the best; by default as the run's setting.
         picture: Returns what to show of a step, by default its frame.
         until: The last step that is shown.
-        options: See ``clipgen.export.film.export``.
+        options: See ``clipgen.export.export``.
 
     Raises:
         ClipgenError: Another ``keep``, or what ``export`` refuses.

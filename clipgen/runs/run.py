@@ -207,7 +207,7 @@ class Run:
         """Write the film, or the picture, by suffix: .gif .mp4 .webp .png .html .svg.
 
         ``keep``: by default the setting's value; with "best" the best frame is the picture, and the film's last one.
-        ``what``: "picture", or "views", with the cutouts that CLIP was shown. Others: ``clipgen.export.film.export``.
+        ``what``: "picture", or "views", with the cutouts that CLIP was shown. Others: ``clipgen.export.export``.
         """
         if what not in ("picture", "views"):
             raise ClipgenError(f"what={what!r}: choose one of: picture, views")

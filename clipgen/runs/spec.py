@@ -16,7 +16,7 @@ from clipgen import device
 from clipgen.clip import Perceptor
 from clipgen.clip.catalogue import family, load_perceptor
 from clipgen.errors import ClipgenError
-from clipgen.export.film import settings_of
+from clipgen.export import settings_of
 from clipgen.generators import Entry, Generator, check_tokens, token_grid
 from clipgen.generators.catalogue import entry_of, load_generator
 from clipgen.losses import FunctionLoss, Loss, LossFunction

@@ -105,7 +105,7 @@ def restyle(
     """Redraw every frame of a film after a prompt.
 
     Each frame starts from a mix of itself and the redrawn frame before it, for temporal consistency.
-    ``clipgen.export.film.export(journal.frames(), "out.mp4", journal.settings)`` writes the film with the durations of
+    ``clipgen.export.export(journal.frames(), "out.mp4", journal.settings)`` writes the film with the durations of
     its source.
 
     Args:

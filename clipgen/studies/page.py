@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
-from clipgen.export.film import check_writable
+from clipgen.export import check_writable
 from clipgen.export.html import data_url, hashed
 from clipgen.images.sheets import enlarge
 from clipgen.runs.inputs import strip_paths

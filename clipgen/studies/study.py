@@ -55,11 +55,12 @@ class Study:
         if workers is not None:
             workers = check_count("workers", workers, "; leave it out for the default")
         self.storage.sync(row.folder for row in self.rows)
-        todo = sorted((row for row in self.rows if not row.state.done), key=_batch_key)
+        keys = {row: repr(batch_key(row.spec)) for row in self.rows if not row.state.done}
+        todo = sorted(keys, key=keys.__getitem__)  # a worker loads models once
         if not todo:
             return
         batches: list[list[Path]] = []
-        for _, group in groupby(todo, _batch_key):
+        for _, group in groupby(todo, keys.__getitem__):
             folders = [row.folder for row in group]
             batches += [folders[i : i + batch] for i in range(0, len(folders), batch)]
         executor = ENGINES[name](workers, len(batches), visible_gpus([row.spec for row in self.rows]), engine)
@@ -276,8 +277,3 @@ def make_batches(
                         replace(state, error=reason).write(folder)
                     ended.append(folder)
         yield ended
-
-
-def _batch_key(row: Row) -> str:
-    """Return what rows of one tensor have in common; sorted by it, a worker loads models once."""
-    return repr(batch_key(row.spec))

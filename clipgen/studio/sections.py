@@ -9,7 +9,7 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
-from clipgen.export.film import export
+from clipgen.export import export
 from clipgen.inspect.describe import describe
 from clipgen.inspect.explain import explain
 from clipgen.progress import Listener, Stopped, listening
@@ -40,6 +40,7 @@ class ExportSection(widgets.VBox):
         super().__init__([widgets.HBox([self._format, self.button]), self.link])
 
     def _export(self) -> None:
+        self.link.value = ""
         journal, _ = self._preview.position
         writer = WRITERS[self._format.value]
         file = journal.folder / (slug(journal.settings["prompt"]) + self._format.value)

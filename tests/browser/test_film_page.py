@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from clipgen.export.film import export
+from clipgen.export import export
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from clipgen.export.film import export
+from clipgen.export import export
 from clipgen.export.html import find_disagreements
 from clipgen.studio.preview import draw_curve
 

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import clipgen
 from clipgen.cli import main
-from clipgen.export.film import export, settings_of
+from clipgen.export import export, settings_of
 from clipgen.images.sheets import enlarge
 
 SETTINGS = {"prompt": 'a "cat" 🐈 <b>&amp;</b> \\ | dög:-1\n', "steps": 3, "size": [64, 64], "changes": [{"step": 1}]}

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import clipgen
-from clipgen.export.film import export, settings_of
+from clipgen.export import export, settings_of
 from clipgen.export.html import judge_word
 from clipgen.studio.preview import format_scores
 

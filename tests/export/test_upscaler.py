@@ -11,7 +11,7 @@ from spandrel.architectures.Compact import Compact
 
 import clipgen
 from clipgen.cli import main
-from clipgen.export.film import export
+from clipgen.export import export
 from clipgen.images.reading import to_image, to_tensor
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 
 import clipgen
 from clipgen.cli import main
-from clipgen.export.film import export
+from clipgen.export import export
 
 TINY = {"generator": "pixels", "size": (32, 32), "steps": 1, "cutouts": 1, "lr": 1e-4}
 WHITE, RED, BLUE = (255, 255, 255), (200, 30, 40), (20, 40, 220)

@@ -8,7 +8,7 @@ from PIL import Image
 
 import clipgen
 from clipgen.cli import main
-from clipgen.export.film import settings_of
+from clipgen.export import settings_of
 from clipgen.runs.inputs import Inputs, identify_weights
 
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "steps": 3, "cutouts": 2, "every": 1}

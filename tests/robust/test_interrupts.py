@@ -13,7 +13,7 @@ from PIL import Image
 
 import clipgen
 from clipgen.cli import main
-from clipgen.export.film import export
+from clipgen.export import export
 from clipgen.export.formats import Gif
 from clipgen.inits import Random
 from clipgen.runs import run as runs
@@ -158,7 +158,7 @@ def test_a_killed_exports_part_is_cleared_at_the_next_one(tmp_path):
 import os, sys
 from pathlib import Path
 from PIL import Image
-from clipgen.export.film import export
+from clipgen.export import export
 def frames():
     yield Image.new("RGB", (32, 32))
     os.kill(os.getpid(), 9)

@@ -16,7 +16,7 @@ from spandrel.architectures.Compact import Compact
 
 import clipgen
 from clipgen.cli import main
-from clipgen.export.film import export
+from clipgen.export import export
 from clipgen.mini import drafts
 from clipgen.runs import settings as module
 from clipgen.runs.journal import Journal

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import clipgen
 from clipgen.errors import ClipgenError
-from clipgen.export.film import settings_of
+from clipgen.export import settings_of
 
 SMALL = {"size": "32x48@0-3, 64x80@3-", "steps": 6, "every": 1, "cutouts": 3, "init": "random"}
 GROWN = 3 * [(32, 48)] + 3 * [(64, 80)]

@@ -11,7 +11,7 @@ from tqdm import auto
 
 import clipgen
 from clipgen.cli import main
-from clipgen.export.film import settings_of
+from clipgen.export import settings_of
 from clipgen.images.sheets import enlarge
 from clipgen.losses.prompt_loss import clip_score
 from clipgen.runs.history import History
