@@ -6,6 +6,8 @@ and the built-in models have to start at once.
 
 import gzip
 import html
+import math
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
@@ -60,6 +62,16 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+def merge_pairs(parts: list[str], rank: Mapping[str, int]) -> list[str]:
+    """Join neighbours, those of the lowest rank (``left right``) first, as long as there are any; in place."""
+    while len(parts) > 1:
+        lowest, i = min((rank.get(" ".join(pair), math.inf), i) for i, pair in enumerate(pairwise(parts)))
+        if lowest == math.inf:
+            break
+        parts[i : i + 2] = ["".join(parts[i : i + 2])]
+    return parts
+
+
 @cache
 def _encode_word(word: str) -> tuple[int, ...]:
     symbols, number, rank = _tables()
@@ -67,17 +79,7 @@ def _encode_word(word: str) -> tuple[int, ...]:
         return (number[word],)
     parts = [symbols[b] for b in word.encode()]
     parts[-1] += "</w>"
-    while len(parts) > 1:
-        pair = min(map(" ".join, pairwise(parts)), key=lambda pair: rank.get(pair, len(rank)))
-        if pair not in rank:
-            break
-        merged, i = [], 0
-        while i < len(parts):
-            is_pair = " ".join(parts[i : i + 2]) == pair
-            merged.append(pair.replace(" ", "") if is_pair else parts[i])
-            i += 1 + is_pair
-        parts = merged
-    return tuple(number[p] for p in parts)
+    return tuple(number[part] for part in merge_pairs(parts, rank))
 
 
 def encode(text: str) -> list[int]:

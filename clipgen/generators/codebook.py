@@ -1,7 +1,7 @@
 """Latents on a codebook: what VQGAN and the dVAE share, and the relaxations by which a gradient reaches them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from clipgen import device as devices
 from clipgen import fast
-from clipgen.errors import ClipgenError
 from clipgen.generators import Generator, Randomness, check_size, check_tokens, token_grid
 from clipgen.precision import MixedPrecision
 
@@ -21,6 +20,9 @@ class VQBase(nn.Module):
     sequence = 0  # see ``Generator``
     encoder: nn.Module
     decoder: nn.Module
+    encode: Callable[[Tensor], Tensor]  # images (B, 3, H, W) to a latent (B, dim, h, w), not quantised
+    decode: Callable[[Tensor], Tensor]  # a latent to images
+    logits: Callable[[Tensor], Tensor]  # images to (B, K, h, w)
     has_logits = True
 
     @property
@@ -31,15 +33,6 @@ class VQBase(nn.Module):
     def decoder_layers(self) -> nn.Module:
         """All layers but the encoder's and the codebook."""
         return nn.ModuleList(part for part in self.children() if part is not self.encoder)
-
-    def logits(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def encode(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def decode(self, latent: Tensor) -> Tensor:
-        raise NotImplementedError
 
     def normalize(self, latent: Tensor) -> Tensor:
         """Return a latent rescaled to the codes' norm, if it is constant."""
@@ -203,8 +196,6 @@ class Gumbel(Codebook):
 
     def __init__(self, name: str, net: VQBase, native_size: int, temperature: float | None = None, groups: float = 1):
         super().__init__(name, net, native_size)
-        if not net.has_logits:
-            raise ClipgenError(f"relax='gumbel': {name} has no token logits; use relax='straight-through'")
         self.lr, self.temperature, self.groups = 1.0, temperature, int(groups)
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:

@@ -258,7 +258,7 @@ class Drafts(Dalle):
         """Yield the things of a layout in front of its scenery, one after another, as images (1, 3, H, W)."""
         things = subject.things
         if subject.scenery is None and len(things) == 1:
-            for drawing in self._thing_stages(context, things[0], size):
+            for drawing in super().stages(context, things[0].text, size):
                 yield _grey(drawing, things[0])
             return
         image = torch.ones(1, 3, *size, device=context.generator.device)
@@ -270,7 +270,7 @@ class Drafts(Dalle):
         stage, drawings = image, list[Tensor]()
         for thing, square in zip(things, squares(len(things), *size), strict=True):
             before = stage
-            for drawing in self._thing_stages(context, thing, _DRAFT_SIZE):
+            for drawing in super().stages(context, thing.text, _DRAFT_SIZE):
                 stage = before.clone()
                 _paste(stage, _cut_out_grey(drawing, thing), *square)
                 yield stage
@@ -282,9 +282,6 @@ class Drafts(Dalle):
                 _paste(image, layers[i], *positions[i])
         if subject.relation or not things:
             yield image
-
-    def _thing_stages(self, context: InitContext, thing: Thing, size: tuple[int, int]) -> Iterator[Tensor]:
-        return super().stages(context, thing.text, size)
 
     def sample(self, context: InitContext, text: str) -> Iterator[Drawings]:
         return stages_of(canonical_name(text, context.perceptor), context.seed, str(context.generator.device))

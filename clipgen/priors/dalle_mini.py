@@ -9,8 +9,6 @@ the hub repositories dalle-mini/dalle-mini and dalle-mini/dalle-mega. Layers are
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import inf
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +17,7 @@ from emoji import demojize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipgen.clip.tokenizer import merge_pairs
 from clipgen.errors import ClipgenError
 from clipgen.priors import KVCache, Stream, apply_guidance
 from clipgen.storage import remote, weights
@@ -72,7 +71,7 @@ class Tokenizer:
         try:
             self.number: dict[str, int] = json.loads(vocabulary.read_text("utf-8"))
             lines = merges.read_text("utf-8").split("\n")[1:]
-            self.rank = {tuple(line.split()): i for i, line in enumerate(lines) if line}
+            self.rank = {line: i for i, line in enumerate(lines) if line}
             self.start, self.end, self.unknown = (self.number[mark] for mark in ("<s>", "</s>", "<unk>"))
         except (ValueError, KeyError, TypeError) as error:
             raise ClipgenError(f"{vocabulary}: this is not a vocabulary of DALL-E mini ({error}); delete it") from error
@@ -80,17 +79,9 @@ class Tokenizer:
     def __call__(self, text: str) -> list[int]:
         """A text to token numbers of any length, between the marks of start and end."""
         words = spell_out(text).lower().encode("ascii", "ignore").decode().split()
-        tokens = [self.number.get(part, self.unknown) for word in words for part in self._parts(word)]
-        return [self.start, *tokens, self.end]
-
-    def _parts(self, word: str) -> list[str]:
-        parts = ["Ġ", *word]  # how byte-level vocabularies write the space before a word
-        while len(parts) > 1:
-            rank, i = min((self.rank.get(pair, inf), i) for i, pair in enumerate(pairwise(parts)))
-            if rank == inf:
-                break
-            parts[i : i + 2] = ["".join(parts[i : i + 2])]
-        return parts
+        # Ġ is how byte-level vocabularies write the space before a word.
+        parts = [part for word in words for part in merge_pairs(["Ġ", *word], self.rank)]
+        return [self.start, *(self.number.get(part, self.unknown) for part in parts), self.end]
 
 
 class Attention(nn.Module):
