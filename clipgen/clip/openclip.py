@@ -25,7 +25,9 @@ class OpenCLIP(Perceptor):
 
     @classmethod
     def knows(cls, name: str) -> bool:
-        return published.has_form(name)
+        if name in published.NAMED or "/" in name or name.startswith(published.PREFIXES):
+            return True
+        return published.read_config(name) is not None
 
     @classmethod
     def check(cls, name: str) -> None:

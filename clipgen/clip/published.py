@@ -84,11 +84,6 @@ def remote(architecture: str, tag: str) -> Remote:
     return Remote(name, tuple(sources), sha256=digest, other_name=other_name)
 
 
-def has_form(name: str) -> bool:
-    """Return whether a name has the form of a published CLIP's."""
-    return name in NAMED or "/" in name or name.startswith(PREFIXES) or read_config(name) is not None
-
-
 def check_hub_model(name: str) -> None:
     """Raise ClipgenError if a model of the hub is not available."""
     if name.startswith("hf-hub:"):
@@ -202,8 +197,9 @@ def head_of(perceptor: str) -> Remote | None:
     """Return the head for a perceptor's embeddings; None if there is none."""
     if perceptor in NAMED:
         return HEADS.get(NAMED[perceptor].model)
-    is_listed = has_form(perceptor) and not perceptor.startswith(PREFIXES)
-    return HEADS.get("/".join(parse_name(perceptor))) if is_listed else None
+    if "/" not in perceptor or perceptor.startswith(PREFIXES):
+        return None
+    return HEADS.get("/".join(parse_name(perceptor)))
 
 
 def load_head(file: Remote, device: torch.device) -> Tensor:

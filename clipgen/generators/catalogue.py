@@ -79,18 +79,12 @@ def _llamagen(file: str, repo: str, config: dict[str, Any], **facts: Any) -> Ent
 
 
 def _titok(name: str, tokens: int, megabytes: float, memory: float, *towers: tuple[int, ...], **config: Any) -> Entry:
-    remote = Remote(
-        f"titok/{name}.safetensors",
-        (
-            f"hf:yucornetto/tokenizer_titok_{name}_imagenet/model.safetensors",
-            f"hf:fun-research/TiTok/tokenizer_titok_{name}.bin",
-        ),
-        megabytes,
-    )
+    sources = [f"hf:yucornetto/tokenizer_titok_{name}_imagenet/model.safetensors"]
+    sources += [f"hf:fun-research/TiTok/tokenizer_titok_{name}.bin"]
     return Entry(
         "clipgen.generators.titok:load",
         {"encoder": towers[0], "decoder": towers[-1], "tokens": tokens} | config,
-        files=(remote,),
+        files=(Remote(f"titok/{name}.safetensors", tuple(sources), megabytes),),
         memory=memory,
         proof="the publisher's code",
         licence="research only",

@@ -95,8 +95,7 @@ class TiTok(VQBase):
     """Encoder, codebook and decoders.
 
     Args:
-        encoder: Width, layers and heads.
-        decoder: The same, of the decoder.
+        encoder, decoder: Width, layers and heads of each.
         tokens: How many a picture has.
         codes: Number and length of the codes.
         legacy: Whether the decoder gives logits over the painter's codes, and codes have length 1.
@@ -148,15 +147,12 @@ class TiTok(VQBase):
         return clamp(images)
 
 
-# The painter's names of layers in published files, and in ``vqgan.Decoder``.
-RENAMED = {".mid.0.": ".mid.block_1.", ".mid.1.": ".mid.block_2.", ".upsample_conv.": ".upsample.conv."}
-
-
 def load(name: str, entry: Entry, device: torch.device) -> Codebook:
     """Load a published tokenizer; ``entry.config`` has the arguments of ``TiTok``."""
-    tensors = remote.fetch_weights(entry.files[0])
-    for published, ours in RENAMED.items():
-        tensors = {key.replace(published, ours): value for key, value in tensors.items()}
+    tensors = {}
+    for key, value in remote.fetch_weights(entry.files[0]).items():  # the painter's layers get the names of vqgan.py
+        key = key.replace(".mid.0.", ".mid.block_1.").replace(".mid.1.", ".mid.block_2.")
+        tensors[key.replace(".upsample_conv.", ".upsample.conv.")] = value
     net = weights.build_net(TiTok, entry.config, tensors, name)
     if net.legacy:  # so that the nearest code by angle is the nearest by distance
         net.codebook.data = F.normalize(net.codebook.data.float(), dim=-1)

@@ -71,8 +71,7 @@ class Neuron(Loss):
         cutouts = replace(context.spec.cutouts, cutouts=min(CUTOUTS, context.spec.cutouts.cutouts))
         pictures = cutouts.sample(image.shape, perceptor.size, context.rng).render(image)
         unit, outputs = self._layer_outputs(perceptor, pictures)
-        activation = outputs[..., unit].mean() / outputs.detach().square().mean().sqrt()
-        yield -self.neuron_weight * activation
+        yield -self.neuron_weight * (outputs[..., unit].mean() / outputs.detach().square().mean().sqrt())
 
     def _layer_outputs(self, perceptor: Perceptor, pictures: Tensor) -> tuple[int, Tensor]:
         """Return the index of the unit, and what its layer returns for pictures (B, 3, H, W), as (B, N, C)."""
