@@ -4,7 +4,7 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from threading import RLock
@@ -119,13 +119,9 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
             torch.set_deterministic_debug_mode(before)
 
 
-def constant(values: Sequence[float], device: torch.device) -> Tensor:
-    """Return numbers as a float32 tensor (n,), copied to a device once. It is shared: do not write into it."""
-    return _constant(tuple(values), device)
-
-
 @lru_cache(maxsize=64)
-def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers as a float32 tensor (n,), copied to a device once. It is shared: do not write into it."""
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 

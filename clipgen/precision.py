@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from clipgen import device as devices
 from clipgen.fast.layers import HalfGroupNorm, HalfLayerNorm
 
-
-class HasNet(Protocol):
-    """A model with its network, or None."""
-
-    net: Any
-
-
-M = TypeVar("M", bound=HasNet)
+Model = TypeVar("Model")
 
 
 class CheckpointedBlock(nn.Module):
@@ -144,12 +137,12 @@ def deferred_range_checks() -> Iterator[RangeChecks]:
         _deferred.reset(token)
 
 
-def share_weights(model: M) -> M:
+def share_weights(model: Model) -> Model:
     """Return a model with the same weights but a state of its own: padding, checkpointing, precision.
 
     Runs in several threads can then use one set of weights, and change nothing of each other's.
     """
-    shared = copy.copy(model)
+    shared: Any = copy.copy(model)
     if shared.net is not None:
         shared.net = _copy_modules(shared.net)
     return shared

@@ -72,20 +72,21 @@ def to_python(value: Any, whole: bool = False) -> Any:
 def check_count(name: str, value: Any, remedy: str = "", low: int = 1, high: float = math.inf) -> int:
     """Return a count as an int. Raises ClipgenError unless it is a whole number from ``low`` to ``high``."""
     number = to_python(value, whole=not isinstance(value, Iterable))
-    return _check_kind(name, value, number, int, low, high, remedy)
+    return _check_number(name, value, number, int, low, high, remedy)
 
 
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, remedy: str = "") -> float:
     """Return a number within its bounds, included, as Python has it. Raises ClipgenError for anything else."""
-    return _check_kind(name, value, to_python(value), (int, float), low, high, remedy)
+    return _check_number(name, value, to_python(value), float, low, high, remedy)
 
 
-def _check_kind(name: str, value: Any, number: Any, kind: Any, low: float, high: float, remedy: str) -> Any:
-    is_number = isinstance(number, kind) and not isinstance(number, bool) and abs(number) <= _MAX_NUMBER
+def _check_number(name: str, value: Any, number: Any, kind: type, low: float, high: float, remedy: str) -> Any:
+    is_number = isinstance(number, (int, kind)) and not isinstance(number, bool) and abs(number) <= _MAX_NUMBER
     if not (is_number and low <= number <= high):
-        bounds = f" of at least {low:,}" if high == math.inf else f" from {low:,} to {high:,}"
-        noun = "whole number" if kind is int else "number"
-        raise ClipgenError(f"{name}={value!r}: must be a {noun}{bounds if low > -math.inf else ''}{remedy}")
+        noun, bounds = "whole number" if kind is int else "number", bounds_of(low, high)
+        if bounds:
+            bounds = f" of {bounds}" if high == math.inf else f" from {bounds}"
+        raise ClipgenError(f"{name}={value!r:.40}: must be a {noun}{bounds}{remedy}")
     return number
 
 
@@ -101,22 +102,19 @@ def check(field: Field, value: Any) -> None:
     facts, kind, name = field.metadata, type(field.default), field.name
     if not facts:
         return
-    kinds = (int, float) if kind is float else kind
-    if field.default is not None and not (isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)):
-        nouns = {int: "whole number", float: "number", str: "text", bool: "bool"}
-        raise ClipgenError(f"{name}={value!r}: must be a {nouns.get(kind, kind.__name__)}, such as {field.default!r}")
+    if kind in (int, float):
+        _check_number(name, value, value, kind, facts["low"], facts["high"], f"; {field.default} is the default")
+    elif field.default is not None and not isinstance(value, kind):
+        raise ClipgenError(
+            f"{name}={value!r}: must be a {'text' if kind is str else 'bool'}, such as {field.default!r}"
+        )
     if facts["choices"] and value not in facts["choices"]:
         nearest, names = suggest(value, facts["choices"]), ", ".join(filter(None, facts["choices"]))
         raise ClipgenError(f"{name}={value!r}: {nearest}{'There are' if nearest else 'choose one of:'} {names}")
-    if kind in (int, float) and not (abs(value) <= _MAX_NUMBER and facts["low"] <= value <= facts["high"]):
-        bounds = bounds_of(field)
-        range_ = f"a number from {bounds}" if facts["high"] < math.inf else bounds or "finite"
-        raise ClipgenError(f"{name}={value!r:.40}: must be {range_}; {field.default} is the default")
 
 
-def bounds_of(field: Field) -> str:
+def bounds_of(low: float, high: float) -> str:
     """Return the bounds of a number as a text, such as ``0 to 1``; empty if there are none."""
-    low, high = field.metadata["low"], field.metadata["high"]
     if low == -math.inf:
         return ""
     if high == math.inf:
@@ -130,7 +128,7 @@ def describe(field: Field) -> str:
     values = [repr(field.default)]
     if facts["choices"]:
         values.append(" | ".join(choice or "''" for choice in facts["choices"]))
-    if bounds := bounds_of(field):
+    if bounds := bounds_of(facts["low"], facts["high"]):
         values.append(bounds)
     line = f"{name} ({'; '.join(values)}): {facts['help']}"
     return textwrap.fill(line, 116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)

@@ -49,7 +49,7 @@ def test_output_by_suffix(tmp_path, monkeypatch, capsys):
         (["a cat", "--foo"], "--foo: there is no such option; clipgen generate --help"),
         (["models", "--foo"], "--foo: there is no such option; clipgen models --help"),
         (["a cat", "--lr", "-1"], "lr=-1.0: must be a number from 1e-12 to 1,000,000; 0.15 is the default"),
-        (["a cat", "--steps", "abc"], "steps='abc': must be a whole number, such as 120"),
+        (["a cat", "--steps", "abc"], "steps='abc': must be a whole number from 1 to 1,000,000; 120 is the default"),
         (["a cat", "--lr"], "--lr: expected one argument; clipgen generate --help shows examples"),
         (["dalle", "a cat", "-n", "x"], "-n: 'x' must be a whole number"),
         (["dalle"], "required: prompt; clipgen dalle --help"),

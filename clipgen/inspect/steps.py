@@ -152,15 +152,6 @@ class FrameJudge:
         return score
 
 
-def draw_box(name: str, x: int, y: int, width: int, is_marked: bool) -> str:
-    """Return a box with its name as SVG."""
-    colour, weight = (MARK, "bold") if is_marked else ("#fff", "normal")
-    return (
-        f'<rect x="{x}" y="{y}" width="{width}" height="34" rx="6" fill="{colour}" stroke="{INK}"/>'
-        f'<text x="{x + width // 2}" y="{y + 22}" text-anchor="middle" font-weight="{weight}">{name}</text>'
-    )
-
-
 def draw_pipeline(*marked: str) -> "SVG":
     """Return a drawing of the loop from latent to gradient, with some of its parts marked.
 
@@ -171,8 +162,14 @@ def draw_pipeline(*marked: str) -> "SVG":
 
     step = WIDTH + GAP
     left = [12 + i * step for i in range(len(PARTS))]
-    boxes = [draw_box(name, x, 12, WIDTH, name in marked) for name, x in zip(PARTS, left)]
-    boxes.append(draw_box("gradient", left[1], 82, 3 * step - GAP, "gradient" in marked))
+    boxes = []
+    places = [(x, 12, WIDTH) for x in left] + [(left[1], 82, 3 * step - GAP)]
+    for name, (x, y, width) in zip((*PARTS, "gradient"), places, strict=True):
+        colour, weight = (MARK, "bold") if name in marked else ("#fff", "normal")
+        boxes.append(
+            f'<rect x="{x}" y="{y}" width="{width}" height="34" rx="6" fill="{colour}" stroke="{INK}"/>'
+            f'<text x="{x + width // 2}" y="{y + 22}" text-anchor="middle" font-weight="{weight}">{name}</text>'
+        )
     ends = [(x + WIDTH, x + step) for x in left[:4]] + [(left[5], left[4] + WIDTH)]  # text points to CLIP
     paths = [f"M{start} 29H{end}" for start, end in ends]
     paths += [f"M{left[4] + WIDTH // 2} 46V99H{left[4] - GAP}", f"M{left[1]} 99H{left[0] + WIDTH // 2}V46"]

@@ -130,7 +130,7 @@ class Palette(Regulariser):
 
     def of(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 2, 3, 1).unsqueeze(-2)
-        return (pixels - constant(self.colours, images.device).view(-1, 3)).square().sum(-1).amin(-1).mean()
+        return (pixels - constant(tuple(self.colours), images.device).view(-1, 3)).square().sum(-1).amin(-1).mean()
 
 
 @dataclass(frozen=True)

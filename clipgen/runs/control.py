@@ -15,11 +15,7 @@ from clipgen.runs.spec import Models, RunSpec
 class RunControl:
     """Pending requests to a live run: pause, stop and changes of settings.
 
-    Args:
-        spec: The run; if it is resumed or replayed, with its earlier changes.
-        models: The run's models; a change must work with them.
-        journal: Where live changes are recorded.
-        step: Number of steps taken. Changes before this step are applied; at this step only changes of ``keep``.
+    Of a resumed run's changes, those before ``step`` (the number of steps taken) are applied; at it, only ``keep``.
     """
 
     def __init__(self, spec: RunSpec, models: Models, journal: Journal, step: int):
@@ -64,7 +60,14 @@ class RunControl:
                     "start a new run, or continue with Run.resume if it was stopped early"
                 )
             self._spec.apply_changes(settings, self._later)
-            self._keep_inputs(inputs.by_name.keys() - before)
+            try:
+                for name in inputs.by_name.keys() - before:
+                    self._journal.keep_input(name, inputs.by_name[name])
+            except OSError as error:
+                raise ClipgenError(
+                    f"{self._journal.folder}: {error.strerror}; make room there: the run could not be resumed without "
+                    "the picture of this change"
+                ) from error
             warn_of_titles(settings.prompts if prompts else ())
             change["step"], self._next_settings = self._step, settings
             self._pending = [*self._due, change, *self._later]
@@ -122,13 +125,3 @@ class RunControl:
         with suppress(OSError):  # a full disk: the run warns of it once, when frames cannot be saved
             self._journal.add_changes(self._unrecorded)
         self._unrecorded = []
-
-    def _keep_inputs(self, names: set[str]) -> None:
-        try:
-            for name in names:
-                self._journal.keep_input(name, self._spec.inputs.by_name[name])
-        except OSError as error:
-            raise ClipgenError(
-                f"{self._journal.folder}: {error.strerror}; make room there: the run could not be resumed without the "
-                "picture of this change"
-            ) from error

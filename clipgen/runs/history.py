@@ -16,7 +16,7 @@ from torch import Tensor
 from clipgen.device import copy_to_cpu
 from clipgen.errors import ClipgenError
 from clipgen.images.sheets import png_bytes
-from clipgen.prompts import Prompt, parse
+from clipgen.prompts import parse
 from clipgen.runs.journal import Journal, is_steering, warn_unsaved
 from clipgen.runs.settings import Settings
 
@@ -46,13 +46,8 @@ class History:
     """The frames of a run up to a step.
 
     Frames compete while the objective is the same: when the positive prompts change, or one of their spans begins or
-    ends, the competition starts again. Negative ones are no part of a score.
-
-    Args:
-        journal: Where the frames are.
-        until: The last step that counts.
-        changes: The changes of the run, by default the journal's; a live run's list may grow.
-        settings: The settings that the run began with, by default the journal's.
+    ends, the competition starts again. Negative ones are no part of a score. ``settings`` are those that the run began
+    with; it and ``changes``, a list that may grow, are by default the journal's.
     """
 
     def __init__(
@@ -85,19 +80,16 @@ class History:
         newest = self._newest = {name: float(f"{value:.6g}") for name, value in row.items()}
         self._differences.append((row["step"], newest.get("change", 0.0)))
         best = self._best
-        if (
-            best is None
-            or best["step"] <= self._objective_changed_at(int(row["step"]) - 1)
-            or frame_score(newest) > frame_score(best)
-        ):
+        is_best = best is None or frame_score(newest) > frame_score(best)
+        if is_best or self.best_step <= self._objective_changed_at(int(row["step"]) - 1):
             self._best = newest
 
     def _objective_changed_at(self, step: int) -> int:
         """Return the last step, up to ``step``, at which a positive prompt changed, or its span began or ended."""
-        changed_at, prompts = 0, _positive_prompts(self._settings.prompt)
+        changed_at, prompts = 0, [part for part in parse(self._settings.prompt) if part.weight > 0]
         for change in self._changes:
             if "prompt" in change and change["step"] <= step:
-                before, prompts = prompts, _positive_prompts(change["prompt"])
+                before, prompts = prompts, [part for part in parse(change["prompt"]) if part.weight > 0]
                 changed_at = changed_at if prompts == before else change["step"]
         edges = [int(edge) for prompt in prompts for edge in prompt.span if edge <= step]
         return max([changed_at, *edges])
@@ -156,9 +148,7 @@ class History:
 class FrameWriter:
     """Writes the frames of a run into its journal. If the disk is full, it warns once; the frames stay in memory.
 
-    Args:
-        journal: The journal to write into; reading from it waits for pending frames.
-        in_background: Write in a thread while the next steps run, for a device that leaves the processor idle.
+    ``in_background``: in a thread while the next steps run, for a device that leaves the processor idle.
     """
 
     def __init__(self, journal: Journal, in_background: bool):
@@ -218,10 +208,6 @@ class FrameWriter:
             if not self._has_failed:
                 warn_unsaved(self._journal, error)
             self._has_failed = True
-
-
-def _positive_prompts(prompt: str) -> list[Prompt]:
-    return [part for part in parse(prompt) if part.weight > 0]
 
 
 def mean_difference(image: Image.Image, other: Image.Image) -> float:

@@ -117,12 +117,9 @@ class Inputs:
         return " | ".join(self._to_line(part, argument) for part in prompt)
 
     def check_contained(self, saved: Sequence[Mapping[str, Any]], source: str | Path, weights: Any = None) -> None:
-        """Raise ClipgenError if settings or changes from a file name files or addresses that are not in here.
+        """Raise ClipgenError if settings and changes from ``source`` name files or addresses that are not in here.
 
-        Args:
-            saved: The settings, and their changes.
-            source: The file, for errors.
-            weights: Files of weights that may be read if they are still the same, see ``identify_weights``.
+        Files of ``weights`` may be read if they are still the same, see ``identify_weights``.
         """
         recorded, names = weights if isinstance(weights, dict) else {}, list[str]()
         for options in saved:
@@ -256,9 +253,7 @@ def identify_weights(options: Mapping[str, Any]) -> dict[str, str]:
 def strip_paths(saved: Mapping[str, Any], named_in: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """Return settings, or facts about them, with base names instead of paths: exports are for other people.
 
-    Args:
-        saved: Any mapping; strings anywhere in it are replaced.
-        named_in: The settings that name the files, by default ``saved`` and its ``changes``.
+    ``named_in``: the settings that name the files, by default ``saved`` and its ``changes``.
     """
     paths = {path for settings in named_in or (saved, *saved.get("changes", [])) for path in _named_paths(settings)}
     # In a prompt some characters of a path may have a backslash before them.

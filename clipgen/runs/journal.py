@@ -299,15 +299,6 @@ def _picture_name(row: Mapping[str, float]) -> str:
     return f"frames/{row['step']:05.0f}.png"
 
 
-def _nearest_run(name: str) -> str:
-    """Return which run of the current folder somebody may mean: the newest with a name in its own, or the newest."""
-    runs = sorted(path.parent.as_posix() for path in Path("clipgen-runs").glob("*/settings.json"))
-    named = [run for run in runs if name and name in run]
-    if named:
-        return f"did you mean {named[-1]}?"
-    return f"the newest one here is {runs[-1]}" if runs else "choose one of clipgen-runs"
-
-
 def warn_unsaved(journal: Journal, error: OSError) -> None:
     """Warn that the disk of a journal is full."""
     warnings.warn(
@@ -315,3 +306,12 @@ def warn_unsaved(journal: Journal, error: OSError) -> None:
         "them in memory: make room, or export them before this process ends",
         stacklevel=5,
     )
+
+
+def _nearest_run(name: str) -> str:
+    """Return which run of the current folder somebody may mean: the newest with a name in its own, or the newest."""
+    runs = sorted(path.parent.as_posix() for path in Path("clipgen-runs").glob("*/settings.json"))
+    named = [run for run in runs if name and name in run]
+    if named:
+        return f"did you mean {named[-1]}?"
+    return f"the newest one here is {runs[-1]}" if runs else "choose one of clipgen-runs"

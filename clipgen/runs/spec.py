@@ -101,11 +101,7 @@ class RunSpec:
     def open(cls, source: str | Path, losses: Losses = (), trust: bool = False, resume: bool = False) -> "RunSpec":
         """Return the spec for resuming or repeating a run, changes included, from its folder or an exported file.
 
-        Args:
-            source: The folder or file.
-            losses: The run's own losses, as it was started with.
-            trust: Read files that the source names and does not contain.
-            resume: Continue in the folder instead of making a new one.
+        ``trust``: read files that the source names and does not contain. ``resume``: continue in the folder.
         """
         is_folder = resume or check_path("source", source).is_dir()
         journal = Journal.open(source) if is_folder else None
@@ -225,7 +221,6 @@ def parse_ensemble(names: str) -> list[tuple[str, float]]:
 
 
 def _check_judge(judge: str, guides: Sequence[tuple[str, float]]) -> None:
-    """Raise ClipgenError for a judge that does not exist, or that guides the run."""
     if judge in dict(guides):
         raise ClipgenError(f"judge={judge!r}: it guides this run, so that it cannot judge it; choose another")
     try:

@@ -44,7 +44,7 @@ def describe_setting(field: Field) -> str:
     """Return the row of a setting."""
     facts = field.metadata
     name = f"`{field.name}`{' *' if facts['live'] else ''}"
-    values = ", ".join(f"`{choice}`" for choice in facts["choices"] if choice) or bounds_of(field)
+    values = ", ".join(f"`{choice}`" for choice in facts["choices"] if choice) or bounds_of(facts["low"], facts["high"])
     text = facts["help"].replace("|", "\\|")
     if field.name in PICTURES:
         shown = ", ".join(str(value) or "none" for value in PICTURES[field.name].values)
