@@ -11,7 +11,7 @@ fast.use_large_pages()
 
 _PUBLIC = {
     "ClipgenError": "clipgen.errors",
-    "Frame": "clipgen.runs.history",
+    "Frame": "clipgen.runs.frames",
     "Run": "clipgen.runs.run",
     "Settings": "clipgen.runs.settings",
     "Studio": "clipgen.studio",
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from clipgen.inspect.explain import explain
     from clipgen.priors import dalle
     from clipgen.runs.finish import finish, generate
-    from clipgen.runs.history import Frame
+    from clipgen.runs.frames import Frame
     from clipgen.runs.run import Run, stream
     from clipgen.runs.settings import Settings
     from clipgen.studies.films import batch, best, restyle

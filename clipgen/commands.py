@@ -17,8 +17,8 @@ from clipgen.generators.catalogue import GENERATORS
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES, WRITERS
 from clipgen.runs.finish import Interrupted, finish, resumable
+from clipgen.runs.frames import check_output, export_run
 from clipgen.runs.journal import Journal
-from clipgen.runs.output import check_output, export_run
 from clipgen.runs.run import Run
 from clipgen.runs.spec import RunSpec
 from clipgen.setting import check_count

@@ -101,13 +101,10 @@ def sparse(target: Tensor, atoms: Tensor, penalty: float, steps: int = 200) -> T
 def _unique_words(vocabulary: str | Sequence[str]) -> list[str]:
     given = VOCABULARIES[vocabulary]() if isinstance(vocabulary, str) else vocabulary
     words = list(given) if isinstance(given, Iterable) else []
-    if not words or not all(isinstance(word, str) and word.strip() for word in words):
+    if not all(isinstance(word, str) and word.strip() for word in words) or len({*words}) < 2:
         names = ", ".join(VOCABULARIES)
-        raise ClipgenError(f"vocabulary={vocabulary!r}: give words, as a list, or the name of one of: {names}")
-    unique = list(dict.fromkeys(words))
-    if len(unique) < 2:
-        raise ClipgenError(f"vocabulary={unique!r}: at least two words are required")
-    return unique
+        raise ClipgenError(f"vocabulary={vocabulary!r}: give two words or more, as a list, or one of: {names}")
+    return list(dict.fromkeys(words))
 
 
 def _mean_embedding(perceptor: Perceptor, pictures: str | Sequence[Any]) -> Tensor:

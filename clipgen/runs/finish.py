@@ -21,7 +21,7 @@ from clipgen.device import deterministic
 from clipgen.inits import Dalle
 from clipgen.memory import is_oom, release
 from clipgen.optimize import Optimization
-from clipgen.runs.history import Frame
+from clipgen.runs.frames import Frame
 from clipgen.runs.inputs import PromptLike
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run

@@ -23,10 +23,9 @@ from clipgen.optimize import Optimization
 from clipgen.prompts import Prompt
 from clipgen.runs.control import RunControl
 from clipgen.runs.folder import Lock
-from clipgen.runs.history import FilmRow, Frame, FrameWriter, History
+from clipgen.runs.frames import FilmRow, Frame, FrameWriter, History, export_run
 from clipgen.runs.inputs import Inputs, PromptLike, Value
 from clipgen.runs.journal import Journal
-from clipgen.runs.output import export_run
 from clipgen.runs.settings import Settings, list_settings
 from clipgen.runs.spec import Losses, Models, RunSpec, shares_latents
 from clipgen.runs.step_specs import StepInspector, StepSpecBuilder

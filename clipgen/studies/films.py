@@ -18,9 +18,9 @@ from clipgen.images.reading import Pictorial, to_picture
 from clipgen.prompts import slug
 from clipgen.runs.finish import Interrupted, finish_batch, resumable
 from clipgen.runs.folder import Lock
+from clipgen.runs.frames import export_run
 from clipgen.runs.inputs import Inputs, PromptLike, Value
 from clipgen.runs.journal import Journal, warn_unsaved
-from clipgen.runs.output import export_run
 from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings
 from clipgen.runs.spec import Losses, RunSpec

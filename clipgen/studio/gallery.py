@@ -13,7 +13,7 @@ import ipywidgets as widgets
 from clipgen.errors import ClipgenError
 from clipgen.images.masks import find_mask_file
 from clipgen.prompts import Prompt, format_prompt, parse_parts
-from clipgen.runs.history import History
+from clipgen.runs.frames import History
 from clipgen.runs.journal import Journal
 from clipgen.storage.files import is_address
 from clipgen.studio.controls import DEFAULTS

@@ -19,7 +19,7 @@ from clipgen.errors import ClipgenError
 from clipgen.export.html import caption_source, find_disagreements, judge_word
 from clipgen.images.sheets import repeat_picture
 from clipgen.progress import Listener, Stopped, listening
-from clipgen.runs.history import FilmRow, Frame, frame_score
+from clipgen.runs.frames import FilmRow, Frame, frame_score
 from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.studio.parts import ErrorMessage, add_tooltip, html_widget, on_change, show, to_jpeg

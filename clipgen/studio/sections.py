@@ -15,8 +15,8 @@ from clipgen.inspect.explain import explain
 from clipgen.progress import Listener, Stopped, listening
 from clipgen.prompts import slug
 from clipgen.registry import WRITERS
+from clipgen.runs.frames import export_frames, export_run
 from clipgen.runs.inputs import strip_paths
-from clipgen.runs.output import export_frames, export_run
 from clipgen.runs.run import Run
 from clipgen.runs.spec import RunSpec
 from clipgen.studio.controls import Controls

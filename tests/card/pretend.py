@@ -533,7 +533,7 @@ def published_shapes() -> Iterator[None]:
 
     from clipgen.clip.openclip import OpenCLIP
     from clipgen.memory import MemoryPlan
-    from clipgen.runs.history import FrameWriter
+    from clipgen.runs.frames import FrameWriter
     from clipgen.storage import remote, weights
 
     vit = weights.build_empty(open_clip.create_model, {"model_name": "ViT-B-32", "device": "meta"})

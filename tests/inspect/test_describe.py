@@ -76,9 +76,9 @@ def test_a_run_says_what_it_has_become(run):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"vocabulary": []}, "vocabulary=\\[\\]: give words"),
+        ({"vocabulary": []}, "vocabulary=\\[\\]: give two words"),
         ({"vocabulary": ["cat"]}, "at least two words"),
-        ({"vocabulary": 5}, "vocabulary=5: give words"),
+        ({"vocabulary": 5}, "vocabulary=5: give two words"),
         ({"vocabulary": "klingon"}, "vocabulary='klingon' is unknown; choose one of: common, emoji"),
         ({"penalty": 1.0}, "penalty=1.0: must be above 0 and below 1"),
         ({"pictures": []}, "pictures=\\[\\]: give some"),

@@ -17,7 +17,7 @@ from clipgen.export import export
 from clipgen.export.formats import Gif
 from clipgen.inits import Random
 from clipgen.runs import run as runs
-from clipgen.runs.history import FrameWriter
+from clipgen.runs.frames import FrameWriter
 from clipgen.runs.journal import Journal
 
 SMALL = ["--generator", "pixels", "--init", "random", "--size", "32", "--cutouts", "2", "--every", "1"]

@@ -6,7 +6,7 @@ import pytest
 
 import clipgen
 from clipgen.runs import run as runs
-from clipgen.runs.history import FrameWriter
+from clipgen.runs.frames import FrameWriter
 from clipgen.runs.journal import Journal
 
 QUICK = {"steps": 9, "every": 1, "cutouts": 2, "size": (64, 64), "init": "perlin"}

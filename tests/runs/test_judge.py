@@ -14,7 +14,7 @@ from clipgen.cli import main
 from clipgen.export import settings_of
 from clipgen.images.sheets import enlarge
 from clipgen.losses.prompt_loss import clip_score
-from clipgen.runs.history import History
+from clipgen.runs.frames import History
 from clipgen.runs.journal import Journal
 from clipgen.runs.settings import Settings
 

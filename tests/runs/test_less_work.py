@@ -11,7 +11,7 @@ import torch
 import clipgen
 from clipgen import memory
 from clipgen.errors import ClipgenError
-from clipgen.runs.history import History
+from clipgen.runs.frames import History
 from clipgen.runs.settings import build
 
 KNOBS = {"steps": 8, "every": 2, "size": (64, 64), "init": "perlin", "cutouts": 4, "seed": 3}

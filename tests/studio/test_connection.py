@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from studio_hands import COLABS
 
-from clipgen.runs.history import Frame
+from clipgen.runs.frames import Frame
 from clipgen.studio import preview
 from clipgen.studio.parts import to_jpeg
 from clipgen.studio.preview import MAX_SIDE

@@ -1,24 +1,32 @@
-"""The frames of a run so far: which is the best, and whether the run should stop early."""
+"""The frames of a run: written into its folder, compared (the best, early stopping), and exported as films."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from clipgen.device import copy_to_cpu
 from clipgen.errors import ClipgenError
+from clipgen.export import Drawing
+from clipgen.export.film import check_suffix, export
+from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
+from clipgen.generators.drawings import Vectors
 from clipgen.images.sheets import png_bytes
 from clipgen.prompts import parse
+from clipgen.registry import WRITERS
+from clipgen.runs.inputs import strip_paths
 from clipgen.runs.journal import Journal, is_steering, warn_unsaved
-from clipgen.runs.settings import Settings
+from clipgen.runs.settings import KEEP_CHOICES, Settings
 
 FilmRow = Mapping[str, float]  # a picture of the film: its step and scores, see ``Journal.film``
 MAX_PENDING = 3  # files of frames, pictures and states that may wait for the disk
@@ -221,3 +229,68 @@ def frame_score(row: FilmRow) -> float:
     """Return the score by which frames compete: the judge's, or without one CLIP's. NaN ranks last."""
     score = row.get("judge", row["clip"])
     return -math.inf if math.isnan(score) else score
+
+
+def export_run(
+    journal: Journal,
+    file: str | Path,
+    keep: str = "",
+    picture: Callable[[int], Image.Image] | None = None,
+    until: float = math.inf,
+    **options: Any,
+) -> Path:
+    """Write the film of a run, or its picture. A film of pixels begins with the draft and shows the first steps singly.
+
+    Args:
+        journal: The run's.
+        file: Its suffix is the format.
+        keep: "last": all frames, "best": those up to the best; by default as the run's setting.
+        picture: Returns what to show of a step, by default its frame.
+        until: The last step that is shown.
+        options: See ``clipgen.export.film.export``.
+
+    Raises:
+        ClipgenError: Another ``keep``, or what ``export`` refuses.
+    """
+    settings = [change["keep"] for change in (journal.settings, *journal.changes) if "keep" in change]
+    keep = keep or ["last", *settings][-1]
+    if keep not in KEEP_CHOICES:
+        raise ClipgenError(f"keep={keep!r}: choose one of: {', '.join(KEEP_CHOICES)}")
+    last = History(journal, until).best_step if keep == "best" else until
+    writer = WRITERS[check_suffix(file)]
+    rows = [row for row in journal.film if row["step"] <= last]
+    if picture or writer.takes_drawings or not writer.is_animated:
+        rows = [row for row in rows if "token_row" not in row]  # the frames
+    if not (writer.is_animated or options.get("animate")):
+        rows = rows[-1:]
+    pictures = (picture(int(row["step"])) for row in rows) if picture else export_frames(journal, file, rows)
+    return export(pictures, file, strip_paths(journal.history), scores=rows, **options)
+
+
+def check_output(file: str | Path, generator: str | None) -> None:
+    """Raise ClipgenError for an unknown suffix, and for a vector format of a generator without vectors.
+
+    ``generator``: empty for the default, None if it is not known yet.
+    """
+    writer = WRITERS[check_suffix(file)]
+    if not writer.takes_drawings or generator is None or (generator and entry_of(generator).is_vector):
+        return
+    names = " or ".join(repr(name) for name, entry in GENERATORS.items() if entry.is_vector)
+    what = f"generator={generator!r} makes" if generator else "this is made of"
+    raise ClipgenError(f"output={str(file)!r}: {what} pixels, no vectors; choose .png, or generator={names}")
+
+
+def export_frames(journal: Journal, file: str | Path, rows: Sequence[FilmRow]) -> Iterable[Image.Image | Drawing]:
+    """Return the pictures of some rows of ``journal.film`` as the format of a file takes them, at the last one's size.
+
+    Raises ClipgenError at once for a vector format where the run has no drawings, or a mask covers some of them.
+    """
+    size = journal.picture(rows[-1]).size if rows else (0, 0)
+    if not WRITERS[check_suffix(file)].takes_drawings:
+        return (journal.picture(row).resize(size, Image.Resampling.LANCZOS) for row in rows)
+    check_output(file, journal.settings.get("generator", ""))
+    if any(change.get("mask") for change in (journal.settings, *journal.changes)):
+        raise ClipgenError(f"output={str(file)!r}: a run with a mask contains pixels, not only vectors; choose .png")
+    generator = cast(Vectors, load_generator(journal.settings["generator"]))
+    latents = (torch.from_numpy(journal.latent(int(row["step"]))) for row in rows)
+    return (generator.drawing(generator.unpack(latent, size[::-1])) for latent in latents)
