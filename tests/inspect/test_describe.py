@@ -77,7 +77,7 @@ def test_a_run_says_what_it_has_become(run):
     ("arguments", "says"),
     [
         ({"vocabulary": []}, "vocabulary=\\[\\]: give two words"),
-        ({"vocabulary": ["cat"]}, "at least two words"),
+        ({"vocabulary": ["cat"]}, "give two words or more"),
         ({"vocabulary": 5}, "vocabulary=5: give two words"),
         ({"vocabulary": "klingon"}, "vocabulary='klingon' is unknown; choose one of: common, emoji"),
         ({"penalty": 1.0}, "penalty=1.0: must be above 0 and below 1"),
