@@ -108,7 +108,7 @@ def test_an_interrupt_keeps_what_was_made(tmp_path, monkeypatch):
     ("knobs", "says"),
     [
         ({"prompt": " "}, "nothing to draw"),
-        ({"steps": 0}, "a number from 1"),
+        ({"steps": 0}, "a whole number from 1"),
         ({"generator": "mini-vqgan", "size": (500, 500)}, r"nearest is \(496, 496\)"),
         ({"generator": "mini-vqgan", "size": (8, 8)}, r"nearest is \(32, 32\)"),
         ({"size": (10**6, 128)}, r"nearest is \(4096, 128\)"),
