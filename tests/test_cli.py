@@ -76,7 +76,7 @@ def test_output_by_suffix(tmp_path, monkeypatch, capsys):
         (["a cat", "--generator", "nothing"], "choose one of"),
         (["a cat", "--generator", "mini-dvae", "--size", "500x500"], "nearest is (496, 496)"),
         (["a cat", "--size", "big"], "size='big': write width x height"),
-        (["a cat", "--steps", "0"], "a number from 1"),
+        (["a cat", "--steps", "0"], "a whole number from 1"),
         (["a cat", "--stepz", "3"], "did you mean --steps?"),
         (["a", "red", "apple"], "put it in quotes"),
         (["a cat", "-o", "cat.jpeg"], "use one of"),

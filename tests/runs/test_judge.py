@@ -202,7 +202,7 @@ def test_the_progress_bar_says_it(tmp_path, monkeypatch):
         ({"judge": "ViT-B-32/nobody"}, "judge='ViT-B-32/nobody': 'nobody' is neither"),
         ({"judge": "mini"}, "judge='mini': it guides this run"),
         ({"judge": "evaluator", "perceptor": "mini | evaluator:0.5"}, "judge='evaluator': it guides this run"),
-        ({"patience": -1}, "patience=-1: must be a number from 0"),
+        ({"patience": -1}, "patience=-1: must be a whole number from 0"),
         ({"keep": "worst"}, "keep='worst': choose one of: last, best"),
     ],
 )
