@@ -172,11 +172,8 @@ def resumable(journal: Journal) -> Iterator[None]:
 def interrupts(stop: Callable[[], None]) -> Iterator[None]:
     """Call ``stop`` at the first interrupt; a second one ends the block at once, in the middle of a step.
 
-    The handler is left alone
-
-    * outside the main thread,
-    * where interrupts are ignored, as in a shell's background jobs,
-    * where it was not installed by Python, which could not restore it.
+    The handler is left alone outside the main thread, where interrupts are ignored, as in a shell's background jobs,
+    and where Python could not restore it.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):

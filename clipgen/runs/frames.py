@@ -163,13 +163,13 @@ class FrameWriter:
         self._journal, self._has_failed, self._saved_at = journal, False, time.monotonic()
         self._executor = ThreadPoolExecutor(1, "clipgen journal") if in_background else None
 
-    def write_frame(self, frame: Frame, latent: Tensor) -> None:
-        """Write a frame and its packed latent."""
-        self._write(self._journal.add, frame.step, frame.image, latent.to("cpu", copy=True), frame.scores)
-
-    def write_film_picture(self, row: FilmRow, image: Image.Image) -> None:
-        """Write a picture for the film alone; see ``Journal.film``."""
-        self._write(self._journal.add_film_picture, row, image)
+    def write(self, write: Callable[..., None], *values: Any) -> None:
+        """Call a method of the journal that writes."""
+        if self._executor is None:
+            self._attempt(write, *values)
+            return
+        self._finish(MAX_PENDING - 1)
+        self._journal.pending.append(self._executor.submit(self._attempt, write, *values))
 
     def is_due(self, tensors: Mapping[str, Tensor]) -> bool:
         """Return whether a state of these tensors is to be saved with a frame."""
@@ -189,7 +189,7 @@ class FrameWriter:
             if not self._journal.write_error:  # else frames up to it are missing on the disk
                 self._journal.save_state(step, tensors, values)
 
-        self._write(save)
+        self.write(save)
 
     def close(self) -> None:
         """Write what is pending, and end the thread."""
@@ -201,13 +201,6 @@ class FrameWriter:
         """Wait until at most ``remaining`` writes are pending; raise the error of one that failed."""
         while len(self._journal.pending) > remaining:
             self._journal.pending.pop(0).result()
-
-    def _write(self, write: Callable[..., None], *values: Any) -> None:
-        if self._executor is None:
-            self._attempt(write, *values)
-            return
-        self._finish(MAX_PENDING - 1)
-        self._journal.pending.append(self._executor.submit(self._attempt, write, *values))
 
     def _attempt(self, write: Callable[..., None], *values: Any) -> None:
         try:

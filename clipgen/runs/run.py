@@ -301,7 +301,7 @@ class Run:
         # Also where the run ends early, as a change may continue it; after the last step nothing follows the move.
         if is_frame_step and self.step < self.settings.steps:
             self.optimization.move_camera(image)
-        self._writer.write_frame(frame, latent)
+        self._writer.write(self.journal.add, frame.step, frame.image, latent.to("cpu", copy=True), frame.scores)
         self.film.append({"step": frame.step} | frame.scores)
         self._in_step = False
         # A resumed run begins after the camera's move, so the state is that after it.
@@ -317,7 +317,7 @@ class Run:
 
     def _record_film_picture(self, image: Tensor, row: FilmRow | None = None) -> None:
         row = row or {"step": 0, "token_row": len(self.film) + 1}  # by default that of the draft
-        self._writer.write_film_picture(row, to_image(image[0]))
+        self._writer.write(self.journal.add_film_picture, row, to_image(image[0]))
         self.film.append(row)  # another thread may read the picture from now on
 
 

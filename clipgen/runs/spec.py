@@ -3,7 +3,7 @@
 import math
 import platform
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from clipgen.runs.journal import Journal
 from clipgen.runs.settings import Settings, build, check_names, default_init, to_numbers
 from clipgen.setting import check_path, parse_size
 
-UNCHANGEABLE = {"fit"}  # settings that could be changed in version 0.4, without an effect
-REMOVED = {"window": 1}  # settings of version 0.4 that are gone, with the value that changes nothing
+# Settings that changes of version 0.4 may have: ``fit`` had no effect, and ``window`` is gone.
+IGNORED = {"fit", "window"}
 Losses = Sequence[LossFunction | Loss] | Mapping[str, LossFunction] | LossFunction | Loss | None
 
 
@@ -109,9 +109,15 @@ class RunSpec:
         saved = journal.history if journal else check_saved(settings_of(source), source)
         contained = set(inputs.by_name)
         try:
-            changes = [_drop_removed(change, source, UNCHANGEABLE) for change in saved.get("changes", [])]
-            remaining = _drop_removed(saved, source)
-            values = {field.name: remaining.get(field.name, field.default) for field in fields(Settings)}
+            changes: list[dict[str, Any]] = saved.get("changes", [])
+            for options in (saved, *changes):
+                if options.get("window", 1) != 1:
+                    raise ClipgenError(
+                        f"window={options['window']}, a setting that was removed; use clipgen 0.4, or set it to 1 in "
+                        "settings.json and changes.jsonl: the pictures will then differ"
+                    )
+            changes = [{name: change[name] for name in change if name not in IGNORED} for change in changes]
+            values = {field.name: saved.get(field.name, field.default) for field in fields(Settings)}
             before, given = saved.get("losses", []), [loss.name for loss in to_losses(losses)]
             if before != given:
                 used, passed = (", ".join(map(str, names)) or "none" for names in (before, given))
@@ -241,17 +247,6 @@ def to_losses(losses: Losses) -> list[Loss]:
             raise ClipgenError(f"losses: {loss!r} is neither a function (image, latent, step) -> loss nor a Loss")
         result.append(loss if isinstance(loss, Loss) else FunctionLoss(loss, name))
     return result
-
-
-def _drop_removed(saved: Mapping[str, Any], source: str | Path, unused: Collection[str] = ()) -> dict[str, Any]:
-    """Return saved settings without removed and unused ones. Raises ClipgenError if a removed one made a difference."""
-    for name, neutral in REMOVED.items():
-        if saved.get(name, neutral) != neutral:
-            raise ClipgenError(
-                f"{source}: this run has {name}={saved[name]}, a setting that was removed; use clipgen 0.4, or set "
-                f"{name} to {neutral} in its settings.json and changes.jsonl: the pictures will then differ"
-            )
-    return {name: value for name, value in saved.items() if name not in {*REMOVED, *unused}}
 
 
 def shares_latents(settings: Settings, values: Mapping[str, Any]) -> bool:
