@@ -80,7 +80,7 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     return _check_number(name, value, to_python(value), float, low, high, remedy)
 
 
-def _check_number(name: str, value: Any, number: Any, kind: type, low: float, high: float, remedy: str) -> Any:
+def _check_number(name: str, value: Any, number: Any, kind: Any, low: float, high: float, remedy: str) -> Any:
     is_number = isinstance(number, (int, kind)) and not isinstance(number, bool) and abs(number) <= _MAX_NUMBER
     if not (is_number and low <= number <= high):
         noun, bounds = "whole number" if kind is int else "number", bounds_of(low, high)
