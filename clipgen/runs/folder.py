@@ -237,14 +237,8 @@ class Lock:
 
     The system frees the lock of a process that is gone. On a filesystem without locks, only the threads of this process
     exclude each other. A thread may acquire its own lock again; the iteration that held it then fails.
-    Any thread takes over the lock of a thread that has ended.
-
-    Args:
-        folder: An existing folder.
-        work: What is done in it, for the error.
-
-    Raises:
-        ClipgenError: Another process or thread, which the message names, works in the folder.
+    Any thread takes over the lock of a thread that has ended. Raises ClipgenError if another process or thread, which
+    the message names, is at ``work`` in the folder.
     """
 
     def __init__(self, folder: Path, work: str = "this run"):
@@ -299,8 +293,10 @@ class Lock:
         if self.lost:
             raise ClipgenError(f"{self._folder}: another Run object has continued this run; iterate over that one")
 
-    def release(self) -> None:
-        """Release the lock, unless it is lost."""
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         with _MUTEX:
             if self.lost:
                 return
@@ -309,9 +305,3 @@ class Lock:
                 with suppress(OSError):
                     (self._folder / HOLDER).unlink(missing_ok=True)
                 os.close(self._descriptor)
-
-    def __enter__(self) -> "Lock":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
