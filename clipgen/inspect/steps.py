@@ -163,8 +163,8 @@ def draw_pipeline(*marked: str) -> "SVG":
     step = WIDTH + GAP
     left = [12 + i * step for i in range(len(PARTS))]
     boxes = []
-    places = [(x, 12, WIDTH) for x in left] + [(left[1], 82, 3 * step - GAP)]
-    for name, (x, y, width) in zip((*PARTS, "gradient"), places, strict=True):
+    outlines = [(x, 12, WIDTH) for x in left] + [(left[1], 82, 3 * step - GAP)]
+    for name, (x, y, width) in zip((*PARTS, "gradient"), outlines, strict=True):
         colour, weight = (MARK, "bold") if name in marked else ("#fff", "normal")
         boxes.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="34" rx="6" fill="{colour}" stroke="{INK}"/>'
