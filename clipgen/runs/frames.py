@@ -17,8 +17,8 @@ from torch import Tensor
 
 from clipgen.device import copy_to_cpu
 from clipgen.errors import ClipgenError
-from clipgen.export import Drawing
-from clipgen.export.film import check_suffix, export
+from clipgen.export import check_suffix, export
+from clipgen.export.formats import Drawing
 from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
 from clipgen.generators.drawings import Vectors
 from clipgen.images.sheets import png_bytes
@@ -240,7 +240,7 @@ def export_run(
         keep: "last": all frames, "best": those up to the best; by default as the run's setting.
         picture: Returns what to show of a step, by default its frame.
         until: The last step that is shown.
-        options: See ``clipgen.export.film.export``.
+        options: See ``clipgen.export.export``.
 
     Raises:
         ClipgenError: Another ``keep``, or what ``export`` refuses.
