@@ -39,7 +39,7 @@ def inline_workers(monkeypatch):
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """One finished run, a draft but for its size, shared by the tests that only look at it."""
-    less = {"steps": 24, "cutouts": 8, "progress": False}
+    less = {"steps": 24, "cutouts": 4, "progress": False}
     return clipgen.generate("a red apple", seed=0, folder=tmp_path_factory.mktemp("runs"), **less)
 
 

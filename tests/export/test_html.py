@@ -228,6 +228,7 @@ def test_damaged_pages_are_refused_or_read(tmp_path):
             assert "\n" not in str(error)
 
 
+@pytest.mark.slow
 def test_a_run_is_made_again_from_its_page(run, tmp_path):
     journal = run.journal
     file = export(journal.frames(), tmp_path / "a.html", journal.history, scores=journal.scores)

@@ -30,6 +30,7 @@ def test_it_brings_what_suits_it_and_takes_it_away_again(generator, tmp_path):
     assert studio.controls.values == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", PRESETS)
 def test_a_recipe_is_put_and_taken_away_again(recipe, tmp_path):
     studio = clipgen.Studio("a red heart", folder=tmp_path)
@@ -98,6 +99,7 @@ def test_a_mask_is_painted(other):
     assert change[:, :32].mean() > 8 and change[:, 34:].max() <= 4, "at its edge it blends"
 
 
+@pytest.mark.slow
 def test_it_is_stopped_steered_and_resumed(other):
     run = running(other)
     put(other, lr=0.03)
