@@ -140,11 +140,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if not (picture.width and picture.height):
         raise ClipgenError("image: this picture has no pixels; choose another")
     profile = picture.info.get("icc_profile")
-    picture.load()
-    try:
-        picture = ImageOps.exif_transpose(picture)
-    except Exception:  # damaged Exif does not mean damaged pixels
-        picture = picture.copy()
+    picture = _upright(picture)
     if picture.mode.startswith(("I", "F")):
         picture = _to_8_bits(picture)
     if profile:
@@ -153,6 +149,26 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Return a decoded copy, rotated as its Exif says; a PNG's transparent colour gets the depth of the pixels."""
+    stored = {str(tile[3]) for tile in getattr(picture, "tile", ())}
+    picture.load()
+    try:
+        picture = ImageOps.exif_transpose(picture)
+    except Exception:  # damaged Exif does not mean damaged pixels
+        picture = picture.copy()
+    transparency = picture.info.get("transparency")
+    if isinstance(transparency, int) and picture.mode.startswith("I"):
+        alpha = Image.fromarray((np.asarray(picture) != transparency).astype(np.uint8) * 255)
+        picture = _to_8_bits(picture)
+        picture.putalpha(alpha)
+    elif isinstance(transparency, int) and stored & {"L;2", "L;4"}:
+        picture.info["transparency"] = transparency * (85 if "L;2" in stored else 17)
+    elif isinstance(transparency, tuple) and "RGB;16B" in stored:
+        picture.info["transparency"] = tuple(part >> 8 for part in transparency)
+    return picture
 
 
 def _to_8_bits(picture: Image.Image) -> Image.Image:

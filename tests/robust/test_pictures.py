@@ -149,7 +149,7 @@ def test_a_profile_that_cannot_be_used_is_ignored_with_a_warning(profile, tmp_pa
 
 
 def _png(width, height, depth, kind, rows, clear=b""):
-    """Return a PNG by hand: Pillow writes no transparent colours of 2 and 16 bits."""
+    """Return a PNG by hand: Pillow writes no transparent colours of 2, 4 and 16 bits."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -181,24 +181,21 @@ def test_one_bright_pixel_of_a_float_picture_darkens_nothing(tmp_path):
     assert made[4, 4] == 128 and made[0, 0] == 255 and made[0, 1] == 0
 
 
-def test_a_transparent_colour_is_white(tmp_path):
-    (tmp_path / "p.png").write_bytes(_png(2, 1, 8, 0, [bytes([30, 0])], struct.pack(">H", 0)))
-    made = to_picture(tmp_path / "p.png")
-    assert made.getpixel((1, 0)) == WHITE and max(made.getpixel((0, 0))) < 130
-
-
 @pytest.mark.parametrize(
-    "data",
+    "data, clear",
     [
-        _png(2, 1, 16, 0, [struct.pack(">2H", 30000, 40000)], struct.pack(">H", 40000)),
-        _png(2, 1, 16, 2, [struct.pack(">6H", 0, 0, 0, 40000, 300, 0)], struct.pack(">3H", 40000, 300, 0)),
-        _png(2, 1, 2, 0, [bytes([0b01100000])], struct.pack(">H", 2)),
+        (_png(2, 1, 16, 0, [struct.pack(">2H", 30000, 40000)], struct.pack(">H", 40000)), 1),
+        (_png(2, 1, 16, 2, [struct.pack(">6H", 0, 0, 0, 40000, 300, 0)], struct.pack(">3H", 40000, 300, 0)), 1),
+        (_png(2, 1, 8, 0, [bytes([30, 0])], struct.pack(">H", 0)), 1),
+        (_png(2, 1, 4, 0, [bytes([0x73])], struct.pack(">H", 3)), 1),
+        (_png(2, 1, 2, 0, [bytes([0b01100000])], struct.pack(">H", 2)), 1),
     ],
-    ids=["grey 16", "rgb 16", "grey 2"],
+    ids=["grey 16", "rgb 16", "grey 8", "grey 4", "grey 2"],
 )
-def test_a_transparent_colour_of_another_depth_is_read(data, tmp_path):
+def test_a_transparent_colour_of_any_depth_is_white(data, clear, tmp_path):
     (tmp_path / "p.png").write_bytes(data)
-    assert to_picture(tmp_path / "p.png").size == (2, 1)
+    made = to_picture(tmp_path / "p.png")
+    assert made.getpixel((clear, 0)) == WHITE and max(made.getpixel((1 - clear, 0))) < 130
 
 
 @pytest.mark.parametrize(
