@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from clipgen import device as devices
+from clipgen import generators
 from clipgen.cutouts import CutoutConfig
-from clipgen.generators import base, catalogue
+from clipgen.generators import catalogue
 from clipgen.generators.catalogue import ALIASES, GENERATORS, entry_of
 from clipgen.runs.settings import build
 from clipgen.runs.spec import RunSpec
@@ -44,7 +45,7 @@ def test_no_short_name_hides_a_generator():
 def test_a_card_draws_what_the_notebooks_drew(name, kind, gigabytes, side, steps, monkeypatch):
     """There is no card here: what torch says of one is given."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, int(gigabytes * 1e9)))
-    for module in (devices, base):
+    for module in (devices, generators):
         monkeypatch.setattr(module, "resolve_device", lambda name="auto": torch.device(kind))
     monkeypatch.setattr(devices, "resolve_precision", lambda device, asked="auto": "fp32")
     spec = RunSpec.create("a city", {"generator": name, "perceptor": "ViT-B-32/openai"})
@@ -57,7 +58,7 @@ def test_a_card_draws_what_the_notebooks_drew(name, kind, gigabytes, side, steps
 
 
 def test_built_in_models_draw_the_same_everywhere(monkeypatch):
-    monkeypatch.setattr(base, "resolve_device", lambda name="auto": torch.device("cuda"))
+    monkeypatch.setattr(generators, "resolve_device", lambda name="auto": torch.device("cuda"))
     for name in ("stack", "mini-vqgan", "mini-dvae"):
         assert build("a cat", {"generator": name}).steps == 120
         assert entry_of(name).native_size_on(torch.device("cuda")) == GENERATORS[name].native_size
