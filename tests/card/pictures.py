@@ -162,7 +162,6 @@ def test_the_frames_are_those_of_the_cpu(name, tmp_path, record_property):
     assert max(distances) <= 1 and on_cpu[-1].std() > 1
 
 
-@pytest.mark.slow
 def test_a_draft_is_that_of_the_cpu_and_its_prior_leaves_the_card(tmp_path, monkeypatch):
     priors, load = [], priors_room.load_prior
 

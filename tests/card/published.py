@@ -8,10 +8,7 @@ from pretend import Card, is_possible, published_shapes, take_step
 from clipgen.generators import vae
 from clipgen.runs import history
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not is_possible(), reason="there is a card that need not be pretended"),
-]
+pytestmark = pytest.mark.skipif(not is_possible(), reason="there is a card that need not be pretended")
 T4, A100 = (7, 5), (8, 0)
 VIT = {"perceptor": "ViT-B-32/openai", "init": "random"}
 VQGAN = {"generator": "vqgan_imagenet_f16_16384", "size": (256, 256), **VIT}

@@ -15,10 +15,9 @@ HERE = Path(__file__).parent
 @pytest.mark.skipif(
     sys.platform != "linux" or torch.version.cuda is None, reason="needs a CUDA build of torch on Linux"
 )
-@pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_on_a_card(marked, tmp_path):
+def test_on_a_card(tmp_path):
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'runs'}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CLIPGEN_CACHE": str(tmp_path / "cache")}
     files = [HERE / name for name in ("pictures.py", "counts.py", "published.py")]
-    done = subprocess.run([*command, "-m", marked, *files], env=environment, text=True, stdout=subprocess.PIPE)
+    done = subprocess.run([*command, *files], env=environment, text=True, stdout=subprocess.PIPE)
     assert not done.returncode, done.stdout

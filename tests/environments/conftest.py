@@ -32,20 +32,21 @@ def extras():
 def wheel(tmp_path_factory):
     """clipgen's wheel."""
     folder = tmp_path_factory.mktemp("wheel")
-    uv("build", "--wheel", "--out-dir", folder, ROOT)
+    uv("build", "--wheel", "--no-cache", "--out-dir", folder, ROOT)
     (made,) = folder.glob("*.whl")
     return made
 
 
 @pytest.fixture(scope="session")
-def resolve():
+def resolve(pytestconfig):
     """``resolve(python, requirements)``: what would be installed for that Python, as {name: version}."""
 
     def resolved(python, requirements, constraints=os.devnull):
         # omegaconf needs a package that is published as source only.
         built = "--only-binary=:all:", "--no-binary=antlr4-python3-runtime"
         plain = "--no-annotate", "--no-header", "--constraint", constraints, "--python-version", python
-        done = uv("pip", "compile", "-", *built, *plain, input="\n".join(requirements))
+        cache = "--cache-dir", pytestconfig.cache.mkdir("uv")  # metadata is asked for once
+        done = uv("pip", "compile", "-", *built, *plain, *cache, input="\n".join(requirements))
         return dict(re.findall(r"^(\S+)==(\S+)$", done, re.M))
 
     return resolved
@@ -53,7 +54,7 @@ def resolve():
 
 def uv(*arguments, **options):
     """What uv prints; it reads the metadata of wheels without fetching the wheels."""
-    command = [sys.executable, "-m", "uv", "--quiet", "--no-cache", *map(str, arguments)]
+    command = [sys.executable, "-m", "uv", "--quiet", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
     if "error sending request" in done.stderr:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("the package index cannot be reached")
