@@ -12,7 +12,7 @@ from studio_page import StudioPage
 pytestmark = pytest.mark.slow
 CELL = """import clipgen
 
-clipgen.Studio("a red apple", steps=24, judge="evaluator", generator="mini-vqgan", cutouts=4, tile=True)"""
+clipgen.Studio("a red apple", steps=12, judge="evaluator", generator="mini-vqgan", cutouts=4, tile=True)"""
 WIDTHS = {"wide": 1280, "narrow": 420}
 GRAVE = {"serious", "critical"}
 DARK = Path(sysconfig.get_path("data"), "share/jupyter/nbconvert/templates/lab/static/theme-dark.css")
@@ -36,10 +36,10 @@ def studio(page, serve, notebooks, axe):
     page.goto(f"{address}/voila/render/studio.ipynb?theme=light")
     studio = StudioPage(page)
     studio.button("What CLIP reads in this frame").click()
-    studio.generate("a red apple", 24)
-    studio.wait_for_step(12)
+    studio.generate("a red apple", 12)
+    studio.wait_for_step(6)
     studio.root.locator(".clipgen-columns").screenshot(path=REPORTS / "studio-at-work.png")
-    studio.wait_for(lambda: studio.step == 24)
+    studio.wait_for(lambda: studio.step == 12)
     page.evaluate(axe)
     return studio
 
