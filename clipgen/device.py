@@ -4,7 +4,7 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from threading import RLock
@@ -21,37 +21,65 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float
 def resolve_device(name: str = "auto") -> torch.device:
     """Return a device by name, with its index: ``cuda`` is the current one, such as cuda:0.
 
-    ``auto`` is the first of CUDA and Apple's MPS that torch can sample cutouts on, else the CPU. Raises ClipgenError
-    for a device that this machine lacks, or that torch lacks an operation for.
+    ``auto`` is CUDA, else Apple's MPS if torch can sample cutouts on it, else the CPU. Raises ClipgenError for a device
+    that this machine lacks, or that torch lacks an operation for.
     """
     chosen = _best() if name == "auto" else name
     try:
         torch.device(chosen)
     except RuntimeError as error:
         raise ClipgenError(f"device={name!r}: choose one of: auto, cpu, cuda, cuda:1, mps") from error
+    if chosen.startswith("mps") and torch.backends.mps.is_available() and (missing := sampling_error("mps")):
+        raise ClipgenError(
+            f"device={name!r} cannot be used here: this torch ({torch.__version__}) cannot sample cutouts on it "
+            f"({missing}); update torch (pip install -U torch), or use device='cpu'"
+        )
+    if chosen.startswith("cuda") and torch.cuda.is_available() and (missing := missing_kernels(torch.device(chosen))):
+        raise ClipgenError(f"device={name!r} cannot be used here: {missing}; use device='cpu', or another torch")
     try:
         device = torch.empty(0, device=chosen).device
         if device.type == "meta" or (device.type == "cpu" and name.partition(":")[2] not in ("", "0")):
             raise RuntimeError("nothing can be computed on it")
         if device.type == "cuda" and device.index >= (count := torch.cuda.device_count()):
             raise RuntimeError(f"there are {count}, counted from cuda:0")  # torch looks only when something is computed
-        if missing := sampling_error(str(device)):
-            raise RuntimeError(missing)
         return device
     except (RuntimeError, AssertionError) as error:
-        raise ClipgenError(
-            f"device={name!r} cannot be used here with torch {torch.__version__} ({_reason(error)}); use auto or cpu, "
-            "or update torch (pip install -U torch)"
-        ) from error
+        raise ClipgenError(f"device={name!r} cannot be used here ({_reason(error)}); use auto or cpu") from error
 
 
 def _best() -> str:
-    for kind, backend in (("cuda", torch.cuda), ("mps", torch.backends.mps)):
-        if backend.is_available():
-            if not (missing := sampling_error(kind)):
-                return kind
-            warnings.warn(f"device='auto' is the CPU: {kind} cannot be used ({missing})", stacklevel=3)
-    return "cpu"
+    if torch.cuda.is_available():
+        if not (missing := missing_kernels(torch.device("cuda"))):
+            return "cuda"
+        warnings.warn(f"device='auto' is the CPU: {missing}", stacklevel=3)
+    return "mps" if torch.backends.mps.is_available() and not sampling_error("mps") else "cpu"
+
+
+def missing_kernels(device: torch.device) -> str:
+    """Return why this torch has no kernels for a CUDA GPU; empty if it has."""
+    try:
+        capability, architectures = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
+    except (RuntimeError, AssertionError):  # there is no such device, or no driver: ``resolve_device`` says so
+        return ""
+    if can_run(capability, architectures):
+        return ""
+    names = ", ".join(architectures)
+    return f"this torch ({torch.__version__}) has kernels for {names}, and the GPU is {capability[0]}.{capability[1]}"
+
+
+def can_run(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
+    """Return whether kernels for CUDA architectures, such as ``sm_75``, run on a GPU of a compute capability.
+
+    Kernels run on later GPUs of the same major version, and where they are PTX (``compute_90``) on all later ones;
+    those with an "a" (``sm_90a``) on their own only. Architectures that are not CUDA's (ROCm's) can run.
+    """
+    matches = [match for name in architectures if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name))]
+    for kind, major, minor, letter in (match.groups() for match in matches):
+        built_for = int(major), int(minor)
+        is_later = built_for <= capability and (kind == "compute" or built_for[0] == capability[0])
+        if built_for == capability or (is_later and letter != "a"):
+            return True
+    return not matches
 
 
 def _reason(error: BaseException) -> str:
@@ -60,17 +88,17 @@ def _reason(error: BaseException) -> str:
 
 
 @lru_cache
-def sampling_error(device: str) -> str:
-    """Return why a device cannot sample cutouts and compute their gradient; empty if it can.
+def sampling_error(kind: str) -> str:
+    """Return why a kind of device cannot sample cutouts and compute their gradient; empty if it can.
 
-    A GPU may be too old for this torch's kernels. On MPS ``grid_sample`` at a picture's border came with torch 2.13,
-    and its backward pass later (pytorch/pytorch issues 125098 and 169143).
+    On MPS ``grid_sample`` at a picture's border came with torch 2.13, and its backward pass later (pytorch/pytorch
+    issues 125098 and 169143).
     """
     try:
-        image = torch.zeros(1, 1, 2, 2, device=device, requires_grad=True)
-        grid = torch.zeros(1, 2, 2, 2, device=device)
+        image = torch.zeros(1, 1, 2, 2, device=kind, requires_grad=True)
+        grid = torch.zeros(1, 2, 2, 2, device=kind)
         F.grid_sample(image, grid, padding_mode="border", align_corners=False).sum().backward()
-    except (RuntimeError, AssertionError) as error:  # of the former NotImplementedError is a kind
+    except RuntimeError as error:  # of which NotImplementedError is a kind
         return _reason(error)
     return ""
 
@@ -119,7 +147,6 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
             torch.set_deterministic_debug_mode(before)
 
 
-@lru_cache(maxsize=64)
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return numbers as a float32 tensor (n,), copied to a device once. It is shared: do not write into it."""
     return torch.tensor(values, dtype=torch.float32, device=device)

@@ -70,6 +70,33 @@ class Inputs:
             named["mask"] = self._name_picture(named["mask"], "mask")
         return named
 
+    def name_files(self, settings: Settings) -> Settings:
+        """Return settings in which prompts that are image files without such a suffix have the pictures' names."""
+        if not any(find_file(prompt.text) for prompt in settings.prompts if not prompt.is_image):
+            return settings
+        return settings.updated(
+            prompt=self._replace_files(settings.prompt),
+            negative=self._replace_files(settings.negative, "negative"),
+        )
+
+    def _replace_files(self, line: str, argument: str = "prompt") -> str:
+        prompts = parse_parts(line, argument)
+        files = [prompt.text for prompt in prompts if not prompt.is_image and find_file(prompt.text)]
+        names = {file: name for file in files if (name := self._name_file(file))}
+        if not names:
+            return line
+        renamed = [replace(prompt, text=names.get(prompt.text, prompt.text)) for prompt in prompts]
+        return " | ".join(format_prompt(prompt, argument) for prompt in renamed)
+
+    def _name_file(self, text: str) -> str:
+        """Return the name of the picture in a file; empty if it is not a picture and ``text`` is a plain word."""
+        try:
+            return self._name_picture(to_picture(text, argument="prompt"))
+        except ClipgenError:
+            if Path(text).suffix or Path(text).name != text:
+                raise
+            return ""
+
     def _name_picture(self, value: Any, argument: str = "prompt") -> str:
         """Return the name of a picture: its path or address, otherwise one made from its content."""
         if isinstance(value, str):

@@ -86,7 +86,7 @@ class RunSpec:
         """Return the spec of a new run, from the arguments of ``clipgen.Run``."""
         inputs = inputs or Inputs()
         named = inputs.name_values({**options, "prompt": prompt})
-        settings = build(named.pop("prompt"), named)
+        settings = inputs.name_files(build(named.pop("prompt"), named))
         if not named.keys() & {"generator", "recipe"} and default_init(settings.perceptor) == "random":
             warnings.warn(
                 f"no generator is named for {settings.perceptor}: pixels are optimised, as in recipe='das'; "
