@@ -29,6 +29,19 @@ PREFIXES = ("hf-hub:", "local-dir:")
 # What the CLIP paper's repository calls OpenAI's models, and open_clip's architectures.
 _OPENAI = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
 _PAPER_NAMES = {name: name.replace("/", "-").replace("@336px", "-336") for name in _OPENAI}
+# OpenAI's files by their SHA-256, from the CLIP paper's repository; open_clip lists them up to version 3 only.
+_OPENAI_FILES = {
+    "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt",
+    "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599/RN101.pt",
+    "RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd/RN50x4.pt",
+    "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa/RN50x16.pt",
+    "RN50x64": "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c/RN50x64.pt",
+    "ViT-B-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+    "ViT-B-16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt",
+    "ViT-L-14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
+    "ViT-L-14-336": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt",
+}
+_OPENAI_ADDRESS = "https://openaipublic.azureedge.net/clip/models/"
 
 
 @cache
@@ -73,8 +86,10 @@ def remote(architecture: str, tag: str) -> Remote:
         repo, _, file = hub.rpartition("/")
         files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
         sources = [f"hf:{repo}/{file}" for file in files]
-    digest = None
-    if url := config.get("url"):
+    url, digest = config.get("url"), None
+    if tag == "openai" and (own := _OPENAI_FILES.get(architecture.removesuffix("-quickgelu"))):
+        url = _OPENAI_ADDRESS + own
+    if url:
         sources.append(url)
         # OpenAI writes the checksum into the address, mlfoundations its first digits.
         match = re.search(r"/([0-9a-f]{64})/[^/]+$|-([0-9a-f]{8})\.pt$", url)

@@ -58,15 +58,14 @@ def test_only_models_of_pictures_are_listed(version, cache, capsys):
         family(f"{SOUND}/laion")
 
 
-def test_openais_weights_come_from_the_hub_and_from_where_open_clip_says(version):
+def test_openais_weights_come_from_the_hub_or_from_openai(version):
     remote = published.remote("ViT-L-14-336", "openai")
     assert remote.sources[0].startswith("hf:timm/vit_large_patch14_clip_336.openai/")
-    if version == "installed":
-        assert remote.sha256 == "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
-        assert remote.sources[-1].endswith(f"/{remote.sha256}/ViT-L-14-336px.pt")
+    assert remote.sha256 == "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
+    assert remote.sources[-1].endswith(f"/{remote.sha256}/ViT-L-14-336px.pt")
     every = [pair for pair in published.list_published() if pair[1] == "openai"]
     assert len(every) >= 9
-    assert all(published.remote(*pair).sources[0].startswith("hf:timm/") for pair in every)
+    assert all(published.remote(*pair).sources[-1].startswith("https://openaipublic.") for pair in every)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
