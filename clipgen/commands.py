@@ -25,8 +25,8 @@ from clipgen.setting import check_count
 from clipgen.storage.files import display_path, expand_home, find_unused
 from clipgen.storage.remote import Published, cached, list_items, prune
 from clipgen.studies.films import finish_film, write_redrawn_film
-from clipgen.studies.grid import BOOLEANS, MAX_ROWS, load_yaml
 from clipgen.studies.page import check_file
+from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
 
 OUTPUTS = " ".join(WRITERS)
 

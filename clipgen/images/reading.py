@@ -24,6 +24,7 @@ FORMATS = (
     *("PSD", "QOI", "TGA"),
 )
 Pictorial = Image.Image | np.ndarray | Tensor | bytes | io.BytesIO  # a picture that has no name yet
+SAMPLE_FORMAT = 339  # the TIFF tag that says whether numbers have a sign
 FITS: dict[str, Callable[..., Image.Image]] = {  # of a picture, a size and a filter
     "crop": ImageOps.fit,
     "letterbox": partial(ImageOps.pad, color="white"),
@@ -140,9 +141,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if not (picture.width and picture.height):
         raise ClipgenError("image: this picture has no pixels; choose another")
     profile = picture.info.get("icc_profile")
+    # Pillow reads 32 bits without a sign as if they had one.
+    is_unsigned = picture.mode == "I" and getattr(picture, "tag_v2", {}).get(SAMPLE_FORMAT) == (1,)
     picture = _upright(picture)
     if picture.mode.startswith(("I", "F")):
-        picture = _to_8_bits(picture)
+        picture = _to_8_bits(picture, is_unsigned)
     if profile:
         picture = _to_srgb(picture, profile)
     if picture.mode == "CMYK" or (picture.mode == "RGB" and "transparency" not in picture.info):
@@ -171,14 +174,15 @@ def _upright(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _to_8_bits(picture: Image.Image) -> Image.Image:
+def _to_8_bits(picture: Image.Image, is_unsigned: bool = False) -> Image.Image:
     """Return a grey picture of 16 or 32 bits, or of floats in [0, 1], in 8 bits: Pillow would cut them off at 255."""
-    grey = np.nan_to_num(np.asarray(picture).astype(np.float64))
+    pixels = np.asarray(picture)
+    grey = np.nan_to_num((pixels.view(np.uint32) if is_unsigned else pixels).astype(np.float64))
     if picture.mode == "F" and (grey > 1.001).mean() > 0.5:
         raise ClipgenError("image: floats of a picture are from 0 to 1, and most of these are above; divide them")
     top = 1 if picture.mode == "F" else 65535
     if picture.mode == "I" and grey.max() > top:
-        top = np.iinfo(np.int32).max
+        top = np.iinfo(np.uint32 if is_unsigned else np.int32).max
     return Image.fromarray((grey / top * 255).clip(0, 255).round().astype(np.uint8))
 
 

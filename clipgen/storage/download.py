@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LARGEST = 4e10  # bytes of a file of unknown size: no open_clip model has more
 _TRIES = 5
+MIN_BYTES, STALL_SECONDS = 64_000, 60.0  # a download of fewer bytes than MIN_BYTES in STALL_SECONDS is given up
 _CHECKSUMS_LOCK = threading.Lock()
 
 
@@ -70,6 +71,10 @@ def partial_path(source: Source, name: str, suffix: str) -> Path:
 
 
 # --- addresses ----------------------------------------------------------------------------------------
+
+
+class _StaleError(OSError):
+    """The partial download does not match the file on the server. The download restarts."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,8 @@ def _download(source: Source, name: str, part: _Partial) -> None:
         try:
             return _request(source, name, part)
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, _StaleError):
+                part.delete()
             final = isinstance(error, WrongFileError) or is_disk_full(error) or attempt == _TRIES - 1
             final |= isinstance(error, UnreachableError) and part.size == size_before
             final |= isinstance(error, urllib.error.HTTPError) and error.code < 500
@@ -143,47 +150,56 @@ def _request(source: Source, name: str, part: _Partial) -> None:
     start = part.size if total else 0
     if total and start == total:
         return
-    with _open(source, part, start, version) as response:
-        if response.headers.get_content_type() == "text/html":  # a page that says, with status 200, that it is gone
-            raise WrongFileError("a web page came instead of it")
-        if start and response.status == 206:
-            if not _is_rest(response, start, total, version):
-                part.delete()
-                raise OSError(f"bytes from {start} on were requested, and other ones came; it starts again")
-        else:
-            if response.status == 206:
-                raise WrongFileError("the server sent a partial response (206) to a full request")
-            start, total = 0, response.length or 0
-            if total:
-                source.check_size(total)
-            part.begin(total, response.headers)
-        _receive(response, source, name, part.file, start, total or None)
-    if total and part.size < total:
-        raise OSError(f"the connection was cut {total - part.size} bytes before the end")
-    if total and part.size > total:
-        part.delete()
-        raise OSError(f"more came than the {total} bytes of the file; it starts again")
-
-
-def _open(source: Source, part: _Partial, start: int, version: str) -> Any:
-    """Return the response of the server, to be asked for the bytes after the first ``start``."""
     headers = {"User-Agent": f"clipgen/{clipgen.__version__}"}
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": version}
     try:
-        return open_url(source.where, headers)
+        response = open_url(source.where, headers)
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:
-            part.delete()
-            raise OSError("the partial file does not fit any more; it starts again") from error
+            raise _StaleError("the partial file does not fit any more; it starts again") from error
         raise
+    with response:
+        if response.headers.get_content_type() == "text/html":  # a page that says, with status 200, that it is gone
+            raise WrongFileError("a web page came instead of it")
+        length = _parse_length(response.headers.get("Content-Length"))
+        if start and response.status == 206:
+            _check_rest(response.headers, start, total, length, version)
+        else:
+            start, total = 0, length or 0
+            _check_whole(response.status, length, source)
+            part.begin(total, response.headers)
+        _receive(response, source, name, part.file, start, total or None)
+    if total and part.size > total:
+        raise _StaleError(f"{part.size - total} bytes more than the file has were received; the download restarts")
+    if total and part.size < total:
+        raise OSError(f"the connection was cut {total - part.size} bytes before the end")
 
 
-def _is_rest(response: Any, start: int, total: int, version: str) -> bool:
-    """Return whether all bytes after the first ``start`` come, of the same version."""
-    is_same = not version.startswith('"') or response.headers.get("ETag", version) == version
-    came = (response.headers.get("Content-Range") or "").strip()
-    return is_same and came == f"bytes {start}-{total - 1}/{total}" and response.length in (None, total - start)
+def _check_whole(status: int, length: int | None, source: Source) -> None:
+    """Raise an error unless a whole file comes, of a size that it can have."""
+    if status == 206:
+        raise WrongFileError("the server sent a partial response (206) to a full request")
+    if status != 200:
+        raise OSError(f"it answers with status {status}")
+    if length is not None:
+        source.check_size(length)
+
+
+def _parse_length(number: str | None) -> int | None:
+    """Return the length in a header, if there is one. Raises WrongFileError for anything but decimal digits."""
+    if number is not None and not re.fullmatch(r"[0-9]{1,18}", number.strip()):
+        raise WrongFileError(f"its Content-Length is {number[:40]!r}")
+    return None if number is None else int(number)
+
+
+def _check_rest(headers: Any, start: int, total: int, length: int | None, version: str) -> None:
+    """Raise _StaleError unless all bytes after the first ``start`` come, of the same version."""
+    part = (headers.get("Content-Range") or "none").strip()
+    if part != f"bytes {start}-{total - 1}/{total}" or length not in (None, total - start):
+        raise _StaleError(f"bytes from {start} on were requested, and the range that came is {part[:60]!r}")
+    if version.startswith('"') and headers.get("ETag", version) != version:
+        raise _StaleError("the part that came is of another version")
 
 
 def _receive(response: Any, source: Source, name: str, file: Path, start: int, total: int | None) -> None:
@@ -193,12 +209,17 @@ def _receive(response: Any, source: Source, name: str, file: Path, start: int, t
     ):
         report_progress(name, start, total)
         out.seek(start)  # not to its end, which another process may move that downloads the same
-        while block := response.read1(1 << 18):
+        mark, began = start, time.monotonic()
+        while block := response.read1(1 << 18):  # what has come, so that a stall loses nothing
             report_progress(name, out.tell() + len(block), total)
             out.write(block)
             bar.update(len(block))
             if out.tell() > source.limit:
                 raise WrongFileError(f"more came than the {source.limit / 1e6:.0f} MB that it may have")
+            if time.monotonic() - began >= STALL_SECONDS:
+                if out.tell() - mark < MIN_BYTES:
+                    raise OSError(f"only {out.tell() - mark} bytes came within {STALL_SECONDS:g} seconds")
+                mark, began = out.tell(), time.monotonic()
 
 
 # --- the hub ------------------------------------------------------------------------------------------

@@ -9,6 +9,11 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 PART = re.compile(r"\.[0-9a-f]{8}\.part(\.\w+)?")  # the name of a file that is being written
 # The last two are pictures, but cannot be read.
 _SUFFIX = re.compile(
@@ -24,23 +29,49 @@ _WINDOWS = re.compile(r"^[a-z]:[\\/]|^\\\\|\\(?![|:@\[])", re.IGNORECASE)
 def atomic_write(file: Path) -> Iterator[Path]:
     """Yield a new path beside ``file`` to write to, which replaces ``file`` at the end, or is deleted after an error.
 
-    Parts that killed processes left in that folder an hour ago are also deleted.
+    Parts that killed processes left in that folder are also deleted: one that is being written is locked.
 
     Raises:
         OSError: The folder cannot be written.
     """
-    for part in file.parent.glob(".*.part*"):
-        with suppress(OSError):
-            if PART.fullmatch(part.name) and time.time() - part.lstat().st_mtime > 3600:
-                part.unlink()
+    for part in file.parent.glob(".*.part*") if fcntl else ():
+        if PART.fullmatch(part.name) and not part.is_symlink():
+            _delete_unlocked(part)
     part = file.with_name(f".{secrets.token_hex(4)}.part{file.suffix.lower()}")
+    descriptor = -1
     try:
-        part.touch(exist_ok=False)
+        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        _lock(descriptor)
+        if not fcntl:  # Windows renames no open file
+            os.close(descriptor)
+            descriptor = -1
         yield part
         os.replace(part, file)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _delete_unlocked(part: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(part, os.O_RDWR)
+        try:
+            if _lock(descriptor):
+                part.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file; return whether that is possible and nobody else has locked it."""
+    try:
+        if fcntl:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def is_address(text: str) -> bool:

@@ -6,11 +6,12 @@ import re
 import socket
 import ssl
 import string
-import time
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -20,9 +21,9 @@ TIMEOUT = 10.0  # seconds for a connection to each address of a host, and withou
 BYTES = 32_000_000  # of a picture
 SECONDS = 120.0  # for all of it
 _UNICAST = ipaddress.IPv6Network("2000::/3")  # all IPv6 addresses of the internet at large
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))  # not all known to Python
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
-# Not public, which not every Python knows; 2002::/16 embeds IPv4 addresses (RFC 7526 retires its relays).
-_SPECIAL = [*map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "2002::/16"))]
+_ISATAP = 0x5EFE  # RFC 5214: stands before an IPv4 address in the last 64 bits, but for the global bit
 
 
 class UnreachableError(OSError):
@@ -64,33 +65,65 @@ def check_reachable(address: str) -> None:
 
 
 def _is_public(address: str) -> bool:
-    """Return whether a numeric address, or the IPv4 address that it embeds, belongs to the internet at large."""
+    """Return whether a numeric address, and every IPv4 address that it embeds, belongs to the internet at large."""
     number = ipaddress.ip_address(address)
-    if isinstance(number, ipaddress.IPv6Address) and (number.ipv4_mapped or number in _NAT64):
-        number = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
-    if number.is_multicast or any(number in network for network in _SPECIAL):
+    if any(number in network for network in _SPECIAL):
         return False
-    return number.is_global and (number.version == 4 or number in _UNICAST)
+    if isinstance(number, ipaddress.IPv4Address):
+        return number.is_global and not number.is_multicast
+    last = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+    if number.ipv4_mapped or number in _NAT64:
+        return _is_public(str(last))
+    embedded = [number.sixtofour, last if int(number) >> 32 & 0xFDFFFFFF == _ISATAP else None]
+    # Teredo's relays are gone, and its addresses embed two that are not checked by whoever forwards them.
+    unicast = number in _UNICAST and number.is_global and number.teredo is None
+    return unicast and all(_is_public(str(one)) for one in embedded if one)
 
 
-def _connect(address: tuple[str, int], timeout: float | None = None, source: Any = None) -> socket.socket:
-    """Return a connection to the very address that was checked: a name may answer differently the next time."""
-    results = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
-    if not all(_is_public(str(result[4][0])) for result in results):
-        raise PermissionError(f"{address[0]} is this machine or a private network, which is not read from")
-    return socket.create_connection((str(results[0][4][0]), address[1]), timeout, source)
+class _PublicOnlyHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Connects to public addresses only, until ``end``: a socket's own timeout restarts with every byte."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = False
+        self.duplicates = list[socket.socket]()  # of the sockets, because TLS detaches the originals
+
+    def end(self) -> None:
+        """End all connections, now and from now on."""
+        self.ended = True
+        for duplicate in self.duplicates:
+            with suppress(OSError):
+                duplicate.shutdown(socket.SHUT_RDWR)  # ends a pending read
+
+    def connect(self, address: tuple[str, int], timeout: float | None = None, source: Any = None) -> socket.socket:
+        """Return a connection to the very addresses that were checked: a name may answer differently the next time."""
+        results = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        if not all(_is_public(str(result[4][0])) for result in results):
+            raise PermissionError(f"{address[0]} is this machine or a private network, which is not read from")
+        connection = socket.create_connection((str(results[0][4][0]), address[1]), timeout, source)
+        self.duplicates.append(connection.dup())
+        if self.ended:
+            self.end()
+        return connection
+
+    def _create(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
+        connection = kind(*args, **kwargs)
+        connection._create_connection = self.connect
+        return connection
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(self._create, http.client.HTTPConnection), request)  # type: ignore[arg-type]
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(self._create, http.client.HTTPSConnection), request)  # type: ignore[arg-type]
 
 
-class _PublicHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    """Connects to public addresses only."""
-
-    def do_open(self, http_class: Callable[..., Any], req: Any, **options: Any) -> Any:
-        def create(*args: Any, **kwargs: Any) -> Any:
-            connection = http_class(*args, **kwargs)
-            connection._create_connection = _connect
-            return connection
-
-        return super().do_open(create, req, **options)  # type: ignore[arg-type]
+def _encode(address: str) -> str:
+    """Return an address in ASCII: its host in IDNA, everything else percent-encoded."""
+    parts = urlsplit(address.strip())
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    whole = urlunsplit(parts._replace(netloc=host, fragment=""))
+    return quote(re.sub("%(?![0-9a-fA-F]{2})", "%25", whole), safe=string.punctuation)
 
 
 def read_public(address: str, name: str = "image", limit: int | None = None) -> bytes:
@@ -105,35 +138,35 @@ def read_public(address: str, name: str = "image", limit: int | None = None) -> 
         ClipgenError: For a private address, one that gives no picture or film, and for what is too large or too slow.
     """
     # No proxy: it would resolve names for us, unchecked.
-    limit, opener, content = limit or BYTES, urllib.request.OpenerDirector(), bytearray()
+    limit, handler, opener = limit or BYTES, _PublicOnlyHandler(), urllib.request.OpenerDirector()
     redirect, default = urllib.request.HTTPRedirectHandler(), urllib.request.HTTPDefaultErrorHandler()
-    unknown, errors = urllib.request.UnknownHandler(), urllib.request.HTTPErrorProcessor()
-    for handler in (_PublicHandler(), redirect, default, unknown, errors):
-        opener.add_handler(handler)
+    for each in (handler, redirect, default, urllib.request.HTTPErrorProcessor()):
+        opener.add_handler(each)
     headers = {"User-Agent": "clipgen", "Accept": "image/*, video/*, */*;q=0.5"}
-    end = time.monotonic() + SECONDS
+    timer = threading.Timer(SECONDS, handler.end)
+    timer.daemon = True
+    timer.start()
     try:
-        with opener.open(urllib.request.Request(_encode(address), headers=headers), timeout=20) as response:
-            kind, block = response.headers.get_content_type(), b"-"
-            while block and len(content) <= limit:
-                if time.monotonic() > end:
-                    raise TimeoutError(f"it did not end within {SECONDS:g} seconds")
-                block = response.read1(1 << 18)
-                content += block
+        request = urllib.request.Request(_encode(address), headers=headers)
+        response = opener.open(request, timeout=20)
+        if response is None:
+            raise OSError("only http and https addresses are read")
+        with response:
+            content, kind = response.read(limit + 1), response.headers.get_content_type()
+        if handler.ended:
+            raise TimeoutError
         if kind.startswith("text/") and content.lstrip().startswith(b"<"):  # any other is up to its decoder
             raise OSError(f"it is {kind}, not an image")
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = " ".join(str(getattr(error, "reason", "") or error).split())
+        if handler.ended:
+            reason = f"it did not end within {SECONDS:g} seconds"
         code = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
         raise ClipgenError(f"{name}={address!r}: {code}{reason}; download it yourself and give the file") from error
+    finally:
+        timer.cancel()
+        for duplicate in handler.duplicates:
+            duplicate.close()
     if len(content) > limit:
         raise ClipgenError(f"{name}={address!r}: more than {limit // 10**6} MB; download it and make it smaller")
-    return bytes(content)
-
-
-def _encode(address: str) -> str:
-    """Return an address in ASCII: its host in IDNA, everything else percent-encoded."""
-    parts = urlsplit(address.strip())
-    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
-    whole = urlunsplit(parts._replace(netloc=host, fragment=""))
-    return quote(re.sub("%(?![0-9a-fA-F]{2})", "%25", whole), safe=string.punctuation)
+    return content

@@ -12,8 +12,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
+from concurrent.futures import Executor, Future
+from contextlib import suppress
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,7 @@ class WorkerLost(RuntimeError):
     """A worker has ended before its task; the message says why."""
 
 
-class WorkerExecutor(ThreadPoolExecutor):
+class WorkerExecutor(Executor):
     """An executor that replaces lost workers: the future of a lost task raises WorkerLost, the others continue.
 
     A worker stays between tasks, with the models it loaded.
@@ -53,12 +56,13 @@ class WorkerExecutor(ThreadPoolExecutor):
     shares_folders = True  # whether workers see the folders of this machine
 
     def __init__(self, workers: int, threads: int):
-        super().__init__(workers)
-        self.workers, self.threads, self._closed = workers, threads, False
-        self._workers: dict[int, Any] = {}  # by slot
+        self.workers, self.threads = workers, threads
+        self._workers: dict[int, Any] = {}  # workers by slot
         self._slots: queue.LifoQueue[int] = queue.LifoQueue()  # without a task; those with a worker come first
         for slot in reversed(range(workers)):
             self._slots.put(slot)
+        self._tasks: set[Future] = set()
+        self._closed = False
 
     def start_worker(self, slot: int) -> Any:
         """Return a new worker, in place of an earlier one in the same slot.
@@ -70,21 +74,29 @@ class WorkerExecutor(ThreadPoolExecutor):
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future:  # type: ignore[override]
         """Have a worker call a function, which is pickled by its name."""
-        return super().submit(self._call, function, *arguments)
+        future: Future = Future()
+        self._tasks.add(future)
+        future.add_done_callback(self._tasks.discard)
+        # A daemon, so that a process with an unfinished study can end.
+        threading.Thread(target=self._call, args=(future, function, arguments), name="worker", daemon=True).start()
+        return future
 
-    def _call(self, *call: Any) -> Any:
-        slot = self._slots.get()
+    def _call(self, future: Future, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        slot, result, error = self._slots.get(), None, None
         try:
             if slot not in self._workers:
                 self._workers[slot] = self.start_worker(slot)
             if self._closed:
                 self._workers[slot].kill()
-            return self._workers[slot].call(*call)
-        except BaseException:
+            result = self._workers[slot].call(function, *arguments)
+        except Exception as failure:
+            error = failure
             self._close(slot)
-            raise
-        finally:
-            self._slots.put(slot)
+        self._slots.put(slot)
+        if error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
     def _close(self, slot: int) -> None:
         if worker := self._workers.pop(slot, None):
@@ -92,7 +104,10 @@ class WorkerExecutor(ThreadPoolExecutor):
 
     def close_idle(self) -> None:
         """End the workers without a task: another one may wait for their memory, cores or GPU."""
-        slots = [self._slots.get() for _ in range(self._slots.qsize())]
+        slots = []
+        with suppress(queue.Empty):
+            while True:
+                slots.append(self._slots.get_nowait())
         for slot in slots:
             self._close(slot)
             self._slots.put(slot)
@@ -102,7 +117,8 @@ class WorkerExecutor(ThreadPoolExecutor):
         self._closed = True
         for worker in list(self._workers.values()):
             worker.kill()
-        super().shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            futures.wait(list(self._tasks))
         self.close_idle()
 
 

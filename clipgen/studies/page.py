@@ -25,8 +25,8 @@ from clipgen.export import check_writable
 from clipgen.export.html import data_url, hashed
 from clipgen.images.sheets import enlarge
 from clipgen.runs.inputs import strip_paths
-from clipgen.studies.grid import format_value
 from clipgen.studies.row import Row, RowState
+from clipgen.studies.tables import format_value
 
 if TYPE_CHECKING:
     from clipgen.studies.study import Study

@@ -5,6 +5,7 @@ A row is an ordinary run folder with a file ``row.json`` that says how far it is
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -31,7 +32,7 @@ from clipgen.storage.files import absolute_path, atomic_write
 from clipgen.studies.grid import GridPoint
 
 STATE_FILE, TEMP_PREFIX = "row.json", ".making-"
-LAST = "state.safetensors", STATE_FILE
+LAST = "state.safetensors", STATE_FILE  # copied last, so that an incomplete copy stays resumable
 _LOST = re.compile(r"\w\w+:/")  # an address whose second slash a Path has removed
 
 
@@ -47,11 +48,17 @@ class RowState:
     @classmethod
     def read(cls, row: Path | bytes) -> "RowState":
         """Return the state in a row's folder, or in the content of its ``row.json``; a new one if that is not valid."""
+        default = cls()
         try:
-            values = json.loads(row if isinstance(row, bytes) else (row / STATE_FILE).read_bytes())
-            return cls(int(values["step"]), float(values["seconds"]), values["done"] is True, str(values["error"]))
-        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            return cls()
+            values = dict(json.loads(row if isinstance(row, bytes) else (row / STATE_FILE).read_bytes()))
+            values.pop("memory", None)  # of rows of 0.4
+            state = cls(**values)
+        except (OSError, ValueError, TypeError, RecursionError):
+            return default
+        kinds = type(state.step), type(state.done), type(state.error)  # a bool is not a number
+        if kinds != (int, bool, str) or type(state.seconds) not in (int, float):
+            return default
+        return state if state.step >= 0 and 0 <= state.seconds < math.inf else default
 
     def write(self, folder: Path) -> None:
         """Replace the file in a folder. Raises OSError."""
@@ -230,11 +237,11 @@ class StudyStorage:
             (self.upload if state.done or state.error else self.download)(folder)
 
     def upload(self, folder: Path) -> None:
-        """Copy a row to the address, what says how far it is last: an incomplete copy can be resumed."""
+        """Copy a row to the address."""
         files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
         with self._translate_errors("cannot be written; the rows are saved locally and uploaded on the next run"):
-            for is_last in (False, True):
-                group = [file for file in files if (file.name in LAST) == is_last]
+            for last in ("", *LAST):
+                group = [file for file in files if (file.name if file.name in LAST else "") == last]
                 targets = [f"{self._root}/{file.relative_to(folder.parent).as_posix()}" for file in group]
                 for parent in {target.rpartition("/")[0] for target in targets}:
                     self._files.makedirs(parent, exist_ok=True)
@@ -246,7 +253,7 @@ class StudyStorage:
         with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=folder.parent) as draft:
             copy, root = Path(draft, folder.name), f"{self._root}/{folder.name}/"
             with self._translate_errors("cannot be read"):
-                keys = [file.removeprefix(root) for file in self._files.find(root)]
+                keys = [file.removeprefix(root) for file in self._files.find(root) if file.startswith(root)]
                 keys = [key for key in keys if _is_inside(key)]
                 if not keys:
                     raise FileNotFoundError(f"nothing is there of {folder.name}")

@@ -24,9 +24,10 @@ from clipgen.setting import check_count
 from clipgen.storage.files import atomic_write, display_path
 from clipgen.studies import page
 from clipgen.studies.executor import WorkerExecutor, WorkerLost, visible_gpus
-from clipgen.studies.grid import MAX_ROWS, Table, expand_grid, format_value, write_csv
+from clipgen.studies.grid import expand_grid
 from clipgen.studies.page import show_progress
 from clipgen.studies.row import Row, RowState, StudyStorage
+from clipgen.studies.tables import MAX_ROWS, Table, format_value, write_csv
 from clipgen.studies.worker import make_rows
 
 TICK = 0.25  # seconds between two checks of how far the rows are

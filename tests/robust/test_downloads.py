@@ -111,9 +111,9 @@ def failed(server, says, path="/model.ckpt"):
 
 
 @pytest.mark.parametrize("length", ["many", "-5", "1e5", "307200, 307200", "9" * 5000, "٣٠٧٢٠٠", "0x10", ""])
-def test_an_odd_length_is_no_length(length, server):
+def test_odd_lengths_are_a_failed_source(length, server):
     server.cut, server.headers = SIZE, {"Content-Length": length.encode().decode("latin-1")}
-    assert fetch(remote(server)).read_bytes() == CONTENT
+    failed(server, "Content-Length is")
 
 
 ODD = [
@@ -148,6 +148,13 @@ def test_an_endless_file_of_unknown_size_is_given_up(server, monkeypatch, cache)
     server.cut, server.headers = SIZE, {"Content-Length": None}
     failed(server, "more came than the")
     assert not list(cache.rglob("*ckpt*"))
+
+
+def test_a_dripping_file_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.0, raising=False)
+    monkeypatch.setattr(download, "MIN_BYTES", 10**9, raising=False)
+    server.cut, server.rest = SIZE, (206, part(CUT, SIZE - 1, SIZE), REST)
+    failed(server, "bytes came within 0 seconds")
 
 
 def test_an_odd_note_of_the_version_starts_anew(server, cache):

@@ -52,14 +52,10 @@ def test_everything_is_checked_before_a_gigabyte_is_fetched(asked, says, tmp_pat
 
 @pytest.mark.parametrize("weight", [1, 0.9, 0.5, 2])
 def test_a_negative_prompt_has_the_weight_that_is_given(weight, tmp_path):
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "fog.png")
-    for negative in (
-        {"blurry": weight},
-        ["a dog", {Path("b.png"): weight}],
-        f"{tmp_path / 'fog.png'}:{weight} | a dog",
-    ):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "fog", "PNG")
+    for negative in ({"blurry": weight}, ["a dog", {Path("b.png"): weight}], f"{tmp_path / 'fog'}:{weight} | a dog"):
         settings = Inputs().name_values({"prompt": "a cat", "negative": negative})
-        settings = build(settings.pop("prompt"), settings)
+        settings = Inputs().name_files(build(settings.pop("prompt"), settings))
         weights = {prompt.weight for prompt in settings.prompts[1:] if prompt.text != "a dog"}
         assert weights == {-weight} and all(p.weight == -0.5 for p in settings.prompts if p.text == "a dog")
 
