@@ -7,7 +7,7 @@ from clipgen import fast
 
 __version__ = "0.4.0"
 
-fast.use_large_pages()
+fast.set_environment()
 
 _PUBLIC = {
     "ClipgenError": "clipgen.errors",

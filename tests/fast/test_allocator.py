@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import clipgen
-from clipgen import memory
+from clipgen import fast, memory
 from clipgen.fast import allocator
 
 glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
@@ -22,6 +22,7 @@ import re
 from pathlib import Path
 
 import torch
+from clipgen import fast
 from clipgen.fast import allocator
 
 class Owner:
@@ -112,3 +113,13 @@ for area in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", open("/proc/self/smaps").rea
     environment |= {"THP_MEM_ALLOC_ENABLE": said} if said else {}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(asked)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measured on Linux only")
+@pytest.mark.parametrize(("said", "kept"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_somebody_decided(said, kept, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if said:
+        monkeypatch.setenv("OMP_WAIT_POLICY", said)
+    fast.set_environment()
+    assert os.environ["OMP_WAIT_POLICY"] == kept

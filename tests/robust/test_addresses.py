@@ -160,7 +160,7 @@ def test_an_endless_body_is_given_up(name, site, monkeypatch, tmp_path):
 @pytest.mark.parametrize("path", ["/drip", "/known", "/headers"])
 @pytest.mark.parametrize("name", ["image", "film"])
 def test_a_dripping_body_is_given_up(name, path, site, monkeypatch, tmp_path):
-    monkeypatch.setattr(network, "SECONDS", 0.2, raising=False)
+    monkeypatch.setattr(network, "SECONDS", 0.2)
     with pytest.raises(clipgen.ClipgenError, match=f"{name}=.*did not end within 0.2 seconds"):
         read(name, site + path, tmp_path)
 

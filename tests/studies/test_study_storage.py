@@ -1,5 +1,7 @@
 """Studies at an address: what was made is there, comes from there, and trouble is told before anything is made."""
 
+import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -103,3 +105,17 @@ def test_an_address_that_is_gone_on_the_way(tmp_path, quick, inline_workers):
             clipgen.study("a cat", folder=address, **TINY, **quick)
     assert clipgen.study("a cat", folder=address, **TINY, **quick).finished
     assert len(list((tmp_path / "away").glob("*/row.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"step": value} for value in (-5, "3", 2.7, True)),
+        *({"seconds": math.nan}, {"seconds": math.inf}, {"done": 1}, {"error": None}, {"error": [1]}, {"more": 1}),
+    ],
+    ids=str,
+)
+def test_a_state_of_wrong_types_is_a_new_one(values):
+    content = json.dumps({"step": 3, "seconds": 1.5, "done": False, "error": ""} | values)
+    assert RowState.read(content.encode()) == RowState()
+    assert RowState.read(b'{"step": 3, "seconds": 1.5}') == RowState(step=3, seconds=1.5)
