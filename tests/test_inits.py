@@ -139,12 +139,12 @@ def test_the_subject_is_always_drawn_and_related_to_what_it_wears_holds_or_rides
 def test_a_hat_is_on_the_head(monkeypatch):
     """A black square wears a red one, which overlaps its upper edge, whatever the size."""
 
-    def draw(self, context, thing, size):
+    def draw(self, context, text, size):
         image = torch.ones(1, 3, *size)
-        image[..., 32:96, 32:96] = torch.tensor([float("hat" in thing.text), 0, 0])[:, None, None]
+        image[..., 32:96, 32:96] = torch.tensor([float("hat" in text), 0, 0])[:, None, None]
         yield image
 
-    monkeypatch.setattr(drafts.Drafts, "_thing_stages", draw)
+    monkeypatch.setattr(drafts.Dalle, "stages", draw)
     generator, start = clipgen.load_generator("stack"), drafts.Drafts()
     for size in ((128, 128), (64, 96)):
         prompts = [Prompt("a penguin wearing a top hat")]

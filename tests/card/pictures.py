@@ -20,7 +20,8 @@ from clipgen import priors as priors_room
 from clipgen.cutouts import AUGMENTATIONS
 from clipgen.generators.vae import TAESD
 from clipgen.mini import drafts
-from clipgen.runs import history, spec
+from clipgen.runs import frames as run_frames
+from clipgen.runs import spec
 from clipgen.runs.presets import PRESETS
 from clipgen.storage.weights import cache_folder
 
@@ -181,7 +182,7 @@ def test_a_draft_is_that_of_the_cpu_and_its_prior_leaves_the_card(tmp_path, monk
 
 
 def test_a_resumed_run_goes_on_to_the_same_frames(tmp_path, monkeypatch):
-    monkeypatch.setattr(history, "SMALL_STATE", 0)  # saved as one of large token logits is, when the frames are closed
+    monkeypatch.setattr(run_frames, "SMALL_STATE", 0)  # as one of large token logits is saved: at the end
     settings = {"folder": tmp_path, "device": "cuda", "generator": "mini-dvae", "relax": "gumbel", "steps": 3}
     with Card():
         run = clipgen.Run(PROMPT, **SMALL | settings)

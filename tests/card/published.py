@@ -6,7 +6,7 @@ import pytest
 from pretend import Card, is_possible, published_shapes, take_step
 
 from clipgen.generators import vae
-from clipgen.runs import history
+from clipgen.runs import frames as run_frames
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="there is a card that need not be pretended")
 T4, A100 = (7, 5), (8, 0)
@@ -29,7 +29,7 @@ def test_a_step(settings, capability, operations, tmp_path):
 
 
 def test_a_frame_brings_down_its_picture_and_tokens(tmp_path, monkeypatch):
-    monkeypatch.setattr(history, "SAVE_SECONDS", 1e9)
+    monkeypatch.setattr(run_frames, "SAVE_SECONDS", 1e9)
     with published_shapes(), Card(T4, hollow=True) as card:
         take_step(card, tmp_path, every=1, count=lambda frames: next(frames), **DVAE)
     picture, tokens = 3 * 512 * 512, 8 * 64 * 64

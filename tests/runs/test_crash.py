@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import clipgen
-from clipgen.runs import history
+from clipgen.runs import frames as run_frames
 from clipgen.runs.finish import iterate_batch
 from clipgen.runs.journal import Journal
 
@@ -26,7 +26,7 @@ PROMPT = "a cat@0-6 | a dog:0.8@3-12 | grey:-0.3"
 NURSERY = """
 import os, signal, sys
 from pathlib import Path
-from clipgen.runs import history
+from clipgen.runs import frames as run_frames
 from clipgen.runs.run import Run
 
 write, replace = Path.write_bytes, os.replace
@@ -48,7 +48,7 @@ def trap(count):
 
 for number, line in enumerate(sys.stdin):
     folder, count = line.split()
-    history.SMALL_STATE, history.SAVE_SECONDS = (2**24, 20) if number % 2 else (0, 0.1)
+    run_frames.SMALL_STATE, run_frames.SAVE_SECONDS = (2**24, 20) if number % 2 else (0, 0.1)
     child = os.fork()
     if child == 0:
         try:
@@ -80,7 +80,7 @@ def nothing(image, latent, step):
 @pytest.fixture
 def large_states(monkeypatch):
     """States are saved as those of token logits at 512x512 are."""
-    monkeypatch.setattr(history, "SMALL_STATE", 0)
+    monkeypatch.setattr(run_frames, "SMALL_STATE", 0)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 import clipgen
-from clipgen.mini.drafts import Drafts
+from clipgen.inits import Dalle
 
 SMALL = {"init": "dalle", "size": (64, 64), "cutouts": 3, "steps": 12, "every": 2, "lr": 1e-6, "ema": 0.0}
 STORY = "a cat@0-6 | a dog@6-"
@@ -15,12 +15,12 @@ STORY = "a cat@0-6 | a dog@6-"
 def plain(monkeypatch):
     """Drafts that need no transformer: a square, the lighter the longer its name is."""
 
-    def draft(self, scene, thing, size):
+    def draft(self, context, text, size):
         image = torch.ones(1, 3, *size)
-        image[..., size[0] // 4 : -size[0] // 4, size[1] // 4 : -size[1] // 4] = len(thing.text) / 20
+        image[..., size[0] // 4 : -size[0] // 4, size[1] // 4 : -size[1] // 4] = len(text) / 20
         yield image
 
-    monkeypatch.setattr(Drafts, "_thing_stages", draft)
+    monkeypatch.setattr(Dalle, "stages", draft)
 
 
 def shade(image):

@@ -107,7 +107,7 @@ def test_an_interrupt_keeps_what_was_made(tmp_path, monkeypatch):
     ("knobs", "says"),
     [
         ({"prompt": " "}, "nothing to draw"),
-        ({"steps": 0}, "a number from 1"),
+        ({"steps": 0}, "must be a whole number from 1 to 1,000,000"),
         ({"generator": "mini-vqgan", "size": (500, 500)}, r"nearest is \(496, 496\)"),
         ({"generator": "mini-vqgan", "size": (8, 8)}, r"nearest is \(32, 32\)"),
         ({"size": (10**6, 128)}, r"nearest is \(4096, 128\)"),
@@ -115,7 +115,7 @@ def test_an_interrupt_keeps_what_was_made(tmp_path, monkeypatch):
         ({"perceptor": "clop"}, "choose one of: mini"),
         ({"init": "nowhere.png"}, "no such file"),
         ({"lr": 0.0}, "lr=0.0: must be a number from 1e-12 to"),
-        ({"near": float("nan")}, "near=nan: must be at least 0"),
+        ({"near": float("nan")}, "near=nan: must be a number of at least 0"),
         ({"ema": 1.0}, "from 0 to 0.99999"),
         ({"stepz": 3}, "no such setting; did you mean steps"),
         ({"steps": 3.5}, "must be a whole number"),
