@@ -147,6 +147,7 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
             torch.set_deterministic_debug_mode(before)
 
 
+@lru_cache(maxsize=64)
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return numbers as a float32 tensor (n,), copied to a device once. It is shared: do not write into it."""
     return torch.tensor(values, dtype=torch.float32, device=device)

@@ -44,11 +44,12 @@ class Targets(NamedTuple):
 
     embeddings: Tensor  # (P, d), unit norm
     weights: Tensor  # (P,); a negative one repels
-    stops: Tensor  # (P,), distance at which an attracting prompt stops pulling, or a repelling one pushing; -inf: never
+    stops: Tensor | None  # (P,), distance at which an attracting prompt stops pulling, or a repelling one pushing
     sources: Tensor | None = None  # (P, d), embeddings of directions' source texts; zeros for the other prompts
 
     def to(self, device: torch.device) -> "Targets":
-        return self._replace(weights=copy_to(self.weights, device), stops=copy_to(self.stops, device))
+        stops = None if self.stops is None else copy_to(self.stops, device)
+        return self._replace(weights=copy_to(self.weights, device), stops=stops)
 
     def combined(self) -> "Targets":
         """Return the targets, the positive ones replaced by their normalised weighted sum (Murdock 2021)."""
@@ -57,10 +58,13 @@ class Targets(NamedTuple):
             return self
         positive_weights = copy_to(self.weights.clamp(min=0), self.embeddings.device)
         repelling = [self.embeddings[i] for i in (~positive).nonzero().flatten().tolist()]
+        stops = self.stops
+        if stops is not None:
+            stops = torch.cat([stops[positive].amin()[None], stops[~positive]])
         return Targets(
             torch.stack([F.normalize(positive_weights @ self.embeddings, dim=-1), *repelling]),
             torch.cat([self.weights.new_ones(1), self.weights[~positive]]),
-            torch.cat([self.stops[positive].amin()[None], self.stops[~positive]]),
+            stops,
         )
 
 
@@ -93,8 +97,9 @@ def prompt_distance(
     if targets.sources is not None and start_embeddings is not None:
         directed = direction_distance(image_embeddings - start_embeddings, targets.embeddings - targets.sources)
         distances = torch.where(targets.sources.any(1), directed, distances)
-    repelled, attracted = distances.minimum(targets.stops.abs()), distances.maximum(targets.stops)
-    distances = torch.where(targets.weights < 0, repelled, attracted)
+    if targets.stops is not None:
+        repelled, attracted = distances.minimum(targets.stops.abs()), distances.maximum(targets.stops)
+        distances = torch.where(targets.weights < 0, repelled, attracted)
     return (distances.mean(0) * targets.weights).sum() / targets.weights.abs().sum().clamp(min=1e-12)
 
 
@@ -194,7 +199,9 @@ class PromptLoss(Loss):
             sources = self.sources or [None] * len(self.perceptors)
             for (perceptor, weight), embeddings, source in zip(self.perceptors, self.embeddings, sources, strict=True):
                 source = None if source is None else _select(source, region.prompts)
-                targets = Targets(_select(embeddings, region.prompts), region_weights, stops[region.prompts], source)
+                own = _select(embeddings, region.prompts)
+                own_stops = None if stops.isneginf().all() else stops[region.prompts]
+                targets = Targets(own, region_weights, own_stops, source)
                 targets = (targets.combined() if self.combined else targets).to(context.image.device)
                 factors = weight * loss_weight, weight * score_weight
                 yield from self._batches_of(context, region, perceptor, targets, *factors)
