@@ -22,7 +22,7 @@ from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.spec import RunSpec
 from clipgen.setting import check_count
-from clipgen.storage.files import display_path, expand_home, find_unused
+from clipgen.storage import display_path, expand_home, find_unused
 from clipgen.storage.remote import Published, cached, list_items, prune
 from clipgen.studies.films import finish_film, write_redrawn_film
 from clipgen.studies.page import check_file

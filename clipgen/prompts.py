@@ -25,7 +25,7 @@ from typing import Any
 
 from clipgen.errors import ClipgenError
 from clipgen.setting import NUMBER, SPAN, fade_factors
-from clipgen.storage.files import is_picture_name, is_windows_path, shorten_name, strip_quotes
+from clipgen.storage import is_picture_name, is_windows_path, shorten_name, strip_quotes
 
 _BAR = re.compile(r"(?<!\\)\|")
 _COLON = re.compile(r"(?<!\\):(?!//)")

@@ -108,7 +108,5 @@ LOSSES = Registry(
 )
 
 # For ``describe``: the words to choose from, and pictures whose mean embedding is the baseline.
-VOCABULARIES = Registry(
-    "vocabulary", {"common": "clipgen.mini.vocabulary:common", "emoji": "clipgen.mini.vocabulary:emoji"}
-)
-PICTURES = Registry("pictures", {"drawings": "clipgen.mini.vocabulary:drawings"})
+VOCABULARIES = Registry("vocabulary", {"common": "clipgen.mini:common", "emoji": "clipgen.mini:emoji"})
+PICTURES = Registry("pictures", {"drawings": "clipgen.mini:drawings"})

@@ -18,7 +18,7 @@ from clipgen.export.formats import MAX_SETTINGS, Drawing, Film, TimedFrame, Writ
 from clipgen.images.sheets import enlarge
 from clipgen.registry import WRITERS
 from clipgen.setting import check_number, to_python
-from clipgen.storage.files import atomic_write, expand_home
+from clipgen.storage import atomic_write, expand_home
 
 _INPUTS = {
     False: "pictures, not drawings; run.export makes them",

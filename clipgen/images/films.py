@@ -27,7 +27,7 @@ from clipgen.images.reading import (
     to_rgb,
     wrap_errors,
 )
-from clipgen.storage.files import is_address
+from clipgen.storage import is_address
 from clipgen.storage.network import read_public
 
 BYTES = 256_000_000  # of a film that is downloaded

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.errors import ClipgenError, suggest
-from clipgen.storage.files import find_file
+from clipgen.storage import find_file
 
 _WORDS = {
     "all": (0.0, 0.0, 1.0, 1.0),

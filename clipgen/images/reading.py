@@ -14,7 +14,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from clipgen.errors import ClipgenError, suggest
-from clipgen.storage.files import find_file, is_address
+from clipgen.storage import find_file, is_address
 from clipgen.storage.network import read_public
 
 PIXELS = 64_000_000  # of a picture, at most: beyond it decoding alone takes seconds and gigabytes

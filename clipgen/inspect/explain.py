@@ -21,7 +21,7 @@ from clipgen.export import check_writable
 from clipgen.images.reading import to_tensor
 from clipgen.images.sheets import enlarge, overlay_heat, png_bytes
 from clipgen.inspect.describe import add_options, embed_words, picture_and_perceptor
-from clipgen.storage.files import atomic_write, expand_home, find_unused, shorten_name
+from clipgen.storage import atomic_write, expand_home, find_unused, shorten_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,8 +22,7 @@ from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext
 from clipgen.losses.regularisers import lightness
-from clipgen.mini import scenes
-from clipgen.mini.vocabulary import drawing_names, everyday_name
+from clipgen.mini import drawing_names, everyday_name, scenes
 from clipgen.priors import Drawings, dalle
 from clipgen.prompts import Prompt, positive_text_prompts
 

@@ -27,7 +27,7 @@ from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.settings import list_settings
 from clipgen.runs.spec import RunSpec
-from clipgen.storage.files import display_path
+from clipgen.storage import display_path
 
 
 @list_settings

@@ -21,7 +21,7 @@ import numpy as np
 
 from clipgen.errors import ClipgenError
 from clipgen.runs.settings import Settings, scheduled
-from clipgen.storage.files import absolute_path
+from clipgen.storage import absolute_path
 
 try:
     import fcntl

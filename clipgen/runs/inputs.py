@@ -24,7 +24,7 @@ from clipgen.registry import INITS
 from clipgen.runs.folder import read_array
 from clipgen.runs.journal import Journal
 from clipgen.runs.settings import Settings, to_numbers
-from clipgen.storage.files import find_file
+from clipgen.storage import find_file
 
 Value = str | Path | int | float | tuple[int, int] | Pictorial | None  # of a setting
 Item = str | Path | Pictorial

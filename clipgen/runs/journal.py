@@ -39,7 +39,7 @@ from clipgen.runs.folder import (
     read_json,
 )
 from clipgen.setting import check_path
-from clipgen.storage.files import absolute_path, make_dated_folder
+from clipgen.storage import absolute_path, make_dated_folder
 
 FOLDERS = "frames", "latents", "inputs", "between"
 TABLE, CHANGES = "scores.csv", "changes.jsonl"

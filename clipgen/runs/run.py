@@ -17,8 +17,8 @@ from torch import Tensor
 from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import png_bytes
+from clipgen.inspect import StepReport
 from clipgen.inspect.describe import Words, describe
-from clipgen.inspect.steps import StepReport
 from clipgen.optimize import Optimization
 from clipgen.prompts import Prompt
 from clipgen.runs.control import RunControl
@@ -30,7 +30,7 @@ from clipgen.runs.settings import Settings, list_settings
 from clipgen.runs.spec import Losses, Models, RunSpec, shares_latents
 from clipgen.runs.step_specs import StepInspector, StepSpecBuilder
 from clipgen.setting import check_count
-from clipgen.storage.files import display_path
+from clipgen.storage import display_path
 
 # The film shows each of these first steps, because the picture changes most then, unless ``every`` was raised.
 FILM_STEPS = 24

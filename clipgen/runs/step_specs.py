@@ -17,7 +17,7 @@ from clipgen.generators.catalogue import entry_of
 from clipgen.images import masks
 from clipgen.images.camera import Camera
 from clipgen.inits import InitContext
-from clipgen.inspect.steps import FrameJudge, StepReport, inspect_step
+from clipgen.inspect import FrameJudge, StepReport, inspect_step
 from clipgen.losses import Loss, StepSpec, SumLoss
 from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prompts, embed_sources, find_regions
 from clipgen.optimize import Optimization

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 import clipgen
 from clipgen.progress import has_listener, report_progress
-from clipgen.storage.files import atomic_write
+from clipgen.storage import atomic_write
 from clipgen.storage.network import UnreachableError, check_reachable, open_url
 from clipgen.storage.weights import cache_folder
 

@@ -18,8 +18,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
-from clipgen.storage import pickles
-from clipgen.storage.files import atomic_write
+from clipgen.storage import atomic_write, pickles
 
 Net = TypeVar("Net", bound=nn.Module)
 Tensors = dict[str, Tensor]

@@ -25,7 +25,7 @@ from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings
 from clipgen.runs.spec import Losses, RunSpec
 from clipgen.setting import check_count, check_number
-from clipgen.storage.files import display_path
+from clipgen.storage import display_path
 
 FILM = "film"  # the start of a redrawn film, and the folder with its frames until all are redrawn
 

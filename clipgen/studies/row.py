@@ -28,7 +28,7 @@ from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import FOLDERS, Journal
 from clipgen.runs.spec import RunSpec
 from clipgen.setting import to_python
-from clipgen.storage.files import absolute_path, atomic_write
+from clipgen.storage import absolute_path, atomic_write
 from clipgen.studies.grid import GridPoint
 
 STATE_FILE, TEMP_PREFIX = "row.json", ".making-"

@@ -21,7 +21,7 @@ from clipgen.prompts import slug
 from clipgen.registry import ENGINES
 from clipgen.runs.finish import batch_key
 from clipgen.setting import check_count
-from clipgen.storage.files import atomic_write, display_path
+from clipgen.storage import atomic_write, display_path
 from clipgen.studies import page
 from clipgen.studies.executor import WorkerExecutor, WorkerLost, visible_gpus
 from clipgen.studies.grid import expand_grid

@@ -16,7 +16,7 @@ from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.runs.settings import build
 from clipgen.setting import check_path
-from clipgen.storage.files import absolute_path, display_path
+from clipgen.storage import absolute_path, display_path
 from clipgen.studio.controls import Controls
 from clipgen.studio.gallery import Gallery, save_inputs, settings_of
 from clipgen.studio.parts import Access, button, close_all

@@ -15,7 +15,7 @@ from clipgen.images.masks import find_mask_file
 from clipgen.prompts import Prompt, format_prompt, parse_parts
 from clipgen.runs.frames import History
 from clipgen.runs.journal import Journal
-from clipgen.storage.files import is_address
+from clipgen.storage import is_address
 from clipgen.studio.controls import DEFAULTS
 from clipgen.studio.parts import button, close_all, hidden_image, save_input, show, to_jpeg
 

@@ -5,8 +5,8 @@ import torch
 
 import clipgen
 from clipgen.generators.catalogue import GENERATORS
+from clipgen.mini import held_out
 from clipgen.mini.training.evaluate import retrieval
-from clipgen.mini.vocabulary import held_out
 from clipgen.runs.presets import PRESETS
 
 

@@ -7,7 +7,7 @@ import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.generators.dvae import DVAE
 from clipgen.generators.vqgan import VQModel
-from clipgen.mini.vocabulary import held_out
+from clipgen.mini import held_out
 
 
 def rng(seed=0):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 import clipgen
-from clipgen.mini.vocabulary import held_out
+from clipgen.mini import held_out
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,9 @@ import clipgen
 from clipgen import priors
 from clipgen.cli import main
 from clipgen.images.reading import to_image, to_tensor
-from clipgen.mini import WEIGHTS
+from clipgen.mini import WEIGHTS, held_out
 from clipgen.mini.drafts import DRAFT_TEMPERATURE, DRAFTS
 from clipgen.mini.training.prior import losses
-from clipgen.mini.vocabulary import held_out
 from clipgen.priors import UNDRAWN, Sampler, _models, dalle, load_prior
 
 

@@ -30,8 +30,8 @@ def test_a_run_keeps_all_it_shows(run):
 
 def test_a_name_that_is_taken_is_left_alone(tmp_path, monkeypatch):
     marks = iter(["ab12", "ab12", "cd34"])
-    monkeypatch.setattr("clipgen.storage.files.secrets.token_hex", lambda _: next(marks))
-    monkeypatch.setattr("clipgen.storage.files.time.strftime", lambda _: "20261129-041801")
+    monkeypatch.setattr("clipgen.storage.secrets.token_hex", lambda _: next(marks))
+    monkeypatch.setattr("clipgen.storage.time.strftime", lambda _: "20261129-041801")
     first, second = (Journal.create(tmp_path, "a-cat", {"prompt": "a cat", "seed": seed}) for seed in range(2))
     assert [made.folder.name[-10:] for made in (first, second)] == ["a-cat-ab12", "a-cat-cd34"]
     assert first.settings["seed"] == 0 and second.settings["seed"] == 1

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import clipgen
-from clipgen.inspect import steps as seeing
+from clipgen import inspect as seeing
 from clipgen.runs.spec import RunSpec
 
 SMALL = {"size": (64, 48), "cutouts": 3, "every": 2, "steps": 5, "init": "perlin", "lr": 0.6}

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.generators.dvae import DVAE, unmap_pixels
+from clipgen.mini import held_out
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.training import composer
 from clipgen.mini.training.bundle import sources
@@ -16,7 +17,6 @@ from clipgen.mini.training.dvae import CONFIG
 from clipgen.mini.training.first_stage import Losses, PatchCritic, edge_energy, likelihood
 from clipgen.mini.training.training import Job, Training, load_embedded, save_weights
 from clipgen.mini.training.vqgan import psnr
-from clipgen.mini.vocabulary import held_out
 
 WINDOW, STRIDE = 10, 8  # tokens of a side that are decoded at a time, and pixels of a token
 FOOLING = 1.6  # norm of the critic's gradient, relative to that of the other losses

@@ -33,11 +33,11 @@ from clipgen.cli import CommandParser, add_settings
 from clipgen.clip import Perceptor
 from clipgen.generators.codebook import Codebook
 from clipgen.images.reading import to_tensor
+from clipgen.mini import PROMPTS, drawing_names, held_out
 from clipgen.mini.scenes import COLOURS, with_article
 from clipgen.mini.training.data import fraction, is_held_out
 from clipgen.mini.training.vqgan import psnr
 from clipgen.mini.training.ways import WAYS
-from clipgen.mini.vocabulary import PROMPTS, drawing_names, held_out
 
 
 @torch.no_grad()

@@ -19,12 +19,12 @@ from clipgen.generators.codebook import straight_through
 from clipgen.generators.dvae import DVAE, map_pixels, unmap_pixels
 from clipgen.images.reading import to_image
 from clipgen.losses.regularisers import lightness
+from clipgen.mini import held_out
 from clipgen.mini.clip import ImageTower, MiniCLIP
 from clipgen.mini.training.bundle import sources
 from clipgen.mini.training.composer import Pool
 from clipgen.mini.training.training import Job, Training, load_embedded, save_weights
 from clipgen.mini.training.vqgan import psnr
-from clipgen.mini.vocabulary import held_out
 
 CONFIG: dict[str, Any] = {"n_hid": 64, "n_blk_per_group": 2, "n_init": 64, "vocab_size": 2048}
 DIM = 16  # of a code, while it is learnt

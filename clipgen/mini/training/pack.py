@@ -8,11 +8,10 @@ import torch
 from torchvision.utils import make_grid
 
 from clipgen.images.reading import to_image
-from clipgen.mini import WEIGHTS
+from clipgen.mini import WEIGHTS, everyday_name
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.training import critic, data, dvae, prior, vqgan
 from clipgen.mini.training.training import Job, save_weights
-from clipgen.mini.vocabulary import everyday_name
 
 
 def pack(job: Job) -> None:

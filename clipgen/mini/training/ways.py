@@ -8,7 +8,7 @@ from PIL import Image
 
 import clipgen
 from clipgen.images.reading import to_image
-from clipgen.mini.vocabulary import held_out
+from clipgen.mini import held_out
 
 Way = Callable[..., Image.Image]
 """``way(prompts, i, **settings)``: a picture of the prompt with the number ``i``; the others may lend something."""

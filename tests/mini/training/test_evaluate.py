@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
+from clipgen.mini import PROMPTS
 from clipgen.mini.training.data import is_held_out
 from clipgen.mini.training.evaluate import blind, combinations, main, ranks, saturated
 from clipgen.mini.training.vqgan import psnr
 from clipgen.mini.training.ways import WAYS, drawing
-from clipgen.mini.vocabulary import PROMPTS
 
 
 def test_there_are_a_hundred_prompts():
