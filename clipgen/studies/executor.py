@@ -144,7 +144,8 @@ class ProcessWorker:
 
     def __init__(self, threads: int, gpu: str | None = None):
         path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        libraries = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
+        environment = os.environ | dict.fromkeys(libraries, str(threads))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))  # an empty entry would be the current folder
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu

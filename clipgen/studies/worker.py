@@ -41,10 +41,11 @@ def serve(threads: int, handle: int) -> None:
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def receive() -> None:
-        with suppress(EOFError, OSError):
+        try:
             while True:
                 tasks.put(channel.recv_bytes())
-        os._exit(0)
+        finally:
+            os._exit(0)
 
     threading.Thread(target=receive, daemon=True).start()
     initialize(threads)
