@@ -49,7 +49,7 @@ class RunControl:
         with self._lock, self._spec.inputs.tentative() as inputs:
             before = set(inputs.by_name)
             change = inputs.name_values(options)
-            settings = self._spec.change(self._next_settings, change)
+            settings = inputs.name_files(self._spec.change(self._next_settings, change))
             self._spec.check_models(settings, self._models)
             prompts = change.keys() & {"prompt", "negative"}
             change |= {name: getattr(settings, name) for name in prompts}
@@ -117,9 +117,9 @@ class RunControl:
         return [change for change in self._pending if change["step"] > self._step]
 
     def _apply(self) -> None:
+        self._record()  # first, so that whoever sees the new settings finds the change in the journal
         self.applied += self._due
         self._pending, self.settings = self._later, self._next_settings
-        self._record()
 
     def _record(self) -> None:
         with suppress(OSError):  # a full disk: the run warns of it once, when frames cannot be saved

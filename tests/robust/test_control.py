@@ -258,3 +258,27 @@ def test_a_change_after_the_end_names_what_it_cannot_change(tmp_path):
     list(frames)
     with pytest.raises(clipgen.ClipgenError, match=r"^lr=\.\.\.: the run ended"):
         run.change(keep="best", lr=0.2)
+
+
+def test_a_change_may_name_a_picture_without_a_suffix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture().save("noext", "PNG")
+    run, frames = begun(tmp_path / "runs")
+    run.change(prompt="noext:2")
+    assert [*frames]
+    (prompt,) = run.settings.prompts
+    assert prompt.is_image and prompt.weight == 2 and prompt.text in run.journal.inputs()
+
+
+def test_a_change_is_in_the_journal_before_it_is_seen(tmp_path, monkeypatch):
+    run, frames = begun(tmp_path)
+    seen, add_changes = [], run.journal.add_changes
+
+    def note(changes):
+        add_changes(changes)
+        seen.append((run.settings.lr == 0.05, [change.get("lr") for change in run.journal.changes]))
+
+    monkeypatch.setattr(run.journal, "add_changes", note)
+    run.change(lr=0.05)
+    next(frames)
+    assert run.settings.lr == 0.05 and (False, [0.05]) in seen and (True, []) not in seen
