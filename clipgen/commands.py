@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from clipgen.runs.spec import RunSpec
 from clipgen.setting import check_count
 from clipgen.storage import display_path, expand_home, find_unused
 from clipgen.storage.remote import Published, cached, list_items, prune
-from clipgen.studies.films import finish_film, write_redrawn_film
+from clipgen.studies.films import FILM, finish_film, write_redrawn_film
 from clipgen.studies.page import check_file
 from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
 
@@ -94,9 +95,9 @@ def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = Fals
     options = vars(parser.parse_intermixed_args(words))
     source, output, quiet = options.pop("source"), options.pop("output", []), options.pop("quiet")
     _check_outputs(output or _unused_files("here"))
-    if not again and (source / "film").is_dir():
-        film = Journal.open(source)
-        return write_redrawn_film(lambda: finish_film(film, not quiet), output or _unused_files(source.name))
+    if not again and (source / FILM).is_dir():
+        redraw = partial(finish_film, Journal.open(source), not quiet, trust=options.get("trust", False))
+        return write_redrawn_film(redraw, output or _unused_files(source.name))
     run = (Run.replay if again else Run.resume)(source, **options)
     _check_outputs(output, run.settings.generator)
     return _write_run(finish(run, not quiet), output or _unused_files(run.settings.prompt))

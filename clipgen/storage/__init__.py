@@ -5,7 +5,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 
@@ -36,42 +36,31 @@ def atomic_write(file: Path) -> Iterator[Path]:
     """
     for part in file.parent.glob(".*.part*") if fcntl else ():
         if PART.fullmatch(part.name) and not part.is_symlink():
-            _delete_unlocked(part)
+            with suppress(OSError), part.open("r+b") as stream:  # locked by its writer; gone
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
     part = file.with_name(f".{secrets.token_hex(4)}.part{file.suffix.lower()}")
-    descriptor = -1
     try:
-        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        _lock(descriptor)
-        if not fcntl:  # Windows renames no open file
-            os.close(descriptor)
-            descriptor = -1
-        yield part
-        os.replace(part, file)
+        with _create_locked(part):
+            yield part
+            os.replace(part, file)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        if descriptor >= 0:
-            os.close(descriptor)
 
 
-def _delete_unlocked(part: Path) -> None:
-    with suppress(OSError):
-        descriptor = os.open(part, os.O_RDWR)
-        try:
-            if _lock(descriptor):
-                part.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock an open file; return whether that is possible and nobody else has locked it."""
-    try:
-        if fcntl:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _create_locked(part: Path) -> AbstractContextManager:
+    """Create a file; return what keeps it locked until its end, where there are locks."""
+    while True:
+        stream = part.open("xb")
+        if not fcntl:  # Windows renames no open file
+            stream.close()
+            return nullcontext()
+        with suppress(OSError):  # a filesystem without locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        if part.exists():
+            return stream
+        stream.close()  # another writer took it for that of a killed process, before it was locked
 
 
 def is_address(text: str) -> bool:

@@ -2,8 +2,7 @@
 
 A pickle can name any function and have it called. Here it reaches only what this file defines: tensors become
 ``LazyTensor``, classes of known packages become ``_Placeholder``, any other name is refused. No package that wrote a
-file is imported to read it. Formats: PyTorch's notes on
-serialization semantics, and ``torch/serialization.py``.
+file is imported to read it. Formats: PyTorch's notes on serialization semantics, and ``torch/serialization.py``.
 """
 
 import math
@@ -14,12 +13,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+Storage = Callable[[str, int], bytes]  # returns the bytes of a storage by its key and length
+_MAX_ENTRIES = 10**6  # of a checkpoint
+_MAX_GROWTH = 4  # times the size of a file: a few of its tensors may share their numbers
 _DTYPES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -80,13 +83,18 @@ class LazyTensor(_Immutable):
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
-    def load(self, storage: Callable[[str, int], bytes]) -> Tensor:
-        """Return the tensor; ``storage`` returns the bytes of a storage by its key and length."""
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it takes. Raises ValueError if its storage cannot hold it."""
         if not all(isinstance(n, int) and n >= 0 for n in (self.count, self.offset, *self.shape, *self.stride)):
             raise ValueError(f"impossible shape {self.shape}")
         if self.offset + math.prod(self.shape) > self.count:  # also keeps a small file from asking for much memory
             raise ValueError(f"a tensor of {self.shape} does not fit into {self.count} numbers")
-        if not math.prod(self.shape):
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def load(self, storage: Storage) -> Tensor:
+        """Return the tensor."""
+        if not self.nbytes:
             return torch.empty(self.shape, dtype=self.dtype)
         size = self.dtype.itemsize
         end = self.offset + 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
@@ -166,14 +174,17 @@ class _Unpickler(pickle.Unpickler):
 
 def load_tensors(file: Path, is_selected: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint whose dotted names are selected. Raises anything for a broken file."""
+    size = file.stat().st_size
     with file.open("rb") as stream:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(stream) as archive:
-                return _from_zip(archive, file.stat().st_size, is_selected)
-        return _from_legacy(stream, file.stat().st_size, is_selected)
+        tree, storage = (_read_zip if zipfile.is_zipfile(file) else _read_legacy)(stream, size)
+        selected = {name: lazy for name, lazy in _named_tensors(tree) if is_selected(name)}
+        if sum(lazy.nbytes for lazy in selected.values()) > _MAX_GROWTH * size:
+            raise ValueError(f"its tensors would take more than {_MAX_GROWTH} times its own size")
+        return {name: lazy.load(storage) for name, lazy in selected.items()}
 
 
-def _from_zip(archive: zipfile.ZipFile, size: int, is_selected: Callable[[str], bool]) -> dict[str, Tensor]:
+def _read_zip(stream: BinaryIO, size: int) -> tuple[Any, Storage]:
+    archive = zipfile.ZipFile(stream)
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError("it holds no data.pkl")
@@ -183,8 +194,6 @@ def _from_zip(archive: zipfile.ZipFile, size: int, is_selected: Callable[[str], 
         raise ValueError("its numbers are compressed, which no checkpoint's are")
     if sum(entry.file_size for entry in read) > size:
         raise ValueError("it claims to hold more than its own size")
-    with archive.open(pickles[0]) as stream:
-        tree = _Unpickler(stream).load()
 
     @lru_cache(maxsize=1)  # a model's layers can be slices of one storage, and then follow one another
     def storage(key: str, length: int) -> bytes:
@@ -193,10 +202,11 @@ def _from_zip(archive: zipfile.ZipFile, size: int, is_selected: Callable[[str], 
             raise ValueError(f"storage {key} is cut off")
         return data
 
-    return {name: lazy.load(storage) for name, lazy in _named_tensors(tree) if is_selected(name)}
+    with archive.open(pickles[0]) as data:
+        return _Unpickler(data).load(), storage
 
 
-def _from_legacy(stream: BinaryIO, size: int, is_selected: Callable[[str], bool]) -> dict[str, Tensor]:
+def _read_legacy(stream: BinaryIO, size: int) -> tuple[Any, Storage]:
     """Read a file of torch before 1.6: magic number, version, system, data, keys of storages, storages."""
     reader = _Unpickler(stream)
     if reader.load() != 0x1950A86A20F9469CFC6C:
@@ -216,7 +226,7 @@ def _from_legacy(stream: BinaryIO, size: int, is_selected: Callable[[str], bool]
         stream.seek(offsets[key])
         return stream.read(length)
 
-    return {name: lazy.load(storage) for name, lazy in _named_tensors(tree) if is_selected(name)}
+    return tree, storage
 
 
 def _named_tensors(tree: Any) -> Iterator[tuple[str, LazyTensor]]:
@@ -224,16 +234,18 @@ def _named_tensors(tree: Any) -> Iterator[tuple[str, LazyTensor]]:
     for key in ("state_dict", "ema", "model"):
         if isinstance(tree, dict) and isinstance(inner := dict.get(tree, key), dict) and inner:
             tree = inner
-    yield from _flatten(tree, "")
+    yield from _flatten(tree, "", count(1))
 
 
-def _flatten(tree: Any, prefix: str) -> Iterator[tuple[str, LazyTensor]]:
+def _flatten(tree: Any, prefix: str, entries: Iterator[int]) -> Iterator[tuple[str, LazyTensor]]:
     if isinstance(tree, LazyTensor):
         yield prefix[:-1], tree
         return
     branches = tree if isinstance(tree, dict) else vars(tree) if isinstance(tree, _Placeholder) else {}
     for key, value in dict.items(branches):  # not branches.items(), which a file could have put there
+        if next(entries) > _MAX_ENTRIES:  # a few branches that refer to one another can stand for any number
+            raise ValueError(f"it has more than {_MAX_ENTRIES:,} entries")
         if key in ("_parameters", "_buffers", "_modules"):  # how a pickled module keeps its parts
-            yield from _flatten(value, prefix)
+            yield from _flatten(value, prefix, entries)
         elif isinstance(key, str):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.", entries)

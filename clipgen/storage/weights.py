@@ -44,7 +44,7 @@ def cache_folder() -> Path:
 
 
 def load_weights(file: Path) -> tuple[dict[str, Tensor], dict]:
-    """Return float32 tensors by name, and the configuration. A safetensors file holds numbers and cannot run code."""
+    """Return float32 tensors by name, and the configuration. Whole numbers of 8 bits are multiplied by their scale."""
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(file, "pt") as stored:
@@ -53,14 +53,14 @@ def load_weights(file: Path) -> tuple[dict[str, Tensor], dict]:
         for _, part in groupby(keys, lambda key: key.partition(".")[0]):  # a memory map for each part of the network
             with safe_open(file, "pt") as stored:
                 tensors |= {key: stored.get_tensor(key) for key in part}
+        scaled = {f"{key}.scale": key for key, tensor in tensors.items() if tensor.dtype == torch.int8}
+        for scale in scaled.keys() & tensors.keys():
+            tensors[scaled[scale]] = tensors[scaled[scale]].float() * tensors.pop(scale).float()
     except Exception as error:
         raise ClipgenError(f"{file}: this is not a safetensors file ({error}); delete it and load it again") from error
-    scales = {key.removesuffix(".scale"): tensors.pop(key) for key in list(tensors) if key.endswith(".scale")}
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() or key in scales:
-            tensors[key] = tensor.float() * scales[key].float() if key in scales else tensor.float()
-        if tensor.dim() < 2:
-            tensors[key] = tensors[key].clone()  # else a bias would keep the whole memory map
+        values = tensor.float() if tensor.is_floating_point() else tensor
+        tensors[key] = values.clone() if values.dim() < 2 else values  # else a bias would keep the whole memory map
     return tensors, config
 
 

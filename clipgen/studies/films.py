@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -137,41 +138,44 @@ def restyle(
     notes = spec.notes | {"init": FILM} | ({"durations": reader.durations} if reader.durations else {})
     journal = Journal.create(folder, slug(spec.settings.prompt), notes)
     source = Journal.create(journal.folder / FILM, "source", notes | {FILM: {"carry": carry, "frames": len(frames)}})
-    for name, value in spec.inputs.by_name.items():
-        if name != spec.settings.init:
+    inputs = {name: value for name, value in spec.inputs.by_name.items() if name != spec.settings.init}
+    try:
+        for name, value in (inputs | {_frame_name(number): frame for number, frame in enumerate(frames, 1)}).items():
             source.keep_input(name, value)
-    for number, frame in enumerate(frames, 1):
-        source.keep_input(_frame_name(number), frame)
+    except OSError as error:
+        raise ClipgenError(f"folder={str(folder)!r}: {error.strerror or error}; make room, and start again") from error
     return finish_film(journal, progress, losses)
 
 
-def finish_film(film: Journal, progress: bool = True, losses: Losses = ()) -> Journal:
+def finish_film(film: Journal, progress: bool = True, losses: Losses = (), *, trust: bool = False) -> Journal:
     """Redraw the frames that a film lacks; their source is deleted with the last one.
 
+    Args:
+        film: The run folder of the film.
+        progress: Show a progress bar.
+        losses: See ``clipgen.Run``.
+        trust: Read files that the film names without a copy.
+
     Raises:
-        ClipgenError: Where the source is incomplete.
+        ClipgenError: Where the source is incomplete, or names files that are not in it.
         Interrupted: At an interrupt.
     """
     with Lock(film.folder, "this film"), resumable(film):
-        folders = [path for path in (film.folder / FILM).glob("*") if path.is_dir()]  # not a .DS_Store
-        if len(folders) != 1:
-            raise ClipgenError(f"{film.folder}: its source is missing; redraw the film from its beginning")
-        source = Journal.open(folders[0])
-        saved, inputs = source.settings, source.inputs()
-        carry, count = saved[FILM]["carry"], saved[FILM]["frames"]
-        if not all(_frame_name(number) in inputs for number in range(1, count + 1)):
-            raise ClipgenError(f"{film.folder}: frames of its source are missing; redraw the film from its beginning")
-        frames = {number: to_picture(inputs.pop(_frame_name(number))) for number in range(1, count + 1)}
-        settings = {field.name: saved[field.name] for field in fields(Settings) if field.name != "prompt"}
-        film.trim(count, {int(row["step"]) for row in film.scores})  # a kill can leave a frame without scores
+        saved, inputs = _read_source(film)
+        if not trust:
+            Inputs(inputs).check_contained([saved | {"init": "auto"}], film.folder, saved.get("weights"))
+        frames = {number: to_picture(inputs.pop(_frame_name(number))) for number in range(1, saved[FILM]["frames"] + 1)}
+        settings = {field.name: saved.get(field.name, field.default) for field in fields(Settings)}
+        del settings["prompt"]
+        film.trim(len(frames), {int(row["step"]) for row in film.scores})  # a kill can leave a frame without scores
         todo = sorted(frames.keys() - set(film.steps))
         like: Run | None = None
-        with tqdm(total=count, initial=count - len(todo), disable=not progress, unit="frame") as bar:
+        with tqdm(total=len(frames), initial=len(frames) - len(todo), disable=not progress, unit="frame") as bar:
             for number in todo:
                 start = frames[number]
                 if number > 1:
                     previous = film.frame(number - 1).resize(start.size, Image.Resampling.LANCZOS)
-                    start = Image.blend(start, previous, carry)
+                    start = Image.blend(start, previous, saved[FILM]["carry"])
                 with tempfile.TemporaryDirectory() as scratch:
                     spec = RunSpec.create(saved["prompt"], {**settings, "init": start}, losses, Inputs(inputs))
                     run = Run(spec, folder=scratch, like=like)
@@ -188,6 +192,25 @@ def finish_film(film: Journal, progress: bool = True, losses: Losses = ()) -> Jo
         if not film.write_error:
             shutil.rmtree(film.folder / FILM)
     return film
+
+
+def _read_source(film: Journal) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of a film and its inputs, frames included. Raises ClipgenError where one is missing."""
+    remedy = "redraw the film from its beginning"
+    folders = [path for path in (film.folder / FILM).glob("*") if path.is_dir()]  # not a .DS_Store
+    if len(folders) != 1:
+        raise ClipgenError(f"{film.folder}: its source is missing; {remedy}")
+    if folders[0].resolve().parents[1] != film.folder.resolve():
+        raise ClipgenError(f"{folders[0]}: a link leads out of the run folder, and is not followed; delete it")
+    source = Journal.open(folders[0])
+    facts = source.settings.get(FILM)
+    facts = facts if isinstance(facts, dict) else {}
+    check_number("carry", facts.get("carry"), 0, 1, f"; {folders[0]} is damaged: {remedy}")
+    count = check_count("frames", facts.get("frames"), f"; {folders[0]} is damaged: {remedy}")
+    inputs = source.inputs()
+    if not all(_frame_name(number) in inputs for number in range(1, count + 1)):
+        raise ClipgenError(f"{film.folder}: frames of its source are missing; {remedy}")
+    return source.settings, inputs
 
 
 def _frame_name(number: int) -> str:

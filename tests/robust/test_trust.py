@@ -11,7 +11,9 @@ from PIL import Image
 import clipgen
 from clipgen.cli import main
 from clipgen.images.reading import to_picture
+from clipgen.runs.journal import Journal
 from clipgen.storage import network
+from clipgen.studies.films import finish_film
 
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "cutouts": 2, "steps": 2, "every": 1}
 
@@ -158,3 +160,78 @@ def test_what_is_asked_for_now_is_no_stranger(stranger, private):
     run.change(prompt=["a dog", str(private / "private.png")])
     assert clipgen.finish(run, progress=False).finished
     assert Path(stranger / "inputs/names.json").exists() and clipgen.Run.resume(stranger).finished
+
+
+# --- redrawn films: their source is a run folder of its own --------------------------------------------
+
+
+@pytest.fixture
+def film(tmp_path, monkeypatch):
+    """A film that somebody sent, of which one frame of two is redrawn."""
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    add = Journal.add
+
+    def lose(journal, step, *frame):
+        if step == 2 and (journal.folder / "film").exists():
+            raise SystemError("lost")
+        add(journal, step, *frame)
+
+    monkeypatch.setattr(Journal, "add", lose)
+    asked = {name: value for name, value in SMALL.items() if name not in ("init", "every")}
+    with pytest.raises(SystemError):
+        clipgen.restyle(frames, "a cat", folder=tmp_path / "films", progress=False, **asked)
+    monkeypatch.undo()
+    (folder,) = (tmp_path / "films").iterdir()
+    return folder
+
+
+FILM_CASES = ["prompt", "weighted prompt", "negative", "where", "not where", "mask", "address"]
+
+
+@pytest.mark.parametrize("case", FILM_CASES)
+def test_a_film_that_names_what_it_has_not(case, film, private, monkeypatch):
+    asked = []
+    monkeypatch.setattr(network, "_is_public", lambda address: asked.append(address) or False)
+    named = write(next((film / "film").iterdir()), CASES[case], private)
+    with pytest.raises(clipgen.ClipgenError, match="does not bring along; pass trust=True, or --trust") as caught:
+        finish_film(Journal.open(film), progress=False)
+    assert named in str(caught.value) and str(film) in str(caught.value) and not asked
+    assert Journal.open(film).steps == [1] and (film / "film").exists()
+
+
+def test_a_film_is_taken_with_trust(film, private, tmp_path):
+    write(next((film / "film").iterdir()), CASES["prompt"], private)
+    assert main(["resume", str(film), "--quiet", str(tmp_path / "a.gif")]) == 2
+    assert main(["resume", str(film), "--quiet", "--trust", str(tmp_path / "a.gif")]) == 0
+    assert Journal.open(film).steps == [1, 2] and not (film / "film").exists()
+
+
+@pytest.mark.parametrize("link", ["film", "source"])
+def test_a_source_elsewhere_is_not_read(link, film, tmp_path):
+    original = film / "film" if link == "film" else next((film / "film").iterdir())
+    outside = original.rename(tmp_path / "outside")
+    original.symlink_to(outside)
+    with pytest.raises(clipgen.ClipgenError, match="link leads out of the run folder"):
+        finish_film(Journal.open(film), progress=False)
+    assert Journal.open(film).steps == [1] and outside.exists()
+
+
+DAMAGE = [
+    {"film": None},
+    {"film": []},
+    {"film": {}},
+    {"film": {"carry": 2, "frames": 2}},
+    {"film": {"carry": "x", "frames": 2}},
+    {"film": {"carry": 0.5, "frames": -1}},
+    {"film": {"carry": 0.5, "frames": 10**12}},
+    {"film": {"carry": 0.5, "frames": [2]}},
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_source(damage, film):
+    file = next((film / "film").iterdir()) / "settings.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    with pytest.raises(clipgen.ClipgenError, match="redraw the film from its beginning"):
+        finish_film(Journal.open(film), progress=False)
+    assert Journal.open(film).steps == [1] and (film / "film").exists()

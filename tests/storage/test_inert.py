@@ -167,3 +167,37 @@ def test_a_dictionary_that_lies_about_its_items(tmp_path, cache):
 def test_neighbours_of_the_names_are_refused(module, attribute):
     with pytest.raises(pickle.UnpicklingError, match=f"it asks for {module}"):
         pickle_of({"a": PROTOCOL + name(module, attribute) + END})
+
+
+# --- small files that claim much ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_branches_that_stand_for_more_than_any_memory(legacy, tmp_path, cache):
+    """Forty dictionaries, each twice in the next one: a million million entries in three kilobytes."""
+    tree = {}
+    for _ in range(40):
+        tree = {"a": tree, "b": tree}
+    torch.save(tree, tmp_path / "last.ckpt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ClipgenError, match="it has more than 1,000,000 entries"):
+        weights.as_safetensors(tmp_path / "last.ckpt")
+
+
+def test_a_branch_that_contains_itself(tmp_path, cache):
+    tree = {}
+    tree["a"] = tree
+    torch.save(tree, tmp_path / "last.ckpt")
+    with pytest.raises(ClipgenError, match="cannot be read as plain weights"):
+        weights.as_safetensors(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(("names", "fits"), [(2, True), (300, False)])
+def test_many_tensors_of_the_same_numbers(names, fits, tmp_path, cache):
+    """Tied weights have two names; 300 copies of a file's numbers are more than a model needs."""
+    file, weight = tmp_path / "last.ckpt", torch.arange(1000.0)
+    torch.save({f"layer.{i}": weight for i in range(names)}, file)
+    if fits:
+        assert len(weights.load_weights(weights.as_safetensors(file))[0]) == names
+        return
+    with pytest.raises(ClipgenError, match="more than 4 times its own size"):
+        weights.as_safetensors(file)

@@ -190,3 +190,21 @@ def test_a_part_of_a_net_stays_on_the_disk_until_it_is_used_and_goes_when_it_is_
     assert maps() == 2
     del tensors["decoder.weight"]
     assert maps() == 1 and tensors["decoder.bias"].sum() == 100 and tensors["encoder.weight"].sum() == 10_000
+
+
+def test_a_weight_called_scale_is_kept_and_one_of_eight_bits_is_scaled(tmp_path):
+    file = tmp_path / "scales.safetensors"
+    rows = {"rows": torch.tensor([[1, -2]], dtype=torch.int8), "rows.scale": torch.tensor([[0.5]], dtype=torch.half)}
+    save_file(rows | {"norm": torch.ones(2, 2), "norm.scale": torch.full((3,), 2.0)}, file)
+    tensors, _ = weights.load_weights(file)
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {
+        "rows": [[0.5, -1]],
+        "norm": [[1, 1], [1, 1]],
+        "norm.scale": [2, 2, 2],
+    }
+
+
+def test_a_scale_that_does_not_fit(tmp_path):
+    save_file({"rows": torch.zeros(1, 2, dtype=torch.int8), "rows.scale": torch.ones(3)}, tmp_path / "a.safetensors")
+    with pytest.raises(ClipgenError, match=r"a\.safetensors: this is not"):
+        weights.load_weights(tmp_path / "a.safetensors")
