@@ -47,13 +47,15 @@ def load_perceptor(name: str = "mini", device: torch.device | str = "cpu", preci
               ``python -m clipgen models``;
             - ``hf-hub:org/name``, a model on the Hugging Face hub;
             - a name of the CLIP paper, ``ViT-B/32``, ``RN50x4``, ``ViT-L/14@336px``: OpenAI's weights.
-        device: A torch device, by name, or ``auto``.
+        device: auto, cpu, cuda or mps, or a torch device.
         precision: The image tower's: bf16, fp16, fp32, or auto for what suits the device.
 
     Raises:
-        ClipgenError: For an unknown name, and for weights that cannot be downloaded, read or loaded.
+        ClipgenError: For an unknown name or device, and for weights that cannot be downloaded, read or loaded.
     """
-    kind, device = family(name), torch.device(device)
+    name = str(name)
+    kind = family(name)
+    device = devices.resolve_device(device) if isinstance(device, str) else device
     precision = devices.resolve_precision(device, precision)
     model = kind(name, device)  # type: ignore[call-arg]
     model.set_precision(precision)

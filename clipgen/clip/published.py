@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from os.path import isfile  # not Path.is_file: a name may be too long for a path
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,7 +76,7 @@ def read_config(architecture: str) -> dict[str, Any] | None:
     if imported := sys.modules.get("open_clip"):  # with what people have registered
         return imported.get_model_config(architecture)
     file = open_clip_folder() / "model_configs" / f"{architecture}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return json.loads(file.read_text(encoding="utf-8")) if isfile(file) else None
 
 
 def remote(architecture: str, tag: str) -> Remote:
@@ -126,7 +127,7 @@ def parse_name(name: str) -> tuple[str, str]:
             "`python -m clipgen models` lists what there is"
         )
     check_kind(name, config)
-    if open_clip_lists().get_pretrained_cfg(architecture, tag) or Path(tag).is_file():
+    if open_clip_lists().get_pretrained_cfg(architecture, tag) or isfile(tag):
         return architecture, tag
     tags = open_clip_lists().list_pretrained_tags_by_model(architecture)
     matches = [full for full in tags if full.startswith(tag)]

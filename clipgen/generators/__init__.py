@@ -142,7 +142,9 @@ def clamp(images: Tensor) -> Tensor:
 class Entry(Published):
     """A row of the catalogue: a generator's loader, and what must be known before that is called."""
 
-    loader: str  # "module:class or function", called with (name, entry, device)
+    # "module:class or function", called with (name, entry, device); returns the generator, or for one with a codebook
+    # its network, for ``load_generator`` to relax.
+    loader: str
     config: Mapping[str, Any] = field(default_factory=dict)  # arguments of its network
     native_size: int = 256  # width and height in pixels that suit it best
     stride: int = 16  # height and width of an image are multiples of it
@@ -195,10 +197,11 @@ def parse_relaxation(relax: str) -> tuple[str, dict[str, float]]:
     RELAXATIONS.check(name)
     arguments = {"gumbel": ("temperature", "groups"), "none": ("limit",)}.get(name, ())
     try:
-        values = dict(zip(arguments, map(float, numbers), strict=len(numbers) > len(arguments)))
-    except ValueError:
-        values = {"": 0.0}
-    if not all(0 < value < 1e6 for value in values.values()) or values.get("groups", 1) % 1:
+        values = dict(zip(arguments, map(float, numbers)))
+    except ValueError:  # a word where a number belongs
+        values = {}
+    are_in_range = all(0 < value < 1e6 for value in values.values()) and values.get("groups", 1) % 1 == 0
+    if len(values) < len(numbers) or not are_in_range:
         raise ClipgenError(
             f"relax={relax!r}: only gumbel and none take numbers, above 0, as in gumbel:1.873, gumbel:1.873:2 (two "
             "groups of tokens, each with a softmax) or none:6"

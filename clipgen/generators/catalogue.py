@@ -278,9 +278,13 @@ def entry_of(name: str) -> Entry:
             raise ClipgenError(f"generator={name!r}: expected {kind}:<number of marks>, from 1 to {MAX_MARKS}")
         return replace(GENERATORS[kind], config={"marks": int(number)})
     if isfile(name):  # not Path.is_file: a name may be too long for a path
-        return _vqgan(resolve_name("clipgen.generators.vqgan:config_beside")(Path(name)), licence="yours", memory=0.0)
+        from clipgen.generators.vqgan import config_beside
+
+        return _vqgan(config_beside(Path(name)), licence="yours", memory=0.0)
     if name.startswith("hf-hub:"):
-        config = resolve_name("clipgen.generators.vae:hub_config")(name)
+        from clipgen.generators.vae import hub_config
+
+        config = hub_config(name)
         if config["class"] == PIPELINE:
             return Entry("clipgen.generators.turbo:load", config, **_ONE_STEP)
         facts = {"native_size": 512, "stride": config["stride"], "defaults": defaults.CONTINUOUS}
@@ -300,21 +304,22 @@ def load_generator(
     Args:
         name: A name of the catalogue; the path of a VQGAN's checkpoint with its yaml beside it (``model.ckpt`` and
             ``model.yaml``); or ``hf-hub:org/name``, an autoencoder of diffusers.
-        device: A name of torch's.
+        device: auto, cpu, cuda or mps, or a torch device.
         relax: For a generator with a codebook: straight-through, none, and if its encoder gives token logits gumbel or
             sample.
         precision: What its network computes in: bf16, fp16, fp32, or auto, what suits the device.
 
     Raises:
-        ClipgenError: An unknown name, or weights that cannot be downloaded, read or fitted.
+        ClipgenError: An unknown name or device, or weights that cannot be downloaded, read or fitted.
     """
-    name = canonical_name(name)
+    name = canonical_name(str(name))
     entry = entry_of(name)
     entry.check(name, relax, (entry.native_size, entry.native_size))
-    device, (kind, numbers) = torch.device(device), parse_relaxation(relax)
+    kind, numbers = parse_relaxation(relax)
+    device = devices.resolve_device(device) if isinstance(device, str) else device
     precision = devices.resolve_precision(device, precision)
     generator = resolve_name(entry.loader)(name, entry, device)
     if entry.codebook_size:
-        generator = RELAXATIONS[kind](name, generator.net, generator.native_size, **numbers)
+        generator = RELAXATIONS[kind](name, generator.to(device), entry.native_size, **numbers)
     generator.set_precision("fp32" if entry.overflows_fp16 and precision == "fp16" else precision)
     return generator

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clipgen.generators import Entry, clamp
-from clipgen.generators.codebook import Codebook, VQBase
+from clipgen.generators.codebook import VQBase
 from clipgen.precision import CheckpointedBlock, Upsample
 from clipgen.storage import remote, weights
 
@@ -120,12 +120,11 @@ class DVAE(VQBase):
         return clamp(unmap_pixels(self.statistics(latent)[:, :3].sigmoid()))
 
 
-def load(name: str, entry: Entry, device: torch.device) -> Codebook:
+def load(name: str, entry: Entry, device: torch.device) -> DVAE:
     """Load OpenAI's dVAE from its two pickled halves."""
     halves = zip(("encoder", "decoder"), map(remote.fetch_weights, entry.files), strict=True)
     tensors = {f"{half}.{key}": value for half, file in halves for key, value in file.items()}
-    net = weights.build_net(DVAE, entry.config, from_openai(tensors), name)
-    return Codebook(name, net.to(device), entry.native_size)
+    return weights.build_net(DVAE, entry.config, from_openai(tensors), name)
 
 
 def from_openai(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipgen.generators import Entry, clamp, vqgan
-from clipgen.generators.codebook import Codebook, VQBase
+from clipgen.generators.codebook import VQBase
 from clipgen.precision import CheckpointedBlock
 from clipgen.storage import remote, weights
 
@@ -147,7 +147,7 @@ class TiTok(VQBase):
         return clamp(images)
 
 
-def load(name: str, entry: Entry, device: torch.device) -> Codebook:
+def load(name: str, entry: Entry, device: torch.device) -> TiTok:
     """Load a published tokenizer; ``entry.config`` has the arguments of ``TiTok``."""
     tensors = {}
     for key, value in remote.fetch_weights(entry.files[0]).items():  # the painter's layers get the names of vqgan.py
@@ -156,4 +156,4 @@ def load(name: str, entry: Entry, device: torch.device) -> Codebook:
     net = weights.build_net(TiTok, entry.config, tensors, name)
     if net.legacy:  # so that the nearest code by angle is the nearest by distance
         net.codebook.data = F.normalize(net.codebook.data.float(), dim=-1)
-    return Codebook(name, net.to(device), entry.native_size)
+    return net

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from clipgen.errors import ClipgenError
 from clipgen.generators import Entry, clamp
-from clipgen.generators.codebook import Codebook, VQBase
+from clipgen.generators.codebook import VQBase
 from clipgen.precision import CheckpointedBlock, Upsample
 from clipgen.storage import remote, weights
 
@@ -226,7 +226,7 @@ class VQModel(VQBase):
 _FIRST_STAGE = "first_stage_model."  # prefix of the VQGAN in a transformer's checkpoint
 
 
-def load(name: str, entry: Entry, device: torch.device) -> Codebook:
+def load(name: str, entry: Entry, device: torch.device) -> VQModel:
     """Load a VQGAN in taming's format: a published one, or the checkpoint whose path ``name`` is."""
     net = weights.build_empty(VQModel, entry.config)
     names = list(net.state_dict())  # checkpoints hold more, such as a transformer or a discriminator
@@ -237,12 +237,11 @@ def load(name: str, entry: Entry, device: torch.device) -> Codebook:
         tensors, _ = weights.load_weights(weights.as_safetensors(name, tensor_names))
     prefix = _FIRST_STAGE if any(key.startswith(_FIRST_STAGE) for key in tensors) else ""
     weights.assign_weights(net, {key: tensors[prefix + key] for key in names if prefix + key in tensors}, name)
-    return Codebook(name, net.to(device), entry.native_size)
+    return net
 
 
-def load_llamagen(name: str, entry: Entry, device: torch.device) -> Codebook:
-    net = weights.build_net(VQModel, entry.config, from_llamagen(remote.fetch_weights(entry.files[0])), name)
-    return Codebook(name, net.to(device), entry.native_size)
+def load_llamagen(name: str, entry: Entry, device: torch.device) -> VQModel:
+    return weights.build_net(VQModel, entry.config, from_llamagen(remote.fetch_weights(entry.files[0])), name)
 
 
 def config_beside(file: Path) -> dict[str, Any]:
@@ -265,7 +264,9 @@ def from_yaml(file: str | Path) -> dict[str, Any]:
             raise ClipgenError(f"{file}: a {kind} is not a model that clipgen knows; it takes VQModel and GumbelVQ")
         arguments = inspect.signature(VQModel).parameters
         config = {key: value for key, value in params["ddconfig"].items() if key in arguments}
-        return config | {k: params[k] for k in ("n_embed", "embed_dim")} | {"gumbel": kind == "GumbelVQ"}
+        config |= {k: params[k] for k in ("n_embed", "embed_dim")} | {"gumbel": kind == "GumbelVQ"}
+        weights.build_empty(VQModel, config)  # raises for numbers that fit no network
+        return config
     except ClipgenError:
         raise
     except Exception as error:  # yaml, omegaconf and a wrong structure fail in many ways

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.generators import Entry
-from clipgen.generators.codebook import Codebook, VQBase
+from clipgen.generators.codebook import VQBase
 from clipgen.generators.dvae import DVAE, from_openai
 from clipgen.generators.vqgan import VQModel
 from clipgen.images.reading import to_image
@@ -23,11 +23,11 @@ _SIDE = 128  # of a drawing on the sheet
 PROMPTS = (WEIGHTS / "prompts.txt").read_text().splitlines()  # a hundred, that the built-in models are measured with
 
 
-def load_autoencoder(name: str, entry: Entry, device: torch.device) -> Codebook:
+def load_autoencoder(name: str, entry: Entry, device: torch.device) -> VQBase:
     """Load mini VQGAN (with batch norms, for speed) or mini dVAE: the published architectures, small enough to ship."""
     kind: type[VQBase] = VQModel if name == "mini-vqgan" else DVAE
     tensors, config = weights.load_weights(WEIGHTS / f"{name.removeprefix('mini-')}.safetensors")
-    return Codebook(name, weights.build_net(kind, config, from_openai(tensors), name).to(device), entry.native_size)
+    return weights.build_net(kind, config, from_openai(tensors), name)
 
 
 class DrawingNames(NamedTuple):

@@ -203,8 +203,9 @@ def stages_of(thing: str, seed: int, device: str) -> Iterator[Drawings]:
 
     Later runs find them cached.
     """
-    if (key := (thing, seed, device)) in CACHE:
-        yield from CACHE[key]
+    key = thing, seed, device
+    if cached := CACHE.get(key):  # another thread may clear it at any time
+        yield from cached
         return
     stages, best, highest = list[Drawings](), list[Drawings](), -math.inf
     options: dict[str, Any] = {"temperature": DRAFT_TEMPERATURE, "guidance": 1, "perceptor": None, "device": device}

@@ -173,6 +173,8 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
     picture = None if image is None else to_picture(image)
     masks.load_mask(keep, (SIDE, SIDE), {}, "keep")
     PRIORS.check(model)
+    if stream not in (False, True, "likeliest"):
+        raise ClipgenError(f"stream={stream!r}: choose True, False or 'likeliest'")
     if isinstance(perceptor, str) and perceptor != "auto":
         family(perceptor)
     elif not (perceptor is None or isinstance(perceptor, str) or hasattr(perceptor, "embed_text")):

@@ -149,9 +149,10 @@ def test_what_does_not_fit_is_named(tmp_path):
     yaml.write_text(text.replace("VQModel", "AutoencoderKL"))
     with pytest.raises(ClipgenError, match="takes VQModel and GumbelVQ"):
         clipgen.load_generator(file)
-    yaml.write_text("- nothing")
-    with pytest.raises(ClipgenError, match="does not describe a VQGAN"):
-        clipgen.load_generator(file)
+    for broken in ("- nothing", text.replace("ch_mult", "mult"), text.replace("n_embed: 64", "n_embed: many")):
+        yaml.write_text(broken)
+        with pytest.raises(ClipgenError, match="does not describe a VQGAN"):
+            clipgen.load_generator(file)
     yaml.unlink()
     with pytest.raises(ClipgenError, match="yaml is needed"):
         clipgen.load_generator(file)

@@ -10,6 +10,7 @@ from PIL import Image
 
 import clipgen
 from clipgen import ClipgenError
+from clipgen.device import resolve_device
 from clipgen.images.films import FilmReader
 from clipgen.images.reading import to_picture
 from clipgen.runs.spec import parse_ensemble
@@ -159,6 +160,23 @@ def test_weights_of_perceptors_are_finite(weights):
         parse_ensemble(weights)
 
 
+# --- models by name -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("load", [clipgen.load_generator, clipgen.load_perceptor])
+@pytest.mark.parametrize("name", [None, 5, "x" * 5000, "ViT-B-32/" + "x" * 5000, "x" * 5000 + "/openai"])
+def test_what_names_no_model_is_refused(load, name):
+    with pytest.raises(ClipgenError, match=r"generator=|perceptor="):
+        load(name)
+
+
+def test_models_load_on_any_device_that_a_run_takes():
+    for load, name in ((clipgen.load_generator, "pixels"), (clipgen.load_perceptor, "mini")):
+        assert load(name, "auto").device == resolve_device("auto")
+        with pytest.raises(ClipgenError, match="device='gpu'"):
+            load(name, "gpu")
+
+
 # --- films ----------------------------------------------------------------------------------------------
 
 
@@ -213,6 +231,7 @@ def test_a_film_has_no_init(tmp_path):
         {"image": "no.png"},
         {"keep": "foo"},
         {"keep": 5},
+        {"stream": "rows"},
         {"perceptor": "no-such"},
         {"perceptor": 5},
         {"model": "no-such"},
