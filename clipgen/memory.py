@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -103,15 +103,15 @@ def release(device: torch.device) -> None:
         allocator.trim()
 
 
-def retry_after_oom(function: Callable[[], T], device: torch.device) -> T:
+def retry_after_oom(device: torch.device, function: Callable[..., T], *arguments: Any) -> T:
     """Call a function; where memory runs out, release unused memory and call it once more."""
     try:
-        return function()
+        return function(*arguments)
     except (RuntimeError, MemoryError) as error:
         if not is_oom(error):
             raise
     release(device)
-    return function()
+    return function(*arguments)
 
 
 def free_bytes(device: torch.device) -> int | None:

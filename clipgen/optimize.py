@@ -28,8 +28,9 @@ class Optimization:
     """
 
     def __init__(self, spec: StepSpec, latent: Tensor, background: Tensor, rng: torch.Generator, passes: int = 1):
-        self.rng, self.memory, self.loss_scaler = rng, MemoryPlan(passes), LossScaler(spec.precision)
-        self.step, self.lr_scale, self.nonfinite_steps = 0, 1.0, 0
+        self.rng, self.step = rng, 0
+        self.memory, self.loss_scaler = MemoryPlan(passes), LossScaler(spec.precision)
+        self.lr_scale, self.nonfinite_steps = 1.0, 0  # see ``unscale_and_check``
         target = spec.init_target(0)
         self.draft_key = target.draft_key if target else ""
         self.restart(spec, latent, background)
@@ -54,13 +55,14 @@ class Optimization:
                 self.update_latent(scores["loss"], checks)
                 if not checks.failed:
                     return scores
+            # Try again, with less memory or beyond fp16's range, from the same random numbers.
             release(self.latent.device)
-            self.rng.set_state(rng_state)  # the same cutouts again
+            self.rng.set_state(rng_state)
 
     def compute_gradient(self, decoded: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the gradient of the losses with respect to the latent; return the scores of the step.
 
-        ``decoded``: the picture of the latent, if it is decoded already; its gradient is computed instead.
+        ``decoded``: the picture of the latent, if it is decoded already; the gradient then ends there.
         """
         self.begin_step()
         image = self.render_for_loss(self.rng) if decoded is None else self.apply_mask(decoded)
@@ -94,17 +96,16 @@ class Optimization:
 
         Each part allocates before it changes anything, and can be repeated when memory runs out.
         """
-        retry, checks = partial(retry_after_oom, device=self.latent.device), checks or RangeChecks()
-        finite = retry(partial(self.unscale_and_check, loss, checks))
+        retry, checks = partial(retry_after_oom, self.latent.device), checks or RangeChecks()
+        finite = retry(self.unscale_and_check, loss, checks)
         if checks.failed:
             return
         if finite:
             if self.latent.grad is not None:
                 self.spec.optimizer.clip_gradient_(self.latent.grad)
                 retry(self.optimizer.step)
-            retry(partial(self.spec.generator.project_, self.latent))
-            decay = self.spec.optimizer.ema
-            retry(partial(self.ema_latent.lerp_, self.latent.detach(), 1 - decay))
+            retry(self.spec.generator.project_, self.latent)
+            retry(self.ema_latent.lerp_, self.latent.detach(), 1 - self.spec.optimizer.ema)
         self.step += 1
 
     def unscale_and_check(self, loss: Tensor, checks: RangeChecks) -> bool:
@@ -112,18 +113,18 @@ class Optimization:
 
         If not, reduce the scale or the rate, and count the steps in a row that were not finite.
         """
-        gradient, numbers = self.latent.grad, [*checks.sums, loss.float()]
-        if gradient is not None:
-            numbers += gradient.aminmax()  # isfinite() would copy all of it
-        finite = list(map(math.isfinite, torch.stack(numbers).tolist()))  # the step's only wait for the device
-        ranges, (loss_is_finite, *extremes) = finite[: len(checks.sums)], finite[len(checks.sums) :]
-        if checks.read(ranges):
+        gradient = self.latent.grad
+        extremes = () if gradient is None else gradient.aminmax()  # isfinite() would copy all of it
+        numbers = torch.stack([loss.float(), *extremes, *checks.sums]).tolist()  # the step's only wait for the device
+        loss_is_finite, *others = map(math.isfinite, numbers)
+        gradient_is_finite = all(others[: len(extremes)])
+        if checks.read(others[len(extremes) :]):
             return False
         if gradient is not None:
             self.loss_scaler.unscale_(gradient)
-            if loss_is_finite and self.loss_scaler.update(all(extremes)):
+            if loss_is_finite and self.loss_scaler.update(gradient_is_finite):
                 return False
-        if loss_is_finite and all(extremes):
+        if loss_is_finite and gradient_is_finite:
             self.nonfinite_steps = 0
             return True
         self.nonfinite_steps += 1
@@ -198,7 +199,8 @@ class Optimization:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything that the next step depends on, as tensors and as values for JSON."""
         state = self.optimizer.state_dict()["state"].get(0, {})
-        tensors = {  # the names are those of the file format, older than the attributes'
+        # The names are those of the file format, older than the attributes'.
+        tensors = {
             "latent": self.latent,
             "shown": self.ema_latent,
             "base": self.background,

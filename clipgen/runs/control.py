@@ -13,16 +13,17 @@ from clipgen.runs.spec import Models, RunSpec
 
 
 class RunControl:
-    """Pending requests to a live run: pause, stop and changes of settings.
-
-    Of a resumed run's changes, those before ``step`` (the number of steps taken) are applied; at it, only ``keep``.
-    """
+    """Pending requests to a live run: pause, stop and changes of settings. ``step``: the number of steps taken."""
 
     def __init__(self, spec: RunSpec, models: Models, journal: Journal, step: int):
         self._spec, self._models, self._journal, self._lock = spec, models, journal, threading.Lock()
-        self.applied = [change for change in spec.changes if change["step"] < step + (not is_steering(change))]
+
+        def is_applied(change: Mapping[str, Any]) -> bool:  # of a resumed run's; ``keep`` needs no further step
+            return change["step"] < step or (change["step"] == step and not is_steering(change))
+
+        self.applied = [change for change in spec.changes if is_applied(change)]
         self.settings: Settings = spec.apply_changes(spec.settings, self.applied)  # as they are now
-        self._pending = [change for change in spec.changes if change not in self.applied]  # in the order of their steps
+        self._pending = [change for change in spec.changes if not is_applied(change)]  # in the order of their steps
         self._unrecorded: list[Mapping[str, Any]] = []  # live changes that the journal does not have yet
         self._step = step  # the next one
         self._next_settings = spec.apply_changes(self.settings, self._due)  # checked before the step needs them

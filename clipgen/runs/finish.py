@@ -56,8 +56,9 @@ def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
         for run in runs:
             run.stop()
 
+    frames = first if is_single else (frame for _, frame in iterate_batch(runs))
     with bar, interrupts(stop):
-        for frame in first if is_single else (frame for _, frame in iterate_batch(runs)):
+        for frame in frames:
             bar.set_description("CLIP", refresh=False)
             bar.update(sum(run.step for run in runs) - bar.n)
             if is_single:
@@ -77,13 +78,15 @@ def iterate_batch(runs: Sequence[Run]) -> Iterator[tuple[Run, Frame]]:
     """Yield the frames of runs with one ``batch_key`` and shared models. Runs with fewer steps catch up first."""
     batched = BatchedSteps()
     with ExitStack() as stack:
-        sessions = {run: stack.enter_context(ExitStack()) for run in runs}
-        for run in runs:
+        sessions: dict[Run, ExitStack] = {}
+        for run in runs:  # a stack for each, as a run may end before the others
+            sessions[run] = stack.enter_context(ExitStack())
             sessions[run].enter_context(run.session())
 
         def prepare(run: Run) -> bool:
             """Prepare the next step of a run; close its session and return False if there is none."""
-            if not (has_step := run.prepare_step()):
+            has_step = run.prepare_step()
+            if not has_step:
                 sessions[run].close()
             return has_step
 

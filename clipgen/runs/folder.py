@@ -1,6 +1,5 @@
 """The folder of a run: files that somebody else may have written are read as data and replaced whole; its lock."""
 
-import contextlib
 import csv
 import io
 import json
@@ -11,7 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields
 from errno import EACCES, EAGAIN
 from pathlib import Path
@@ -47,7 +46,7 @@ class Folder:
         """Wait until all frames are written."""
         wait(self.pending)
 
-    @contextlib.contextmanager
+    @contextmanager
     def _reporting_damage(self, what: str, remedy: str = "") -> Iterator[None]:
         """Turn any error within into a ClipgenError: each library has its own errors for what it cannot read."""
         try:
@@ -84,7 +83,7 @@ class Folder:
             self.write_error = error.strerror or str(error)
             raise
         finally:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 part.unlink(missing_ok=True)
 
     def _source(self, name: str) -> Path | bytes:
@@ -218,13 +217,14 @@ def _check_types(saved: Mapping[str, Any], source: str | Path) -> None:
 
 def _has_type(field: Field, value: Any) -> bool:
     """Return whether a value is of a type that a setting has in a journal."""
-    if field.default is None:  # the size
-        pair = isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value)
-        return value is None or pair or isinstance(value, str)
-    if field.default is MISSING or isinstance(field.default, (str, bool)):
-        return isinstance(value, str if field.default is MISSING else type(field.default))
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number or (isinstance(value, str) and scheduled(field))
+    default = "" if field.default is MISSING else field.default  # the prompt has none
+    if default is None:  # the size
+        is_pair = isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value)
+        return value is None or is_pair or isinstance(value, str)
+    if isinstance(default, (str, bool)):
+        return isinstance(value, type(default))
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number or (isinstance(value, str) and scheduled(field))
 
 
 HOLDER = ".lock"  # a file in the folder that names the holder

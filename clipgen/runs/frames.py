@@ -171,8 +171,8 @@ class FrameWriter:
         self._finish(MAX_PENDING - 1)
         self._journal.pending.append(self._executor.submit(self._attempt, write, *values))
 
-    def is_due(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Return whether a state of these tensors is to be saved with a frame."""
+    def is_state_due(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Return whether a state of these tensors is to be saved with the frame: a small one always is."""
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         return size <= SMALL_STATE or time.monotonic() - self._saved_at >= SAVE_SECONDS
 
@@ -245,8 +245,8 @@ def export_run(
     Raises:
         ClipgenError: Another ``keep``, or what ``export`` refuses.
     """
-    settings = [change["keep"] for change in (journal.settings, *journal.changes) if "keep" in change]
-    keep = keep or ["last", *settings][-1]
+    saved = [change["keep"] for change in (journal.settings, *journal.changes) if "keep" in change]
+    keep = keep or ["last", *saved][-1]
     if keep not in KEEP_CHOICES:
         raise ClipgenError(f"keep={keep!r}: choose one of: {', '.join(KEEP_CHOICES)}")
     last = History(journal, until).best_step if keep == "best" else until

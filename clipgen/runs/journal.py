@@ -6,7 +6,6 @@
 from which the run continues. Each file is written under another name first and then renamed.
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -15,6 +14,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +159,13 @@ class Journal(Folder):
     @property
     def steps(self) -> list[int]:
         """The steps that have frames, in order."""
+        return sorted({int(stem) for stem in self._stems("frames") if stem.isdecimal()})
+
+    def _stems(self, folder: str) -> list[str]:
+        """Return the names, without ``.png``, of the pictures in a folder, and of those that had no room there."""
         self.flush()
-        files = *self._path("frames").glob("*.png"), *(Path(name) for name in self._unsaved if "frames/" in name)
-        return sorted({int(file.stem) for file in files if file.stem.isdecimal()})
+        files = *self._path(folder).glob("*.png"), *map(Path, [*self._unsaved])
+        return [file.stem for file in files if file.parent.name == folder and file.suffix == ".png"]
 
     @property
     def film(self) -> list[dict[str, float]]:
@@ -170,9 +174,9 @@ class Journal(Folder):
         Film-only pictures have a ``token_row``: the rows of the draft drawn so far (step 0), else 0.
         """
         rows = {row["step"]: row for row in self.scores}
-        names = *self._path("between").glob("*.png"), *(Path(name) for name in self._unsaved if "between/" in name)
-        parts = [name.stem.split("-") for name in names if re.fullmatch(r"\d+-\d+", name.stem)]
-        between = [{"step": float(step), "token_row": float(row)} for step, row in {(int(a), int(b)) for a, b in parts}]
+        names = [stem.split("-") for stem in self._stems("between") if re.fullmatch(r"\d+-\d+", stem)]
+        pairs = {(int(step), int(row)) for step, row in names}
+        between = [{"step": float(step), "token_row": float(row)} for step, row in pairs]
         frames = [rows.get(step, {"step": float(step)}) for step in self.steps]
         return sorted([*between, *frames], key=lambda row: (row["step"], row.get("token_row", 0)))
 
@@ -259,11 +263,10 @@ class Journal(Folder):
                 raise ValueError(f"step {step!r:.40}")
         return step, tensors, values
 
-    @contextlib.contextmanager
-    def restoring(self) -> Iterator[None]:
-        """Raise ClipgenError for any error within, which a damaged or foreign state brings about."""
-        with self._reporting_damage(f"{STATE}: the state", "; delete this file, and the run starts from its beginning"):
-            yield
+    def restoring(self) -> AbstractContextManager[None]:
+        """Return a context that raises ClipgenError for any error within: the state is damaged, or another run's."""
+        remedy = "; delete this file, and the run starts from its beginning"
+        return self._reporting_damage(f"{STATE}: the state", remedy)
 
     def keep_input(self, name: str, value: Image.Image | np.ndarray) -> None:
         """Keep a copy of a picture, or of a latent, that is called ``name`` in the settings."""

@@ -47,12 +47,7 @@ class Run:
     the names match. Nothing is computed before the first frame is requested. Raises ClipgenError for invalid arguments.
     """
 
-    # Set by ``session``:
-    optimization: Optimization
-    _lock: Lock
-    _writer: FrameWriter
-    _saved_step: int
-    _in_step: bool
+    optimization: Optimization  # set by ``session``
 
     def __init__(
         self,
@@ -69,7 +64,7 @@ class Run:
         self.journal = self.spec.journal or self.spec.create_journal(folder)
         self.step = self.journal.saved_step
         self.control = RunControl(self.spec, self.models, self.journal, self.step)
-        self.film = list[FilmRow](self.journal.film if self.step else [])  # so far, see ``Journal.film``
+        self.film: list[FilmRow] = [*self.journal.film] if self.step else []  # so far, see ``Journal.film``
         self._history = History(self.journal, self.step, self.control.applied, self.spec.settings)
         self._frames: Iterator[Frame] | None = None
         self._inspector = StepInspector(self.spec, self.models, self.control.applied)
@@ -245,25 +240,30 @@ class Run:
         with Lock(self.journal.folder) as self._lock:
             self.journal.check_step(self.step)
             self._writer = FrameWriter(self.journal, in_background=self.spec.device.type != "cpu")
-            self._saved_step, self._in_step = self.step, False
+            self._saved_step = self.step
+            self._in_step = False  # whether a step has begun and is not recorded yet
             try:
-                show_draft = None if self.step else self._record_film_picture
-                self._step_specs = StepSpecBuilder(self.spec, self.models, show_draft)
-                # ``step`` steps were taken; the last one's settings have the size of the restored latent.
-                self.optimization = self._step_specs.create_optimization(self.settings.at(max(0, self.step - 1)))
-                self._started_at = time.monotonic()
-                if state := self.journal.load_state():
-                    with self.journal.restoring():
-                        self.optimization.restore(*state)
+                self._create_optimization()
                 with closing(self.optimization.memory):
                     yield
             finally:
-                if not (self.finished or self.control.stopped):  # an error; the next loop tells of it
+                if not (self.finished or self.control.stopped):  # an error ended it: the next loop raises ClipgenError
                     self._frames = None
                 self._save_state()
                 self._writer.close()
                 if not self._lock.lost:
                     self.control.end()
+
+    def _create_optimization(self) -> None:
+        """Set ``optimization`` to one that continues from the saved state, or begins at the start."""
+        show_draft = None if self.step else self._record_film_picture
+        self._step_specs = StepSpecBuilder(self.spec, self.models, show_draft)
+        # The saved latent has the size that the last step's settings have.
+        self.optimization = self._step_specs.create_optimization(self.settings.at(max(0, self.step - 1)))
+        self._started_at = time.monotonic()
+        if state := self.journal.load_state():
+            with self.journal.restoring():
+                self.optimization.restore(*state)
 
     def prepare_step(self) -> bool:
         """Wait while paused and apply the changes that are due; return whether there is another step."""
@@ -286,12 +286,18 @@ class Run:
         self.step = self.optimization.step
         if self.diverged:
             self.stop()
-        is_frame_step = self.settings.is_frame_step(self.step)
-        if not (is_frame_step or self.finished or self.control.stopped):
-            if self.step <= FILM_STEPS and self.settings.every <= Settings.every:
-                self._record_film_picture(self.optimization.render_frame(), {"step": self.step, "token_row": 0})
-            self._in_step = False
-            return None
+        frame = None
+        if self.settings.is_frame_step(self.step) or self.finished or self.control.stopped:
+            frame = self._record_frame(scores)
+        elif self.step <= FILM_STEPS and self.settings.every <= Settings.every:
+            self._record_film_picture(self.optimization.render_frame())
+        self._in_step = False
+        # A resumed run begins after the camera's move, so the state is that after it.
+        if frame and (self.finished or self.control.stopped or self._writer.is_state_due(self.optimization.state()[0])):
+            self._save_state()
+        return frame
+
+    def _record_frame(self, scores: Mapping[str, Tensor]) -> Frame:
         image, latent = self.optimization.render_frame(), self.optimization.packed_latent()
         values = {name: float(score) for name, score in scores.items()}
         frame = Frame(self.step, to_image(image[0]), values, time.monotonic() - self._started_at)
@@ -299,14 +305,10 @@ class Run:
             values["judge"] = judge.score(frame.image, self.step - 1)
         self._history.add(frame)
         # Also where the run ends early, as a change may continue it; after the last step nothing follows the move.
-        if is_frame_step and self.step < self.settings.steps:
+        if self.settings.is_frame_step(self.step) and self.step < self.settings.steps:
             self.optimization.move_camera(image)
         self._writer.write(self.journal.add, frame.step, frame.image, latent.to("cpu", copy=True), frame.scores)
         self.film.append({"step": frame.step} | frame.scores)
-        self._in_step = False
-        # A resumed run begins after the camera's move, so the state is that after it.
-        if self.finished or self.control.stopped or self._writer.is_due(self.optimization.state()[0]):
-            self._save_state()
         return frame
 
     def _save_state(self) -> None:
@@ -315,8 +317,9 @@ class Run:
             self._saved_step = self.step
             self._writer.write_state(self.step, *self.optimization.state())
 
-    def _record_film_picture(self, image: Tensor, row: FilmRow | None = None) -> None:
-        row = row or {"step": 0, "token_row": len(self.film) + 1}  # by default that of the draft
+    def _record_film_picture(self, image: Tensor) -> None:
+        """Record a picture for the film alone: of a step without a frame, or of the draft after a row of tokens."""
+        row = {"step": self.step, "token_row": 0 if self.step else len(self.film) + 1}
         self._writer.write(self.journal.add_film_picture, row, to_image(image[0]))
         self.film.append(row)  # another thread may read the picture from now on
 
