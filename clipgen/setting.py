@@ -69,7 +69,7 @@ def to_python(value: Any, whole: bool = False) -> Any:
     return int(value) if whole and isinstance(value, float) and value.is_integer() else value
 
 
-def check_count(name: str, value: Any, remedy: str = "", low: int = 1, high: float = math.inf) -> int:
+def check_count(name: str, value: Any, low: int = 1, high: float = math.inf, remedy: str = "") -> int:
     """Return a count as an int. Raises ClipgenError unless it is a whole number from ``low`` to ``high``."""
     number = to_python(value, whole=not isinstance(value, Iterable))
     return _check_number(name, value, number, int, low, high, remedy)
@@ -100,7 +100,7 @@ def check_path(name: str, value: Any) -> Path:
 def check(field: Field, value: Any) -> None:
     """Raise ClipgenError for a value that a setting cannot have, whatever the models."""
     facts, kind, name = field.metadata, type(field.default), field.name
-    if not facts:
+    if not facts:  # the prompt, which has a grammar instead
         return
     if kind in (int, float):
         _check_number(name, value, value, kind, facts["low"], facts["high"], f"; {field.default} is the default")

@@ -52,8 +52,8 @@ class RunControl:
             change = inputs.name_values(options)
             settings = inputs.name_files(self._spec.change(self._next_settings, change))
             self._spec.check_models(settings, self._models)
-            prompts = change.keys() & {"prompt", "negative"}
-            change |= {name: getattr(settings, name) for name in prompts}
+            lines = change.keys() & {"prompt", "negative"}
+            change |= {name: getattr(settings, name) for name in lines}  # files have their names in them now
             if self.has_ended and is_steering(change):
                 name = min(change.keys() - {"keep"})
                 raise ClipgenError(
@@ -69,7 +69,7 @@ class RunControl:
                     f"{self._journal.folder}: {error.strerror}; make room there: the run could not be resumed without "
                     "the picture of this change"
                 ) from error
-            warn_of_titles(settings.prompts if prompts else ())
+            warn_of_titles(settings.prompts if lines else ())
             change["step"], self._next_settings = self._step, settings
             self._pending = [*self._due, change, *self._later]
             self._unrecorded.append(change)
@@ -94,7 +94,7 @@ class RunControl:
             self._ended = self._ended or (finished and not (has_change and self._step < self.settings.steps))
             return self._ended
 
-    def check_unbroken(self, finished: bool) -> None:
+    def check_can_continue(self, finished: bool) -> None:
         """Raise ClipgenError if an error ended the run before it was stopped or had ``finished``."""
         if self._ended and not (finished or self.stopped):
             folder = str(self._journal.folder)

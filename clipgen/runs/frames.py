@@ -22,7 +22,7 @@ from clipgen.export.formats import Drawing
 from clipgen.generators.catalogue import GENERATORS, entry_of, load_generator
 from clipgen.generators.drawings import Vectors
 from clipgen.images.sheets import png_bytes
-from clipgen.prompts import parse
+from clipgen.prompts import Prompt, parse
 from clipgen.registry import WRITERS
 from clipgen.runs.inputs import strip_paths
 from clipgen.runs.journal import Journal, is_steering, warn_unsaved
@@ -94,11 +94,12 @@ class History:
 
     def _objective_changed_at(self, step: int) -> int:
         """Return the last step, up to ``step``, at which a positive prompt changed, or its span began or ended."""
-        changed_at, prompts = 0, [part for part in parse(self._settings.prompt) if part.weight > 0]
+        changed_at, prompts = 0, _positive(self._settings.prompts)
         for change in self._changes:
             if "prompt" in change and change["step"] <= step:
-                before, prompts = prompts, [part for part in parse(change["prompt"]) if part.weight > 0]
-                changed_at = changed_at if prompts == before else change["step"]
+                before, prompts = prompts, _positive(parse(change["prompt"]))
+                if prompts != before:
+                    changed_at = change["step"]
         edges = [int(edge) for prompt in prompts for edge in prompt.span if edge <= step]
         return max([changed_at, *edges])
 
@@ -126,11 +127,11 @@ class History:
         """Whether no frame was better for ``patience`` steps without a change, or the picture has ``settled``."""
         if self._newest is None:
             return False
-        s, step = self._settings, self._newest["step"]
+        patience, settled, step = self._settings.patience, self._settings.settled, self._newest["step"]
         last_change = max((change["step"] for change in self._changes if is_steering(change)), default=0)
-        if s.patience and step - max(self.best_step, last_change) >= s.patience:
+        if patience and step - max(self.best_step, last_change) >= patience:
             return True
-        return bool(s.settled and self._recent_change(step) < s.settled)
+        return bool(settled and self._recent_change(step) < settled)
 
     def _recent_change(self, step: float) -> float:
         """Return the change of the picture in the last tenth of the steps; infinite while the objective changes."""
@@ -151,6 +152,10 @@ class History:
             if frame.step == step:
                 return frame
         return Frame(step, self._journal.frame(step), {name: value for name, value in row.items() if name != "step"})
+
+
+def _positive(prompts: Sequence[Prompt]) -> list[Prompt]:
+    return [prompt for prompt in prompts if prompt.weight > 0]
 
 
 class FrameWriter:

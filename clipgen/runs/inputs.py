@@ -30,9 +30,12 @@ Value = str | Path | int | float | tuple[int, int] | Pictorial | None  # of a se
 Item = str | Path | Pictorial
 PromptLike = Item | Sequence[Item] | Mapping[Any, float]  # a prompt, several, or several with their weights
 WEIGHTS = {".bin", ".ckpt", ".pkl", ".pt", ".pth", ".safetensors"}
+# An address, up to white space or a bar, in the groups that may be shown: no name and password, no query; what follows
+# it may be a weight, a stop and a span of a prompt.
 _ADDRESS = re.compile(
     r"(\w+://)(?:[^/@\s|]*@)?([^\s|?]*)(?:\?[^\s|]*?)?(?=(?::[-+\d.]+){0,2}(?:@[\d-]+)?(?:[\s|\[]|$))"
 )
+_CONTENT_NAME = re.compile(r"(picture|tokens)-[0-9a-f]{12}\.(png|npy)")  # of what Python code handed over
 
 
 class Inputs:
@@ -48,6 +51,7 @@ class Inputs:
 
     @property
     def pictures(self) -> dict[str, Image.Image]:
+        """Those that are no latents, by name."""
         return {name: value for name, value in self.by_name.items() if not isinstance(value, np.ndarray)}
 
     @contextmanager
@@ -222,9 +226,6 @@ def _named_init(options: Mapping[str, Any]) -> str:
     if init in ("auto", *INITS) or parse_colour(init) is not None:
         return ""
     return init if Path(init).suffix or "/" in init or os.path.exists(init) else ""
-
-
-_CONTENT_NAME = re.compile(r"(picture|tokens)-[0-9a-f]{12}\.(png|npy)")  # of what Python code handed over
 
 
 def _content_hash(data: np.ndarray) -> str:

@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,14 +199,20 @@ class Journal(Folder):
     def _rows(self) -> list[dict[str, float]]:
         return parse_rows(self._text(TABLE), self.folder / TABLE)
 
-    def trim(self, last: int, steps: range | set[int]) -> None:
+    def trim(self, last: int, steps: Set[int], film_steps: Set[int] = frozenset()) -> None:
         """Delete the frames after a step and those of other steps than ``steps``, and half-written files.
 
-        Raises ClipgenError for a folder that cannot be written.
+        The frames of ``film_steps``, at which a run was stopped, become pictures for the film alone. Raises
+        ClipgenError for a folder that cannot be written.
         """
         try:
             for part in [part for name in ("", *FOLDERS) for part in self._path(name).glob("*.part")]:
                 part.unlink(missing_ok=True)
+            for step in film_steps & {*self.steps}:
+                target = self._path(_picture_name({"step": step, "token_row": 0}))
+                target.parent.mkdir(exist_ok=True)
+                with suppress(FileNotFoundError):  # a name that is none of a frame, such as 5.png
+                    os.replace(self._path(f"frames/{step:05d}.png"), target)
             for step in self.steps:
                 if step > last or step not in steps:
                     for file in (f"frames/{step:05d}.png", f"latents/{step:05d}.npy"):

@@ -32,9 +32,6 @@ from clipgen.runs.step_specs import StepInspector, StepSpecBuilder
 from clipgen.setting import check_count
 from clipgen.storage import display_path
 
-# The film shows each of these first steps, because the picture changes most then, unless ``every`` was raised.
-FILM_STEPS = 24
-
 
 @list_settings
 class Run:
@@ -78,8 +75,10 @@ class Run:
         with Lock(Journal.open(folder).folder):
             spec = RunSpec.open(folder, losses, trust, resume=True)
             assert spec.journal
-            last, steps = spec.journal.saved_step, range(1, spec.settings.steps + 1)
-            spec.journal.trim(last, set(filter(spec.settings.is_frame_step, steps)))
+            steps = spec.journal.steps
+            frame_steps = set(filter(spec.settings.is_frame_step, steps))
+            film_steps = set(filter(spec.settings.is_film_step, steps))
+            spec.journal.trim(spec.journal.saved_step, frame_steps, film_steps)
             return cls(spec, like=like)
 
     @classmethod
@@ -236,7 +235,7 @@ class Run:
     @contextmanager
     def session(self) -> Iterator[None]:
         """Hold the folder's lock and an ``Optimization`` while the body runs."""
-        self.control.check_unbroken(self.finished)
+        self.control.check_can_continue(self.finished)
         with Lock(self.journal.folder) as self._lock:
             self.journal.check_step(self.step)
             self._writer = FrameWriter(self.journal, in_background=self.spec.device.type != "cpu")
@@ -289,7 +288,7 @@ class Run:
         frame = None
         if self.settings.is_frame_step(self.step) or self.finished or self.control.stopped:
             frame = self._record_frame(scores)
-        elif self.step <= FILM_STEPS and self.settings.every <= Settings.every:
+        elif self.settings.is_film_step(self.step):
             self._record_film_picture(self.optimization.render_frame())
         self._in_step = False
         # A resumed run begins after the camera's move, so the state is that after it.

@@ -45,6 +45,7 @@ QUALITIES: Mapping[str, Mapping[str, float]] = {
     "best": {"steps": 2.5, "cutouts": 2},
 }
 KEEP_CHOICES = ("last", "best")
+FILM_STEPS = 24  # the film shows each of these first steps, unless ``every`` was raised
 COMMON_PERCEPTORS = "mini", "ViT-B-32/openai", "ViT-B-16/openai", "ViT-B-32/openai | RN50/openai:0.5", "fare2", "clipag"
 PARTS: tuple[type, ...] = (OptimizerConfig, CutoutConfig, *LOSSES.values())  # dataclasses whose fields are settings
 
@@ -216,13 +217,17 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
         """Return whether a step, counted from 1, makes a frame."""
         return step in (1, self.steps) or step % self.every == 0
 
+    def is_film_step(self, step: int) -> bool:
+        """Return whether a step makes a picture for the film alone: the picture changes most in the first steps."""
+        return step <= FILM_STEPS and self.every <= type(self).every and not self.is_frame_step(step)
+
     def check(self) -> None:
         """Raise ClipgenError for the first value that is invalid for every model."""
         for step in sorted({0}.union(*(schedule.edges for schedule in self.schedules.values()))):
             self.at(step)._check()
 
     def _check(self) -> None:
-        for field in fields(self)[1:]:  # all but the prompt
+        for field in fields(self):
             check(field, getattr(self, field.name))
         sides = self.size if isinstance(self.size, tuple) else ()
         if self.size is not None and not (len(sides) == 2 and all(isinstance(side, int) for side in sides)):
@@ -252,11 +257,15 @@ def defaults_for(
     A GPU makes as many steps as the notebooks of 2021, a CPU fewer. With published CLIPs ``stack`` is as in ``das``.
     """
     recipe = canonical_recipe(recipe)
-    defaults = PRESETS[recipe] if recipe in PRESETS else entry_of(generator).defaults_on(device)
     has_draft = recipe not in PRESETS and default_init(perceptor) == "dalle"
-    if recipe not in PRESETS and not has_draft and generator == Settings.generator:
+    if recipe in PRESETS:
+        defaults = PRESETS[recipe]
+    elif has_draft or generator != Settings.generator:
+        defaults = entry_of(generator).defaults_on(device)
+    else:
         defaults = {name: value for name, value in PRESETS["das"].items() if name not in ("generator", "perceptor")}
-    values = {"steps": 120, "cutouts": 16, "fringes": 100.0 * has_draft} | dict(defaults)  # colours fade at 1,500
+    fringes = 100.0 if has_draft else 0.0  # at 1,500 colours fade
+    values = {"steps": 120, "cutouts": 16, "fringes": fringes} | dict(defaults)
     return values | {name: round(values[name] * factor) for name, factor in QUALITIES.get(quality, {}).items()}
 
 

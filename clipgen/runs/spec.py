@@ -200,19 +200,20 @@ class RunSpec:
     @property
     def models_key(self) -> tuple[str, ...]:
         """The settings that two runs must share to share their models."""
-        s = self.settings
-        return s.generator, s.relax, s.perceptor, str(self.device), self.precision
+        settings = self.settings
+        return settings.generator, settings.relax, settings.perceptor, str(self.device), self.precision
 
     def load_models(self, share_models_with: Models | None = None) -> Models:
         """Return the models; those of another run if they have the same key."""
-        s, models = self.settings, share_models_with
+        settings, models = self.settings, share_models_with
         if not (models and models.key == self.models_key):
             clips = [(load_perceptor(name, self.device, self.precision), weight) for name, weight in self.perceptors]
-            generator = load_generator(s.generator, self.device, s.relax, self.precision)
+            generator = load_generator(settings.generator, self.device, settings.relax, self.precision)
             models = Models(self.models_key, generator, clips)
-        if s.judge == (models.judge.name if models.judge else ""):
+        if settings.judge == (models.judge.name if models.judge else ""):
             return models
-        return replace(models, judge=load_perceptor(s.judge, self.device, self.precision) if s.judge else None)
+        judge = load_perceptor(settings.judge, self.device, self.precision) if settings.judge else None
+        return replace(models, judge=judge)
 
 
 def parse_ensemble(names: str) -> list[tuple[str, float]]:

@@ -18,7 +18,7 @@ from clipgen.images import masks
 from clipgen.images.camera import Camera
 from clipgen.inits import InitContext
 from clipgen.inspect import FrameJudge, StepReport, inspect_step
-from clipgen.losses import Loss, StepSpec, SumLoss
+from clipgen.losses import InitTarget, Loss, StepSpec, SumLoss
 from clipgen.losses.prompt_loss import DISTANCES, PromptLoss, Region, embed_prompts, embed_sources, find_regions
 from clipgen.optimize import Optimization
 from clipgen.optimizers import OptimizerConfig
@@ -37,16 +37,24 @@ class StepSpecBuilder:
     """
 
     def __init__(self, spec: RunSpec, models: Models, show_draft: Callable[[Tensor], None] | None = None):
-        s, generator = spec.settings, share_weights(models.generator)  # its state is this run's own
-        if s.tile:
+        settings, generator = spec.settings, share_weights(models.generator)  # its state is this run's own
+        if settings.tile:
             generator = wrap_edges(generator)
-        self._run_spec, self._models, self._settings = spec, models, s
+        self._run_spec, self._models, self._settings = spec, models, settings
         self._results: dict[str, tuple[Any, Any]] = {}  # for each name the last key and the result for it
-        generator.condition(s.texts)
-        size, rng = _size_of(s), torch.Generator().manual_seed(s.seed)
-        latent, fallback = generator.start(size, rng), INITS[default_init(s.perceptor)]()
+        generator.condition(settings.texts)
+        size, rng = _size_of(settings), torch.Generator().manual_seed(settings.seed)
+        latent, fallback = generator.start(size, rng), INITS[default_init(settings.perceptor)]()
         context = InitContext(
-            generator, models.perceptors[0][0], size, s.seed, rng, latent, s.prompts, fallback=fallback, show=show_draft
+            generator=generator,
+            perceptor=models.perceptors[0][0],
+            size=size,
+            seed=settings.seed,
+            rng=rng,
+            latent=latent,
+            prompts=settings.prompts,
+            fallback=fallback,
+            show=show_draft,
         )
         self._init_latent = spec.init.latent(context)
         self._context = self._first_context = replace(
@@ -106,43 +114,47 @@ class StepSpecBuilder:
         context = replace(first, size=size, background=_enlarge(first.background, size))
         return replace(context, background=self._run_spec.init.background(context, self._init_latent))
 
-    def _build(self, s: Settings) -> StepSpec:
-        prompts, perceptors, size = s.prompts, self._models.perceptors, self._context.size
+    def _build(self, settings: Settings) -> StepSpec:
+        prompts, perceptors, size = settings.prompts, self._models.perceptors, self._context.size
         pictures = self._run_spec.inputs.pictures
-        if self._context.generator.texts != s.texts:
-            self._context.generator.condition(s.texts)
-        mask = self._cached("mask", lambda: self._load_mask(s.mask) if s.mask else None, s.mask, size)
+        if self._context.generator.texts != settings.texts:
+            self._context.generator.condition(settings.texts)
+        mask = None
+        if settings.mask:
+            mask = self._cached("mask", lambda: self._load_mask(settings.mask), settings.mask, size)
         embeddings = self._cached(
             "embeddings", lambda: [embed_prompts(clip, prompts, pictures) for clip, _ in perceptors], prompts
         )
         sources = self._cached("sources", lambda: [embed_sources(clip, prompts) for clip, _ in perceptors], prompts)
         context = replace(self._context, prompts=prompts, mask=mask)
-        targets = self._cached(
-            "targets", lambda: self._run_spec.init.targets(context) if s.near else [], prompts, s.mask, s.near > 0, size
-        )
+        targets: list[InitTarget] = []
+        if settings.near:
+            targets = self._cached(
+                "targets", lambda: self._run_spec.init.targets(context), prompts, settings.mask, size
+            )
         if self._context.generator.device.type != "cpu":
             release_models()  # of a prior that has drawn its drafts: the GPU's memory is for the steps
-        cutouts = s.select(CutoutConfig)
-        if s.tile:
+        cutouts = settings.select(CutoutConfig)
+        if settings.tile:
             cutouts = replace(cutouts, padding="wrap")
-        distance, combined = DISTANCES[s.distance], s.combine == "embeddings"
+        distance, combined = DISTANCES[settings.distance], settings.combine == "embeddings"
         prompt_loss = PromptLoss(
-            prompts, perceptors, embeddings, self._regions(), cutouts, distance, s.averaged, combined, sources
+            prompts, perceptors, embeddings, self._regions(), cutouts, distance, settings.averaged, combined, sources
         )
-        others: list[Loss] = [s.select(kind) for kind in LOSSES.values()]
+        others: list[Loss] = [settings.select(kind) for kind in LOSSES.values()]
         return StepSpec(
             generator=self._context.generator,
             perceptors=perceptors,
             prompts=prompts,
             losses=[prompt_loss, SumLoss([*others, *self._run_spec.losses])],
             init_targets=targets,
-            optimizer=s.select(OptimizerConfig),
-            camera=Camera.parse(s.camera),
+            optimizer=settings.select(OptimizerConfig),
+            camera=Camera.parse(settings.camera),
             mask=mask,
-            steps=s.steps,
+            steps=settings.steps,
             cutouts=cutouts,
             precision=self._run_spec.precision,
-            deterministic=s.deterministic,
+            deterministic=settings.deterministic,
         )
 
     def _regions(self) -> list[Region]:

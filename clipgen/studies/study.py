@@ -54,7 +54,7 @@ class Study:
         ENGINES.check(str(engine) if name == "local" else name)
         batch = check_count("batch", batch)
         if workers is not None:
-            workers = check_count("workers", workers, "; leave it out for the default")
+            workers = check_count("workers", workers, remedy="; leave it out for the default")
         self.storage.sync(row.folder for row in self.rows)
         keys = {row: repr(batch_key(row.spec)) for row in self.rows if not row.state.done}
         todo = sorted(keys, key=keys.__getitem__)  # a worker loads models once

@@ -98,3 +98,24 @@ def test_a_run_folder_without_pictures_between_its_frames_goes_on(tmp_path):
     again = clipgen.Run.resume(run.journal.folder)
     list(again)
     assert places(again.journal.film) == [(1, None), (3, None), (4, 0), (5, 0), (6, None), (7, 0), (8, None)]
+
+
+def test_the_step_in_which_a_run_was_stopped_is_in_the_film_of_the_resumed_one(tmp_path):
+    steps = []
+
+    def stop_in_fifth(image, latent, step):
+        steps.append(step)
+        if steps == [0, 1, 2, 3, 4]:
+            run.stop()
+        return 0.0
+
+    options = {"size": (64, 64), "cutouts": 4, "steps": 8, "init": "perlin", "folder": tmp_path}
+    run = clipgen.Run("a star", losses=[stop_in_fifth], **options)
+    assert [frame.step for frame in run] == [1, 3, 5]
+    again = clipgen.Run.resume(run.journal.folder, losses=[stop_in_fifth], like=run)
+    assert [frame.step for frame in again] == [6, 8]
+    whole = clipgen.Run("a star", losses=[stop_in_fifth], like=run, **options)
+    list(whole)
+    assert again.journal.steps == whole.journal.steps == [1, 3, 6, 8]
+    assert places(again.film) == places(again.journal.film) == places(whole.film)
+    assert pictures(again.journal) == pictures(whole.journal)
