@@ -100,8 +100,6 @@ def check_path(name: str, value: Any) -> Path:
 def check(field: Field, value: Any) -> None:
     """Raise ClipgenError for a value that a setting cannot have, whatever the models."""
     facts, kind, name = field.metadata, type(field.default), field.name
-    if not facts:  # the prompt, which has a grammar instead
-        return
     if kind in (int, float):
         _check_number(name, value, value, kind, facts["low"], facts["high"], f"; {field.default} is the default")
     elif field.default is not None and not isinstance(value, kind):

@@ -227,7 +227,7 @@ class Settings(*reversed(PARTS), RunSettings):  # type: ignore[misc]
             self.at(step)._check()
 
     def _check(self) -> None:
-        for field in fields(self):
+        for field in fields(self)[1:]:  # the prompt has a grammar instead
             check(field, getattr(self, field.name))
         sides = self.size if isinstance(self.size, tuple) else ()
         if self.size is not None and not (len(sides) == 2 and all(isinstance(side, int) for side in sides)):
