@@ -12,10 +12,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
-from concurrent import futures
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Pipe
 from pathlib import Path
@@ -43,8 +41,8 @@ class WorkerLost(RuntimeError):
     """A worker has ended before its task; the message says why."""
 
 
-class WorkerExecutor(Executor):
-    """An executor that replaces lost workers: the future of a lost task raises WorkerLost, the others continue.
+class WorkerExecutor(ThreadPoolExecutor):
+    """An executor whose threads wait for workers: the future of a lost one raises WorkerLost, the others continue.
 
     A worker stays between tasks, with the models it loaded.
 
@@ -56,12 +54,12 @@ class WorkerExecutor(Executor):
     shares_folders = True  # whether workers see the folders of this machine
 
     def __init__(self, workers: int, threads: int):
+        super().__init__(workers)
         self.workers, self.threads = workers, threads
         self._workers: dict[int, Any] = {}  # workers by slot
         self._slots: queue.LifoQueue[int] = queue.LifoQueue()  # without a task; those with a worker come first
         for slot in reversed(range(workers)):
             self._slots.put(slot)
-        self._tasks: set[Future] = set()
         self._closed = False
 
     def start_worker(self, slot: int) -> Any:
@@ -74,29 +72,21 @@ class WorkerExecutor(Executor):
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future:  # type: ignore[override]
         """Have a worker call a function, which is pickled by its name."""
-        future: Future = Future()
-        self._tasks.add(future)
-        future.add_done_callback(self._tasks.discard)
-        # A daemon, so that a process with an unfinished study can end.
-        threading.Thread(target=self._call, args=(future, function, arguments), name="worker", daemon=True).start()
-        return future
+        return super().submit(self._call, function, *arguments)
 
-    def _call(self, future: Future, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        slot, result, error = self._slots.get(), None, None
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        slot = self._slots.get()
         try:
             if slot not in self._workers:
                 self._workers[slot] = self.start_worker(slot)
             if self._closed:
                 self._workers[slot].kill()
-            result = self._workers[slot].call(function, *arguments)
-        except Exception as failure:
-            error = failure
+            return self._workers[slot].call(function, *arguments)
+        except Exception:
             self._close(slot)
-        self._slots.put(slot)
-        if error:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+            raise
+        finally:
+            self._slots.put(slot)
 
     def _close(self, slot: int) -> None:
         if worker := self._workers.pop(slot, None):
@@ -117,8 +107,7 @@ class WorkerExecutor(Executor):
         self._closed = True
         for worker in list(self._workers.values()):
             worker.kill()
-        if wait:
-            futures.wait(list(self._tasks))
+        super().shutdown(wait, cancel_futures=cancel_futures)
         self.close_idle()
 
 
@@ -251,7 +240,8 @@ class RayWorker:
         try:
             return self._ray.get(self.actor.call.remote(function, *arguments))
         except self._ray.exceptions.RayError as error:
-            raise WorkerLost(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+            cause = getattr(error, "cause", None) or error  # of an error in the function; its own text is a traceback
+            raise WorkerLost(str(cause).strip().partition("\n")[0] or type(cause).__name__) from error
 
     def kill(self) -> None:
         self._ray.kill(self.actor)

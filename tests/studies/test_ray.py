@@ -80,6 +80,16 @@ def test_a_study_on_ray(cluster, quick, tmp_path):
     assert study.finished and len({row.image.tobytes() for row in study.rows}) == 2
 
 
+def test_an_error_in_a_task_is_the_reason(cluster):
+    """Ray's own text of it is a traceback, whose first line names the actor."""
+    from clipgen.studies.executor import RayExecutor, WorkerLost
+
+    engine = RayExecutor(1, 1, [])
+    error = engine.submit(int, "seven").exception(120)
+    engine.shutdown()
+    assert isinstance(error, WorkerLost) and str(error) == "invalid literal for int() with base 10: 'seven'"
+
+
 def test_an_actor_runs_nothing_that_lies_beside_the_study(tmp_path, monkeypatch):
     """Its class comes pickled, after Ray has put the study's folder first on the path."""
     from clipgen.studies.executor import RayExecutor
