@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,8 @@ from clipgen.export.formats import MAX_SETTINGS, Film, Writer
 
 PAGE, CSS, JS = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
 _SETTINGS = re.compile(r'<script type="application/json" id="clipgen">(.*?)</script>', re.DOTALL)
-WIDTH, HEIGHT, MARGIN = 600, 130, 10  # of the curve, in its own units
+WIDTH, HEIGHT, MARGIN = 600, 130, 10  # of a curve, in its own units
+MAX_POINTS = 300  # of a curve
 MIN_FALL = 0.05  # of the judge's whole range, in a disagreement
 
 
@@ -36,14 +37,14 @@ class Html(Writer):
         for frame, milliseconds in film.ticks(1000):
             order.append((frame.number, milliseconds))
             if frame.number not in pictures:
-                pictures[frame.number], rows[frame.number] = data_url(film.resize(frame.picture)), frame.scores
+                pictures[frame.number], rows[frame.number] = picture_url(film.resize(frame.picture)), frame.scores
         indices = {number: index for index, number in enumerate(pictures)}
         saved = json.loads(settings) if settings else {}
-        judge = judge_word(saved.get("judge"))
+        judge = judge_label(saved.get("judge"))
         labels = {number: _label(number, row, judge) for number, row in rows.items()}
         (points, curve), last = _curve(rows, labels, judge), max(rows)
         page = Template(PAGE).substitute(
-            allowed=f"script-src '{hashed(JS)}'; style-src '{hashed(CSS)}'",
+            allowed=f"script-src '{hash_source(JS)}'; style-src '{hash_source(CSS)}'",
             notes=settings.replace("<", "\\u003c"),  # no end tag, no comment
             title=escape(str(saved.get("prompt") or "A film by clipgen")),
             css=CSS,
@@ -71,19 +72,24 @@ class Html(Writer):
         return match[1] if match else None
 
 
-def hashed(source: str) -> str:
+def hash_source(source: str) -> str:
     """Return the CSP hash source of a script or a style."""
     return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
 
 
-def data_url(picture: Image.Image) -> str:
-    """Return an address that holds a picture."""
+def to_url(data: bytes, mime: str) -> str:
+    """Return bytes as a data: URL; ``mime`` is a type such as image/png."""
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+def picture_url(picture: Image.Image) -> str:
+    """Return a picture as a data: URL."""
     out = io.BytesIO()
     picture.save(out, "WEBP", quality=85, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return to_url(out.getvalue(), "image/webp")
 
 
-def judge_word(judge: Any) -> str:
+def judge_label(judge: Any) -> str:
     """Return what the scores of a judge are called: "judge", or that they say which picture people prefer."""
     return "preference score" if judge in ("pickscore", "hps-v2.1") else "judge"
 
@@ -109,47 +115,65 @@ def _scale(values: Sequence[float], size: int) -> list[float]:
     return [MARGIN + factor * (value - low) for value in values]
 
 
+class Curves(NamedTuple):
+    """The scores of a film as lines of an SVG, each with a scale of its own."""
+
+    points: dict[str, list[tuple[float, float]]]  # of the frames, by "clip" and "judge"
+    shapes: str
+    captions: list[str]  # of the lines, with their ranges
+
+
+def draw_curves(rows: Sequence[Mapping[str, float]], judge: str) -> Curves:
+    """Return the curve of CLIP, and the judge's if there is one, shaded where they disagree.
+
+    Args:
+        rows: The scores of at least one frame, as in ``Journal.scores``, finite for CLIP.
+        judge: See ``judge_label``.
+    """
+    xs, points, captions = _scale([row["step"] for row in rows], WIDTH), {}, []
+    disagreements = [(xs[first], xs[last]) for first, last in find_disagreements(rows)]
+    shapes = "".join(f'<rect x="{x:.1f}" width="{end - x:.1f}" height="{HEIGHT}"/>\n' for x, end in disagreements)
+    for name, label in (("clip", "CLIP score"), ("judge", f"dashed: the {judge},")):
+        scores = [row.get(name, math.nan) for row in rows]
+        if all(map(math.isfinite, scores)):
+            points[name] = list(zip(xs, [HEIGHT - y for y in _scale(scores, HEIGHT)]))
+            shapes += f'<polyline class="{name}" points="{_points(points[name])}"/>\n'
+            captions.append(f"{label} {min(scores):.3f} to {max(scores):.3f}")
+    if disagreements:
+        captions[-1] += "; shaded: CLIP's score rises while the dashed line falls"
+    return Curves(points, shapes, captions)
+
+
+def _points(points: Sequence[tuple[float, float]]) -> str:
+    """Return points as an SVG has them, at most about ``MAX_POINTS`` of them."""
+    visible = [*points[: -1 : len(points) // MAX_POINTS + 1], points[-1]]
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in visible)
+
+
 def _curve(
     rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str], judge: str
 ) -> tuple[dict[int, str], str]:
     """Return each frame's point on the curve of CLIP scores, as attributes, and the figure; empty below two scores."""
-    scored = {n: row for n, row in rows.items() if math.isfinite(row.get("clip", math.nan))}
+    scored = {n: {"step": n} | row for n, row in rows.items() if math.isfinite(row.get("clip", math.nan))}
     if len(scored) < 2:
         return {}, ""
-    scores = [row["clip"] for row in scored.values()]
-    steps = [row.get("step", n) for n, row in scored.items()]
-    xs, ys = _scale(steps, WIDTH), [HEIGHT - y for y in _scale(scores, HEIGHT)]
-    points = dict(zip(scored, zip(xs, ys)))
+    curves, steps = draw_curves([*scored.values()], judge), [row["step"] for row in scored.values()]
+    points = dict(zip(scored, curves.points["clip"]))
+    xs, ys = zip(*points.values())
     for number, row in rows.items():
         if "token_row" in row and row["step"]:
             points[number] = float(np.interp(row["step"], steps, xs)), float(np.interp(row["step"], steps, ys))
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys))
-    judge_line, judge_caption = _judge_curve(list(scored.values()), xs, judge)
     first, *_, last = (labels[number].removeprefix("CLIP · ").partition(" · ")[0] for number in scored)
-    caption = f"CLIP score {min(scores):.3f} to {max(scores):.3f}"
+    caption, *judge_captions = curves.captions
+    mark = f'<line y2="{HEIGHT}"/><circle cy="{ys[-1]:.1f}" r="8"/>'
     figure = f"""<figure>
 <svg id="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{caption}, from {first} to {last}">
-{judge_line}<polygon points="{MARGIN},{HEIGHT} {line} {WIDTH - MARGIN},{HEIGHT}"/>
-<polyline points="{line}"/>
-<g id="mark" transform="translate({xs[-1]:.1f} 0)"><line y2="{HEIGHT}"/><circle cy="{ys[-1]:.1f}" r="8"/></g>
+<polygon points="{MARGIN},{HEIGHT} {_points(curves.points["clip"])} {WIDTH - MARGIN},{HEIGHT}"/>
+{curves.shapes}<g id="mark" transform="translate({xs[-1]:.1f} 0)">{mark}</g>
 </svg>
-<figcaption><span>{first}</span> <span>{caption}</span> <span>{last}</span>{judge_caption}</figcaption>
+<figcaption>{" ".join(f"<span>{text}</span>" for text in (first, caption, last, *judge_captions))}</figcaption>
 </figure>"""
     return {number: f' data-x="{x:.1f}" data-y="{y:.1f}"' for number, (x, y) in points.items()}, figure
-
-
-def _judge_curve(rows: Sequence[Mapping[str, float]], xs: Sequence[float], judge: str) -> tuple[str, str]:
-    """Return the judge's curve, shaded where it disagrees with CLIP, and a caption; both empty without a judge."""
-    scores = [row.get("judge", math.nan) for row in rows]
-    if not all(map(math.isfinite, scores)):
-        return "", ""
-    line = " ".join(f"{x:.1f},{HEIGHT - y:.1f}" for x, y in zip(xs, _scale(scores, HEIGHT)))
-    stretches = [(xs[first], xs[last]) for first, last in find_disagreements(rows)]
-    shades = "".join(f'<rect x="{x:.1f}" width="{end - x:.1f}" height="{HEIGHT}"/>\n' for x, end in stretches)
-    caption = f"dashed: the {judge}, {min(scores):.3f} to {max(scores):.3f}"
-    if stretches:
-        caption += "; shaded: CLIP's score rises while the dashed line falls"
-    return f'{shades}<polyline class="judge" points="{line}"/>\n', f" <span>{caption}</span>"
 
 
 def _table(settings: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
 from clipgen.export import check_writable
-from clipgen.export.html import data_url, hashed
+from clipgen.export.html import hash_source, picture_url
 from clipgen.images.sheets import enlarge
 from clipgen.runs.inputs import strip_paths
 from clipgen.studies.row import Row, RowState
@@ -53,7 +53,7 @@ def write_page(rows: Sequence[Row], varied: Sequence[str], title: str, file: Pat
     scores = dict.fromkeys(name for row in rows for name in row.scores if name != "loss")
     records = [{name: value for name, value in row.to_record().items() if name != "folder"} for row in rows]
     texts = dict(
-        csp=f"script-src '{hashed(JS)}'; style-src '{hashed(css)}'",
+        csp=f"script-src '{hash_source(JS)}'; style-src '{hash_source(css)}'",
         records=json.dumps([_shorten(row, record) for row, record in zip(rows, records)]).replace("<", "\\u003c"),
         title=escape(title),
         css=css,
@@ -101,7 +101,7 @@ def _row_html(row: Row) -> str:
     if image := row.image:
         thumbnail = enlarge(image)
         thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
-        picture = f'<img src="{data_url(thumbnail)}" alt="{label}">'
+        picture = f'<img src="{picture_url(thumbnail)}" alt="{label}">'
     return f'<li data-row="{escape(facts)}">{picture}{lines}</li>\n'
 
 

@@ -303,11 +303,6 @@ def save_input(folder: Path, name: str, value: bytes | Image.Image | np.ndarray)
     return path.as_posix()
 
 
-def to_url(data: bytes, mime: str) -> str:
-    """Return bytes as a data: URL; ``mime`` is a type such as image/png."""
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
-
-
 def to_jpeg(picture: Image.Image, max_side: int) -> bytes:
     """Return a picture as JPEG, scaled down to ``max_side`` pixels a side.
 

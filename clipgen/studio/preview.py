@@ -7,6 +7,7 @@ import math
 import statistics
 import threading
 import time
+from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipgen.errors import ClipgenError
-from clipgen.export.html import caption_source, find_disagreements, judge_word
+from clipgen.export.html import HEIGHT, WIDTH, caption_source, draw_curves, judge_label
 from clipgen.images.sheets import repeat_picture
 from clipgen.progress import Listener, Stopped, listening
 from clipgen.runs.frames import FilmRow, Frame, frame_score
@@ -24,7 +25,7 @@ from clipgen.runs.journal import Journal
 from clipgen.runs.run import Run
 from clipgen.studio.parts import ErrorMessage, add_tooltip, html_widget, on_change, show, to_jpeg
 
-REPORTS_PER_SECOND = 20  # reports per second
+REPORTS_PER_SECOND = 20
 MAX_SIDE = 512  # pixels of a picture that is sent
 BYTES_PER_SECOND = 600_000  # Jupyter drops messages above 1 MB/s, and Colab adds a third
 
@@ -90,7 +91,7 @@ class Job(Listener):
             if self.is_alive:
                 parts.append(f"{tqdm.format_interval(seconds * (steps - self.run.step))} left")
         if self.frame:
-            parts.append(format_scores(self.frame.scores, judge_word(self.run.settings.judge)))
+            parts.append(format_scores(self.frame.scores, judge_label(self.run.settings.judge)))
         return " · ".join(parts)
 
     def pause(self, paused: bool = True) -> None:
@@ -249,14 +250,14 @@ class Preview(widgets.VBox):
                     self.send_image(self.image, to_jpeg(picture, MAX_SIDE))
                 except ClipgenError as error:
                     self.error.show(error)
-            curve = draw_curve(self._rows, self._index, judge_word(journal.settings.get("judge")))
+            curve = draw_curve(self._rows, self._index, judge_label(journal.settings.get("judge")))
             if curve != self.curve.value:
                 self.curve.value = curve
                 self._count_bytes(len(curve))
 
 
 def format_scores(scores: Mapping[str, float], judge: str = "judge") -> str:
-    """Return ``CLIP score 0.412 · judge 0.305``, as far as there are any; ``judge``: see ``judge_word``."""
+    """Return ``CLIP score 0.412 · judge 0.305``, as far as there are any; ``judge``: see ``judge_label``."""
     if "clip" not in scores:
         return ""
     judge_score = f" · {judge} {scores['judge']:.3f}" if "judge" in scores else ""
@@ -264,39 +265,18 @@ def format_scores(scores: Mapping[str, float], judge: str = "judge") -> str:
 
 
 def draw_curve(rows: Sequence[FilmRow], index: int, judge: str = "judge") -> str:
-    """Return who draws the picture of the index, and the scores as an SVG: a line for CLIP, a dashed one for the judge.
+    """Return who draws the picture of the index and its scores, and below the curves of all scores.
 
-    A dot is at the last frame up to the index. Each line has its own scale. Spans where CLIP's score rises and the
-    judge's falls are shaded.
+    A dot on each curve is at the last frame up to the index.
     """
     text = " · ".join(filter(None, (caption_source(rows[index]), format_scores(rows[index], judge))))
-    index = sum("clip" in row for row in rows[: index + 1]) - 1
-    rows = [row for row in rows if "clip" in row]
-    if not rows:
+    scored = [i for i, row in enumerate(rows) if math.isfinite(row.get("clip", math.nan))]
+    if not scored:
         return f"<small>{text}</small>"
-    first, per_step = rows[0]["step"], 300 / max(1, rows[-1]["step"] - rows[0]["step"])
-    xs = [per_step * (row["step"] - first) for row in rows]
-    shapes, labels, legend = "", [], ""
-    for begin, end in find_disagreements(rows):
-        width = max(xs[end] - xs[begin], 1.5)
-        shapes += f'<rect x="{xs[begin]:.1f}" width="{width:.1f}" height="60" fill="currentColor" opacity="0.15"/>'
-        legend = "; shaded: CLIP's score rises while the dashed line falls"
-    for name, label, dash in (("clip", "CLIP score", ""), ("judge", judge, ' stroke-dasharray="5 3"')):
-        if name in rows[-1]:
-            scores = [row[name] for row in rows]
-            low, high = min(scores), max(scores)
-            points = [f"{x:.1f},{55 - 50 * (score - low) / (high - low or 1):.1f}" for x, score in zip(xs, scores)]
-            sparse = points[: -1 : len(points) // 300 + 1] + points[-1:]
-            shapes += (
-                f'<polyline points="{" ".join(sparse)}" fill="none" stroke="currentColor" stroke-width="1.5"{dash}/>'
-            )
-            if index >= 0:
-                x, y = points[index].split(",")
-                shapes += f'<circle cx="{x}" cy="{y}" r="3.5" fill="currentColor"/>'
-            labels.append(f"{label} from {low:.3f} to {high:.3f}")
-    if "judge" in rows[-1]:
-        legend = f"<small>dashed: the {judge}{legend}</small>"
-    return (
-        f"<small>{text}</small>"
-        f'<svg viewBox="-5 0 310 60" role="img" aria-label="{"; ".join(labels)}">{shapes}</svg>{legend}'
-    )
+    curves, dots = draw_curves([rows[i] for i in scored], judge), ""
+    for points in curves.points.values():
+        for x, y in points[: bisect(scored, index)][-1:]:
+            dots += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7"/>'
+    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{"; ".join(curves.captions)}">'
+    legend = "".join(f"<small>{caption}</small>" for caption in curves.captions[1:])
+    return f"<small>{text}</small>{svg}{curves.shapes}{dots}</svg>{legend}"

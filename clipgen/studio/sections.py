@@ -10,6 +10,7 @@ import ipywidgets as widgets
 
 from clipgen.errors import ClipgenError
 from clipgen.export import export
+from clipgen.export.html import to_url
 from clipgen.inspect.describe import describe
 from clipgen.inspect.explain import explain
 from clipgen.progress import Listener, Stopped, listening
@@ -20,7 +21,7 @@ from clipgen.runs.inputs import strip_paths
 from clipgen.runs.run import Run
 from clipgen.runs.spec import RunSpec
 from clipgen.studio.controls import Controls
-from clipgen.studio.parts import Brush, Fold, button, hidden_image, html_widget, note, on_change, show, to_jpeg, to_url
+from clipgen.studio.parts import Brush, Fold, button, hidden_image, html_widget, note, on_change, show, to_jpeg
 from clipgen.studio.preview import Preview
 
 SHEET_SIDE = 1024  # pixels of the longer side of the sheet of cutouts

@@ -12,7 +12,7 @@ from PIL import Image
 
 import clipgen
 from clipgen.export import export, settings_of
-from clipgen.export.html import judge_word
+from clipgen.export.html import judge_label
 from clipgen.studio.preview import format_scores
 
 HOSTILE = (
@@ -125,7 +125,7 @@ def test_a_score_of_preference_is_called_one(judge, word, tmp_path):
     page = file.read_text()
     assert f"CLIP · step 10 · CLIP score 0.030 · loss 0.250 · {word} 23.000" in page
     assert f"dashed: the {word}, 20.000 to 23.000" in page
-    assert format_scores(scores[-1], judge_word(judge)) == f"CLIP score 0.030 · {word} 23.000"
+    assert format_scores(scores[-1], judge_label(judge)) == f"CLIP score 0.030 · {word} 23.000"
 
 
 def test_a_boomerang_has_each_frame_once(tmp_path):

@@ -9,8 +9,9 @@ import ipywidgets as widgets
 import pytest
 from PIL import Image
 
+from clipgen.export.html import to_url
 from clipgen.studio.controls import label_of
-from clipgen.studio.parts import Dial, Upload, to_url
+from clipgen.studio.parts import Dial, Upload
 
 COLABS = widgets.__version__.startswith("7.")  # ipywidgets as Colab has it
 SMALL = {"size": (64, 64), "cutouts": 4, "every": 1}

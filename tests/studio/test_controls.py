@@ -13,10 +13,11 @@ from PIL import Image
 from studio_hands import COLABS, SMALL, below, blue, click, control, named, parts, png, put, upload
 
 import clipgen
+from clipgen.export.html import to_url
 from clipgen.prompts import Prompt, parse
 from clipgen.runs.settings import Settings, build
 from clipgen.studio.controls import SECTIONS, Controls, label_of
-from clipgen.studio.parts import Brush, Dial, ErrorMessage, Fold, Webcam, to_url
+from clipgen.studio.parts import Brush, Dial, ErrorMessage, Fold, Webcam
 
 FIELDS = fields(Settings)[1:]
 

@@ -6,9 +6,10 @@ from PIL import Image
 from studio_hands import click, named, parts, png, put, running, until
 
 import clipgen
+from clipgen.export.html import to_url
 from clipgen.runs.presets import PRESETS
 from clipgen.runs.settings import defaults_for
-from clipgen.studio.parts import Brush, to_url
+from clipgen.studio.parts import Brush
 
 PIXELS = ["pixels", "fft", "stack", "strokes"]
 
