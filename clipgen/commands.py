@@ -210,7 +210,7 @@ def _describe_model(model: Published, weights: str = "-") -> tuple[str, ...]:
 
 def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Print a table of the generators and perceptors that are known by name."""
-    from clipgen.clip.published import NAMED, list_published, read_config, remote
+    from clipgen.clip.published import NAMED, find_remote, list_published, read_config
 
     parser.add_argument("filter", nargs="?", default="", help="only names that contain this text")
     text = parser.parse_intermixed_args(words).filter.lower()
@@ -226,7 +226,7 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
         pixels = (read_config(architecture) or {}).get("vision_cfg", {}).get("image_size", "")
         pixels = "x".join(map(str, pixels)) if isinstance(pixels, (list, tuple)) else str(pixels)
         licence = "MIT" if tag == "openai" else "see hub page"
-        weights = "cached" if cached(remote(architecture, tag)) else "-"
+        weights = "cached" if cached(find_remote(architecture, tag)) else "-"
         perceptors.append((f"{architecture}/{tag}", pixels, licence, weights))
     named = [("perceptor, judge", *facts), *((name, *_describe_model(model)) for name, model in NAMED.items())]
     notes: dict[str, list[str]] = {}

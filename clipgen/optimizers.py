@@ -56,7 +56,7 @@ class OptimizerConfig:
 
     def create(self, latent: Tensor) -> torch.optim.Optimizer | Adam:
         """Return a new optimiser for a latent."""
-        kind = fast.optimizer(self.optimizer)
+        kind = fast.optimizer_class(self.optimizer)
         arguments = inspect.signature(kind).parameters
         names = [name for name in ("lr", "weight_decay", "momentum", "nesterov") if name in arguments]
         options: dict[str, Any] = {name: getattr(self, name) for name in names}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from clipgen import fast
 from clipgen.cli import main
-from clipgen.clip.published import NAMED, list_published, remote
+from clipgen.clip.published import NAMED, find_remote, list_published
 from clipgen.generators import token_grid
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.generators.dvae import DVAE
@@ -101,13 +101,13 @@ def test_memory_is_that_of_the_weights_and_of_what_a_step_saves(name, monkeypatc
 
 
 def test_checksums_are_those_that_publishers_write_into_addresses():
-    assert remote("ViT-B-32", "openai").sha256.startswith("40d365715913c9da98579312b702a82c")
-    assert remote("RN50", "yfcc15m").sha256 == "455df137"
+    assert find_remote("ViT-B-32", "openai").sha256.startswith("40d365715913c9da98579312b702a82c")
+    assert find_remote("RN50", "yfcc15m").sha256 == "455df137"
     assert (
-        remote("ViT-B-32", "openai").sources[0]
+        find_remote("ViT-B-32", "openai").sources[0]
         == "hf:timm/vit_base_patch32_clip_224.openai/open_clip_model.safetensors"
     )
-    assert all(remote(a, t).sources for a, t in list_published())
+    assert all(find_remote(a, t).sources for a, t in list_published())
     assert all(
         source.startswith(("hf:", "https://")) for e in GENERATORS.values() for f in e.files for source in f.sources
     )

@@ -18,7 +18,7 @@ from clipgen.images.reading import to_list, to_picture
 from clipgen.registry import PERCEPTOR_FAMILIES
 
 
-def family(name: str) -> type[Perceptor]:
+def find_family(name: str) -> type[Perceptor]:
     """Return the class of a perceptor. Raises ClipgenError for a name of no family, or of no model."""
     for kind in PERCEPTOR_FAMILIES.values():
         if kind.knows(name):
@@ -54,7 +54,7 @@ def load_perceptor(name: str = "mini", device: torch.device | str = "cpu", preci
         ClipgenError: For an unknown name or device, and for weights that cannot be downloaded, read or loaded.
     """
     name = str(name)
-    kind = family(name)
+    kind = find_family(name)
     device = devices.resolve_device(device) if isinstance(device, str) else device
     precision = devices.resolve_precision(device, precision)
     model = kind(name, device)  # type: ignore[call-arg]
@@ -69,6 +69,7 @@ def embed(perceptor: Perceptor, texts: list[str]) -> Tensor:
             words, space = text.split(), " "
             if not perceptor.fits(words[0]):  # in a script without spaces
                 words, space = list(text.strip()), ""
+            # How many words fit, by bisection: a long text is tokenised a few times only.
             count = bisect_left(range(1, len(words)), True, key=lambda n: not perceptor.fits(space.join(words[:n])))
             dropped = space.join(words[count:])
             warnings.warn(f"prompt too long for {perceptor.name}; this is dropped: {dropped!r}", stacklevel=3)

@@ -23,6 +23,8 @@ from clipgen.storage.remote import fetch
 class OpenCLIP(Perceptor):
     """A model of open_clip, with its own normalisation, input size, tokenizer and context length."""
 
+    head: Tensor | None = None  # of a model by name that rates pictures without a text
+
     @classmethod
     def knows(cls, name: str) -> bool:
         if name in published.NAMED or "/" in name or name.startswith(published.PREFIXES):
@@ -73,15 +75,16 @@ class OpenCLIP(Perceptor):
         self.patches = add_patch_dropout(self.net.visual)
         self.context_length = self.tokenizer.context_length
         self.scale = float(self.net.logit_scale.exp())
-        bias = getattr(self.net, "logit_bias", None)  # SigLIP's alone
-        self.bias = None if bias is None else float(bias)
+        if (bias := getattr(self.net, "logit_bias", None)) is not None:  # SigLIP's alone
+            self.bias = float(bias)
         config = open_clip.get_model_preprocess_cfg(self.net)
         size = config["size"]
         self.size = size if isinstance(size, int) else size[0]
         self.preprocess: Any = image_transform_v2(PreprocessCfg(**config), is_train=False)
-        self.is_preference = name in published.NAMED and published.NAMED[name].is_preference
-        head = published.head_of(name) if name in published.NAMED else None
-        self.head = published.load_head(head, self.device) if head else None
+        if named := published.NAMED.get(name):
+            self.is_preference = named.is_preference
+            if head := published.head_of(name):
+                self.head = published.load_head(head, self.device)
         self.mean, self.std = (torch.tensor(config[k], device=self.device)[:, None, None] for k in ("mean", "std"))
 
     @staticmethod
@@ -97,7 +100,7 @@ class OpenCLIP(Perceptor):
         architecture, tag = published.parse_name(name)
         preprocess: dict[str, Any] = {}
         if config := published.open_clip_lists().get_pretrained_cfg(architecture, tag):
-            file = fetch(published.remote(architecture, tag))
+            file = fetch(published.find_remote(architecture, tag))
             preprocess = {k: config[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in config}
             is_quick_gelu = config.get("quick_gelu", False)
         else:
@@ -132,9 +135,10 @@ class OpenCLIP(Perceptor):
         return [*norms, blocks[-1]]  # the input of each block, and the output of the last
 
     def fits(self, text: str) -> bool:
+        # It fits if a context four times as long gives the same tokens, followed by padding.
         tokens, (more_tokens, empty) = self.tokenizer([text])[0], self.tokenizer([text, ""], 4 * self.context_length)
-        is_rest_empty = bool((more_tokens[self.context_length :] == empty[-1]).all())
-        return torch.equal(tokens, more_tokens[: self.context_length]) and is_rest_empty
+        is_rest_padding = bool((more_tokens[self.context_length :] == empty[-1]).all())
+        return torch.equal(tokens, more_tokens[: self.context_length]) and is_rest_padding
 
     @torch.no_grad()
     def embed_text(self, texts: list[str]) -> Tensor:
@@ -200,7 +204,7 @@ class OffloadedTextTower:
 
 
 def _version(file: Path) -> tuple[int, int] | None:
-    """Return the time and size of a file, which another one in its place would have otherwise; None without a file."""
+    """Return the time and size of a file, by which a change of it is noticed; None without a file."""
     return (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None
 
 

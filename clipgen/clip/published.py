@@ -47,13 +47,13 @@ _OPENAI_ADDRESS = "https://openaipublic.azureedge.net/clip/models/"
 
 @cache
 def _pretrained() -> ModuleType:
+    """Import open_clip's lists alone, under another name: importing all of open_clip takes seconds."""
     package = ModuleType("_open_clip_lists")
     package.__path__ = [str(open_clip_folder())]
     sys.modules[package.__name__] = package
     return import_module(f"{package.__name__}.pretrained")
 
 
-# Importing open_clip takes seconds. Until it is imported, its lists are read without it.
 def open_clip_lists() -> ModuleType:
     """Return a module with open_clip's functions that list published weights."""
     return sys.modules.get("open_clip") or _pretrained()
@@ -79,7 +79,7 @@ def read_config(architecture: str) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if isfile(file) else None
 
 
-def remote(architecture: str, tag: str) -> Remote:
+def find_remote(architecture: str, tag: str) -> Remote:
     """Return where open_clip says that a model's weights are."""
     config = open_clip_lists().get_pretrained_cfg(architecture, tag)
     sources = []
@@ -203,10 +203,10 @@ def loadable_name(name: str) -> str:
     """Return what open_clip loads under a name: that of a hub's model, or architecture/tag or architecture/file."""
     if name not in NAMED:
         return name
-    model = NAMED[name].model
-    for file in NAMED[name].files:
-        model += f"/{weights.as_safetensors(fetch(file), name=file.name, convert=from_transformers)}"
-    return model
+    if not NAMED[name].files:
+        return NAMED[name].model
+    (file,) = NAMED[name].files
+    return f"{NAMED[name].model}/{weights.as_safetensors(fetch(file), name=file.name, convert=from_transformers)}"
 
 
 def head_of(perceptor: str) -> Remote | None:
@@ -229,7 +229,7 @@ def apply_head(head: Tensor, embeddings: Tensor) -> Tensor:
     return embeddings @ head[:-1] + head[-1]
 
 
-_RENAMED = {  # parts of transformers' names of weights; applied in this order
+_RENAMES = {  # parts of transformers' names of weights; applied in this order
     "text_model.": "",
     "vision_model.": "visual.",
     "embeddings.": "",
@@ -259,7 +259,7 @@ def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             key = key.replace(".q_proj.", ".in_proj_")
         if key.endswith("_projection.weight"):
             value = value.T.contiguous()
-        for published, ours in _RENAMED.items():
-            key = key.replace(published, ours)
+        for theirs, ours in _RENAMES.items():
+            key = key.replace(theirs, ours)
         renamed[key] = value
     return renamed

@@ -116,7 +116,7 @@ class CutoutConfig:
     def __post_init__(self) -> None:
         if self.cut_min > self.cut_max:
             raise ClipgenError(f"cut_min={self.cut_min}: is above cut_max={self.cut_max}; swap them")
-        _ = self.augmentations
+        _ = self.augmentations  # raises for an unknown one
 
     @cached_property
     def augmentations(self) -> dict[str, Augmentation]:
@@ -143,7 +143,7 @@ class CutoutConfig:
         b, _, height, width = shape
         draws = _Draws(self.augmentations, b * self.cutouts, rng)
         warp = self._draw_warps(draws, shape, size)
-        # Cutouts of one pooling level become adjacent. Reorder group masks already drawn; later draws are i.i.d.
+        # Cutouts of one pooling level become adjacent. Only masks already drawn need the new order.
         pooling_levels = rendering.pooling_levels(warp, size, (height, width))
         batch_indices = torch.arange(b).repeat_interleave(self.cutouts)
         order = (pooling_levels + (pooling_levels.max() + 1) * batch_indices).argsort(stable=True)

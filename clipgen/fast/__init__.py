@@ -84,7 +84,7 @@ def channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if enabled else tensor
 
 
-def optimizer(name: str) -> Any:
+def optimizer_class(name: str) -> Any:
     """Return the class of an optimiser of ``torch.optim`` by its name, or one that computes the same."""
     from clipgen.fast import adam
 

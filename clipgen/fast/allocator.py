@@ -46,7 +46,7 @@ def keep_freed_memory(owner: object, plentiful: bool) -> None:
 
 
 def release(owner: object) -> None:
-    """Treat an owner as gone."""
+    """Stop keeping freed blocks for an owner, as if it were deleted."""
     with _lock:
         _owners.pop(owner, None)
         _set_options()
@@ -79,7 +79,7 @@ def available_memory() -> int | None:
 
 
 def _cgroup_limits() -> Iterator[int]:
-    """Yield what is left of each memory limit of this process's control groups and of those around them."""
+    """Yield the bytes left of each memory limit of this process's control groups and their parents."""
     with suppress(OSError):
         for line in (ROOT / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)

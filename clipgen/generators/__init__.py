@@ -14,7 +14,7 @@ from clipgen.registry import RELAXATIONS
 from clipgen.storage.remote import Published
 
 PIPELINE = "StableDiffusionPipeline"  # what diffusers calls a pipeline that one-step generators are read from
-GROUND = 0.83  # the grey that images start on: as light as paper, and still easy to darken
+START_GREY = 0.83  # of images at the start: as light as paper, and still easy to darken
 NOTEBOOK_STEPS = 500  # of the notebooks of 2021, on a GPU; a CPU takes fewer by default
 Randomness = torch.Generator | Sequence[torch.Generator]  # one for the whole batch, or one for each image
 
@@ -37,8 +37,8 @@ class Generator:
     net: Any = None  # an autoencoder with ``encode``, ``decode`` and a module ``decoder``, if there is one
     precision = "fp32"  # see ``clipgen.device``
     is_noise = False  # whether its latent is Gaussian noise
-    texts: tuple[str, ...] = ()  # what its images depend on beside the latent, see ``condition``
-    is_vector = False  # whether its images are drawings of marks, see ``clipgen.generators.drawings``
+    texts: tuple[str, ...] = ()  # the prompts that ``condition`` was last called with
+    is_vector = False  # whether its images are marks that a file can keep, see ``clipgen.generators.drawings``
 
     def set_precision(self, precision: str) -> None:
         """Compute in one of ``clipgen.device.PRECISIONS``; without a network there is only fp32."""
@@ -63,7 +63,7 @@ class Generator:
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Return a latent of one image of (H, W), drawn on the CPU: a plain light image with a little noise."""
         noise = self.spread * torch.randn(self.shape(size), generator=rng)
-        return noise.to(self.device) + self.encode(torch.full((1, 3, *size), GROUND, device=self.device))
+        return noise.to(self.device) + self.encode(torch.full((1, 3, *size), START_GREY, device=self.device))
 
     def encode(self, image: Tensor) -> Tensor:
         """Return the latent whose image is nearest to ``image``, without a gradient."""
@@ -89,7 +89,7 @@ class Generator:
         return torch.zeros_like(latent)
 
     def transform(self, latents: Tensor, inverse_affine: Tensor, rng: torch.Generator) -> Tensor:
-        """Return the latents of drawings as a camera sees them after its move, see ``clipgen.generators.drawings``."""
+        """Return the latents of drawings as a camera sees them after its move; other images are moved as pixels."""
         raise NotImplementedError
 
     def project_(self, latent: Tensor) -> None:

@@ -28,9 +28,9 @@ MAX_MARKS = 4096  # of a drawing
 # --- rows of the table ----------------------------------------------------------------------------------
 
 
-def _builtin(loader: str, suiting: Mapping[str, Any] = defaults.PIXELS, **facts: Any) -> Entry:
+def _builtin(loader: str, settings: Mapping[str, Any] = defaults.PIXELS, **facts: Any) -> Entry:
     values: dict[str, Any] = {"licence": "-", "native_size": 128, "stride": 1} | facts
-    return Entry(loader, defaults=suiting, **values)
+    return Entry(loader, defaults=settings, **values)
 
 
 def _drawing(kind: str, marks: int) -> Entry:
@@ -38,7 +38,7 @@ def _drawing(kind: str, marks: int) -> Entry:
 
 
 def _taesd(name: str, channels: int, files: dict[str, float] | None = None, stride: int = 8, **config: Any) -> Entry:
-    """Return one of TAESD's family; ``files``: megabytes of each source that is not called as diffusers does."""
+    """Return one of TAESD's family; ``files``: sources and their megabytes, by default one named by diffusers."""
     files = files or {f"hf:madebyollin/{name}/diffusion_pytorch_model.safetensors": 9.8}
     return Entry(
         "clipgen.generators.vae:load",
@@ -66,7 +66,7 @@ def _vqgan(config: dict[str, Any], loader: str = "load", **facts: Any) -> Entry:
 
 
 def _taming(name: str, config: dict[str, Any], megabytes: float, *sources: str, bulky: bool = False, **facts) -> Entry:
-    """Return a checkpoint of taming's; bulky ones hold much more than the network."""
+    """Return a checkpoint of taming-transformers; a ``bulky`` one holds much more than the network."""
     if name in _SHA256:
         sources = tuple(f"{source}#sha256={_SHA256[name]}" for source in sources)
     remote = Remote(f"{name}/last.ckpt", sources, megabytes, bulky=bulky)

@@ -35,7 +35,7 @@ class VQBase(nn.Module):
         return nn.ModuleList(part for part in self.children() if part is not self.encoder)
 
     def normalize(self, latent: Tensor) -> Tensor:
-        """Return a latent rescaled to the codes' norm, if it is constant."""
+        """Return a latent with vectors as long as the codes, if those are all of one length; otherwise itself."""
         return latent
 
     def tokens(self, latent: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class Gumbel(Codebook):
         return 1, len(self.codebook), *token_grid(self, size)
 
     def start(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """Return normal logits; with a fixed temperature, a random token at each place."""
+        """Return normally distributed logits; with a fixed temperature, those of random tokens."""
         if self.temperature is None:
             logits = torch.randn(self.shape(size), generator=rng)
         else:
@@ -214,7 +214,7 @@ class Gumbel(Codebook):
         return F.one_hot(tokens, len(self.codebook)).permute(0, 3, 1, 2).float()
 
     def from_tokens(self, tokens: Tensor) -> Tensor:
-        # A token e^8 times as likely as any other: nearly certain, and still within a gradient's reach.
+        # A token e^8 times as likely as any other is nearly certain, and a gradient can still change it.
         logit = 8 if self.temperature is None else self.temperature * (3 + math.log(len(self.codebook)))
         return logit * self._one_hot(tokens)
 
@@ -226,14 +226,14 @@ class Gumbel(Codebook):
         return self.compute(self.net.logits, image)
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
-        """Return the relaxed image; without ``rng`` of the argmax tokens (or, at fixed temperature, the mixture)."""
+        """Return the relaxed image; without ``rng`` of the likeliest tokens, at a fixed temperature without noise."""
         if rng is None and self.temperature is None:
             return self._decode(self.net.lookup(self.tokens(latent)))
         temperature = self.temperature or 16**-progress
         if rng is None:
-            logits = _rows(latent) / temperature
+            logits = _codes_last(latent) / temperature
         else:
-            logits = _gumbel_noise(latent, rng).add_(_rows(latent)).div_(temperature)
+            logits = _gumbel_noise(latent, rng).add_(_codes_last(latent)).div_(temperature)
         image = self._decode(self._mix(logits))
         return image if self.temperature is None else torch.where(image < 1, image, image.detach())
 
@@ -244,11 +244,11 @@ class Gumbel(Codebook):
         return torch.stack(means).sum(0).permute(0, 3, 1, 2)
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        one, two = (self._mix(_rows(logits) / (self.temperature or 1)) for logits in (latent, other))
+        one, two = (self._mix(_codes_last(logits) / (self.temperature or 1)) for logits in (latent, other))
         return super().distance(one, two)
 
     def residual(self, latent: Tensor) -> Tensor:
-        return torch.zeros_like(latent)  # not measured: the encoder's logits have a scale of their own
+        return torch.zeros_like(latent)  # not computed: the encoder's logits have another scale than the latent's
 
     def project_(self, latent: Tensor) -> None:
         """Logits have no bounds."""
@@ -261,25 +261,25 @@ class Gumbel(Codebook):
 
 
 class Sampled(Gumbel):
-    """Token logits; each step samples one per place, and the gradient is the softmax's (Crowson 2021, dVAE+CLIP)."""
+    """Token logits; each step samples every token, and the gradient is the softmax's (Crowson 2021, dVAE+CLIP)."""
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         """Return the image of tokens that are drawn with ``rng``; without it, of the likeliest."""
         if rng is None:
             return super().image(latent)
-        noisy = _gumbel_noise(latent, rng).add_(_rows(latent.detach()))
+        noisy = _gumbel_noise(latent, rng).add_(_codes_last(latent.detach()))
         tokens = self.tokens(noisy.permute(0, 3, 1, 2))  # the argmax with Gumbel noise is a draw from the softmax
-        return self._decode(straight_through(self.net.lookup(tokens), self._mix(_rows(latent))))
+        return self._decode(straight_through(self.net.lookup(tokens), self._mix(_codes_last(latent))))
 
 
-def _rows(latent: Tensor) -> Tensor:
+def _codes_last(latent: Tensor) -> Tensor:
     """Return (B, codes, h, w) as (B, h, w, codes)."""
     return latent.permute(0, 2, 3, 1)
 
 
 def _gumbel_noise(latent: Tensor, rng: Randomness) -> Tensor:
     """Return noise (B, h, w, codes) for a latent (B, codes, h, w)."""
-    shape, device = _rows(latent).shape, latent.device
+    shape, device = _codes_last(latent).shape, latent.device
 
     def draw(shape: Sequence[int], rng: torch.Generator) -> Tensor:
         return torch.rand(shape, generator=devices.fork_rng(rng, device), device=device)

@@ -16,10 +16,10 @@ from clipgen.export.formats import Drawing, Mark, Point
 from clipgen.generators import Entry, Generator, Randomness
 from clipgen.generators.rasteriser import Marks, rasterise
 
-BITS = 12  # of a side of the sheet less one
+SIZE_BITS = 12  # that store a side of the sheet, less one
 CURVE_SEGMENTS = 16  # of the polyline of a curve
 COORD_LIMIT = 1.2  # how far from the middle points of a curve may lie; the sheet ends at 1
-WIDTH = 0.1  # share of the sheet's shorter side that a width of 1 in a latent is
+WIDTH_UNIT = 0.1  # what 1 in a latent stands for as a width, as a share of the sheet's shorter side
 OUTLINE_SEGMENTS = 24  # of a shape's outline; a multiple of the corners of every polygon
 CIRCLE = 24  # corners that stand for a circle
 KINDS = (CIRCLE, 3, 4)  # corners of shapes, in turn
@@ -37,7 +37,7 @@ class Vectors(Generator):
     is_vector = True
     lr = 0.1
     corners: int
-    lengths = slice(0)  # which numbers of a mark are lengths
+    length_columns = slice(0)  # which numbers of a mark are lengths
     low: tuple[float, ...]
     high: tuple[float, ...]
 
@@ -46,12 +46,12 @@ class Vectors(Generator):
         self.count = entry.config["marks"]
         self.header = _header_rows(len(self.low))
 
-    def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
-        """Return what rows (N, C) draw on a sheet of (H, W), for the rasteriser."""
+    def raster_marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
+        """Return the marks of rows (N, C) on a sheet of (H, W) as the rasteriser takes them."""
         raise NotImplementedError
 
-    def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:
-        """Return what one row draws, for a file; ``points`` and the sheet's shorter side are in pixels."""
+    def export_mark(self, number: int, row: list[float], points: tuple[Point, ...], short_side: float) -> Mark:
+        """Return the mark of one row as files have it; ``points`` and the sheet's shorter side are in pixels."""
         raise NotImplementedError
 
     def random_rows(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
@@ -87,7 +87,7 @@ class Vectors(Generator):
 
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         size = sheet_size(latent)
-        return torch.stack([rasterise(self.marks(rows, size), size) for rows in latent[:, self.header :]])
+        return torch.stack([rasterise(self.raster_marks(rows, size), size) for rows in latent[:, self.header :]])
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
         """Return the mean squared difference of the images, divided by that of unrelated ones (deviation 1/4)."""
@@ -112,10 +112,10 @@ class Vectors(Generator):
         rows, rotation = latents[:, self.header :].clone(), inverse_affine[:, :2].to(latents)
         points = rows[..., :coordinates].unflatten(-1, (-1, 2)) - inverse_affine[:, 2].to(latents)
         rows[..., :coordinates] = (points @ rotation.inverse().T).flatten(-2)
-        rows[..., self.lengths] /= rotation.det().sqrt()
+        rows[..., self.length_columns] /= rotation.det().sqrt()
+        # A mark that leaves the sheet in all of them restarts at random, with the least opacity if it has one.
         fresh = self.random_rows(size, rng).to(rows)
         fresh[:, coordinates + 3 : coordinates + 4] = 0.0
-        # A mark that leaves the sheet in all of them restarts at random, as faint as can be.
         out_of_sight = torch.stack([self._out_of_sight(each, size) for each in rows]).all(0)
         latents = torch.cat([latents[:, : self.header], torch.where(out_of_sight[:, None], fresh, rows)], 1)
         self.project_(latents)
@@ -123,7 +123,7 @@ class Vectors(Generator):
 
     def _out_of_sight(self, rows: Tensor, size: tuple[int, int]) -> Tensor:
         """Return a mask (N,) of the marks, rows (N, C), that are entirely outside the sheet."""
-        lines, radius, *_ = self.marks(rows, size)
+        lines, radius, *_ = self.raster_marks(rows, size)
         margin, sides = radius[:, None, None], torch.tensor([size[1], size[0]]).to(lines)
         return ((lines + margin < 0).all(1) | (lines - margin > sides).all(1)).any(1)
 
@@ -133,7 +133,7 @@ class Vectors(Generator):
         rows = latent[0, self.header :].detach().double().cpu()
         marks = []
         for number, (row, points) in enumerate(zip(rows.tolist(), self.points(rows, (height, width)).tolist())):
-            marks.append(self.mark(number, row, tuple(map(tuple, points)), min(height, width)))
+            marks.append(self.export_mark(number, row, tuple(map(tuple, points)), min(height, width)))
         return Drawing((width, height), tuple(marks))
 
     def points(self, rows: Tensor, size: tuple[int, int]) -> Tensor:
@@ -150,19 +150,19 @@ class Vectors(Generator):
 
 def sheet_size(latent: Tensor) -> tuple[int, int]:
     """Return the (H, W) of a latent's image."""
-    bits = (latent[0].flatten()[: 2 * BITS] > 0).long().tolist()
-    height, width = (1 + int("".join(map(str, side)), 2) for side in (bits[:BITS], bits[BITS:]))
+    bits = (latent[0].flatten()[: 2 * SIZE_BITS] > 0).long().tolist()
+    height, width = (1 + int("".join(map(str, side)), 2) for side in (bits[:SIZE_BITS], bits[SIZE_BITS:]))
     return height, width
 
 
 def _header_rows(columns: int) -> int:
     """Return how many rows of a latent hold the size of the sheet."""
-    return -(-2 * BITS // columns)
+    return -(-2 * SIZE_BITS // columns)
 
 
 def _size_rows(size: tuple[int, int], columns: int) -> Tensor:
     """Return the rows (K, C) that hold an (H, W), a number for each bit."""
-    bits = "".join(f"{side - 1:0{BITS}b}" for side in size)
+    bits = "".join(f"{side - 1:0{SIZE_BITS}b}" for side in size)
     padded = bits.ljust(_header_rows(columns) * columns, "0")
     return torch.tensor([2.0 * int(bit) - 1 for bit in padded]).view(-1, columns)
 
@@ -187,16 +187,16 @@ class Strokes(Vectors):
     """A row: four points, red, green, blue, opacity, and the width in tenths of the sheet's shorter side."""
 
     corners = 4
-    lengths = slice(12, 13)
+    length_columns = slice(12, 13)
     low = (*8 * (-COORD_LIMIT,), 0.0, 0.0, 0.0, 0.05, 0.1)
     high = (*8 * (COORD_LIMIT,), 1.0, 1.0, 1.0, 1.0, 2.0)
 
-    def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
+    def raster_marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
         lines = bezier(CURVE_SEGMENTS, rows.device) @ self.points(rows, size)
-        return Marks(lines, rows[:, 12] * (WIDTH / 2 * min(size)), rows[:, 8:12])
+        return Marks(lines, rows[:, 12] * (WIDTH_UNIT / 2 * min(size)), rows[:, 8:12])
 
-    def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:
-        return Mark("stroke", points, to_bytes(row[8:11]), row[11], row[12] * WIDTH * short)
+    def export_mark(self, number: int, row: list[float], points: tuple[Point, ...], short_side: float) -> Mark:
+        return Mark("stroke", points, to_bytes(row[8:11]), row[11], row[12] * WIDTH_UNIT * short_side)
 
     def random_rows(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         paint = torch.rand(self.count, 4, generator=rng)
@@ -205,7 +205,7 @@ class Strokes(Vectors):
         return torch.cat([_random_walks(self.count, 0.25, rng), paint, width], 1)
 
     def mosaic_rows(self, centres: Tensor, sides: Tensor, colours: Tensor, size: tuple[int, int]) -> Tensor:
-        width = sides[:, 1:] / 2 * size[0] / (WIDTH * min(size))
+        width = sides[:, 1:] / 2 * size[0] / (WIDTH_UNIT * min(size))
         lines = _horizontal_lines(centres, sides)
         return torch.cat([lines, colours, torch.ones_like(width), width.clamp(max=self.high[12])], 1)
 
@@ -217,13 +217,13 @@ class Pen(Vectors):
     low, high = 8 * (-COORD_LIMIT,), 8 * (COORD_LIMIT,)
     width = 0.013  # share of the sheet's shorter side
 
-    def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
+    def raster_marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
         lines = bezier(CURVE_SEGMENTS, rows.device) @ self.points(rows, size)
         black = constant((0.0, 0.0, 0.0, 1.0), rows.device).expand(len(rows), 4)
         return Marks(lines, rows.new_full((len(rows),), self.width / 2 * min(size)), black)
 
-    def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:
-        return Mark("stroke", points, width=self.width * short)
+    def export_mark(self, number: int, row: list[float], points: tuple[Point, ...], short_side: float) -> Mark:
+        return Mark("stroke", points, width=self.width * short_side)
 
     def random_rows(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         return _random_walks(self.count, 0.25, rng)
@@ -271,14 +271,14 @@ class Shapes(Vectors):
     low = (*6 * (-1.5,), 0.0, 0.0, 0.0, 0.05)
     high = (*6 * (1.5,), 1.0, 1.0, 1.0, 1.0)
 
-    def marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
+    def raster_marks(self, rows: Tensor, size: tuple[int, int]) -> Marks:
         centre, *ends = self.points(rows, size).unbind(1)
         axes = torch.stack([end - centre for end in ends], 1)
         outlines = _outlines(rows.device)
         kind = torch.arange(len(rows), device=rows.device) % len(KINDS)
         return Marks(centre[:, None] + outlines[kind] @ axes, rows.new_zeros(len(rows)), rows[:, 6:10], True)
 
-    def mark(self, number: int, row: list[float], points: tuple[Point, ...], short: float) -> Mark:
+    def export_mark(self, number: int, row: list[float], points: tuple[Point, ...], short_side: float) -> Mark:
         paint = to_bytes(row[6:9]), row[9]
         corners = KINDS[number % len(KINDS)]
         if corners == CIRCLE:

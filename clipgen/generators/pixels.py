@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from clipgen.generators import Entry, Generator, Randomness, clamp
 
-EPSILON = 1 / 512  # pure black and white lie at infinity: half an 8-bit level before them is near enough
+EPSILON = 1 / 512  # least distance from black and white, whose logits are infinite: half an 8-bit level
 # A square root of the correlation of red, green and blue in ImageNet, as lucid publishes it; its columns are about
 # lightness, red against blue, and green against both.
 COLOURS = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOURS /= COLOURS.norm(dim=0).max()
-MAGNITUDE = 0.3  # of all frequencies of Maco: pixels then have a standard deviation of about 0.2
+MAGNITUDE = 0.3  # of Maco's frequencies, before 1/f: pixels then have a standard deviation of about 0.2
 
 
 class Pixels(Generator):

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 TILE = 8  # pixels of a side
 WORK = 2**20  # numbers at once: pixels times the segments of all marks near them
 EDGE_SCALE = 0.16  # scale of an edge's sigmoid, in pixels: its slope has the standard deviation of a pixel-wide box
-FAINTEST = -16.0  # below it the sigmoid gives only denormal numbers, which processors are slow with
+FAINTEST = -16.0  # of the sigmoid's argument: below it come denormal numbers, which processors are slow with
 REACH = 6 * EDGE_SCALE  # beyond it a mark covers less than half an 8-bit level
 
 

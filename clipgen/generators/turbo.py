@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipgen.generators import Entry, Randomness, clamp, vae
 
-NORM_TOLERANCE = 0.05  # how far the norm of a noise may be from that of a Gaussian's, as a share
+NORM_TOLERANCE = 0.05  # share by which the norm of the noise may differ from that of Gaussian noise
 
 
 class OneStepNet(vae.Diffusers):
@@ -32,16 +32,16 @@ class OneStepNet(vae.Diffusers):
         one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
         self.start_scale = float(scheduler.init_noise_sigma)  # of the noise
         self.input_scale = float(scheduler.scale_model_input(one, timestep))  # of what the U-Net is given
-        self.from_noise, self.from_output = (_step(scheduler, *pair) for pair in ((zero, one), (one, zero)))
-        self.mix = [float(scheduler.add_noise(*pair, timestep[None])) for pair in ((one, zero), (zero, one))]
+        self.from_noise, self.from_output = _one_step(scheduler, zero, one), _one_step(scheduler, one, zero)
+        self.clean_share = float(scheduler.add_noise(one, zero, timestep[None]))
+        self.noise_share = float(scheduler.add_noise(zero, one, timestep[None]))
         self.register_buffer("timestep", timestep, persistent=False)
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the noised latents of images, as image-to-image starts from, always with the same noise."""
         clean = super().encode(images).float()
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
-        clean_share, noise_share = self.mix
-        return (clean_share * clean + noise_share * noise) / self.start_scale
+        return (self.clean_share * clean + self.noise_share * noise) / self.start_scale
 
     def decode(self, noise: Tensor) -> Tensor:
         """Return the images (B, 3, H, W) of noise (B, c, h, w), about in [0, 1]."""
@@ -55,7 +55,8 @@ class OneStepNet(vae.Diffusers):
         return self.from_noise * noisy + self.from_output * output
 
 
-def _step(scheduler: Any, output: Tensor, noisy: Tensor) -> float:
+def _one_step(scheduler: Any, output: Tensor, noisy: Tensor) -> float:
+    """Return what a scheduler's only step makes of a number, given the U-Net's output for it."""
     scheduler.set_timesteps(1)
     scheduler.scale_model_input(noisy, scheduler.timesteps[0])
     return float(scheduler.step(output, scheduler.timesteps[0], noisy).prev_sample)

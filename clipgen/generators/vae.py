@@ -30,7 +30,7 @@ _conv = partial(nn.Conv2d, kernel_size=3, padding=1)
 
 
 class Block(nn.Module):
-    """Three convolutions with a skip connection; with a ``norm``, which sees the whole picture, before them."""
+    """Three convolutions with a skip connection; with ``norm`` after a group norm, which sees the whole picture."""
 
     def __init__(self, width: int = WIDTH, norm: bool = False):
         super().__init__()
@@ -159,7 +159,7 @@ def load(name: str, entry: Entry, device: torch.device) -> VAE:
 _CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "VQModel", PIPELINE)
 
 
-@lru_cache  # of answers, not of errors: the hub may be reached the next time
+@lru_cache  # errors are not cached: the hub may be reached the next time
 def hub_config(name: str) -> dict[str, Any]:
     """Return ``class``, ``repo``, ``folder`` and ``stride`` of ``hf-hub:org/name[/folder]``, from its config alone."""
     if not importlib.util.find_spec("diffusers"):

@@ -273,7 +273,7 @@ def from_yaml(file: str | Path) -> dict[str, Any]:
         raise ClipgenError(f"{file}: this yaml does not describe a VQGAN ({error}); get the publisher's") from error
 
 
-_LLAMAGEN = [
+_LLAMAGEN_RENAMES = [
     (r"\.res\.", ".block."),
     (r"\.mid\.0\.", ".mid.block_1."),
     (r"\.mid\.1\.", ".mid.attn_1."),
@@ -290,7 +290,7 @@ def from_llamagen(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if key.startswith("decoder.conv_blocks."):  # counted from the other end
             _, _, level, rest = key.split(".", 3)
             key = f"decoder.up.{last - int(level)}.{rest}"
-        for pattern, name in _LLAMAGEN:
+        for pattern, name in _LLAMAGEN_RENAMES:
             key = re.sub(pattern, name, key)
         renamed[key] = value
     renamed.pop("quantize.codebook_used", None)  # a training statistic

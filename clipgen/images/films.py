@@ -65,11 +65,11 @@ class FilmReader:
             raise ClipgenError(f"film={film!r}: is not a film; give a video, a GIF, a WebP, or a list of pictures")
         self._is_video = isinstance(self._source, str) and not self._is_picture()
         if self._is_video:
-            with closing(self._read()) as frames:
+            with closing(self._read_video()) as frames:
                 fps = next(frames)["fps"]
             self.durations = [1 / fps] if fps else []
         elif isinstance(self._source, (str, Image.Image)):
-            times = [image.info.get("duration") for image in self._seek()]
+            times = [image.info.get("duration") for image in self._seek_frames()]
             # Browsers show frames of a hundredth of a second or less, or without a time, for a tenth.
             seconds = [time / 1000 if time and time > 10 else 0.1 for time in times]
             if any(time is not None for time in times):
@@ -77,12 +77,12 @@ class FilmReader:
 
     def __iter__(self) -> Iterator[Image.Image]:
         if self._is_video:
-            with closing(self._read()) as frames:
+            with closing(self._read_video()) as frames:
                 size = next(frames)["size"]
                 for data in frames:
                     yield Image.frombytes("RGB", size, data)
         elif isinstance(self._source, (str, Image.Image)):
-            yield from map(to_rgb, self._seek())
+            yield from map(to_rgb, self._seek_frames())
         else:
             is_array = isinstance(self._source, (np.ndarray, Tensor))
             yield from map(to_picture, to_list(self._source) if is_array else self._source)
@@ -102,7 +102,7 @@ class FilmReader:
                 return False
             raise
 
-    def _seek(self) -> Iterator[Image.Image]:
+    def _seek_frames(self) -> Iterator[Image.Image]:
         """Yield an animated picture at each of its frames, decoded."""
         with open_picture(self._source, self._label, _FORMATS) as image:
             for number in count(int(getattr(image, "default_image", False))):  # of a PNG, it is not part of the film
@@ -116,7 +116,7 @@ class FilmReader:
                 if image.format not in ANIMATED:
                     return
 
-    def _read(self) -> Generator[Any, None, None]:
+    def _read_video(self) -> Generator[Any, None, None]:
         """Yield a dict of facts about a video, and then the bytes of its frames at its own rate."""
         path = str(Path(self._source).resolve())
         local = ["-protocol_whitelist", "file"]  # a playlist could name addresses

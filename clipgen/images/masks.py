@@ -19,7 +19,7 @@ _WORDS = {
     "right": (0.5, 0.0, 0.5, 1.0),
     "centre": (0.25, 0.25, 0.5, 0.5),
 }
-_SIMILAR = {"middle": "centre"}  # in meaning
+_SYNONYMS = {"middle": "centre"}
 
 
 def find_mask_file(spec: str) -> str | None:
@@ -62,7 +62,7 @@ def load_mask(spec: str, size: tuple[int, int], pictures: Mapping[str, Image.Ima
         mask = torch.zeros(1, 1, height, width)
         mask[..., round(y * height) : round((y + h) * height), round(x * width) : round((x + w) * width)] = 1
     else:
-        nearest = suggest(_SIMILAR.get(text, text), _WORDS)
+        nearest = suggest(_SYNONYMS.get(text, text), _WORDS)
         raise ClipgenError(
             f"{label}={spec!r}: {nearest}use {', '.join(_WORDS)}, a box x,y,width,height in shares from 0 to 1, "
             f"{'' if label == 'keep' else 'an image file, '}or not before any of these"

@@ -156,7 +156,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 def _upright(picture: Image.Image) -> Image.Image:
     """Return a decoded copy, rotated as its Exif says; a PNG's transparent colour gets the depth of the pixels."""
-    stored = {str(tile[3]) for tile in getattr(picture, "tile", ())}
+    raw_modes = {str(tile[3]) for tile in getattr(picture, "tile", ())}
     picture.load()
     try:
         picture = ImageOps.exif_transpose(picture)
@@ -167,9 +167,9 @@ def _upright(picture: Image.Image) -> Image.Image:
         alpha = Image.fromarray((np.asarray(picture) != transparency).astype(np.uint8) * 255)
         picture = _to_8_bits(picture)
         picture.putalpha(alpha)
-    elif isinstance(transparency, int) and stored & {"L;2", "L;4"}:
-        picture.info["transparency"] = transparency * (85 if "L;2" in stored else 17)
-    elif isinstance(transparency, tuple) and "RGB;16B" in stored:
+    elif isinstance(transparency, int) and raw_modes & {"L;2", "L;4"}:
+        picture.info["transparency"] = transparency * (85 if "L;2" in raw_modes else 17)
+    elif isinstance(transparency, tuple) and "RGB;16B" in raw_modes:
         picture.info["transparency"] = tuple(part >> 8 for part in transparency)
     return picture
 
@@ -194,8 +194,8 @@ def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space.strip()
-        fitting = space in modes and (picture.mode == "CMYK") == (space == "CMYK")
-        if not fitting or (space == "GRAY" and picture.mode not in ("1", "L", "LA")):
+        fits_mode = space in modes and (picture.mode == "CMYK") == (space == "CMYK")
+        if not fits_mode or (space == "GRAY" and picture.mode not in ("1", "L", "LA")):
             raise ValueError(f"it is for {space}, and the picture is {picture.mode}")
         is_transparent = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
         alpha = picture.convert("RGBA").getchannel("A") if is_transparent else None
@@ -218,8 +218,8 @@ def to_array(tensor: Tensor, label: str = "image") -> np.ndarray:
     """
     if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         raise ClipgenError(f"{label}: needs a dense tensor with values; use .to_dense() or .dequantize()")
-    has_kind = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
-    return (tensor if has_kind else tensor.float()).detach().cpu().resolve_conj().resolve_neg().numpy()
+    in_numpy = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    return (tensor if in_numpy else tensor.float()).detach().cpu().resolve_conj().resolve_neg().numpy()
 
 
 def _from_numbers(image: np.ndarray | Tensor) -> Image.Image:

@@ -69,13 +69,13 @@ def describe(
     texts = embed_words(perceptor, words)
     atoms = F.normalize(texts - texts.mean(0), dim=-1)
     target = F.normalize(perceptor.embed_image([picture])[0] - _mean_embedding(perceptor, pictures), dim=-1)
-    weights = sparse(target, atoms, penalty)
+    weights = sparse_weights(target, atoms, penalty)
     cosine = float(F.cosine_similarity(weights @ atoms, target, dim=0))
     order = weights.argsort(descending=True).tolist()
     return Words([(words[i], float(weights[i])) for i in order if weights[i] > 1e-3], cosine)
 
 
-def sparse(target: Tensor, atoms: Tensor, penalty: float, steps: int = 200) -> Tensor:
+def sparse_weights(target: Tensor, atoms: Tensor, penalty: float, steps: int = 200) -> Tensor:
     """Return the weights w >= 0, (V,), with the least ½‖target - w·atoms‖² + λ·Σw: a non-negative lasso.
 
     Accelerated proximal gradient steps (FISTA, Beck and Teboulle 2009).
@@ -93,8 +93,9 @@ def sparse(target: Tensor, atoms: Tensor, penalty: float, steps: int = 200) -> T
     for _ in range(steps):
         previous, gradient = weights, atoms @ (extrapolated @ atoms - target)
         weights = (extrapolated - step_size * (gradient + threshold)).clamp(min=0)
-        momentum, before = (1 + (1 + 4 * momentum**2) ** 0.5) / 2, momentum
-        extrapolated = weights + (before - 1) / momentum * (weights - previous)
+        next_momentum = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        extrapolated = weights + (momentum - 1) / next_momentum * (weights - previous)
+        momentum = next_momentum
     return weights
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 METHODS = ("gradient", "occlusion")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-# The mean of these is subtracted from a text: what speaks for any text does not count.
+# Their mean is subtracted from a text's embedding: what matches any text does not count.
 _ANY_TEXTS = ("a cat", "a car", "a tree", "a house", "food", "a face", "a tool", "the sky", "an animal", "a person")
 
 
@@ -151,7 +151,7 @@ def _occlusion(perceptor: Perceptor, pixels: Tensor, target: Tensor) -> Tensor:
     size = pixels.shape[-1]
     window, step = 3 * size // 8, size // 8
     score = perceptor.encode_image(pixels)[0] @ target
-    fall, count = torch.zeros(2, size, size)
+    drop, count = torch.zeros(2, size, size)
     blank = pixels.mean((2, 3), keepdim=True)[0]
     edges = [(max(0, start), min(size, start + window)) for start in range(step - window, size, step)]
     for top, bottom in edges:
@@ -159,9 +159,9 @@ def _occlusion(perceptor: Perceptor, pixels: Tensor, target: Tensor) -> Tensor:
         for copy, (left, right) in zip(covered, edges, strict=True):
             copy[:, top:bottom, left:right] = blank
         for (left, right), covered_score in zip(edges, perceptor.encode_image(covered) @ target, strict=True):
-            fall[top:bottom, left:right] += float(score - covered_score)
+            drop[top:bottom, left:right] += float(score - covered_score)
             count[top:bottom, left:right] += 1
-    return fall / count
+    return drop / count
 
 
 def explain_command(parser: argparse.ArgumentParser, words: list[str]) -> int:

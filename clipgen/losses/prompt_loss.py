@@ -196,12 +196,12 @@ class PromptLoss(Loss):
                 continue
             loss_weight = float(region_weights.abs().sum()) / total
             score_weight = float(region_weights.clamp(min=0).sum()) / positive
+            region_stops = None if stops.isneginf().all() else stops[region.prompts]
             sources = self.sources or [None] * len(self.perceptors)
             for (perceptor, weight), embeddings, source in zip(self.perceptors, self.embeddings, sources, strict=True):
-                source = None if source is None else _select(source, region.prompts)
-                own = _select(embeddings, region.prompts)
-                own_stops = None if stops.isneginf().all() else stops[region.prompts]
-                targets = Targets(own, region_weights, own_stops, source)
+                targets = Targets(_select(embeddings, region.prompts), region_weights, region_stops)
+                if source is not None:
+                    targets = targets._replace(sources=_select(source, region.prompts))
                 targets = (targets.combined() if self.combined else targets).to(context.image.device)
                 factors = weight * loss_weight, weight * score_weight
                 yield from self._batches_of(context, region, perceptor, targets, *factors)

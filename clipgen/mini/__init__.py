@@ -20,7 +20,7 @@ from clipgen.storage import weights
 
 WEIGHTS = Path(__file__).parent / "weights"
 _SIDE = 128  # of a drawing on the sheet
-PROMPTS = (WEIGHTS / "prompts.txt").read_text().splitlines()  # a hundred, that the built-in models are measured with
+PROMPTS = (WEIGHTS / "prompts.txt").read_text().splitlines()  # a hundred to measure the built-in models with
 
 
 def load_autoencoder(name: str, entry: Entry, device: torch.device) -> VQBase:

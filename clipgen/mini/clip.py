@@ -33,7 +33,7 @@ class Attention(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Tokens (P, L), padded with -1, to (P, dim): factorised embedding, a few layers, mean pooling."""
+    """Embeds tokens (P, L), padded with -1, as (P, dim): a factorised embedding, a few layers, mean pooling."""
 
     def __init__(self, dim: int, embed: int = 48, width: int = 192, layers: int = 3, heads: int = 6, context: int = 32):
         super().__init__()
@@ -69,7 +69,7 @@ class TextTower(nn.Module):
         return self.project(self.features(tokens))
 
     def tokenize(self, texts: list[str]) -> Tensor:
-        """Texts to (P, L) int64, -1 where there is nothing; longer texts are cut at the context."""
+        """Return the tokens (P, L) int64 of texts, padded with -1; longer texts are cut at the context."""
         rows = [torch.tensor(encode(text)[: self.context_length] or [VOCABULARY_SIZE - 1]) for text in texts]
         return pad_sequence(rows, batch_first=True, padding_value=-1)
 
@@ -95,7 +95,7 @@ class ResBlock(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """Images (B, 3, S, S), S a multiple of 16, to (B, dim); ``layout`` numbers say where things are on the last map."""
+    """Embeds images (B, 3, S, S), S a multiple of 16, as (B, dim); ``layout``: width of a branch for positions."""
 
     def __init__(
         self,
@@ -117,12 +117,12 @@ class ImageTower(nn.Module):
         if layout:
             reduce = [nn.AdaptiveAvgPool2d(4), nn.Conv2d(in_channels, in_channels // 4, 1), nn.SiLU(), nn.Flatten()]
             last = nn.Linear(layout, in_channels)
-            for start in last.parameters():
-                nn.init.zeros_(start)  # as the mean alone
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)  # so that training begins with the mean alone
             self.layout = nn.Sequential(*reduce, nn.Linear(4 * in_channels, layout), nn.SiLU(), last)
 
     def features(self, images: Tensor, stages: int | None = None) -> list[Tensor]:
-        """The map after each of the first ``stages`` stages (all of them by default), finest first."""
+        """Return the map after each of the first ``stages`` stages (by default all), finest first."""
         x, maps = self.stem(images * 2 - 1), []
         for stage in self.stages[:stages]:
             maps.append(x := stage(x))
@@ -153,7 +153,7 @@ class MiniCLIP(nn.Module):
         return F.normalize(self.image(fast.channels_last(images)).float(), dim=-1)
 
     def fits(self, text: str) -> bool:
-        """Whether a text is within the context."""
+        """Return whether a text is within the context."""
         return len(encode(text)) <= self.text.context_length
 
     @property
@@ -201,7 +201,7 @@ class EvaluatorNet(nn.Module):
         return F.normalize(self.image(maps.flatten(1)).float(), dim=-1)
 
     def fits(self, text: str) -> bool:
-        """A bag holds any number of words."""
+        """Return True: a bag holds any number of words."""
         return True
 
     @property

@@ -26,9 +26,9 @@ from clipgen.mini import drawing_names, everyday_name, scenes
 from clipgen.priors import Drawings, dalle
 from clipgen.prompts import Prompt, positive_text_prompts
 
-_RELATED = "in front of|on top of|in|on|at|over|above|under|by|among|near"
-_TO = rf"(?:{_RELATED})(?: the| an?)? "
-_JOINT = re.compile(rf" (and|with|next to|behind|{scenes.VERBS}|{_RELATED})(?= )")
+_PREPOSITIONS = "in front of|on top of|in|on|at|over|above|under|by|among|near"
+_PREPOSITION = rf"(?:{_PREPOSITIONS})(?: the| an?)? "
+_JOINT = re.compile(rf" (and|with|next to|behind|{scenes.VERBS}|{_PREPOSITIONS})(?= )")
 _PART = (
     "slice|piece|pair|bunch|bowl|painting|drawing|photo|photograph|picture|portrait|sketch|image|illustration|render"
 )
@@ -43,10 +43,10 @@ _SIMILAR = {  # words for places that the transformer was not trained on, by a s
 _PHRASES = {
     key: (key, *scenes.LOCATIONS.get(key, ()), *_SIMILAR.get(key, ())) for key in (*scenes.LOCATIONS, *_SIMILAR)
 }
-_SCENERY = {re.sub(f"^{_TO}", "", phrase): name for name, phrases in _PHRASES.items() for phrase in phrases}
+_SCENERY = {re.sub(f"^{_PREPOSITION}", "", phrase): name for name, phrases in _PHRASES.items() for phrase in phrases}
 _ARTICLES = {"a", "an", "the"}
-_MORE = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"
-_TINTS = {*scenes.COLOURS, *_MORE}
+_MORE_TINTS = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"
+_TINTS = {*scenes.COLOURS, *_MORE_TINTS}
 # Least cosine of two names' embeddings for them to mean one thing: car and automobile 0.91, squirrel and bison 0.86.
 MIN_COSINE = 0.88
 DRAFT_TEMPERATURE = 0.25  # of sampling the tokens
@@ -76,7 +76,7 @@ class Layout(NamedTuple):
 
 def layout(*prompts: str) -> Layout:
     """Return the first two things of prompts, and the first scenery. "A cat on a mat" is "a cat"."""
-    # What stands beside a thing or after a comma is one only if drawings have its name. Otherwise it is left to CLIP.
+    # What comes after a comma or a word such as "with" is a thing only if drawings have its name; CLIP sees it anyway.
     things, scenery, relation = list[Thing](), None, None
     for text in prompts:
         parsed = _parse(text.lower().strip(" .,!"))
@@ -94,9 +94,9 @@ def _parse(text: str) -> Layout:
     if later and not _is_name(first) and len(_strip_articles(first).split()) == 1 and _is_described_name(later[0]):
         first, *later = later  # "a huge, green dragon"
     for phrase in (first, *later):
-        for joint, part in _parts(phrase):
+        for joint, part in _split_parts(phrase):
             bare, beside = _strip_articles(part), phrase is not first or joint not in ("", "and")
-            if bare in _SCENERY and joint != "with" and (beside or bare not in names()):
+            if bare in _SCENERY and joint != "with" and (beside or bare not in everyday_names()):
                 scenery = scenery or _SCENERY[bare]
             elif not beside and set(bare.split()) - _TINTS:
                 subjects.append(part)
@@ -106,15 +106,15 @@ def _parse(text: str) -> Layout:
                 relation = relation if companions else scenes.relation_of(joint, bare)
                 companions.append(part)
     parts = subjects + companions or ([text] if text and scenery is None else [])
-    things = [_thing(part) for part in parts]
+    things = [_to_thing(part) for part in parts]
     if has_material:
         things[0] = things[0]._replace(coloured=True)
     return Layout(things, scenery, relation if len(subjects) == 1 else None)
 
 
-def _parts(phrase: str) -> list[tuple[str, str]]:
+def _split_parts(phrase: str) -> list[tuple[str, str]]:
     """Return (what joins it to the part before, part) of each part of a phrase, without "a painting of"."""
-    if _strip_articles(phrase) in names():  # "a bow and arrow"
+    if _strip_articles(phrase) in everyday_names():  # "a bow and arrow"
         return [("", phrase)]
     first, *rest = _JOINT.split(f" {phrase}")
     parts = [("", first), *zip(rest[::2], rest[1::2], strict=True)]
@@ -131,12 +131,14 @@ def _is_name(text: str) -> bool:
     """Return whether drawings have this name, or for "a red hat" one that ends so: "top hat"."""
     bare = " ".join(word for word in _strip_articles(text).split() if word not in _TINTS)
     has_article = text.startswith(("a ", "an "))
-    return bare in names() or (bool(bare) and has_article and any(name.endswith(f" {bare}") for name in names()))
+    if bare in everyday_names():
+        return True
+    return bool(bare) and has_article and any(name.endswith(f" {bare}") for name in everyday_names())
 
 
-def _thing(text: str) -> Thing:
+def _to_thing(text: str) -> Thing:
     words = [word for word in text.split() if word not in _TINTS]
-    is_name = _strip_articles(text) in names()  # "a red apple"
+    is_name = _strip_articles(text) in everyday_names()  # "a red apple"
     # "An orange" is a thing, and "a heart of gold" has no colour.
     if is_name or len(words) == len(text.split()) or text.split()[-1] in _TINTS:
         return Thing(text, False)
@@ -147,7 +149,7 @@ def _thing(text: str) -> Thing:
 
 
 @cache
-def names() -> list[str]:
+def everyday_names() -> list[str]:
     """Return the names of drawings, everyday and in small letters. The transformer was trained on 841 of them."""
     return [everyday_name(name).lower() for name in drawing_names().names]
 
@@ -155,18 +157,18 @@ def names() -> list[str]:
 def canonical_name(text: str, perceptor: Perceptor) -> str:
     """Return a thing by its name in the training: "a sun" for "the sun", "an automobile" for "a car".
 
-    It is the nearest name by mini CLIP, which ``perceptor`` may be, or else one that ends so: "a crescent moon".
+    It is the nearest name by mini CLIP, or if none is near one that ends with the text: "a crescent moon".
     """
     bare = _strip_articles(text)
     text = scenes.with_article(bare) if bare and text.startswith("the ") else text
-    if bare in (*names(), *drawing_names().names, ""):
+    if bare in (*everyday_names(), *drawing_names().names, ""):
         return text
     mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")
     cosines = drawing_names().embeddings.to(mini.device) @ embed(mini, [text])[0]
-    kinds = [i for i, name in enumerate(names()) if name.endswith(f" {bare}")]
+    kinds = [i for i, name in enumerate(everyday_names()) if name.endswith(f" {bare}")]
     if cosines.max() >= MIN_COSINE:
-        return scenes.with_article(names()[int(cosines.argmax())])
-    return scenes.with_article(names()[max(kinds, key=lambda i: float(cosines[i]))]) if kinds else text
+        return scenes.with_article(everyday_names()[int(cosines.argmax())])
+    return scenes.with_article(everyday_names()[max(kinds, key=lambda i: float(cosines[i]))]) if kinds else text
 
 
 def _strip_articles(text: str) -> str:
@@ -210,8 +212,8 @@ def stages_of(thing: str, seed: int, device: str) -> Iterator[Drawings]:
     stages, best, highest = list[Drawings](), list[Drawings](), -math.inf
     options: dict[str, Any] = {"temperature": DRAFT_TEMPERATURE, "guidance": 1, "perceptor": None, "device": device}
     for attempt in range(TRIES):
-        other = (seed + attempt * 10**6) % 2**63
-        for drawings in dalle(thing, DRAFTS, stream="likeliest", seed=other, **options):
+        attempt_seed = (seed + attempt * 10**6) % 2**63
+        for drawings in dalle(thing, DRAFTS, stream="likeliest", seed=attempt_seed, **options):
             if drawings.done < 1:
                 stages.append(drawings)
                 yield drawings
@@ -234,7 +236,7 @@ def is_blank(drawing: Image.Image) -> bool:
 
 
 class Drafts(Dalle):
-    """The things of the prompt side by side, grey where the prompt has a colour for them."""
+    """The things of the prompt side by side; those that have a colour in the prompt are grey."""
 
     strength, space = 1.0, "colouring"
 
@@ -263,8 +265,8 @@ class Drafts(Dalle):
             return
         image = torch.ones(1, 3, *size, device=context.generator.device)
         if subject.scenery:
-            field = scenes.draw_scenery(subject.scenery, max(size), torch.Generator().manual_seed(context.seed))
-            image[:] = F.interpolate(field[None], size, mode="bilinear", antialias=True)
+            scenery = scenes.draw_scenery(subject.scenery, max(size), torch.Generator().manual_seed(context.seed))
+            image[:] = F.interpolate(scenery[None], size, mode="bilinear", antialias=True)
         if subject.relation:
             things = [_with_face(things[0], subject.relation), things[1]]
         stage, drawings = image, list[Tensor]()

@@ -14,7 +14,7 @@ from clipgen import device as devices
 from clipgen.clip.tokenizer import encode
 from clipgen.mini import WEIGHTS
 from clipgen.mini.clip import BuiltinPerceptor
-from clipgen.priors import KVCache, Stream, apply_guidance
+from clipgen.priors import KVCache, TokenPredictor, apply_guidance
 from clipgen.storage import weights
 
 AT_ONCE = 64  # tokens, of all pictures together, that are read in hardly more time than one of each
@@ -78,11 +78,11 @@ class Transformer(nn.Module):
         self.width, self.heads = width, heads
         self.register_buffer("words", words, persistent=False)
         self.widen = nn.Linear(words.shape[1], width)
-        self.padding = _drawn(context, width)  # learned for every position, as in the paper
-        self.positions = _drawn(context, width)
+        self.padding = _random_embeddings(context, width)  # learned for every position, as in the paper
+        self.positions = _random_embeddings(context, width)
         self.understand = nn.Sequential(nn.Linear(understood, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.tokens = nn.Embedding(codes, width)
-        self.rows, self.columns = (_drawn(side, width) for _ in range(2))
+        self.rows, self.columns = (_random_embeddings(side, width) for _ in range(2))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.next_word, self.next_code = nn.Linear(width, words.shape[1]), nn.Linear(width, codes)
@@ -91,7 +91,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(weight, std=0.02 / (2 * layers) ** 0.5)
         nn.init.normal_(self.tokens.weight, std=0.5)
 
-    def read(self, texts: list[str]) -> Tensor:
+    def tokenize(self, texts: list[str]) -> Tensor:
         """Return the tokens of texts (B, context) int64, -1 where there is nothing; longer texts are cut."""
         rows = torch.full((len(texts), self.context_length), -1)
         for row, text in zip(rows, texts, strict=True):
@@ -130,7 +130,7 @@ class Transformer(nn.Module):
         return [KVCache(shape, like) for _ in self.blocks]
 
 
-def _drawn(*shape: int) -> nn.Parameter:
+def _random_embeddings(*shape: int) -> nn.Parameter:
     """Return random embeddings of positions, as training begins with them."""
     return nn.Parameter(nn.init.normal_(torch.empty(*shape), std=0.02))
 
@@ -152,33 +152,33 @@ class BuiltinPrior:
         self.side, self.codebook_size = net.side, net.codebook_size
 
     @torch.no_grad()
-    def read(self, text: str) -> tuple[Tensor, Tensor]:
+    def encode_text(self, text: str) -> tuple[Tensor, Tensor]:
         """Return a text's tokens (1, context), and its summary (1, width)."""
-        tokens = self.net.read([text]).to(self.device)
+        tokens = self.net.tokenize([text]).to(self.device)
         return tokens, self.net.understand(self.tower.features(tokens).to(self.net.words.dtype))
 
-    def start(self, text: str, count: int, guidance: float) -> Stream:
-        return _Stream(self, text, count, guidance)
+    def start(self, text: str, count: int, guidance: float) -> TokenPredictor:
+        return _Predictor(self, text, count, guidance)
 
     @torch.no_grad()
     def attention(self, text: str, image: Tensor) -> Tensor:
         """Return the attention maps of a picture (side, side): (layers, heads, positions, positions)."""
         maps: list[Tensor] = []
-        self.net(self.net.embed(*self.read(text), image.reshape(1, -1).to(self.device)), attention_maps=maps)
+        self.net(self.net.embed(*self.encode_text(text), image.reshape(1, -1).to(self.device)), attention_maps=maps)
         return torch.stack(maps).float()
 
 
-class _Stream:
+class _Predictor:
     @torch.no_grad()
     def __init__(self, prior: BuiltinPrior, text: str, count: int, guidance: float):
         self.net, self.guidance = prior.net, guidance
         texts = [text] if guidance == 1 else [text, ""]
-        words, summary = (torch.cat(parts).repeat_interleave(count, 0) for parts in zip(*map(prior.read, texts)))
-        read = self.net.embed(words, summary, words[:, :0])
+        words, summary = (torch.cat(parts).repeat_interleave(count, 0) for parts in zip(*map(prior.encode_text, texts)))
+        embedded = self.net.embed(words, summary, words[:, :0])
         # On a CPU products of so few rows are slower in bf16, and each number of columns needs a kernel of its own.
-        self.caches = self.net.caches(len(words), read.float())
-        self.net(read[:, :-1], self.caches)
-        self.last, self.summary = read[:, -1:], summary[:, None]  # the last word predicts the first token
+        self.caches = self.net.caches(len(words), embedded.float())
+        self.net(embedded[:, :-1], self.caches)
+        self.last, self.summary = embedded[:, -1:], summary[:, None]  # the last word predicts the first token
         self.ahead = prior.side if len(words) * prior.side <= AT_ONCE else 1
 
     @torch.no_grad()

@@ -52,7 +52,7 @@ _GROUND: dict[str, tuple[RGB, RGB]] = {
 
 
 def with_article(name: str) -> str:
-    """As a person says it: "a cat", "an apple"."""
+    """Return a name with its article: "a cat", "an apple"."""
     return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
 
 
@@ -89,7 +89,7 @@ def draw_scenery(location: str, size: int, rng: torch.Generator) -> Tensor:
 
 
 def _ramp(top: RGB, bottom: RGB, rows: int) -> Tensor:
-    """(3, rows, 1) from one colour down to another."""
+    """Return (3, rows, 1), from one colour down to another."""
     fraction = torch.linspace(0, 1, rows)[None, :, None]
     return torch.tensor(top)[:, None, None] * (1 - fraction) + torch.tensor(bottom)[:, None, None] * fraction
 

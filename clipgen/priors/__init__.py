@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.clip import Perceptor
-from clipgen.clip.catalogue import embed, family, load_perceptor
+from clipgen.clip.catalogue import embed, find_family, load_perceptor
 from clipgen.device import resolve_device
 from clipgen.errors import ClipgenError
 from clipgen.generators.catalogue import load_generator
@@ -26,10 +26,10 @@ from clipgen.registry import PRIORS
 from clipgen.setting import check_count, check_number
 
 
-class Stream(Protocol):
-    """A number of pictures in the making, with all that was computed for the tokens so far."""
+class TokenPredictor(Protocol):
+    """Predicts the tokens of several pictures of one text, and keeps what it computed for the tokens so far."""
 
-    ahead: int  # speculative tokens per call, at least 1
+    ahead: int  # how many tokens a call should predict, all but the first from guesses; at least 1
 
     def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
         """Return the logits (count, n, codebook_size) of the tokens (count, side * side) from ``first`` on.
@@ -51,9 +51,8 @@ class Prior(Protocol):
     guidance: float
     top_k: int
 
-    def start(self, text: str, count: int, guidance: float) -> Stream:
-        """Begin ``count`` pictures. ``guidance``: how far each token's logits are moved away from those without the
-        text, 1 for not at all (classifier-free guidance, Ho and Salimans 2022)."""
+    def start(self, text: str, count: int, guidance: float) -> TokenPredictor:
+        """Begin ``count`` pictures of a text; ``guidance``: the scale of classifier-free guidance, 1 for none."""
 
 
 class KVCache:
@@ -61,24 +60,28 @@ class KVCache:
 
     def __init__(self, shape: tuple[int, ...], like: Tensor):
         self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
-        self.length = 0  # may be set back: what comes then is written over what was guessed
+        self.length = 0  # may be set back: new positions then replace those of wrong guesses
 
     def add(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add (..., n, d) of new positions; return those of all."""
-        new, self.length = slice(self.length, self.length + keys.shape[-2]), self.length + keys.shape[-2]
-        self.keys[..., new, :], self.values[..., new, :] = keys, values
+        end = self.length + keys.shape[-2]
+        self.keys[..., self.length : end, :], self.values[..., self.length : end, :] = keys, values
+        self.length = end
         return self.keys[..., : self.length, :], self.values[..., : self.length, :]
 
 
 def apply_guidance(logits: Tensor, guidance: float) -> Tensor:
-    """Return the guided logits, given those (rows, ...) with the text, above those without it where there are both."""
+    """Return the logits (n, ...) under classifier-free guidance (Ho and Salimans 2022), 1 for none.
+
+    ``logits``: (2n, ...), those with the text and then those without it; with ``guidance`` 1 only (n, ...) with it.
+    """
     if guidance == 1:
         return logits
     cond, uncond = logits.chunk(2)
     return uncond + guidance * (cond - uncond)
 
 
-UNDRAWN = 0.93  # the grey of what has no tokens yet
+UNDRAWN = 0.93  # the grey of rows that have no tokens yet
 SIDE = 16  # tokens of a side of the pictures of all priors in the registry
 
 
@@ -176,19 +179,19 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
     if stream not in (False, True, "likeliest"):
         raise ClipgenError(f"stream={stream!r}: choose True, False or 'likeliest'")
     if isinstance(perceptor, str) and perceptor != "auto":
-        family(perceptor)
+        find_family(perceptor)
     elif not (perceptor is None or isinstance(perceptor, str) or hasattr(perceptor, "embed_text")):
         raise ClipgenError(f"perceptor={perceptor!r}: must be a name, a loaded perceptor or None")
-    where = resolve_device(device)
-    prior, generator = _models(model, where)
+    torch_device = resolve_device(device)
+    prior, generator = _models(model, torch_device)
     judge = prior.perceptor if perceptor == "auto" else perceptor
-    judge = load_perceptor(judge, where) if isinstance(judge, str) else judge
+    judge = load_perceptor(judge, torch_device) if isinstance(judge, str) else judge
     temperature = prior.temperature if temperature is None else temperature
     top_k = prior.top_k if top_k is None else top_k
-    reader = prior.start(prompt, n, prior.guidance if guidance is None else guidance)
+    predictor = prior.start(prompt, n, prior.guidance if guidance is None else guidance)
     sampler = Sampler(temperature, top_k, torch.Generator().manual_seed(seed))
     tokens, mask = _start_tokens(generator, n, prior.side, picture, keep)
-    stages = _rank_last(_sample(prompt, generator, reader, sampler, tokens, mask, stream), judge)
+    stages = _rank_last(_sample(prompt, generator, predictor, sampler, tokens, mask, stream), judge)
     return stages if stream else next(stages)
 
 
@@ -223,26 +226,30 @@ def _start_tokens(
 
 @torch.no_grad()
 def _sample(
-    prompt: str, generator: Codebook, reader: Stream, sampler: Sampler, tokens: Tensor, mask: Tensor, rows: bool | str
+    prompt: str,
+    generator: Codebook,
+    predictor: TokenPredictor,
+    sampler: Sampler,
+    tokens: Tensor,
+    mask: Tensor,
+    stream: bool | str,
 ) -> Iterator[Drawings]:
-    """Sample tokens in order, but for those in ``mask``; yield the drawings after each row, or only at the end.
-
-    The next tokens are guessed and read together with the current one. Tokens that were guessed right need not be read
-    again, and the result is that of sampling one by one (Song et al. 2021, "Accelerating Feedforward Computation via
-    Parallel Nonlinear Equation Solving").
-    """
+    """Sample tokens in order, but for those in ``mask``; yield the drawings after each row, or only at the end."""
+    # The next tokens are guessed, and their successors predicted in the same call. What was guessed right need not be
+    # predicted again, and the result is that of sampling one by one (Song et al. 2021, "Accelerating Feedforward
+    # Computation via Parallel Nonlinear Equation Solving").
     side, flat, flat_mask = len(mask), tokens.flatten(1), mask.flatten()
     likelihoods, done, guessed = torch.zeros(len(tokens)), 0, 0
     while done < len(flat_mask):
         # With all pictures of a row, stop at its end: its likelihood is that of its own tokens.
-        left = side - done % side if rows is True else len(flat_mask) - done
-        n, row = min(reader.ahead if done else 1, left), done // side
+        remaining = side - done % side if stream is True else len(flat_mask) - done
+        n, row = min(predictor.ahead if done else 1, remaining), done // side
         now = slice(done, done + n)
         for position in range(guessed, now.stop):
             if not flat_mask[position]:
                 flat[:, position] = flat[:, max(0, position - side)]  # the guess: as above
         guessed = now.stop
-        logits = reader(flat.to(generator.device), done, n).cpu()
+        logits = predictor(flat.to(generator.device), done, n).cpu()
         sampled = torch.where(flat_mask[now], flat[:, now], sampler(logits, done))
         # One more than were guessed right: it was sampled from correct tokens.
         correct = min(n, 1 + int((sampled == flat[:, now]).all(0).cumprod(0).sum()))
@@ -250,18 +257,18 @@ def _sample(
         logprobs = logits.log_softmax(-1).gather(-1, sampled[..., None])[..., 0]
         likelihoods += (logprobs * ~flat_mask[now])[:, :correct].sum(1)
         done += correct
-        count, is_pair = done // side, rows == "likeliest" and done // side % 2 == 0
-        if count > row and (count == side or rows is True or is_pair):
-            yield from _show_rows(prompt, generator, tokens, mask, likelihoods, count, rows)
+        count, is_pair = done // side, stream == "likeliest" and done // side % 2 == 0
+        if count > row and (count == side or stream is True or is_pair):
+            yield from _show_rows(prompt, generator, tokens, mask, likelihoods, count, stream)
 
 
 def _show_rows(
-    prompt: str, generator: Codebook, tokens: Tensor, mask: Tensor, likelihoods: Tensor, count: int, rows: bool | str
+    prompt: str, generator: Codebook, tokens: Tensor, mask: Tensor, likelihoods: Tensor, count: int, stream: bool | str
 ) -> Iterator[Drawings]:
     """Yield the drawings after ``count`` rows; the likeliest alone also with one row less, of the same painting."""
     side, best = len(mask), [int(likelihoods.argmax())]
-    stages = [(count, best if rows == "likeliest" and count < side else [*range(len(tokens))])]
-    if rows == "likeliest" and count % 2 == 0:  # painting each row would take half as long as sampling it
+    stages = [(count, best if stream == "likeliest" and count < side else [*range(len(tokens))])]
+    if stream == "likeliest" and count % 2 == 0:  # painting after each row would take half as long as sampling it
         stages.insert(0, (count - 1, best))
     drawn, members = mask | (torch.arange(side)[:, None] < count), stages[-1][1]
     painted = dict(zip(members, _paint(generator, (tokens * drawn)[members], drawn)))  # without guesses

@@ -19,13 +19,13 @@ from torch.nn import functional as F
 
 from clipgen.clip.tokenizer import merge_pairs
 from clipgen.errors import ClipgenError
-from clipgen.priors import KVCache, Stream, apply_guidance
+from clipgen.priors import KVCache, TokenPredictor, apply_guidance
 from clipgen.storage import remote, weights
 from clipgen.storage.remote import Remote
 
 CONTEXT, SIDE, CODES = 64, 16, 16384
 PADDING = 1
-START = CODES  # what stands before the first code: ``decoder_start_token_id`` of both configurations
+START = CODES  # the token before the first code: ``decoder_start_token_id`` of both configurations
 # These norms come before dense layers that can scale as well, and so were trained and published without a scale.
 _SHIFT_ONLY = ("pre_self_attn_layer_norm", "pre_encoder_attn_layer_norm", "ln0", "ln1", "final_ln")
 
@@ -36,7 +36,7 @@ class Entry:
 
     config: Mapping[str, int]  # layers, width, heads, inner
     words: int
-    codebook_size: int  # with the first token and, in mega, codes that nothing stands for
+    codebook_size: int  # with the start token and, in mega, unused codes
     vocabulary: Remote
     merges: Remote
     encoder: Remote
@@ -44,7 +44,7 @@ class Entry:
 
 
 def _entry(config: Mapping[str, int], words: int, codebook_size: int, mark: str, sizes: tuple[float, float]) -> Entry:
-    """Files are called ``encoder{mark}.pt`` and so on; ``sizes``: megabytes of encoder and decoder."""
+    """Return a row of the table; files are called ``encoder{mark}.pt``; ``sizes``: of encoder and decoder in MB."""
     names = f"vocab{mark}.json", f"merges{mark}.txt", f"encoder{mark}.pt", f"decoder{mark}.pt"
     files = (
         Remote(f"min-dalle/{name}", (f"hf:kuprel/min-dalle/{name}",), megabytes)
@@ -77,7 +77,7 @@ class Tokenizer:
             raise ClipgenError(f"{vocabulary}: this is not a vocabulary of DALL-E mini ({error}); delete it") from error
 
     def __call__(self, text: str) -> list[int]:
-        """A text to token numbers of any length, between the marks of start and end."""
+        """Return the tokens of a text, however many, between the marks of start and end."""
         words = spell_out(text).lower().encode("ascii", "ignore").decode().split()
         # Ġ is how byte-level vocabularies write the space before a word.
         parts = [part for word in words for part in merge_pairs(["Ġ", *word], self.rank)]
@@ -91,15 +91,15 @@ class Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width, bias=False) for _ in range(4))
 
     def _split(self, x: Tensor) -> Tensor:
-        """(B, n, width) to (B, heads, n, width / heads)."""
+        """Return (B, n, width) as (B, heads, n, width / heads)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of (B, n, width)."""
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values (B, heads, n, width / heads) of features (B, n, width)."""
         return self._split(self.k_proj(x)), self._split(self.v_proj(x))
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, n, width), attending to m keys and values where ``mask`` (..., n or 1, m) is true, to the same shape."""
+        """Return (B, n, width) for x of this shape, keys and values; ``mask``: (..., n or 1, m), True to attend."""
         y = F.scaled_dot_product_attention(self._split(self.q_proj(x)), keys, values, mask)
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
@@ -124,7 +124,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y = self.pre_self_attn_layer_norm(x)
-        x = x + self.self_attn_layer_norm(self.self_attn(y, *self.self_attn.read(y), mask))
+        x = x + self.self_attn_layer_norm(self.self_attn(y, *self.self_attn.keys_and_values(y), mask))
         return x + self.glu(x)
 
 
@@ -137,9 +137,9 @@ class DecoderLayer(nn.Module):
         self.glu = GLU(width, inner)
 
     def forward(self, x: Tensor, cache: KVCache, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """New positions of every picture (texts * pictures, n, width) to the same; keys and values of the texts."""
+        """Return (texts * pictures, n, width) for new positions of this shape, given the texts' keys and values."""
         y = self.pre_self_attn_layer_norm(x)
-        self_keys_values = cache.add(*self.self_attn.read(y))
+        self_keys_values = cache.add(*self.self_attn.keys_and_values(y))
         n, length = x.shape[1], cache.length
         earlier = None if n == 1 else torch.ones(n, length, dtype=torch.bool, device=x.device).tril(length - n)
         x = x + self.self_attn_layer_norm(self.self_attn(y, *self_keys_values, earlier))
@@ -157,7 +157,7 @@ class Encoder(nn.Module):
         self.layernorm_embedding, self.final_ln = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, text: Tensor) -> Tensor:
-        """Text tokens (B, CONTEXT) int64 to features (B, CONTEXT, width)."""
+        """Return the features (B, CONTEXT, width) of text tokens (B, CONTEXT), int64."""
         x = self.layernorm_embedding(self.embed_tokens(text) + self.embed_positions.weight)
         mask = text_mask(text)
         for layer in self.layers:
@@ -175,19 +175,19 @@ class Decoder(nn.Module):
         self.layernorm_embedding, self.final_ln = nn.LayerNorm(width), nn.LayerNorm(width)
         self.lm_head = nn.Linear(width, codebook_size, bias=False)
 
-    def read(self, features: Tensor, pictures: int) -> list[tuple[KVCache, Tensor, Tensor]]:
-        """Texts (B, CONTEXT, width), to what each layer needs: room for their pictures, and the texts' keys, values."""
+    def start_states(self, features: Tensor, pictures: int) -> list[tuple[KVCache, Tensor, Tensor]]:
+        """Return for each layer an empty cache, and the keys and values of texts' features (B, CONTEXT, width)."""
         rows = len(features) * pictures
         return [
             (
                 KVCache((rows, attention.heads, SIDE**2, features.shape[-1] // attention.heads), features),
-                *attention.read(features),
+                *attention.keys_and_values(features),
             )
             for attention in (layer.encoder_attn for layer in self.layers)
         ]
 
     def forward(self, tokens: Tensor, states: list[tuple[KVCache, Tensor, Tensor]], mask: Tensor) -> Tensor:
-        """Tokens of every picture (texts * pictures, n) to the logits of those after each, of all codes."""
+        """Return the logits (..., n, codebook_size) of the tokens that follow each of (texts * pictures, n)."""
         first = states[0][0].length
         x = self.embed_tokens(tokens) + self.embed_positions.weight[first : first + tokens.shape[1]]
         x = self.layernorm_embedding(x)
@@ -217,8 +217,8 @@ class DalleMini:
         self.encoder = _load(encoder, entry.encoder, self.device)
         self.decoder = _load(decoder, entry.decoder, self.device)
 
-    def read(self, texts: list[str]) -> Tensor:
-        """Texts to (B, CONTEXT) int64; longer texts are cut. Raises ClipgenError where nothing would be left."""
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Return the tokens (B, CONTEXT) int64 of texts, cut at the context. Raises ClipgenError for none."""
         rows = torch.full((len(texts), CONTEXT), PADDING)
         for row, text in zip(rows, texts, strict=True):
             tokens = self.tokenizer(text)[:CONTEXT]
@@ -227,26 +227,26 @@ class DalleMini:
             row[: len(tokens)] = torch.tensor(tokens)
         return rows.to(self.device)
 
-    def start(self, text: str, count: int, guidance: float) -> Stream:
-        return _Stream(self, text, count, guidance)
+    def start(self, text: str, count: int, guidance: float) -> TokenPredictor:
+        return _Predictor(self, text, count, guidance)
 
 
-class _Stream:
-    ahead = 1  # its drawings are far less sure than the embedded ones; more was not measured
+class _Predictor:
+    ahead = 1  # its guesses are right less often than the built-in model's; more was not measured
 
     @torch.no_grad()
     def __init__(self, model: DalleMini, text: str, count: int, guidance: float):
         self.decoder, self.guidance = model.decoder, guidance
-        words = model.read([text] if guidance == 1 else [text, ""])
+        words = model.tokenize([text] if guidance == 1 else [text, ""])
         self.mask = text_mask(words)
-        self.states = self.decoder.read(model.encoder(words), count)
+        self.states = self.decoder.start_states(model.encoder(words), count)
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, first: int, n: int) -> Tensor:
-        begun = F.pad(tokens, (1, 0), value=START)[:, first : first + n]
+        previous = F.pad(tokens, (1, 0), value=START)[:, first : first + n]
         for cache, *_ in self.states:
             cache.length = first
-        logits = self.decoder(begun.repeat(len(self.mask), 1), self.states, self.mask)[..., :CODES].float()
+        logits = self.decoder(previous.repeat(len(self.mask), 1), self.states, self.mask)[..., :CODES].float()
         return apply_guidance(logits, self.guidance)
 
 

@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from clipgen.clip.catalogue import family
+from clipgen.clip.catalogue import find_family
 from clipgen.cutouts import CutoutConfig
 from clipgen.device import PRECISIONS
 from clipgen.errors import ClipgenError, suggest
@@ -245,7 +245,7 @@ def scheduled(field: Field) -> bool:
 
 def default_init(perceptor: str) -> str:
     """Return the default start of a perceptor or an ensemble: ``random`` if theirs differ."""
-    starts = {family(name).default_init for name, _ in parse_weighted(perceptor)}
+    starts = {find_family(name).default_init for name, _ in parse_weighted(perceptor)}
     return starts.pop() if len(starts) == 1 else "random"
 
 

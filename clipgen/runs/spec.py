@@ -14,7 +14,7 @@ import torch
 import clipgen
 from clipgen import device
 from clipgen.clip import Perceptor
-from clipgen.clip.catalogue import family, load_perceptor
+from clipgen.clip.catalogue import find_family, load_perceptor
 from clipgen.errors import ClipgenError
 from clipgen.export import settings_of
 from clipgen.generators import Entry, Generator, check_tokens, token_grid
@@ -163,7 +163,7 @@ class RunSpec:
         for kind in LOSSES.values():
             settings.select(kind).check([name for name, _ in self.perceptors])
         for name, _ in self.perceptors if settings.patch_dropout else ():
-            if not family(name).has_patches(name):
+            if not find_family(name).has_patches(name):
                 raise ClipgenError(
                     f"patch_dropout={settings.patch_dropout}: {name} has no patches; "
                     "choose a ViT such as ViT-B-32/openai, or patch_dropout=0"
@@ -223,7 +223,7 @@ def parse_ensemble(names: str) -> list[tuple[str, float]]:
     if not (total < math.inf and all(weight > 0 for _, weight in parts)) or not parts:
         raise ClipgenError(f"perceptor={names!r}: name at least one, each with a weight above 0, such as mini:0.5")
     for name, _ in parts:
-        family(name)
+        find_family(name)
     return [(name, weight / total) for name, weight in parts]
 
 
@@ -232,7 +232,7 @@ def _check_judge(judge: str, guides: Sequence[tuple[str, float]]) -> None:
         raise ClipgenError(f"judge={judge!r}: it guides this run, so that it cannot judge it; choose another")
     try:
         if judge:
-            family(judge)
+            find_family(judge)
     except ClipgenError as error:
         raise ClipgenError(str(error).replace("perceptor=", "judge=", 1)) from error
 

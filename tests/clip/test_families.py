@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 import clipgen
 from clipgen.clip import catalogue, openclip, published
-from clipgen.clip.published import list_published, remote
+from clipgen.clip.published import find_remote, list_published
 from clipgen.errors import ClipgenError
 from clipgen.storage.weights import cache_folder
 
@@ -125,7 +125,7 @@ def test_no_family_is_forgotten():
     ],
 )
 def test_a_tag_in_short(name, meant):
-    assert catalogue.family(name) is openclip.OpenCLIP and published.parse_name(name) == meant
+    assert catalogue.find_family(name) is openclip.OpenCLIP and published.parse_name(name) == meant
 
 
 @pytest.mark.parametrize("name", ["ViT-L-14/commonpool_xl", "ViT-L-14/laion400m", "ViT-L-14", "ViT-L-14/atacomp"])
@@ -156,7 +156,7 @@ def test_a_family_reads_texts_and_sees_pictures(name, hub, monkeypatch):
         (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
         file = folder / "open_clip_model.safetensors"
     else:
-        file = cache_folder() / remote(*name.split("/")).name
+        file = cache_folder() / find_remote(*name.split("/")).name
     count = save_random(architecture, file)
     assert 1e7 < count < 7e8
 

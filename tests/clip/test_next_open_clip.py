@@ -8,7 +8,7 @@ import pytest
 
 from clipgen.cli import main
 from clipgen.clip import published
-from clipgen.clip.catalogue import family
+from clipgen.clip.catalogue import find_family
 from clipgen.clip.tokenizer import open_clip_folder
 from clipgen.errors import ClipgenError
 from clipgen.storage.remote import cached
@@ -55,17 +55,17 @@ def test_only_models_of_pictures_are_listed(version, cache, capsys):
     assert main(["models", "clap"]) == 0 and "no generator or perceptor" in capsys.readouterr().out
     assert main(["models", "openai"]) == 0 and "ViT-L-14-336/openai" in capsys.readouterr().out
     with pytest.raises(ClipgenError, match=f"perceptor='{SOUND}/laion': .*`python -m clipgen models`"):
-        family(f"{SOUND}/laion")
+        find_family(f"{SOUND}/laion")
 
 
 def test_openais_weights_come_from_the_hub_or_from_openai(version):
-    remote = published.remote("ViT-L-14-336", "openai")
+    remote = published.find_remote("ViT-L-14-336", "openai")
     assert remote.sources[0].startswith("hf:timm/vit_large_patch14_clip_336.openai/")
     assert remote.sha256 == "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
     assert remote.sources[-1].endswith(f"/{remote.sha256}/ViT-L-14-336px.pt")
     every = [pair for pair in published.list_published() if pair[1] == "openai"]
     assert len(every) >= 9
-    assert all(published.remote(*pair).sources[-1].startswith("https://openaipublic.") for pair in every)
+    assert all(published.find_remote(*pair).sources[-1].startswith("https://openaipublic.") for pair in every)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -73,5 +73,5 @@ def test_a_file_in_the_cache_is_found_under_the_name_of_either_version(suffix, v
     file = cache / f"clip/ViT-B-32-openai{suffix}"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"PK\3\4")
-    assert cached(published.remote("ViT-B-32", "openai")) == file
+    assert cached(published.find_remote("ViT-B-32", "openai")) == file
     assert main(["models", "ViT-B-32/openai"]) == 0 and " cached" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 import clipgen
-from clipgen.clip.catalogue import family
+from clipgen.clip.catalogue import find_family
 from clipgen.cutouts import CutoutConfig
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
@@ -40,7 +40,7 @@ def vits(tmp_path_factory):
 def test_only_the_kept_patches_are_looked_at(name, vits):
     perceptor = clipgen.load_perceptor(vits[name])
     side = perceptor.size // 16
-    assert perceptor.patches == side**2 and family(vits[name]).has_patches(vits[name])
+    assert perceptor.patches == side**2 and find_family(vits[name]).has_patches(vits[name])
     rng = torch.Generator().manual_seed(1)
     views = torch.rand(2, 3, perceptor.size, perceptor.size, generator=rng)
     kept = torch.stack([torch.randperm(side**2, generator=rng)[: side**2 // 2] for _ in range(2)])
@@ -73,7 +73,7 @@ def test_only_the_kept_patches_are_looked_at(name, vits):
     ],
 )
 def test_who_can_is_known_before_loading(name, expected):
-    assert family(name).has_patches(name) is expected
+    assert find_family(name).has_patches(name) is expected
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import clipgen
 from clipgen.cli import main
 from clipgen.images.reading import to_image
-from clipgen.inspect.describe import sparse
+from clipgen.inspect.describe import sparse_weights
 from clipgen.mini.scenes import COLOURS
 from clipgen.registry import VOCABULARIES
 
@@ -58,12 +58,12 @@ def test_the_lasso_is_at_its_optimum():
     rng = torch.Generator().manual_seed(0)
     atoms = F.normalize(torch.randn(60, 16, generator=rng), dim=-1)
     target = F.normalize(0.6 * atoms[3] + 0.3 * atoms[40] + 0.05 * torch.randn(16, generator=rng), dim=-1)
-    weights = sparse(target, atoms, 0.3, steps=2000)
+    weights = sparse_weights(target, atoms, 0.3, steps=2000)
     pull = atoms @ (target - weights @ atoms)  # at the optimum, λ where there is a weight and at most λ elsewhere
     limit = 0.3 * (atoms @ target).max()
     assert (weights >= 0).all() and weights.topk(2).indices.tolist() == [3, 40]
     assert torch.allclose(pull[weights > 0], limit.expand(int((weights > 0).sum())), atol=1e-4)
-    assert (pull <= limit + 1e-4).all() and not sparse(target, atoms, 1.0).any()
+    assert (pull <= limit + 1e-4).all() and not sparse_weights(target, atoms, 1.0).any()
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def test_stream_is_the_whole_net_step_by_step(stage, rng):
         first += n
     net = stage.net
     with torch.no_grad():
-        text, told = (part.expand(2, -1) for part in stage.read("a red car"))
+        text, told = (part.expand(2, -1) for part in stage.encode_text("a red car"))
         features = net(net.embed(text, told, tokens[:, :19]))
         whole = net.next_code(features[:, net.context_length - 1 :])
     torch.testing.assert_close(torch.cat(logits, 1), whole, atol=1e-3, rtol=1e-3)
@@ -102,7 +102,7 @@ def test_it_listens(stage):
     pictures = {text: clipgen.dalle(text, 2).tokens for text in ("a red car", "a tree in the snow")}
     for text, other in zip(pictures, reversed(pictures)):
         net, image = stage.net, pictures[text].flatten(1)
-        read = [net.read([words] * 2) for words in (text, other)]
+        read = [net.tokenize([words] * 2) for words in (text, other)]
         with torch.no_grad():
             right, wrong = (losses(net, tokens, stage.tower.features(tokens), image)[1] for tokens in read)
         assert right < wrong
@@ -161,7 +161,7 @@ def test_best_first_and_the_same_again():
 @pytest.mark.slow
 def test_likelihoods_are_those_of_the_whole_net(stage):
     drawings, net = clipgen.dalle("a red car", 3, guidance=1), stage.net
-    text = net.read(["a red car"])
+    text = net.tokenize(["a red car"])
     with torch.no_grad():
         values = [losses(net, text, stage.tower.features(text), image.flatten()[None])[1] for image in drawings.tokens]
     wanted = [-float(loss) * stage.side**2 for loss in values]

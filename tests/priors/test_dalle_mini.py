@@ -91,7 +91,7 @@ def save_vocabulary(vocabulary, merges):
 def test_equal_to_the_reference(published):
     name, encoder, decoder = published
     model = DalleMini(name)
-    said = model.read(["a red car on the snow", ""])
+    said = model.tokenize(["a red car on the snow", ""])
     features = encoder(said.flip(0))  # it takes the empty text first
     assert (model.encoder(said) - features.flip(0)).abs().max() <= 1e-5
 
@@ -159,7 +159,7 @@ def test_emoji_are_words(text, words):
 
 def test_texts_are_padded_and_cut(published):
     model = DalleMini(published[0])
-    short, long, empty = model.read([PROMPTS[1], PROMPTS[-1], ""]).tolist()
+    short, long, empty = model.tokenize([PROMPTS[1], PROMPTS[-1], ""]).tolist()
     assert short == model.tokenizer(PROMPTS[1]) + [1] * (64 - len(model.tokenizer(PROMPTS[1])))
     assert long == model.tokenizer(PROMPTS[-1])[:64] and 1 not in long
     assert empty == [0, 2] + [1] * 62

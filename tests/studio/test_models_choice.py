@@ -5,7 +5,7 @@ import re
 import pytest
 from studio_hands import control, named, put
 
-from clipgen.clip.catalogue import family
+from clipgen.clip.catalogue import find_family
 from clipgen.generators.catalogue import GENERATORS
 from clipgen.runs.spec import parse_ensemble
 from clipgen.studio.models import CLIP_GFLOP, CLIP_MEGABYTES, GENERATOR_GFLOP, PAIRS
@@ -24,7 +24,7 @@ def choose(models, name):
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
 def test_every_pair_is_known_and_says_what_it_costs(pair, models, studio):
     for name, _ in parse_ensemble(pair.perceptor):
-        assert family(name) and name in CLIP_MEGABYTES
+        assert find_family(name) and name in CLIP_MEGABYTES
     choose(models, pair.name)
     asked = studio.controls.values
     assert (asked["generator"], asked["perceptor"]) == (pair.generator, pair.perceptor)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipgen.cutouts import CutoutConfig
-from clipgen.generators import GROUND
+from clipgen.generators import START_GREY
 from clipgen.generators.catalogue import load_generator
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.training.training import Job
@@ -132,5 +132,5 @@ def cheats(images: Tensor, rng: torch.Generator) -> Tensor:
         elif kind == 3:
             made[row] = F.avg_pool2d(image, 2).repeat(1, 2, 2)
         else:
-            made[row] = GROUND
+            made[row] = START_GREY
     return made

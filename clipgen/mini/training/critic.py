@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.generators import GROUND
+from clipgen.generators import START_GREY
 from clipgen.mini import WEIGHTS
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.scenes import COLOURS
@@ -101,7 +101,7 @@ def unfinished(images: Tensor, rng: torch.Generator) -> Tensor:
         side = int(torch.randint(4, 25, (), generator=rng))
         soft = F.interpolate(F.adaptive_avg_pool2d(images[row : row + 1], side), images.shape[-2:], mode="bicubic")
         paleness = 0.8 * float(torch.rand((), generator=rng))
-        made[row] = soft[0].clamp(0, 1).lerp(torch.full_like(soft[0], GROUND), paleness)
+        made[row] = soft[0].clamp(0, 1).lerp(torch.full_like(soft[0], START_GREY), paleness)
     return made
 
 

@@ -36,7 +36,7 @@ def train(job: Job, batch: int = 64, captions: int = 72_000) -> None:
         torch.optim.AdamW(others, betas=(0.9, 0.96), weight_decay=0.0, fused=True),
     )
     training = Training(job, "prior", {"model": model}, *optimisers, peak=3e-3, clip=1.0, every=200)
-    images, text = images.to(job.device), model.read(texts).to(job.device)
+    images, text = images.to(job.device), model.tokenize(texts).to(job.device)
     with torch.no_grad():
         meaning = torch.cat([tower.features(some) for some in text.split(512)])
     compute_losses, net = job.compiled(losses), training.average.model
