@@ -23,7 +23,7 @@ P = ParamSpec("P")
 # C0 but tabs and line ends, DEL, C1, line separators, and what changes the direction of the text around it.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _MOVES = re.compile(r"(?:\r|\n|\x1b\[A)*")  # what a progress bar writes to go to its line
-CLOSED = 128 + 13  # the exit status of a command that a closed pipe ends (SIGPIPE)
+PIPE_CLOSED = 128 + 13  # the exit status of a command that a closed pipe ends (SIGPIPE)
 
 
 class Command(NamedTuple):
@@ -167,8 +167,8 @@ class SanitizedStream:
 def with_sanitized_streams(command: Callable[P, int]) -> Callable[P, int]:
     """Decorate a command so that control characters that it writes to stdout and stderr are escaped.
 
-    A command that succeeds returns ``CLOSED`` if its output was not read to the end, and 2 if it could not be written
-    for another reason.
+    A command that succeeds returns ``PIPE_CLOSED`` if nobody read its output to the end, and 2 if it could not be
+    written for another reason.
     """
 
     @wraps(command)
@@ -186,7 +186,7 @@ def with_sanitized_streams(command: Callable[P, int]) -> Callable[P, int]:
                 out.flush()
                 err.flush()
             if isinstance(out.error, BrokenPipeError):
-                return status or CLOSED
+                return status or PIPE_CLOSED
             if isinstance(out.error, OSError):
                 print(f"clipgen: output cannot be written ({out.error.strerror})", file=sys.stderr)
                 return status or 2

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from clipgen.runs.spec import RunSpec
 from clipgen.setting import check_count
 from clipgen.storage import display_path, expand_home, find_unused
 from clipgen.storage.remote import Published, cached, list_items, prune
-from clipgen.studies.films import FILM, finish_film, write_redrawn_film
+from clipgen.studies.films import FILM, finish_film
 from clipgen.studies.page import check_file
 from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
 
@@ -69,43 +69,43 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     _check_outputs(name_files(), options.get("generator", ""))
     options["progress"] = not quiet
     if film:
-        return write_redrawn_film(lambda: clipgen.restyle(film, prompt, **options), name_files(), fps)
+        return _write_film(lambda: clipgen.restyle(film, prompt, **options), name_files, fps)
     if count == 1:
         return _write_run(clipgen.generate(prompt, **options), name_files(), fps)
     runs = clipgen.batch(prompt, count, **options)
-    begun, files_ = [run for run in runs if run.journal.steps], name_files()
-    each, statuses = len(files_) // count, list[int]()
+    begun, paths = [run for run in runs if run.journal.steps], name_files()
+    each, statuses = len(paths) // count, list[int]()
     for i, run in enumerate(clipgen.best(begun) if begun else ()):
         print(f"{i + 1}. seed {run.settings.seed}, CLIP score {run.score:.3f}:", end=" ")
-        statuses.append(_write_run(run, files_[i * each : (i + 1) * each], fps))
+        statuses.append(_write_run(run, paths[i * each : (i + 1) * each], fps))
     for run in runs[len(begun) :]:
         _write_run(run, [])
     return max(statuses) if len(statuses) == count else 130
 
 
-def resume(parser: argparse.ArgumentParser, words: list[str], again: bool = False) -> int:
-    """Go on with an interrupted run or film, or make it ``again``."""
-    parser.add_argument("source", type=Path, metavar="RUN", help="a run folder" + ", or an exported file" * again)
+def resume(parser: argparse.ArgumentParser, words: list[str], is_replay: bool = False) -> int:
+    """Go on with an interrupted run or film; or make a run again."""
+    parser.add_argument("source", type=Path, metavar="RUN", help="a run folder" + ", or an exported file" * is_replay)
     files = f"{OUTPUTS} (default: <prompt>.png and .gif, here; <prompt>-2 where these exist)"
     parser.add_argument("output", nargs="*", type=expand_home, metavar="FILE", help=files, default=[])
     parser.add_argument("--quiet", action="store_true", default=False, help="show no progress bar")
     parser.add_argument("--trust", action="store_true", help="read files that the run refers to elsewhere")
-    if again:
+    if is_replay:
         parser.add_argument("--folder", help="where run folders are created (default: clipgen-runs)")
     options = vars(parser.parse_intermixed_args(words))
     source, output, quiet = options.pop("source"), options.pop("output", []), options.pop("quiet")
     _check_outputs(output or _unused_files("here"))
-    if not again and (source / FILM).is_dir():
+    if not is_replay and (source / FILM).is_dir():
         redraw = partial(finish_film, Journal.open(source), not quiet, trust=options.get("trust", False))
-        return write_redrawn_film(redraw, output or _unused_files(source.name))
-    run = (Run.replay if again else Run.resume)(source, **options)
+        return _write_film(redraw, lambda: output or _unused_files(source.name))
+    run = (Run.replay if is_replay else Run.resume)(source, **options)
     _check_outputs(output, run.settings.generator)
     return _write_run(finish(run, not quiet), output or _unused_files(run.settings.prompt))
 
 
 def replay(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Make a run again."""
-    return resume(parser, words, again=True)
+    return resume(parser, words, is_replay=True)
 
 
 def export(parser: argparse.ArgumentParser, words: list[str]) -> int:
@@ -249,15 +249,17 @@ def models(parser: argparse.ArgumentParser, words: list[str]) -> int:
 def cache(parser: argparse.ArgumentParser, words: list[str]) -> int:
     """Print what lies in the cache folder; with --prune, delete what is not needed any more."""
     parser.add_argument("--prune", action="store_true", default=False, help="delete the files marked with *")
-    clear, items = parser.parse_intermixed_args(words).prune, list_items()
+    is_pruning, items = parser.parse_intermixed_args(words).prune, list_items()
     for item in items:
         print(f"{item.megabytes:10.1f} MB {'*' if item.deletable else ' '} {item.file}  ({item.kind})")
     deletable = [item for item in items if item.deletable]
     total, deletable_total = (sum(item.megabytes for item in group) for group in (items, deletable))
     print(f"{total:10.1f} MB; not needed any more (*, what --prune deletes): {deletable_total:.1f} MB")
-    is_terminal = sys.stdin is not None and sys.stdin.isatty()
-    if clear and deletable and (not is_terminal or input("Delete these? [y/N] ").strip().lower() in ("y", "yes")):
-        print(f"deleted: {len(prune())} files")
+    if is_pruning and deletable:
+        if is_terminal := sys.stdin is not None and sys.stdin.isatty():
+            print("Delete these? [y/N] ", end="", flush=True)
+        if not is_terminal or sys.stdin.readline().strip().lower() in ("y", "yes"):
+            print(f"deleted: {len(prune())} files")
     return 0
 
 
@@ -287,6 +289,23 @@ def _check_outputs(files: Sequence[Path], generator: str | None = None) -> None:
     for file in files:
         check_output(file, generator)
         check_writable(file)
+
+
+def _write_film(redraw: Callable[[], Journal], name_files: Callable[[], list[Path]], fps: float | None = None) -> int:
+    """Write the film that ``redraw`` returns, as far as it was made, and say where everything is."""
+    try:
+        journal, interruption = redraw(), ""
+    except Interrupted as error:
+        if not error.journal.steps:
+            raise
+        journal, interruption = error.journal, str(error)
+    files = name_files()
+    with resumable(journal):
+        for file in files:
+            export_run(journal, file, "last", fps=fps)
+    ending = f"({interruption})" if interruption else f"(done); the run is in {display_path(journal.folder)}"
+    print(f"{' and '.join(map(str, files))} {ending}")
+    return 130 if interruption else 0
 
 
 def _write_run(run, files: Sequence[Path], fps: float | None = None) -> int:

@@ -154,7 +154,7 @@ def _curve(
     rows: Mapping[int, Mapping[str, float]], labels: Mapping[int, str], judge: str
 ) -> tuple[dict[int, str], str]:
     """Return each frame's point on the curve of CLIP scores, as attributes, and the figure; empty below two scores."""
-    scored = {n: {"step": n} | row for n, row in rows.items() if math.isfinite(row.get("clip", math.nan))}
+    scored = {n: {"step": n, **row} for n, row in rows.items() if math.isfinite(row.get("clip", math.nan))}
     if len(scored) < 2:
         return {}, ""
     curves, steps = draw_curves([*scored.values()], judge), [row["step"] for row in scored.values()]
@@ -177,16 +177,18 @@ def _curve(
 
 
 def _table(settings: Mapping[str, Any]) -> str:
-    rows = [f'<tr><th scope="row">{escape(name)}</th><td>{_format(settings[name])}</td></tr>' for name in settings]
+    rows = [
+        f'<tr><th scope="row">{escape(name)}</th><td>{_format_setting(settings[name])}</td></tr>' for name in settings
+    ]
     return "\n".join(["<section>", "<h2>Settings</h2>", "<table>", *rows, "</table>", "</section>"])
 
 
-def _format(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     """Return a setting as HTML."""
     if isinstance(value, dict):
-        return ", ".join(f"{escape(name)} {_format(item)}" for name, item in value.items())
+        return ", ".join(f"{escape(name)} {_format_setting(item)}" for name, item in value.items())
     if isinstance(value, list):
-        return ("<br>" if any(isinstance(item, dict) for item in value) else ", ").join(map(_format, value))
+        return ("<br>" if any(isinstance(item, dict) for item in value) else ", ").join(map(_format_setting, value))
     return "–" if value in ("", None) else escape(str(value))
 
 

@@ -107,7 +107,7 @@ class _Partial:
         self.note.unlink(missing_ok=True)
 
 
-def from_address(source: Source, name: str) -> Path:
+def download_address(source: Source, name: str) -> Path:
     """Download a file with a progress bar; a cut connection continues where it stopped, in a later session too."""
     part = _Partial(partial_path(source, name, ".part"), partial_path(source, name, ".etag"))
     part.file.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ def _receive(response: Any, source: Source, name: str, file: Path, start: int, t
     ):
         report_progress(name, start, total)
         out.seek(start)  # not to its end, which another process may move that downloads the same
-        mark, began = start, time.monotonic()
+        size_before, began = start, time.monotonic()
         while block := response.read1(1 << 18):  # what has come, so that a stall loses nothing
             report_progress(name, out.tell() + len(block), total)
             out.write(block)
@@ -217,9 +217,9 @@ def _receive(response: Any, source: Source, name: str, file: Path, start: int, t
             if out.tell() > source.limit:
                 raise WrongFileError(f"more came than the {source.limit / 1e6:.0f} MB that it may have")
             if time.monotonic() - began >= STALL_SECONDS:
-                if out.tell() - mark < MIN_BYTES:
-                    raise OSError(f"only {out.tell() - mark} bytes came within {STALL_SECONDS:g} seconds")
-                mark, began = out.tell(), time.monotonic()
+                if out.tell() - size_before < MIN_BYTES:
+                    raise OSError(f"only {out.tell() - size_before} bytes came within {STALL_SECONDS:g} seconds")
+                size_before, began = out.tell(), time.monotonic()
 
 
 # --- the hub ------------------------------------------------------------------------------------------
@@ -249,9 +249,9 @@ def check_hub_cache(file: Path, source: Source, name: str) -> Path:
 
 
 def _progress_class(name: str) -> type[tqdm]:
-    """Return a class that stands in for the hub's progress bar, and tells the listener of ``name``."""
+    """Return a progress bar for the hub's library, which shows nothing and reports to the listener."""
 
-    class Telling(tqdm):
+    class ListenerBar(tqdm):
         def __init__(self, *args: Any, **options: Any):
             options.pop("name", None)  # of a group of bars, in the hub's own class
             # One of the two bars of a Xet download counts the same bytes once more.
@@ -264,7 +264,7 @@ def _progress_class(name: str) -> type[tqdm]:
                 report_progress(name, int(self._counted), self.total and int(self.total))
             return super().update(n)
 
-    return Telling
+    return ListenerBar
 
 
 def check_hub(repo_id: str, filename: str, revision: str | None = None) -> None:
@@ -276,7 +276,7 @@ def check_hub(repo_id: str, filename: str, revision: str | None = None) -> None:
         check_reachable(constants.ENDPOINT)
 
 
-def from_hub(source: Source, name: str, bulky: bool) -> Path:
+def download_from_hub(source: Source, name: str, bulky: bool) -> Path:
     """Download with the hub's library, into its cache, or if ``bulky`` into clipgen's. Raises OSError."""
     from huggingface_hub import hf_hub_download
 

@@ -18,8 +18,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from clipgen.errors import ClipgenError
 
 TIMEOUT = 10.0  # seconds for a connection to each address of a host, and without a byte after that
-BYTES = 32_000_000  # of a picture
-SECONDS = 120.0  # for all of it
+MAX_BYTES = 32_000_000  # of a picture
+MAX_SECONDS = 120.0  # for all of it
 _UNICAST = ipaddress.IPv6Network("2000::/3")  # all IPv6 addresses of the internet at large
 _SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))  # not all known to Python
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
@@ -106,16 +106,16 @@ class _PublicOnlyHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler
             self.end()
         return connection
 
-    def _create(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
+    def _connect(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
         connection = kind(*args, **kwargs)
         connection._create_connection = self.connect
         return connection
 
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(self._create, http.client.HTTPConnection), request)  # type: ignore[arg-type]
+        return self.do_open(partial(self._connect, http.client.HTTPConnection), request)  # type: ignore[arg-type]
 
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(self._create, http.client.HTTPSConnection), request)  # type: ignore[arg-type]
+        return self.do_open(partial(self._connect, http.client.HTTPSConnection), request)  # type: ignore[arg-type]
 
 
 def _encode(address: str) -> str:
@@ -132,18 +132,18 @@ def read_public(address: str, name: str = "image", limit: int | None = None) -> 
     Args:
         address: What is downloaded.
         name: The argument that names it, for errors.
-        limit: The most bytes that are taken, by default ``BYTES``.
+        limit: Maximum size in bytes, by default ``MAX_BYTES``.
 
     Raises:
         ClipgenError: For a private address, one that gives no picture or film, and for what is too large or too slow.
     """
     # No proxy: it would resolve names for us, unchecked.
-    limit, handler, opener = limit or BYTES, _PublicOnlyHandler(), urllib.request.OpenerDirector()
+    limit, handler, opener = limit or MAX_BYTES, _PublicOnlyHandler(), urllib.request.OpenerDirector()
     redirect, default = urllib.request.HTTPRedirectHandler(), urllib.request.HTTPDefaultErrorHandler()
     for each in (handler, redirect, default, urllib.request.HTTPErrorProcessor()):
         opener.add_handler(each)
     headers = {"User-Agent": "clipgen", "Accept": "image/*, video/*, */*;q=0.5"}
-    timer = threading.Timer(SECONDS, handler.end)
+    timer = threading.Timer(MAX_SECONDS, handler.end)
     timer.daemon = True
     timer.start()
     try:
@@ -160,7 +160,7 @@ def read_public(address: str, name: str = "image", limit: int | None = None) -> 
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = " ".join(str(getattr(error, "reason", "") or error).split())
         if handler.ended:
-            reason = f"it did not end within {SECONDS:g} seconds"
+            reason = f"it did not end within {MAX_SECONDS:g} seconds"
         code = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
         raise ClipgenError(f"{name}={address!r}: {code}{reason}; download it yourself and give the file") from error
     finally:

@@ -5,6 +5,7 @@ import re
 import time
 import warnings
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,23 +16,23 @@ from torch import Tensor
 
 from clipgen.errors import ClipgenError
 from clipgen.progress import run_stoppable
-from clipgen.storage import weights
+from clipgen.storage import PART, weights
 from clipgen.storage.download import (
     LARGEST,
     WrongFileError,
     check_format,
     check_hub_cache,
+    download_address,
+    download_from_hub,
     find_in_hub_cache,
-    from_address,
-    from_hub,
     is_disk_full,
 )
 from clipgen.storage.network import UnreachableError
 from clipgen.storage.weights import cache_folder
 
 _HUB = re.compile(r"hf:(?P<repo_id>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<filename>.+)")
-# What `atomic_write` and downloads write to until it is complete.
-_PARTIAL = re.compile(r"\.([0-9a-f]{8}\.part(\.\w+)?|[^/]+\.[0-9a-f]{8}\.(part|etag|hub))")
+_PARTIAL = re.compile(rf"{PART.pattern}|\.[^/]+\.[0-9a-f]{{8}}\.(part|etag|hub)")  # or a download's
+
 _COPY = re.compile(r".+-[0-9a-f]{12}\.safetensors")
 _MIN_AGE = 3600.0  # seconds; a younger unfinished file may be a download in progress
 
@@ -64,7 +65,7 @@ class Source:
 
     @property
     def limit(self) -> float:
-        """The most bytes that are taken from here."""
+        """Maximum size in bytes."""
         return LARGEST if self.megabytes is None else self.megabytes * 1.25e6 + 1e6
 
     def check_size(self, size: int) -> None:
@@ -174,8 +175,8 @@ def fetch(remote: Remote) -> Path:
 
 def _download(source: Source, remote: Remote, unanswered: list[str]) -> Path:
     """Return the file, downloaded; warn of the sources before this one that did not answer."""
-    address = partial(from_address, source, remote.name)
-    file = run_stoppable(partial(from_hub, source, remote.name, remote.bulky) if source.hub else address)
+    address = partial(download_address, source, remote.name)
+    file = run_stoppable(partial(download_from_hub, source, remote.name, remote.bulky) if source.hub else address)
     for line in unanswered:
         warnings.warn(f"{line}; another source was used", stacklevel=3)
     return file
@@ -212,9 +213,11 @@ class Item:
 
 def list_items() -> list[Item]:
     """Return every file in the cache folder, largest first. Links are not followed, and not listed."""
-    files = [Path(folder, name) for folder, _, names in os.walk(cache_folder()) for name in names]
-    files = [file for file in files if file.is_file() and not file.is_symlink()]
-    items = [Item(file, file.stat().st_size / 1e6, *_classify(file)) for file in files]
+    items = []
+    for file in [Path(folder, name) for folder, _, names in os.walk(cache_folder()) for name in names]:
+        with suppress(FileNotFoundError):  # of a download that has just been completed
+            if file.is_file() and not file.is_symlink():
+                items.append(Item(file, file.stat().st_size / 1e6, *_classify(file)))
     return sorted(items, key=lambda item: (-item.megabytes, item.file))
 
 
@@ -239,13 +242,13 @@ def _classify(file: Path) -> tuple[str, bool]:
     if any(_PARTIAL.fullmatch(part) for part in inside.parts):
         return "unfinished", time.time() - file.stat().st_mtime > _MIN_AGE
     if inside.parts[0] == "converted":
-        noted = weights.origin(file)
+        noted = weights.read_origin(file)
         if not noted:  # not clipgen's own
             return "other", False
         source = Path(noted.get("file", ""))
         stale = _COPY.fullmatch(file.name) and not (source.is_file() and weights.converted_from(source) == file)
         return ("left over", True) if stale else ("converted", False)
-    noted = weights.origin(weights.converted_path(inside.as_posix()))
-    if noted.get("file") == str(file.resolve()) and noted.get("version") == weights.version(file):
+    noted = weights.read_origin(weights.converted_path(inside.as_posix()))
+    if noted.get("file") == str(file.resolve()) and noted.get("version") == weights.file_version(file):
         return "download, converted", True
     return "other" if len(inside.parts) == 1 else "download", False

@@ -119,11 +119,11 @@ def converted_path(name: str) -> Path:
 
 def converted_from(file: Path) -> Path:
     """Return where the safetensors copy of any other file is, named after its path, size and time."""
-    mark = hashlib.sha256(f"{file.resolve()} {version(file)}".encode()).hexdigest()[:12]
+    mark = hashlib.sha256(f"{file.resolve()} {file_version(file)}".encode()).hexdigest()[:12]
     return converted_path(f"{file.stem}-{mark}")
 
 
-def origin(copy: Path) -> dict[str, str]:
+def read_origin(copy: Path) -> dict[str, str]:
     """Return what a copy was made of: ``file``, its ``version``, ``wanted`` (a digest of names); empty if unknown."""
     try:
         with safe_open(copy, "pt") as stored:
@@ -133,7 +133,7 @@ def origin(copy: Path) -> dict[str, str]:
         return {}
 
 
-def version(file: Path) -> str:
+def file_version(file: Path) -> str:
     """Return a file's size and time, which change when it does."""
     return f"{file.stat().st_size} {file.stat().st_mtime_ns}"
 
@@ -161,9 +161,9 @@ def as_safetensors(
     if file.suffix == ".safetensors" and (not convert or file == converted_path(name)):
         return file
     digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
-    source = {"file": str(file.resolve()), "version": version(file), "wanted": digest}
+    source = {"file": str(file.resolve()), "version": file_version(file), "wanted": digest}
     copy = converted_path(name) if name else converted_from(file)
-    if origin(copy) == source:
+    if read_origin(copy) == source:
         return copy
     try:
         if file.suffix == ".safetensors":
@@ -190,7 +190,7 @@ def as_safetensors(
     if name and file.is_relative_to(cache_folder()):
         size, needed = file.stat().st_size / 1e6, copy.stat().st_size / 1e6
         note = f"{file} ({size:.0f} MB) can be deleted: what is needed of it is kept ({needed:.0f} MB)"
-        tqdm.write(f"{note}; `python -m clipgen cache --prune` does it", file=sys.stderr)
+        tqdm.write(f"{note}; `clipgen cache --prune` does it", file=sys.stderr)
     return copy
 
 

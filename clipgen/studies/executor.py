@@ -1,7 +1,7 @@
 """Engines of studies: executors whose workers may be lost, processes of this machine or actors of Ray.
 
 ``concurrent.futures.ProcessPoolExecutor`` is unsuitable: its workers import the main module of whoever makes the
-study, and what lies in the current folder; one that is lost ends all others.
+study, and what lies in the current folder; and all of them end when one is lost.
 """
 
 import math

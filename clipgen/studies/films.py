@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,14 @@ from clipgen.errors import ClipgenError
 from clipgen.images.films import FilmReader
 from clipgen.images.reading import Pictorial, to_picture
 from clipgen.prompts import slug
-from clipgen.runs.finish import Interrupted, finish_batch, resumable
+from clipgen.runs.finish import finish_batch, resumable
 from clipgen.runs.folder import Lock
-from clipgen.runs.frames import export_run
 from clipgen.runs.inputs import Inputs, PromptLike, Value
 from clipgen.runs.journal import Journal, warn_unsaved
 from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings
 from clipgen.runs.spec import Losses, RunSpec
 from clipgen.setting import check_count, check_number
-from clipgen.storage import display_path
 
 FILM = "film"  # the start of a redrawn film, and the folder with its frames until all are redrawn
 
@@ -205,8 +203,8 @@ def _read_source(film: Journal) -> tuple[dict[str, Any], dict[str, Any]]:
     source = Journal.open(folders[0])
     facts = source.settings.get(FILM)
     facts = facts if isinstance(facts, dict) else {}
-    check_number("carry", facts.get("carry"), 0, 1, f"; {folders[0]} is damaged: {remedy}")
-    count = check_count("frames", facts.get("frames"), f"; {folders[0]} is damaged: {remedy}")
+    check_number("carry", facts.get("carry"), 0, 1, remedy=f"; {folders[0]} is damaged: {remedy}")
+    count = check_count("frames", facts.get("frames"), remedy=f"; {folders[0]} is damaged: {remedy}")
     inputs = source.inputs()
     if not all(_frame_name(number) in inputs for number in range(1, count + 1)):
         raise ClipgenError(f"{film.folder}: frames of its source are missing; {remedy}")
@@ -215,19 +213,3 @@ def _read_source(film: Journal) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _frame_name(number: int) -> str:
     return f"film-{number:05d}.png"
-
-
-def write_redrawn_film(redraw: Callable[[], Journal], files: Sequence[Path], fps: float | None = None) -> int:
-    """Write the film that ``redraw`` returns, as far as it is made. Exit status: 0 done, 130 interrupted."""
-    try:
-        journal, interruption = redraw(), ""
-    except Interrupted as error:
-        if not error.journal.steps:
-            raise
-        journal, interruption = error.journal, str(error)
-    with resumable(journal):
-        for file in files:
-            export_run(journal, file, "last", fps=fps)
-    ending = f"({interruption})" if interruption else f"(done); the run is in {display_path(journal.folder)}"
-    print(f"{' and '.join(map(str, files))} {ending}")
-    return 130 if interruption else 0

@@ -107,17 +107,17 @@ def _row_html(row: Row) -> str:
 
 @contextmanager
 def show_progress(study: "Study", progress: bool) -> Iterator[Callable[[], None]]:
-    """Yield a function that shows how far a study is, to be called as often as one likes.
+    """Yield a function that shows how far a study is.
 
-    It does so at most once per second and 5% of the time: 1,000 rows can take as long as a picture.
+    It acts at most once per second, and for at most 5% of the time: to read 1,000 rows takes a while.
     """
     if not progress:
         yield lambda: None
         return
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     rows, grid = study.rows, LiveGrid(study) if hasattr(shell, "kernel") else None
-    with tqdm(total=sum(row.spec.settings.steps for row in rows), unit="step", dynamic_ncols=True) as bar:
-        bar.initial = bar.n = bar.last_print_n = count_steps(rows, [row.state for row in rows])
+    total, before = sum(row.spec.settings.steps for row in rows), count_steps(rows, [row.state for row in rows])
+    with tqdm(total=total, initial=before, unit="step", dynamic_ncols=True) as bar:
         next_time = 0.0
 
         def update(is_last: bool = False) -> None:

@@ -32,8 +32,8 @@ from clipgen.storage import absolute_path, atomic_write
 from clipgen.studies.grid import GridPoint
 
 STATE_FILE, TEMP_PREFIX = "row.json", ".making-"
-LAST = "state.safetensors", STATE_FILE  # copied last, so that an incomplete copy stays resumable
-_LOST = re.compile(r"\w\w+:/")  # an address whose second slash a Path has removed
+COPIED_LAST = "state.safetensors", STATE_FILE  # so that an incomplete copy stays resumable
+_LOST_SLASH = re.compile(r"\w\w+:/")  # an address whose second slash a Path has removed
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class Row:
             self._state = RowState.read(self.folder)
         return self._state
 
-    def check_ended(self) -> None:
-        """Set an error, after its worker has finished with the row, if the worker could write none."""
+    def ensure_ended(self) -> None:
+        """Set an error if its worker, which is done with the row, has neither finished it nor written one."""
         state = self.state
         if state.done or state.error:
             return
@@ -180,7 +180,9 @@ class StudyStorage:
 
     def __init__(self, location: str | Path):
         self.address = str(location).rstrip("/") if "://" in str(location) else ""
-        if (self.address and "://" not in self.address) or (isinstance(location, Path) and _LOST.match(str(location))):
+        if (self.address and "://" not in self.address) or (
+            isinstance(location, Path) and _LOST_SLASH.match(str(location))
+        ):
             raise ClipgenError(f"folder={str(location)!r}: names no folder; write one as a text, 's3://bucket/study'")
         self.folder = absolute_path(location)
         if not self.address:
@@ -215,7 +217,7 @@ class StudyStorage:
             yield
 
     def sync(self, folders: Iterable[Path]) -> None:
-        """Copy each row that is further here or at the address to the other. Raises ClipgenError as ``locked``."""
+        """Copy rows to where they have fewer steps, the folder or the address. Raises ClipgenError as ``locked``."""
         if not self.address:
             return
         with self.locked():
@@ -231,7 +233,7 @@ class StudyStorage:
                         self.download(folder)
 
     def sync_row(self, folder: Path) -> None:
-        """Copy a row that a worker has finished, either here or at the address, to the other."""
+        """Copy a row from where a worker has finished it, the folder or the address, to the other."""
         if self.address:
             state = RowState.read(folder)
             (self.upload if state.done or state.error else self.download)(folder)
@@ -240,8 +242,8 @@ class StudyStorage:
         """Copy a row to the address."""
         files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
         with self._translate_errors("cannot be written; the rows are saved locally and uploaded on the next run"):
-            for last in ("", *LAST):
-                group = [file for file in files if (file.name if file.name in LAST else "") == last]
+            for last in ("", *COPIED_LAST):
+                group = [file for file in files if (file.name if file.name in COPIED_LAST else "") == last]
                 targets = [f"{self._root}/{file.relative_to(folder.parent).as_posix()}" for file in group]
                 for parent in {target.rpartition("/")[0] for target in targets}:
                     self._files.makedirs(parent, exist_ok=True)

@@ -77,7 +77,7 @@ class Study:
                 for ended in make_batches(executor, batches, self.storage):
                     for folder in ended:
                         self.storage.sync_row(folder)
-                        rows[folder].check_ended()
+                        rows[folder].ensure_ended()
                     update()
 
     @property
@@ -274,7 +274,7 @@ def make_batches(
                     waiting.appendleft(batch)
                 else:
                     reason = f"its worker was lost {ATTEMPTS} times in the same step ({error}); is memory short?"
-                    with suppress(OSError):  # a full disk: Row.check_ended says so
+                    with suppress(OSError):  # a full disk: Row.ensure_ended says so
                         replace(state, error=reason).write(folder)
                     ended.append(folder)
         yield ended

@@ -207,8 +207,8 @@ class Controls(widgets.VBox):
         if self._is_applying:
             return
         with suppress(ClipgenError):  # such as a size that is being typed
-            text = html.escape(describe_device({"prompt": ""} | {name: self._value(name) for name in COST_INPUTS}))
-            self.device.value = f'<small role="status">{text}</small>'
+            values = {"prompt": ""} | {name: self._value(name) for name in COST_INPUTS}
+            self.device.value = parts.note(describe_device(values))
 
     def _count_changes(self) -> None:
         """Show on each fold how many of its settings differ from the defaults."""

@@ -163,11 +163,13 @@ class Preview(widgets.VBox):
         add_tooltip(self.repeat, "a seamless picture beside itself, nine times")
         show(self.repeat, False)
         on_change(self._draw, self.timeline, self.repeat)
-        self.under = widgets.VBox([self.repeat])  # texts about the shown frame, directly under its timeline
+        self.below_timeline = widgets.VBox([self.repeat])  # texts about the shown frame, directly under its timeline
         self.phase, self.status, self.curve = widgets.HTML(), html_widget("status"), html_widget("curve")
         self.error = ErrorMessage()
         self.screen = widgets.Box([self.image]).add_class("clipgen-screen")
-        super().__init__([self.error, self.screen, self.timeline, self.under, self.phase, self.status, self.curve])
+        super().__init__(
+            [self.error, self.screen, self.timeline, self.below_timeline, self.phase, self.status, self.curve]
+        )
         self.show_progress("Write what you want to see, and press Generate")
 
     @property

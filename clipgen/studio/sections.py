@@ -158,7 +158,7 @@ class WordsSection(Fold):
         self._find = widgets.ToggleButton(description="Show it", icon="search")
         self.map = hidden_image("where")
         show(self.words, False)
-        preview.under.children = [*preview.under.children, self.words]
+        preview.below_timeline.children = [*preview.below_timeline.children, self.words]
         super().__init__("What CLIP reads in this frame", [widgets.HBox([self._text, self._find]), self.map])
         on_change(preview.error.guard(self._read), self.button, self._find, self._text, preview.image)
 

@@ -195,7 +195,7 @@ def site(monkeypatch):
     server.handle_error = lambda *_: None
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(network, "_is_public", lambda address: address == "127.0.0.1")
-    monkeypatch.setattr(network, "BYTES", 1_000_000)
+    monkeypatch.setattr(network, "MAX_BYTES", 1_000_000)
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

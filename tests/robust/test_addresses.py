@@ -151,7 +151,7 @@ def test_a_film_from_a_public_address(site, tmp_path):
 
 @pytest.mark.parametrize("name", ["image", "film"])
 def test_an_endless_body_is_given_up(name, site, monkeypatch, tmp_path):
-    monkeypatch.setattr(network, "BYTES", 1_000_000)
+    monkeypatch.setattr(network, "MAX_BYTES", 1_000_000)
     monkeypatch.setattr("clipgen.images.films.BYTES", 1_000_000, raising=False)
     with pytest.raises(clipgen.ClipgenError, match=f"{name}=.*more than 1 MB"):
         read(name, f"{site}/endless", tmp_path)
@@ -160,7 +160,7 @@ def test_an_endless_body_is_given_up(name, site, monkeypatch, tmp_path):
 @pytest.mark.parametrize("path", ["/drip", "/known", "/headers"])
 @pytest.mark.parametrize("name", ["image", "film"])
 def test_a_dripping_body_is_given_up(name, path, site, monkeypatch, tmp_path):
-    monkeypatch.setattr(network, "SECONDS", 0.2)
+    monkeypatch.setattr(network, "MAX_SECONDS", 0.2)
     with pytest.raises(clipgen.ClipgenError, match=f"{name}=.*did not end within 0.2 seconds"):
         read(name, site + path, tmp_path)
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import clipgen
 from clipgen.cli import main
 from clipgen.errors import ClipgenError
 from clipgen.prompts import slug
+from clipgen.runs.journal import Journal
 from clipgen.storage import remote as downloads
 from clipgen.storage.weights import as_safetensors
 from clipgen.studio.parts import save_input
@@ -106,6 +108,22 @@ def test_several_pictures_overwrite_nothing(tmp_path, monkeypatch):
     assert files(tmp_path) == ends | {"a-cat-2.png"} and (tmp_path / "a-cat-2.png").read_bytes() == b"mine"
 
 
+def test_a_film_overwrites_no_file_that_appears_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "film.webp")
+    add = Journal.add
+
+    def add_and_write(journal, *frame):
+        (tmp_path / "a-cat.gif").write_bytes(b"of another run")
+        add(journal, *frame)
+
+    monkeypatch.setattr(Journal, "add", add_and_write)
+    asked = [word for word in SMALL if word not in ("--init", "random")]
+    assert main(["a cat", "--film", "film.webp", *asked]) == 0
+    assert files(tmp_path) == {"film.webp", "a-cat.gif", "a-cat-2.png", "a-cat-2.gif"}
+    assert (tmp_path / "a-cat.gif").read_bytes() == b"of another run"
+
+
 def test_a_name_that_is_given_is_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -157,7 +175,7 @@ def test_a_picture_is_drawn_without_a_home(tmp_path):
     assert files(tmp_path) == {"a-cat.png", "a-cat.gif"}
 
 
-def test_pruning_leaves_what_is_not_clipgens_own(cache, tmp_path):
+def test_pruning_leaves_what_is_not_clipgens_own(cache, tmp_path, monkeypatch):
     own = cache / "converted" / "x-0123456789ab.safetensors"
     own.parent.mkdir(parents=True)
     save_file({"a": torch.ones(1)}, own)
@@ -168,5 +186,9 @@ def test_pruning_leaves_what_is_not_clipgens_own(cache, tmp_path):
     torch.save({"a": torch.ones(1)}, tmp_path / "gone.pt")
     copy = as_safetensors(tmp_path / "gone.pt")
     (tmp_path / "gone.pt").unlink()
+    terminal = StringIO()  # at its end, as after Ctrl-D
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert main(["cache", "--prune"]) == 0 and copy.exists()
     assert [item.file for item in downloads.prune()] == [copy]
     assert own.exists() and noted.exists() and broken.exists() and not copy.exists()

@@ -60,7 +60,7 @@ def test_what_is_needed_outlives_the_download(big, server, cache, capsys):
     copy = weights.converted_path(big.name)
     assert copy.stat().st_size < 1000
     said = capsys.readouterr().err
-    assert f"{file} (16 MB) can be deleted" in said and "(0 MB); `python -m clipgen cache --prune` does it" in said
+    assert f"{file} (16 MB) can be deleted" in said and "(0 MB); `clipgen cache --prune` does it" in said
     remote.fetch_weights(big, WANTED)
     assert "can be deleted" not in capsys.readouterr().err, "it is said once"
 

@@ -19,8 +19,10 @@ def test_the_shown_frame_in_words_and_where(studio):
     studio.preview.timeline.value = 5
     assert html.escape(str(run.words(5))) in studio.words.words.value and "step 5, as mini" in studio.words.words.value
     shown = studio.preview.children
-    assert shown[shown.index(studio.preview.timeline) + 1] is studio.preview.under, "directly under the timeline"
-    assert studio.words.words in studio.preview.under.children and studio.words.words.layout.display == ""
+    assert shown[shown.index(studio.preview.timeline) + 1] is studio.preview.below_timeline, (
+        "directly under the timeline"
+    )
+    assert studio.words.words in studio.preview.below_timeline.children and studio.words.words.layout.display == ""
     assert studio.words.map.layout.display == "none"
     named(studio, "Find")[0].value = "fire"
     named(studio, "Show it")[0].value = True
