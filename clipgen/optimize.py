@@ -298,4 +298,6 @@ class LossScaler:
 
     def restore(self, state: Sequence[float]) -> None:
         if self.enabled and state:
-            self.scale, self.good_steps = state[0], int(state[1])
+            self.scale, self.good_steps = float(state[0]), int(state[1])
+            if self.scale < 1:
+                raise ValueError(f"the scale of the loss is {self.scale}")

@@ -62,6 +62,12 @@ def test_an_overflow_is_skipped_and_nothing_else(monkeypatch, tmp_path, recwarn)
     assert not [warning for warning in recwarn if "not finite" in str(warning.message)]
 
 
+@pytest.mark.parametrize("state", [["x", 0], [0.0, 0], [-4096.0, 0], [[], 0], [4096.0, "x"], [4096.0]])
+def test_a_damaged_state_is_refused(state):
+    with pytest.raises((ValueError, TypeError, IndexError)):
+        LossScaler("fp16").restore(state)
+
+
 def _nothing(image, latent, step):
     return image.sum() * float("nan")
 

@@ -74,13 +74,15 @@ class RunControl:
             self._pending = [*self._due, change, *self._later]
             self._unrecorded.append(change)
             if self.has_ended:
-                self._apply()
+                self._apply_keep()
 
     def apply_changes(self, step: int) -> None:
         """Apply the changes that are due at a step, and let new ones wait for the next."""
         with self._lock:
             self._step = step
-            self._apply()
+            self._record()  # first, so that whoever sees the new settings finds the change in the journal
+            self.applied += self._due
+            self._pending, self.settings = self._later, self._next_settings
             self._step = step + 1
             self._next_settings = self._spec.apply_changes(self.settings, self._due)
 
@@ -103,10 +105,10 @@ class RunControl:
             )
 
     def end(self) -> None:
-        """Refuse changes from now on; record those that are due, for when the run is resumed."""
+        """Refuse changes from now on; record those that are due, for when the run is resumed, and apply ``keep``."""
         with self._lock:
             self._ended = True
-            self._record()
+            self._apply_keep()
 
     @property
     def _due(self) -> list[Mapping[str, Any]]:
@@ -117,10 +119,13 @@ class RunControl:
     def _later(self) -> list[Mapping[str, Any]]:
         return [change for change in self._pending if change["step"] > self._step]
 
-    def _apply(self) -> None:
-        self._record()  # first, so that whoever sees the new settings finds the change in the journal
-        self.applied += self._due
-        self._pending, self.settings = self._later, self._next_settings
+    def _apply_keep(self) -> None:
+        """Apply the due changes of ``keep``, which need no further step."""
+        self._record()
+        changes = [change for change in self._due if not is_steering(change)]
+        self._pending = [change for change in self._pending if change not in changes]
+        self.applied += changes
+        self.settings = self._spec.apply_changes(self.settings, changes)
 
     def _record(self) -> None:
         with suppress(OSError):  # a full disk: the run warns of it once, when frames cannot be saved

@@ -90,6 +90,20 @@ def test_a_change_after_the_last_step_is_an_error(end, tmp_path):
     run.change(keep="best")
     assert run.image.tobytes() == run.best.image.tobytes(), "what is shown can still change"
     assert clipgen.Run.resume(run.journal.folder, like=run).settings.keep == "best"
+    again = clipgen.finish(clipgen.Run.replay(run.journal.folder, folder=tmp_path, like=run), progress=False)
+    assert again.settings.keep == "best"
+
+
+def test_keep_needs_no_further_step(tmp_path):
+    run, frames = begun(tmp_path)
+    run.change(keep="best")
+    run.change(lr=0.2)
+    run.stop()
+    assert not list(frames) and (run.settings.keep, run.settings.lr) == ("best", run.spec.settings.lr)
+    again = clipgen.Run.resume(run.journal.folder, like=run)
+    next(iter(again))
+    assert (again.settings.keep, again.settings.lr) == ("best", 0.2)
+    assert [change["step"] for change in again.journal.changes] == [1, 1]
 
 
 def test_a_change_during_the_last_step_is_an_error(tmp_path):
