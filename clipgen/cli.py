@@ -259,6 +259,7 @@ def _options_of(name: str) -> list[str]:
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for each setting, in groups; options that are not given leave no trace."""
     from clipgen.runs.settings import Settings
+    from clipgen.studies.tables import parse_number
 
     groups: dict[str, argparse._ArgumentGroup] = {}
     for title, sections in GROUPS.items():
@@ -271,15 +272,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             text += f" (default: {field.default})"
         options: dict[str, Any] = {"action": "store_true"} if kind is bool else {}
         if kind in (int, float):
-            options = {"type": partial(_parse_number, kind)}
+            options = {"type": partial(parse_number, kind)}
         option = f"--{field.name.replace('_', '-')}"
         add = groups[field.metadata["section"]].add_argument
         add(option, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **options)
-
-
-def _parse_number(kind: type, text: str) -> Any:
-    """Return a number, or a text that is none, such as a schedule, as it is: settings are checked together."""
-    for parse in (kind, float):
-        with suppress(ValueError):
-            return parse(text)
-    return text

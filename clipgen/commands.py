@@ -201,7 +201,7 @@ def study(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
 
 def _describe_model(model: Published, weights: str = "-") -> tuple[str, ...]:
-    """Return what the table says of a model; ``weights``: where they are if they are in no file of the cache folder."""
+    """Return the last cells of a model's line; ``weights``: where they are if its files are not cached."""
     size = f"{model.megabytes:.0f} MB" if model.megabytes else "-"
     if model.files and all(map(cached, model.files)):
         weights = "cached"

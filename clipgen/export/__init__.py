@@ -25,7 +25,7 @@ _INPUTS = {
     True: "drawings, of a generator that draws shapes: use generator='strokes' and run.export",
 }
 UPSCALES = 1, 2, 4
-MAX_FPS = 100  # of a film with a time of its own: a GIF counts in hundredths
+MAX_FPS = 100  # of a film with durations, which a GIF has in hundredths of a second
 MIN_FRAMES, MIN_SIDE = 16, 64  # frames, and pixels of the shorter side, that a size limit leaves
 
 

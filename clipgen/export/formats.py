@@ -68,7 +68,7 @@ class Film:
 
     frames: Iterable[TimedFrame]
     size: tuple[int, int]  # (width, height) in the file
-    fps: float  # the rate that was set, only metadata: the seconds of the frames count
+    fps: float  # of a video, which repeats frames: the seconds of the frames count
     loop: bool
 
     def resize(self, picture: Image.Image) -> Image.Image:

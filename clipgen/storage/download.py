@@ -40,7 +40,7 @@ class WrongFileError(OSError):
 
 
 def check_format(file: Path, name: str) -> None:
-    """Raise WrongFileError for a file that does not begin as weights (or json, or text, as ``name`` ends)."""
+    """Raise WrongFileError unless a file begins as its ``name`` ends: as JSON, text, or else weights."""
     with file.open("rb") as stream:
         start = stream.read(64)
     text = start.lstrip()
@@ -89,7 +89,7 @@ class _Partial:
         return self.file.stat().st_size if self.file.exists() else 0
 
     def begin(self, size: int, headers: Any) -> None:
-        """Delete what came, and note the version if the server can be asked for the rest of it."""
+        """Delete the part, and note the size and version of the file if a request can continue it."""
         self.delete()
         tag = headers.get("ETag") or ""
         version = tag if tag.startswith('"') else headers.get("Last-Modified")  # If-Range takes no weak tag
@@ -97,7 +97,7 @@ class _Partial:
             self.note.write_text(f"{size} {version}", "latin-1")
 
     def read_note(self) -> tuple[int, str]:
-        """Return the size of the complete file and its version; 0 and nothing if they are not known."""
+        """Return the size of the complete file and its version; 0 and "" if they are not known."""
         text = self.note.read_text("latin-1") if self.note.exists() else ""
         size, _, version = text.partition(" ")
         return (int(size), version) if text.isprintable() and re.fullmatch("[0-9]+", size) else (0, "")

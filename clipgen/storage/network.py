@@ -81,7 +81,7 @@ def _is_public(address: str) -> bool:
 
 
 class _PublicOnlyHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    """Connects to public addresses only, until ``end``: a socket's own timeout restarts with every byte."""
+    """Connects to public addresses only. Needs ``end``, because a socket's own timeout restarts with every byte."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ spec.loader.exec_module(module)
 from clipgen.studies.worker import serve
 serve(int(threads), int(handle))
 """
-_TAIL = 10_000  # bytes at the end of what a worker printed, whose last line says why it ended
+_TAIL = 10_000  # bytes at the end of a worker's output; the last line says why it ended
 
 
 class WorkerLost(RuntimeError):
@@ -112,7 +112,7 @@ class WorkerExecutor(ThreadPoolExecutor):
 
 
 class ProcessExecutor(WorkerExecutor):
-    """Processes of this Python: one for each GPU, or on a CPU so many as ``plan_workers`` says.
+    """Processes of this Python, as many as ``plan_workers`` returns.
 
     Args:
         workers: Number of workers, None for the default.
@@ -277,7 +277,7 @@ def count_cores() -> int:
 
 
 def plan_workers(workers: int | None, rows: int, gpus: int, cores: int) -> tuple[int, int]:
-    """Return the number of workers, and of threads of each, so that threads never exceed cores.
+    """Return the number of workers, and of threads of each, which share the cores.
 
     By default there is one worker for each GPU; on a CPU there are two, or one for every four cores.
     """

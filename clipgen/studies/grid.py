@@ -68,10 +68,9 @@ def expand_grid(
     for parts in zip(*axes) if zipped and axes else itertools.product(*axes):
         values = {name: value for part in parts for name, value in part.items()}
         points.append(constants | {name: parse_value(name, value) for name, value in values.items()})
-    axis_rows = [axis[0] for axis in axes] + [row for axis in axes for row in axis]
-    names = dict.fromkeys(name for row in axis_rows for name in row)
     labels = _label_values(points)
-    varied = [name for name in names if any(_text(label, name) != _text(labels[0], name) for label in labels)]
+    names = dict.fromkeys(name for axis in axes for row in axis for name in row)
+    varied = [name for name in names if len({format_value(label.get(name)) for label in labels}) > 1]
     placeholders = {name for point in points for name in _find_placeholders(point)}
     return [
         _fill(point, {name: label[name] for name in varied if name in label}, placeholders)
@@ -96,7 +95,7 @@ def _split_axes(arguments: Mapping[str, Any], max_rows: int) -> tuple[dict[str, 
 
 
 def _axis_values(name: str, value: Any, max_rows: int) -> list[Any] | None:
-    """Return the values of an axis, at most one too many; None for a single value, such as a picture or a latent."""
+    """Return the values of an axis, at most ``max_rows`` + 1; None for a single value, such as a picture or latent."""
     if isinstance(value, (str, bytes, io.BytesIO, Mapping)) or not isinstance(value, Iterable):
         return None
     if getattr(value, "ndim", 1) not in ((1, 2) if name == "size" else (1,)):
@@ -107,10 +106,6 @@ def _axis_values(name: str, value: Any, max_rows: int) -> list[Any] | None:
         except TypeError:
             value = sorted(value, key=repr)
     return [unwrap_cell(one) for one in itertools.islice(value, max_rows + 1)]
-
-
-def _text(point: Mapping[str, Any], name: str) -> str:
-    return format_value(point.get(name))
 
 
 def _label_values(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ class Study:
     """The rows of a study, made or not. A notebook shows it as its sheet.
 
     Attributes:
-        rows: All runs, in the order of the grid, none twice.
+        rows: All runs, in the order of the grid, without duplicates.
         varied: Names of what differs between them.
         folder: Where they are, on this machine.
     """

@@ -76,7 +76,7 @@ def parse_value(name: str, value: Any) -> Any:
 
 
 def read_table(table: Table, max_rows: int = MAX_ROWS) -> list[dict[str, Any]]:
-    """Return the rows of a table, at most one too many, without empty cells.
+    """Return the rows of a table, at most ``max_rows`` + 1, without empty cells.
 
     Raises ClipgenError for what is not a table or cannot be read.
     """
@@ -128,7 +128,7 @@ def _read_csv(file: Path) -> list[dict[str, Any]]:
         special = {",": "commas", ";": "semicolons"}.get(delimiter, "tabs")
         raise ClipgenError(f"{label}: a line has more cells than there are names; put {special} in quotes")
     texts = [{_unquote(name): _unquote(text or "") for name, text in row.items()} for row in rows]
-    return [{name: _parse_number(name, text) for name, text in row.items()} for row in texts]
+    return [{name: parse_number(_TYPES.get(name), text) for name, text in row.items()} for row in texts]
 
 
 def write_csv(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -153,9 +153,8 @@ def _unquote(text: str) -> str:
     return text[1:] if text.startswith("'") and _UNSAFE.match(text, 1) else text.strip()
 
 
-def _parse_number(name: str, text: str) -> Any:
-    """Return the number of a setting that is one; other texts are checked with the settings, or are schedules."""
-    kind = _TYPES.get(name)
+def parse_number(kind: type | None, text: str) -> Any:
+    """Return the number of a setting of a type, or a text that is none, such as a schedule: settings check these."""
     for parse in (kind, float) if kind in (int, float) else ():  # a whole number may be written 3.0
         with suppress(ValueError):
             return parse(text)

@@ -55,9 +55,9 @@ def serve(threads: int, handle: int) -> None:
 
 
 def initialize(threads: int) -> None:
-    """Prepare this process for rows, with so many threads on a CPU."""
+    """Set the number of CPU threads of this process, and exempt its libraries from garbage collection."""
     torch.set_num_threads(threads)
-    gc.freeze()  # libraries stay: collecting without looking at them takes 0.06 s of a row instead of 0.15
+    gc.freeze()  # 0.06 s of a row instead of 0.15
 
 
 def make_rows(folders: Sequence[Path], address: str = "") -> None:

@@ -16,6 +16,7 @@ from clipgen.errors import ClipgenError
 from clipgen.runs.run import Run
 from clipgen.runs.settings import Settings, defaults_for, scheduled
 from clipgen.setting import parse_size
+from clipgen.studies.tables import parse_number
 from clipgen.studio import parts
 from clipgen.studio.models import ModelChoice, describe_device
 
@@ -271,8 +272,4 @@ def from_input(field: Field, value: Any) -> Any:
     """Return the value of a setting from its widget's. Raises ClipgenError for a size that cannot be read."""
     if field.name == "size":
         return parse_size(value)
-    if scheduled(field) and isinstance(value, str):
-        kind: Any = type(field.default)
-        with suppress(ValueError):  # a schedule over the steps stays a text
-            return kind(value)
-    return value
+    return parse_number(type(field.default), value) if scheduled(field) and isinstance(value, str) else value

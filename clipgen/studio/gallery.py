@@ -72,7 +72,7 @@ class Gallery(widgets.VBox):
 
 
 def settings_of(journal: Journal, folder: Path, changed: bool = True) -> dict[str, Any]:
-    """Return all settings of a run, with the changes while it ran if ``changed``, to use them again.
+    """Return the settings that a run began with, or if ``changed`` those at its end.
 
     Pictures and latents that only the run's own folder has are written below ``folder``.
     """

@@ -213,7 +213,7 @@ class Brush(anywidget.AnyWidget):
 
 
 class Access(anywidget.AnyWidget):
-    """Nothing to see: names the sliders and pictures of its Studio for screen readers."""
+    """Names the sliders and pictures of its Studio for screen readers; nothing is drawn."""
 
     _esm = script("access.js")
 
