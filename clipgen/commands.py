@@ -27,7 +27,7 @@ from clipgen.storage import display_path, expand_home, find_unused
 from clipgen.storage.remote import Published, cached, list_items, prune
 from clipgen.studies.films import FILM, finish_film
 from clipgen.studies.page import check_file
-from clipgen.studies.tables import BOOLEANS, MAX_ROWS, load_yaml
+from clipgen.studies.tables import MAX_ROWS, read_study
 
 OUTPUTS = " ".join(WRITERS)
 
@@ -51,13 +51,7 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     options = vars(parser.parse_intermixed_args(words))
     prompt, quiet, count = options.pop("prompt"), options.pop("quiet"), options.pop("batch", 1)
     output, fps, film = options.pop("output", None), options.pop("fps", None), options.pop("film", None)
-    check_count("batch", count)
-    if (keep := options.get("keep", "last")) not in ("last", "best"):
-        raise ClipgenError(f"keep={keep!r}: choose one of: last, best; parts of a picture are kept by clipgen dalle")
-    if count > 1 and film:
-        raise ClipgenError(f"batch={count}: a film is redrawn once; leave --batch out, or --film")
-    if fps is not None and not 0 < fps <= 60:
-        raise ClipgenError(f"fps={fps}: must be from above 0 to 60")
+    _check_options(options, count, film, fps)
 
     def name_files() -> list[Path]:
         """Return the files; default names are found again after the run, as another one may have taken them."""
@@ -81,6 +75,19 @@ def generate(parser: argparse.ArgumentParser, words: list[str]) -> int:
     for run in runs[len(begun) :]:
         _write_run(run, [])
     return max(statuses) if len(statuses) == count else 130
+
+
+def _check_options(options: Mapping[str, Any], count: int, film: str | None, fps: float | None) -> None:
+    """Raise ClipgenError for options of ``generate`` that cannot work, or not together."""
+    check_count("batch", count)
+    if (keep := options.get("keep", "last")) not in ("last", "best"):
+        raise ClipgenError(f"keep={keep!r}: choose one of: last, best; parts of a picture are kept by clipgen dalle")
+    if count > 1 and film:
+        raise ClipgenError(f"batch={count}: a film is redrawn once; leave --batch out, or --film")
+    if "carry" in options and not film:
+        raise ClipgenError(f"carry={options['carry']}: is for the frames of a film; add --film, or leave --carry out")
+    if fps is not None and not 0 < fps <= 60:
+        raise ClipgenError(f"fps={fps}: must be from above 0 to 60")
 
 
 def resume(parser: argparse.ArgumentParser, words: list[str], is_replay: bool = False) -> int:
@@ -179,15 +186,13 @@ def study(parser: argparse.ArgumentParser, words: list[str]) -> int:
     outputs = options.pop("output", None) or [Path(f"{source.stem}.html")]
     for file in outputs:
         check_file(file)
-    result = clipgen.study(**_study_arguments(source) | options, progress=not quiet)
+    result = clipgen.study(**read_study(source) | options, progress=not quiet)
     states = [row.state for row in result.rows]
     if any(row.image for row in result.rows):
         files = " and ".join(str(result.export(file)) for file in outputs)
-        best = result.best()
+        best, ending = result.best(), "done" if result.finished else "so far"
         scores = ", ".join(f"{name} {value:.3f}" for name, value in best.scores.items() if name != "loss")
-        print(
-            f"{files} ({'done' if result.finished else 'so far'}); the runs are kept in {display_path(result.folder)}"
-        )
+        print(f"{files} ({ending}); the runs are kept in {display_path(result.folder)}")
         print(f"best: {best.label} ({scores})")
     for row, state in zip(result.rows, states):
         if state.error:
@@ -261,21 +266,6 @@ def cache(parser: argparse.ArgumentParser, words: list[str]) -> int:
         if not is_terminal or sys.stdin.readline().strip().lower() in ("y", "yes"):
             print(f"deleted: {len(prune())} files")
     return 0
-
-
-def _study_arguments(source: Path) -> dict[str, Any]:
-    """Return the arguments of ``clipgen.study`` from a YAML file. Raises ClipgenError for one with no names."""
-    content = load_yaml(source)
-    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        raise ClipgenError(f"{source}: must be names with values, such as 'prompt: a {{thing}}', 'thing: [cat, dog]'")
-    arguments = {name: value for name, value in content.items() if name != "progress"}
-    if arguments.get("folder", "") is None:
-        raise ClipgenError(f"{source}: folder has no value; write a path or an address, or leave it out")
-    if isinstance(arguments.get("folder"), (int, float)):
-        arguments["folder"] = str(arguments["folder"])
-    if isinstance(word := arguments.get("zip"), str):
-        arguments["zip"] = BOOLEANS.get(word.lower(), word)
-    return {"template": arguments.pop("prompt", None)} | arguments
 
 
 def _unused_files(prompt: str, *suffixes: str, count: int = 1) -> list[Path]:

@@ -77,6 +77,7 @@ def test_output_by_suffix(tmp_path, monkeypatch, capsys):
         (["a cat", "--generator", "mini-dvae", "--size", "500x500"], "nearest is (496, 496)"),
         (["a cat", "--size", "big"], "size='big': write width x height"),
         (["a cat", "--steps", "0"], "a whole number from 1"),
+        (["a cat", "--carry", "0.2"], "carry=0.2: is for the frames of a film; add --film"),
         (["a cat", "--stepz", "3"], "did you mean --steps?"),
         (["a", "red", "apple"], "put it in quotes"),
         (["a cat", "-o", "cat.jpeg"], "use one of"),

@@ -187,9 +187,10 @@ class StudyStorage:
         self.folder = absolute_path(location)
         if not self.address:
             return
+        self._public_address = re.sub("//[^/@]*@", "//", self.address)  # without a name and password
         # Addresses whose words are the same, a-b/c and a/b-c, are told apart by a hash.
         digest = hashlib.sha256(self.address.encode()).hexdigest()[:8]
-        self.folder = absolute_path(Path("clipgen-runs", f"study-{slug(self.address, 50)}-{digest}"))
+        self.folder = absolute_path(Path("clipgen-runs", f"study-{slug(self._public_address, 50)}-{digest}"))
         with self._translate_errors("cannot be written"):
             from fsspec.core import url_to_fs
 
@@ -281,11 +282,11 @@ class StudyStorage:
         try:
             yield
         except ImportError as error:
-            raise ClipgenError(f"folder={self.address!r}: a package is missing: {error}") from error
+            raise ClipgenError(f"folder={self._public_address!r}: a package is missing: {error}") from error
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(f"{type(error).__name__}: {error}".split()).replace(self.address, self._public_address)
             raise ClipgenError(
-                f"folder={self.address!r}: {what} ({reason}); check the address, and that you may write there"
+                f"folder={self._public_address!r}: {what} ({reason}); check the address, and that you may write there"
             ) from error
 
 

@@ -20,7 +20,7 @@ from clipgen.runs.settings import Settings
 from clipgen.setting import to_python
 
 Table = str | Path | Iterable[Mapping[str, Any]] | Any  # the last: a pandas DataFrame
-BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _TYPES = {field.name: type(field.default) for field in fields(Settings) if field.default is not MISSING}
 MAX_ROWS = 10_000  # of a study, by default
 _MAX_NODES = 10**6  # of a YAML file, with each alias counted as what it stands for
@@ -63,7 +63,7 @@ def parse_value(name: str, value: Any) -> Any:
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
         raise ClipgenError(f"{name}=...: a whole number of more than {_MAX_BITS} bits; write a smaller one")
     if kind is bool and isinstance(value, str):
-        return BOOLEANS.get(value.lower(), value)
+        return _BOOLEANS.get(value.lower(), value)
     if kind is int and isinstance(value, float):
         return to_python(value, whole=True)
     if name == "size" and not isinstance(value, Mapping) and isinstance(value, Iterable):
@@ -196,6 +196,21 @@ def load_yaml(file: str | Path) -> Any:
     except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ClipgenError(f"{file}: cannot be read ({reason}); write a YAML file") from error
+
+
+def read_study(source: Path) -> dict[str, Any]:
+    """Return the arguments of ``clipgen.study`` from a YAML file. Raises ClipgenError for one that has none."""
+    content = load_yaml(source)
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        raise ClipgenError(f"{source}: must be names with values, such as 'prompt: a {{thing}}', 'thing: [cat, dog]'")
+    arguments = {name: value for name, value in content.items() if name != "progress"}
+    if arguments.get("folder", "") is None:
+        raise ClipgenError(f"{source}: folder has no value; write a path or an address, or leave it out")
+    if isinstance(arguments.get("folder"), (int, float)):
+        arguments["folder"] = str(arguments["folder"])
+    if isinstance(word := arguments.get("zip"), str):
+        arguments["zip"] = _BOOLEANS.get(word.lower(), word)
+    return {"template": arguments.pop("prompt", None)} | arguments
 
 
 def _count_nodes(node: Any, counts: dict[int, int]) -> int:

@@ -57,7 +57,7 @@ def serve(threads: int, handle: int) -> None:
 def initialize(threads: int) -> None:
     """Set the number of CPU threads of this process, and exempt its libraries from garbage collection."""
     torch.set_num_threads(threads)
-    gc.freeze()  # 0.06 s of a row instead of 0.15
+    gc.freeze()  # a row then takes 0.06 s to collect instead of 0.15
 
 
 def make_rows(folders: Sequence[Path], address: str = "") -> None:

@@ -123,6 +123,15 @@ def test_an_address_of_nothing_is_refused(memory):
         StudyStorage("memory://")
 
 
+def test_a_password_in_an_address_is_in_no_name_and_no_error(memory):
+    study = StudyStorage("memory://me:secret@away/study")
+    assert "secret" not in str(study.folder) and study.address == "memory://me:secret@away/study"
+    assert study.folder != StudyStorage("memory://away/study").folder
+    with pytest.raises(ClipgenError, match="nowhere://away/study") as caught:
+        StudyStorage("nowhere://me:secret@away/study")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_link_in_a_row_is_not_copied_to_an_address(memory, tmp_path):
     (tmp_path / "secret.txt").write_text("secret")
     storage, row = kept_row("memory://away")
