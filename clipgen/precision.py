@@ -94,9 +94,10 @@ class MixedPrecision:
         with devices.autocast(x.device, self.precision):
             output = net(x).float()
         if devices.resolve_precision(x.device, self.precision) == "fp16":
-            checks = RangeChecks()
-            (_deferred.get() or checks).add(self, x, output)
-            if checks.sums and checks.read([bool(total.isfinite()) for total in checks.sums]):
+            deferred = _deferred.get()
+            checks = deferred or RangeChecks()
+            checks.add(self, x, output)
+            if not deferred and checks.read([bool(total.isfinite()) for total in checks.sums]):
                 return self.compute(net, x)
         return output
 

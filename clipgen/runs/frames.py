@@ -262,7 +262,7 @@ def export_run(
     if not (writer.is_animated or options.get("animate")):
         rows = rows[-1:]
     pictures = (picture(int(row["step"])) for row in rows) if picture else export_frames(journal, file, rows)
-    return export(pictures, file, strip_paths(journal.history), scores=rows, **options)
+    return export(pictures, file, strip_paths(journal.settings_and_changes), scores=rows, **options)
 
 
 def check_output(file: str | Path, generator: str | None) -> None:

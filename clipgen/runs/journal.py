@@ -58,8 +58,13 @@ class Journal(Folder):
         self._settings: dict[str, Any] = {}  # as last read or written, should the folder go away
 
     @classmethod
-    def create(cls, parent: str | Path, slug: str, settings: dict) -> "Journal":
-        """Make a new folder, ``<parent>/<date>-<slug>-<id>``. Raises ClipgenError if it cannot be written."""
+    def create(
+        cls, parent: str | Path, slug: str, settings: dict, inputs: Mapping[str, Image.Image | np.ndarray] = {}
+    ) -> "Journal":
+        """Make a new folder, ``<parent>/<date>-<slug>-<id>``, with the pictures and latents that the settings name.
+
+        Raises ClipgenError if it cannot be written; nothing is left of it then.
+        """
         if "://" in str(parent):
             raise ClipgenError(f"folder={str(parent)!r}: a run is kept on this machine; a study can have an address")
         parent, folder = absolute_path(check_path("folder", parent)), None
@@ -71,6 +76,8 @@ class Journal(Folder):
                 (folder / name).mkdir()
             journal = cls(folder)
             journal._replace("settings.json", content.encode())
+            for name, value in inputs.items():
+                journal.keep_input(name, value)
         except OSError as error:
             if folder:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -96,7 +103,7 @@ class Journal(Folder):
         return self._settings
 
     @property
-    def history(self) -> dict:
+    def settings_and_changes(self) -> dict:
         """The settings, and if there are any the ``changes``: with the inputs, all that a replay needs."""
         return self.settings | ({"changes": changes} if (changes := self.changes) else {})
 

@@ -293,12 +293,12 @@ def build(prompt: str, options: Mapping[str, Any]) -> Settings:
     Raises ClipgenError for an unknown name and for values that cannot work.
     """
     check_names(options)
-    recipe, perceptor, quality, device, generator = (
-        str(options.get(name, getattr(Settings, name)))
-        for name in ("recipe", "perceptor", "quality", "device", "generator")
-    )
-    generator = canonical_name(generator)
-    values = defaults_for(quality, generator, recipe, perceptor, device)
+
+    def given(name: str) -> str:
+        return str(options.get(name, getattr(Settings, name)))
+
+    recipe, perceptor, generator = given("recipe"), given("perceptor"), canonical_name(given("generator"))
+    values = defaults_for(given("quality"), generator, recipe, perceptor, given("device"))
     has_draft = options.get("init", "auto") in ("auto", "dalle") and perceptor == "mini"
     if has_draft and not recipe and "steps" not in options:
         values["settled"] = entry_of(generator).settled

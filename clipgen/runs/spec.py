@@ -106,7 +106,7 @@ class RunSpec:
         is_folder = resume or check_path("source", source).is_dir()
         journal = Journal.open(source) if is_folder else None
         inputs = Inputs(journal.inputs() if journal else None)
-        saved = journal.history if journal else check_saved(settings_of(source), source)
+        saved = journal.settings_and_changes if journal else check_saved(settings_of(source), source)
         contained = set(inputs.by_name)
         try:
             changes: list[dict[str, Any]] = saved.get("changes", [])
@@ -175,7 +175,7 @@ class RunSpec:
             settings.select(kind).check_models([perceptor for perceptor, _ in models.perceptors])
 
     @property
-    def notes(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The settings, losses, versions and machine, for the journal."""
         versions = {"clipgen": clipgen.__version__, "torch": torch.__version__, "python": platform.python_version()}
         machine = {
@@ -184,16 +184,14 @@ class RunSpec:
             "platform": platform.platform(),
             "threads": torch.get_num_threads(),
         }
-        notes = asdict(self.settings)
-        weights = identify_weights(notes)
-        notes |= {"losses": [loss.name for loss in self.losses], "versions": versions, "machine": machine}
-        return notes | ({"weights": weights} if weights else {})
+        metadata = asdict(self.settings)
+        weights = identify_weights(metadata)
+        metadata |= {"losses": [loss.name for loss in self.losses], "versions": versions, "machine": machine}
+        return metadata | ({"weights": weights} if weights else {})
 
     def create_journal(self, folder: str | Path) -> Journal:
         """Make a run folder in ``folder``, with all that is needed to make the run again."""
-        journal = Journal.create(folder, slug(self.settings.prompt), self.notes)
-        for name, value in self.inputs.by_name.items():
-            journal.keep_input(name, value)
+        journal = Journal.create(folder, slug(self.settings.prompt), self.metadata, self.inputs.by_name)
         journal.add_changes(self.changes)
         return journal
 

@@ -133,15 +133,12 @@ def restyle(
     if not frames:
         raise ClipgenError("film: it has no frames; choose another")
     spec = RunSpec.create(prompt, {**settings, "steps": steps, "every": steps, "init": frames[0]}, losses)
-    notes = spec.notes | {"init": FILM} | ({"durations": reader.durations} if reader.durations else {})
-    journal = Journal.create(folder, slug(spec.settings.prompt), notes)
-    source = Journal.create(journal.folder / FILM, "source", notes | {FILM: {"carry": carry, "frames": len(frames)}})
+    metadata = spec.metadata | {"init": FILM} | ({"durations": reader.durations} if reader.durations else {})
     inputs = {name: value for name, value in spec.inputs.by_name.items() if name != spec.settings.init}
-    try:
-        for name, value in (inputs | {_frame_name(number): frame for number, frame in enumerate(frames, 1)}).items():
-            source.keep_input(name, value)
-    except OSError as error:
-        raise ClipgenError(f"folder={str(folder)!r}: {error.strerror or error}; make room, and start again") from error
+    inputs |= {_frame_name(number): frame for number, frame in enumerate(frames, 1)}
+    journal = Journal.create(folder, slug(spec.settings.prompt), metadata)
+    facts = {FILM: {"carry": carry, "frames": len(frames)}}
+    Journal.create(journal.folder / FILM, "source", metadata | facts, inputs)
     return finish_film(journal, progress, losses)
 
 

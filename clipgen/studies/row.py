@@ -107,11 +107,9 @@ class Row:
                 self._state.write(self.folder)
             return
         draft = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=self.folder.parent))
-        notes = self.spec.notes
-        notes["machine"]["threads"] = threads
-        journal = Journal.create(draft, "row", notes)
-        for name, value in self.spec.inputs.by_name.items():
-            journal.keep_input(name, value)
+        metadata = self.spec.metadata
+        metadata["machine"]["threads"] = threads
+        journal = Journal.create(draft, "row", metadata, self.spec.inputs.by_name)
         os.replace(journal.folder, self.folder)
         shutil.rmtree(draft)
 

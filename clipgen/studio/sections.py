@@ -50,7 +50,7 @@ class ExportSection(widgets.VBox):
         else:
             row = self._preview.row
             pictures = export_frames(journal, file, [row]) if writer.takes_drawings else [self._preview.picture]
-            export(pictures, file, strip_paths(journal.history), scores=[row])
+            export(pictures, file, strip_paths(journal.settings_and_changes), scores=[row])
         self.link.value = download_link(file)
 
 

@@ -231,6 +231,6 @@ def test_damaged_pages_are_refused_or_read(tmp_path):
 @pytest.mark.slow
 def test_a_run_is_made_again_from_its_page(run, tmp_path):
     journal = run.journal
-    file = export(journal.frames(), tmp_path / "a.html", journal.history, scores=journal.scores)
+    file = export(journal.frames(), tmp_path / "a.html", journal.settings_and_changes, scores=journal.scores)
     assert len(Page(file).all("img")) == len(journal.steps)
     assert clipgen.Run.replay(file, folder=tmp_path).settings == run.settings

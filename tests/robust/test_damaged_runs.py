@@ -88,7 +88,7 @@ def look(folder):
     """What is shown of a run without making any of it."""
     try:
         journal = Journal.open(folder)
-        assert isinstance(journal.history["prompt"], str) and journal.inputs() == {}
+        assert isinstance(journal.settings_and_changes["prompt"], str) and journal.inputs() == {}
         list(journal.frames())
     except clipgen.ClipgenError as error:
         assert str(folder) in str(error)
@@ -113,7 +113,7 @@ def test_changes(run, copied):
 
 
 def test_settings_that_a_picture_carries(run, tmp_path):
-    saved = run.journal.history
+    saved = run.journal.settings_and_changes
     hostile = [saved | {"changes": odd} for odd in ODD[1:]] + [saved | {"prompt": odd} for odd in ODD[:-1:3]]
     hostile += [saved | {"changes": [{"step": odd, "lr": 0.1}]} for odd in ODD[::2]]
     for settings in hostile:

@@ -220,6 +220,13 @@ def test_what_had_no_room_comes_along_when_there_is_some_again(tmp_path):
     assert [frame.tobytes() for frame in journal.frames()] == [frame.tobytes() for frame in run.journal.frames()]
 
 
+def test_nothing_is_left_of_a_run_that_had_no_room_for_its_pictures(tmp_path):
+    noise = Image.effect_noise((128, 128), 90).convert("RGB")
+    with full_disk(9000), pytest.raises(clipgen.ClipgenError, match=r"folder='.*': File too large; choose a folder"):
+        clipgen.Run(["a cat", noise], folder=tmp_path / "runs", **SMALL)
+    assert not [*(tmp_path / "runs").iterdir()]
+
+
 def test_a_study_says_that_frames_have_no_room(tmp_path, inline_workers):
     with full_disk(5500):  # settings fit, latents do not
         study = clipgen.study("a cat", folder=tmp_path / "study", workers=1, progress=False, **SMALL)
