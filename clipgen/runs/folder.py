@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from clipgen.errors import ClipgenError
 from clipgen.runs.settings import Settings, scheduled
@@ -137,6 +138,16 @@ def read_array(source: Path | bytes) -> np.ndarray:
     if not array.size or array.ndim > 4 or array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise ValueError(f"an array of {array.dtype} of shape {array.shape} is neither a picture nor a latent")
     return array
+
+
+def encode(value: Image.Image | np.ndarray, **options: Any) -> bytes:
+    """Return the content of a file: of a picture as PNG, of an array as .npy."""
+    content = io.BytesIO()
+    if isinstance(value, np.ndarray):
+        np.save(content, value, allow_pickle=False)
+    else:
+        value.save(content, "PNG", **options)
+    return content.getvalue()
 
 
 def format_rows(rows: Sequence[Mapping[str, float]]) -> bytes:

@@ -7,7 +7,6 @@ from which the run continues. Each file is written under another name first and 
 """
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -33,6 +32,7 @@ from clipgen.runs.folder import (
     check_changes,
     check_saved,
     check_version,
+    encode,
     format_rows,
     parse_rows,
     read_array,
@@ -125,13 +125,10 @@ class Journal(Folder):
 
         Raises OSError where the disk has no room: the files stay in memory, and are tried again with the next frame.
         """
-        picture, array = io.BytesIO(), io.BytesIO()
-        image.save(picture, "PNG")
         values = latent.cpu().numpy()
-        np.save(array, values if latent.is_floating_point() else values.astype(np.int32), allow_pickle=False)
         files = self._unsaved | {
-            f"latents/{step:05d}.npy": array.getvalue(),
-            f"frames/{step:05d}.png": picture.getvalue(),
+            f"latents/{step:05d}.npy": encode(values if latent.is_floating_point() else values.astype(np.int32)),
+            f"frames/{step:05d}.png": encode(image),
             TABLE: format_rows([*self._rows(), {"step": step} | scores]),
         }
         failure: OSError | None = None
@@ -146,16 +143,13 @@ class Journal(Folder):
 
     def add_film_picture(self, row: Mapping[str, float], image: Image.Image) -> None:
         """Record a picture for the film alone, with its row of ``film``. Raises OSError as ``add``."""
-        picture, name = io.BytesIO(), _picture_name(row)
-        image.save(picture, "PNG", compress_level=1)
+        name = _picture_name(row)
         self._path(name).parent.mkdir(exist_ok=True)  # a run folder of 0.4 has none
-        self._replace(name, picture.getvalue())
+        self._replace(name, encode(image, compress_level=1))
 
     def frame(self, step: int) -> Image.Image:
         """Return the frame of a step."""
-        self.flush()
-        with self._reporting_damage(f"frame {step}"):
-            return to_picture(self._source(f"frames/{step:05d}.png"), ["PNG"])
+        return self.picture({"step": step})
 
     def latent(self, step: int) -> np.ndarray:
         """Return the latent of a frame, as ``init`` takes it: tokens (h, w) int32, or (1, ...) float16."""
@@ -283,14 +277,10 @@ class Journal(Folder):
 
     def keep_input(self, name: str, value: Image.Image | np.ndarray) -> None:
         """Keep a copy of a picture, or of a latent, that is called ``name`` in the settings."""
-        content, files, is_array = io.BytesIO(), self._input_files(), isinstance(value, np.ndarray)
-        files[name] = hashlib.sha256(name.encode()).hexdigest()[:16] + (".npy" if is_array else ".png")
-        if isinstance(value, np.ndarray):
-            np.save(content, value, allow_pickle=False)
-        else:
-            value.save(content, "PNG")
-        self._replace(f"inputs/{files[name]}", content.getvalue())
-        self._replace("inputs/names.json", json.dumps(files, indent=1).encode())
+        suffix = ".npy" if isinstance(value, np.ndarray) else ".png"
+        file = hashlib.sha256(name.encode()).hexdigest()[:16] + suffix
+        self._replace(f"inputs/{file}", encode(value))
+        self._replace("inputs/names.json", json.dumps(self._input_files() | {name: file}, indent=1).encode())
 
     def inputs(self) -> dict[str, Image.Image | np.ndarray]:
         """Return the pictures and latents that were kept, by name."""
