@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, explain_os_errors
 from clipgen.export.formats import MAX_SETTINGS, Drawing, Film, TimedFrame, Writer
 from clipgen.images.sheets import enlarge
 from clipgen.registry import WRITERS
@@ -39,14 +39,10 @@ def check_suffix(file: str | Path) -> str:
 
 def check_writable(file: Path) -> None:
     """Raise ClipgenError for a file that cannot be written, which writing beside it shows."""
-    try:
+    with explain_os_errors("output", file, "choose a file in a folder that can be written"):
         if file.is_dir():
             raise IsADirectoryError(0, "is a folder")
         TemporaryFile(dir=file.parent).close()
-    except OSError as error:
-        raise ClipgenError(
-            f"output={str(file)!r}: cannot be written ({error.strerror}); choose a file in a folder that can be written"
-        ) from error
 
 
 def export(
@@ -97,22 +93,18 @@ def export(
     fps = _find_rate(durations) if durations else check_number("fps", 15 if fps is None else fps, 0.01, 60)
     upscale = to_python(upscale, whole=isinstance(upscale, float))
     _check_options(writer, suffix, animate, upscale, megabytes)
-    try:
-        with atomic_write(file) as part:  # a file that cannot be written is noticed before the work
-            timed_frames = _time_frames(frames, scores, durations or [1 / min(fps, writer.max_fps)], 1 / writer.max_fps)
-            if not (writer.is_animated or animate):
-                timed_frames = iter(deque(timed_frames, maxlen=1))
-            timed_frames, size = _upscale(timed_frames, upscale, writer, file)
-            film = Film(timed_frames, size, fps, loop and writer.loops)
-            write = partial(writer.write, file=part, settings=json.dumps(settings) if settings else "")
-            if boomerang or megabytes is not None:
-                _write_within(film, write, part, file.name, hold, boomerang, megabytes or math.inf)
-            else:
-                write(replace(film, frames=_hold_last(timed_frames, hold)))
-    except OSError as error:
-        raise ClipgenError(
-            f"output={str(file)!r}: {error.strerror or error}; choose a place that can be written and has room"
-        ) from error
+    writing = explain_os_errors("output", file, "choose a place that can be written and has room")
+    with writing, atomic_write(file) as part:  # a file that cannot be written is noticed before the work
+        timed_frames = _time_frames(frames, scores, durations or [1 / min(fps, writer.max_fps)], 1 / writer.max_fps)
+        if not (writer.is_animated or animate):
+            timed_frames = iter(deque(timed_frames, maxlen=1))
+        timed_frames, size = _upscale(timed_frames, upscale, writer, file)
+        film = Film(timed_frames, size, fps, loop and writer.loops)
+        write = partial(writer.write, file=part, settings=json.dumps(settings) if settings else "")
+        if boomerang or megabytes is not None:
+            _write_within(film, write, part, file.name, hold, boomerang, megabytes or math.inf)
+        else:
+            write(replace(film, frames=_hold_last(timed_frames, hold)))
     return file
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, explain_os_errors
 from clipgen.images.sheets import png_bytes
 from clipgen.prompts import slug
 from clipgen.runs.folder import Lock
@@ -205,11 +205,9 @@ class StudyStorage:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Make the folder, lock it, and delete drafts of rows that a killed study has left. Raises ClipgenError."""
-        try:
+        with explain_os_errors("folder", self.folder, "choose another one"):
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
-        except OSError as error:
-            raise ClipgenError(f"folder={str(self.folder)!r}: {error.strerror}; choose a folder to write to") from error
         with Lock(self.folder, "this study"):
             for draft in self.folder.glob(f"{TEMP_PREFIX}*"):
                 shutil.rmtree(draft, ignore_errors=True)

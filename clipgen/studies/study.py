@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, explain_os_errors
 from clipgen.images.sheets import contact_sheet, grid, png_bytes
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES
@@ -67,12 +67,9 @@ class Study:
         executor = ENGINES[name](workers, len(batches), visible_gpus([row.spec for row in self.rows]), engine)
         rows = {row.folder: row for row in self.rows}
         with executor, self.storage.locked():
-            try:
+            with explain_os_errors("folder", self.folder, "make room, and start again"):
                 for row in todo:
                     row.begin(executor.threads)
-            except OSError as error:
-                reason = error.strerror or error
-                raise ClipgenError(f"folder={str(self.folder)!r}: {reason}; make room, and start again") from error
             with show_progress(self, progress) as update:
                 for ended in make_batches(executor, batches, self.storage):
                     for folder in ended:
@@ -150,16 +147,13 @@ class Study:
             ClipgenError: For another suffix, and for a file that cannot be written.
         """
         file = page.check_file(file)
-        try:
-            with atomic_write(file) as part:
-                if part.suffix == ".html":
-                    page.write_page(self.rows, self.varied, self.template, part)
-                elif part.suffix == ".png":
-                    self.sheet().save(part)
-                else:
-                    write_csv([row.to_record() for row in self.rows], part)
-        except OSError as error:
-            raise ClipgenError(f"output={str(file)!r}: {error.strerror}; choose a place that has room") from error
+        with explain_os_errors("output", file, "choose a place that has room"), atomic_write(file) as part:
+            if part.suffix == ".html":
+                page.write_page(self.rows, self.varied, self.template, part)
+            elif part.suffix == ".png":
+                self.sheet().save(part)
+            else:
+                write_csv([row.to_record() for row in self.rows], part)
         return file
 
     def _repr_png_(self) -> bytes | None:

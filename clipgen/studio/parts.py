@@ -18,7 +18,7 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from clipgen.errors import ClipgenError
+from clipgen.errors import ClipgenError, explain_os_errors
 from clipgen.images.reading import to_picture
 from clipgen.prompts import Prompt, format_prompt, parse_parts, slug
 
@@ -295,11 +295,9 @@ def save_input(folder: Path, name: str, value: bytes | Image.Image | np.ndarray)
         to_picture(value).save(out, "PNG")
     digest = hashlib.sha256(out.getvalue()).hexdigest()[:8]
     path = folder / "uploads" / f"{slug(Path(name).stem, 30)}-{digest}{suffix}"
-    try:
+    with explain_os_errors("folder", folder, "choose another one"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(out.getvalue())
-    except OSError as error:
-        raise ClipgenError(f"folder={str(folder)!r}: {error.strerror}; choose a folder to write to") from error
     return path.as_posix()
 
 

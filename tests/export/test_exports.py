@@ -371,7 +371,7 @@ for suffix in ("png", "gif", "webp", "mp4", "html"):
 """
     (tmp_path / "a.mp4").write_bytes(b"old")
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
-    assert done.stdout.count("File too large; choose a place that can be written and has room\n") == 5, done
+    assert done.stdout.count("File too large); choose a place that can be written and has room\n") == 5, done
     assert not done.stderr and len(done.stdout.splitlines()) == 5
     assert (tmp_path / "a.mp4").read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
