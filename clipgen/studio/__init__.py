@@ -18,7 +18,7 @@ from clipgen.runs.settings import build
 from clipgen.setting import check_path
 from clipgen.storage import absolute_path, display_path
 from clipgen.studio.controls import Controls
-from clipgen.studio.gallery import Gallery, save_inputs, settings_of
+from clipgen.studio.gallery import Gallery, read_settings, save_inputs
 from clipgen.studio.parts import Access, button, close_all
 from clipgen.studio.preview import Job, Preview
 from clipgen.studio.sections import CutoutsSection, ExportSection, MaskPainter, WordsSection
@@ -129,7 +129,7 @@ class Studio(widgets.VBox):
     def view(self, folder: Path) -> None:
         """Show an earlier run and its settings."""
         journal = Journal.open(folder)
-        settings = settings_of(journal, self.folder)
+        settings = read_settings(journal, self.folder)
         self.controls.put(settings)
         self.stop()
         with self._lock:
@@ -143,12 +143,12 @@ class Studio(widgets.VBox):
 
     def resume(self, folder: Path) -> None:
         """Go on with an interrupted run."""
-        self.controls.put(settings_of(Journal.open(folder), self.folder))
+        self.controls.put(read_settings(Journal.open(folder), self.folder))
         self._begin(lambda previous: Run.resume(folder, like=previous))
 
     def replay(self, folder: Path) -> None:
         """Make an earlier run again, with all changes that were made while it ran."""
-        self.controls.put(settings_of(Journal.open(folder), self.folder, changed=False))
+        self.controls.put(read_settings(Journal.open(folder), self.folder, changed=False))
         self._begin(lambda previous: Run.replay(folder, folder=self.folder, like=previous))
 
     def close(self) -> None:

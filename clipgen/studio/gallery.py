@@ -14,6 +14,7 @@ from clipgen.errors import ClipgenError
 from clipgen.images.masks import find_mask_file
 from clipgen.prompts import Prompt, format_prompt, parse_parts
 from clipgen.runs.frames import History
+from clipgen.runs.inputs import Inputs
 from clipgen.runs.journal import Journal
 from clipgen.storage import is_address
 from clipgen.studio.controls import DEFAULTS
@@ -71,16 +72,19 @@ class Gallery(widgets.VBox):
         return widgets.VBox([image, text, widgets.HBox(buttons)]).add_class("clipgen-card")
 
 
-def settings_of(journal: Journal, folder: Path, changed: bool = True) -> dict[str, Any]:
+def read_settings(journal: Journal, folder: Path, changed: bool = True) -> dict[str, Any]:
     """Return the settings that a run began with, or if ``changed`` those at its end.
 
-    Pictures and latents that only the run's own folder has are written below ``folder``.
+    Pictures and latents that only the run's own folder has are written below ``folder``. Raises ClipgenError for a run
+    that names files or addresses which it does not bring along.
     """
+    changes, inputs = journal.changes if changed else [], Inputs(journal.inputs())
+    inputs.check_contained([journal.settings, *changes], journal.folder, journal.settings.get("weights"))
     settings: dict[str, Any] = DEFAULTS | journal.settings  # an old run has fewer
-    for change in journal.changes if changed else []:
+    for change in changes:
         settings |= change
-    inputs = journal.inputs().items()
-    missing = {name: value for name, value in inputs if not (is_address(name) or Path(name).exists())}
+    known = inputs.by_name.items()
+    missing = {name: value for name, value in known if not (is_address(name) or Path(name).exists())}
     return settings | save_inputs(settings, missing, folder)
 
 

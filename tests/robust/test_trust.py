@@ -14,6 +14,7 @@ from clipgen.images.reading import to_picture
 from clipgen.runs.journal import Journal
 from clipgen.storage import network
 from clipgen.studies.films import finish_film
+from clipgen.studio.gallery import read_settings
 
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "cutouts": 2, "steps": 2, "every": 1}
 
@@ -160,6 +161,15 @@ def test_what_is_asked_for_now_is_no_stranger(stranger, private):
     run.change(prompt=["a dog", str(private / "private.png")])
     assert clipgen.finish(run, progress=False).finished
     assert Path(stranger / "inputs/names.json").exists() and clipgen.Run.resume(stranger).finished
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_studio_does_not_take_it_into_its_controls(case, stranger, private, tmp_path):
+    """Where Generate would read it, from a field that may be folded away."""
+    write(stranger, CASES[case], private)
+    with pytest.raises(clipgen.ClipgenError, match="does not bring along"):
+        read_settings(Journal.open(stranger), tmp_path)
+    assert not (tmp_path / "uploads").exists()
 
 
 # --- redrawn films: their source is a run folder of its own --------------------------------------------

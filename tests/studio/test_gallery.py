@@ -10,7 +10,7 @@ from studio_hands import SMALL, blue, click, named, put
 
 import clipgen
 from clipgen.prompts import Prompt, parse
-from clipgen.studio.gallery import save_inputs, settings_of
+from clipgen.studio.gallery import read_settings, save_inputs
 
 
 def test_a_kept_picture_in_a_negative_prompt_has_its_weights(tmp_path):
@@ -85,7 +85,7 @@ def test_pictures_of_a_run_are_found_whatever_their_names(tmp_path, monkeypatch)
     )
     for name in names:
         Path(name).unlink()
-    settings = settings_of(run.journal, run.journal.folder.parent)
+    settings = read_settings(run.journal, run.journal.folder.parent)
     prompts = parse(settings["prompt"], settings["negative"])
     files = [prompts[0].text, prompts[1].text, prompts[3].where, prompts[4].text, settings["mask"].removeprefix("not ")]
     assert all(Path(file).exists() for file in files) and len(set(files)) == 5
