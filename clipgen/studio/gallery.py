@@ -83,8 +83,8 @@ def read_settings(journal: Journal, folder: Path, changed: bool = True) -> dict[
     settings: dict[str, Any] = DEFAULTS | journal.settings  # an old run has fewer
     for change in changes:
         settings |= change
-    known = inputs.by_name.items()
-    missing = {name: value for name, value in known if not (is_address(name) or Path(name).exists())}
+    saved = inputs.by_name.items()
+    missing = {name: value for name, value in saved if not (is_address(name) or Path(name).exists())}
     return settings | save_inputs(settings, missing, folder)
 
 
