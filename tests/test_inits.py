@@ -10,7 +10,7 @@ import clipgen
 from clipgen import inits as starts
 from clipgen.images.reading import parse_colour
 from clipgen.inits import Dalle
-from clipgen.mini import drafts
+from clipgen.mini import drafts, scenes
 from clipgen.priors import Drawings
 from clipgen.prompts import Prompt
 from clipgen.registry import INITS
@@ -85,7 +85,6 @@ def test_each_thing_is_drawn_alone():
         "a huge, green dragon": ([("dragon", True)], None),
         "a red, round apple": ([("round apple", False)], None),
         "a cat on the left and a dog on the right, smiling": ([("a cat", False), ("a dog", False)], None),
-        "an oil painting of the sea": ([], "sea"),
         "!": ([], None),
         "a cat and in the snow": ([("a cat", False)], "snow"),
         "a woman with red hair": ([("a woman", False)], None),
@@ -94,7 +93,6 @@ def test_each_thing_is_drawn_alone():
         "a cat on a mat under a tree": ([("a cat", False), ("a tree", False)], None),
         "the sun over the sea and a boat": ([("the sun", False), ("a boat", False)], "sea"),
         "a dog, a cat and a bird": ([("a dog", False), ("a cat", False)], None),
-        "a castle in the snow, oil painting": ([("a castle", False)], "snow"),
         "a cat, trending on artstation": ([("a cat", False)], None),
         "a pair of scissors in the air": ([("scissors", False)], "sky"),
         "a painting of a red car in the desert": ([("a car", True)], "beach"),
@@ -106,7 +104,9 @@ def test_each_thing_is_drawn_alone():
         "at night": ([], "night sky"),
         "red": ([("red", False)], None),
     }
-    assert {text: drafts.layout(text) for text in told} == {text: (*drawn, None) for text, drawn in told.items()}
+    assert {text: drafts.layout(text) for text in told} == {
+        text: (*drawn, None, None, None) for text, drawn in told.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,12 @@ def test_each_thing_is_drawn_alone():
         ("a castle on a cloud", [("a castle", False), ("a cloud", False)], None, "on"),
         ("a dog sitting on a chair", [("a dog", False), ("a chair", False)], None, "on"),
         ("a rabbit in a bowl", [("a rabbit", False), ("a bowl", False)], None, "in"),
-        ("a house made of cheese", [("a house", True)], None, None),
-        ("an armchair in the shape of an avocado", [("an armchair", True)], None, None),
+        ("a house made of cheese", [("a house", False), ("a cheese wedge", False)], None, "made"),
+        ("an armchair in the shape of an avocado", [("an armchair", False), ("an avocado", False)], None, "made"),
+        ("a red car made of bananas", [("a car", True), ("a banana", False)], None, "made"),
+        ("a rabbit made of gold in the snow", [("a rabbit", False), ("a coin", False)], "snow", "made"),
+        ("a fox made of snow", [("a fox", False), ("a cloud", False)], None, "made"),
+        ("a chair made of smoke", [("a chair", True)], None, None),
         ("a cat and a dog with a hat", [("a cat", False), ("a dog", False)], None, None),
         ("a cat wearing pyjamas", [("a cat", False)], None, None),
         ("a cat next to a dog", [("a cat", False), ("a dog", False)], None, None),
@@ -133,7 +137,67 @@ def test_each_thing_is_drawn_alone():
     ],
 )
 def test_the_subject_is_always_drawn_and_related_to_what_it_wears_holds_or_rides(text, things, background, relation):
-    assert drafts.layout(text) == (things, background, relation)
+    assert drafts.layout(text) == (things, background, relation, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "things", "background", "sky", "style"),
+    [
+        ("a beach at sunset", [], "beach", "sunset", None),
+        ("a cat at night in the snow", [("a cat", False)], "snow", "night sky", None),
+        ("at dawn", [], "sunset", None, None),
+        ("a mountain on a winter morning", [("a mountain", False)], "snow", None, None),
+        ("a city landscape in the style of Van Gogh", [("a city landscape", False)], None, None, "van gogh"),
+        ("an owl in the style of Pablo Picasso", [("an owl", False)], None, None, "picasso"),
+        ("a red fox by Monet", [("a fox", True)], None, None, "monet"),
+        ("a watercolour of a fox in the forest", [("a fox", False)], "forest", None, "watercolour"),
+        ("a castle in the snow, oil painting", [("a castle", False)], "snow", None, "oil painting"),
+        ("an oil painting of the sea", [], "sea", None, "oil painting"),
+        ("a pencil sketch of a house", [("a house", False)], None, None, "pencil sketch"),
+        ("a pencil", [("a pencil", False)], None, None, None),
+        ("sketch", [("sketch", False)], None, None, "sketch"),
+    ],
+)
+def test_a_time_of_day_and_a_style_are_read(text, things, background, sky, style):
+    assert drafts.layout(text) == (things, background, None, sky, style)
+
+
+def test_what_is_made_of_another_thing_has_its_own_outline_and_the_colours_of_the_other():
+    """A square with a dark line, made of a disc that is green above and red below."""
+    square, disc = torch.ones(1, 4, 64, 64), torch.ones(1, 4, 64, 64)
+    square[:, 3], disc[:, 3] = 0, 0
+    square[..., 10:50, 20:60] = torch.tensor([0.6, 0.6, 0.6, 1.0])[:, None, None]
+    square[:, :3, 10:50, 38:42] = 0.1
+    ys, xs = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    inside = (ys - 32) ** 2 + (xs - 32) ** 2 < 20**2
+    disc[:, :, inside & (ys < 32)] = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None]
+    disc[:, :, inside & (ys >= 32)] = torch.tensor([1.0, 0.0, 0.0, 1.0])[:, None]
+    covered = scenes.cover(square, disc)
+    assert torch.equal(covered[:, 3], square[:, 3])
+    red, green, blue, _ = covered[0, :, 10:50, 20:60]
+    assert (green - red)[:15, :15].min() > 0.9 and (red - green)[25:, :15].min() > 0.9 and blue.max() < 0.01
+    assert covered[0, :3, 10:50, 38:42].amax() <= 0.3, "its line"
+
+
+def test_a_style_has_its_colours_and_its_strokes():
+    image = torch.rand(1, 1, 8, 8, generator=rng()).expand(1, 3, 8, 8)
+    image = torch.nn.functional.interpolate(image, (64, 64))
+    painted = {name: scenes.apply_style(image, style, rng()) for name, style in scenes.STYLES.items()}
+    assert torch.equal(painted["sketch"], painted["charcoal"]) and (painted["sketch"] - image).abs().max() < 1e-5
+    for name, style in scenes.STYLES.items():
+        ends = torch.zeros(1, 3, 8, 8)
+        ends[..., 4:] = 1
+        dark, light = scenes.apply_style(ends, style._replace(stroke=0.0), rng())[0, :, 0].T[[0, -1]].tolist()
+        assert dark == pytest.approx([style.strength * value for value in style.palette[0]])
+        assert light == pytest.approx([1 - style.strength * (1 - value) for value in style.palette[-1]])
+        rough, smooth = (picture.diff(dim=-1).abs().gt(0.01).float().mean() for picture in (painted[name], image))
+        assert (rough > 3 * smooth) == (style.stroke > 0), name
+    assert torch.equal(painted["monet"], scenes.apply_style(image, scenes.STYLES["monet"], rng()))
+
+
+def test_the_ground_is_as_dark_as_the_sky():
+    day, night = (scenes.draw_scenery("snow", 64, rng(), time) for time in (None, "night sky"))
+    assert day.mean() > 0.7 > 0.4 > night.mean() and night[:, -8:].mean() < 0.5
 
 
 def test_a_hat_is_on_the_head(monkeypatch):
@@ -175,17 +239,19 @@ def test_prompts_are_read_one_by_one_and_what_weighs_most_is_drafted():
         return drafts.Drafts().find_subject(prompts)
 
     cat, snow = Prompt("a golden cat"), Prompt("in the snow")
-    assert drawn(cat, snow) == ([("a cat", True)], "snow", None)
-    assert drawn(cat, Prompt("a red house")) == ([("a cat", True), ("a house", True)], None, None)
+    assert drawn(cat, snow) == ([("a cat", True)], "snow", None, None, None)
+    assert drawn(cat, Prompt("a red house")) == ([("a cat", True), ("a house", True)], None, None, None, None)
     beside = Prompt("oil", 0.5), Prompt("a crown", where="top"), Prompt("grey", -1)
-    assert drawn(cat, *beside) == ([("a cat", True)], None, None)
-    assert drawn(Prompt("a crown", where="top")) == ([("a crown", False)], None, None)
+    assert drawn(cat, *beside) == ([("a cat", True)], None, None, None, None)
+    assert drawn(Prompt("a crown", where="top")) == ([("a crown", False)], None, None, None, None)
 
 
 def test_a_draft_is_named_as_run_folders_of_0_4_have_it():
     start = drafts.Drafts()
     key = start.draft_key(start.find_subject([Prompt("a golden cat in the snow")]))
     assert key == "Layout(things=[Thing(text='a cat', coloured=True)], place='snow')"
+    key = start.draft_key(start.find_subject([Prompt("a beach at sunset by Monet")]))
+    assert key == "Layout(things=[], place='beach', sky='sunset', style='monet')"
 
 
 def test_a_drawing_is_cut_out_of_its_paper():

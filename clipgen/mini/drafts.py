@@ -2,8 +2,9 @@
 
 The transformer draws single, plain things well, under the names of its training. It fails at coloured things, at two
 things, and at things in front of scenery. So each thing is drafted alone, cut out, and put beside the other one, or
-where their relation puts it (a hat on a head), in front of the prompt's scenery. What has a colour or a material in the
-prompt is drafted grey: CLIP's gradient colours grey well.
+where their relation puts it (a hat on a head), in front of the prompt's scenery. What has a colour in the prompt is
+drafted grey: CLIP's gradient colours grey well. What is made of another thing has that one's colours, and a picture in
+a painter's style those of the painter.
 """
 
 import math
@@ -39,12 +40,19 @@ _SIMILAR = {  # words for places that the transformer was not trained on, by a s
     "sky": ("clouds", "air"),
     "beach": ("desert",),
     "forest": ("jungle",),
+    "snow": ("winter", "winter morning", "winter day"),
+    "sunset": ("sunrise", "dawn", "evening"),
+    "night sky": ("night", "midnight"),
 }
 _PHRASES = {
     key: (key, *scenes.LOCATIONS.get(key, ()), *_SIMILAR.get(key, ())) for key in (*scenes.LOCATIONS, *_SIMILAR)
 }
 _SCENERY = {re.sub(f"^{_PREPOSITION}", "", phrase): name for name, phrases in _PHRASES.items() for phrase in phrases}
 _ARTICLES = {"a", "an", "the"}
+_STYLE = re.compile(  # with what is around its name: "in the style of Claude Monet", "by Monet", "a watercolour of"
+    r",?\s*(?:(?:\bin )?\bthe style of (?:\w+ )?|\bby (?:\w+ )?|(?:\b(?:in|as|like) )?(?:\b(?:an?|the) )?)"
+    rf"\b({'|'.join(scenes.STYLES)})\b(?: style| painting| picture)?(?: of\b)?"
+)
 _MORE_TINTS = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"
 _TINTS = {*scenes.COLOURS, *_MORE_TINTS}
 # Least cosine of two names' embeddings for them to mean one thing: car and automobile 0.91, squirrel and bison 0.86.
@@ -67,49 +75,58 @@ class Thing(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Up to two things, the scenery behind them (a name for ``scenes.draw_scenery``), and how they are related."""
+    """Up to two things, the scenery behind them, how they are related, the time of day, and the style."""
 
     things: list[Thing]
-    scenery: str | None = None
-    relation: str | None = None  # of the first thing to the second, as in ``relations``; None: side by side
+    scenery: str | None = None  # a name for ``scenes.draw_scenery``
+    relation: str | None = None  # of the first thing to the second, as in ``scenes.relation_of``; None: side by side
+    sky: str | None = None  # of scenery with a ground: one of ``scenes.TIMES``
+    style: str | None = None  # one of ``scenes.STYLES``
 
 
 def layout(*prompts: str) -> Layout:
     """Return the first two things of prompts, and the first scenery. "A cat on a mat" is "a cat"."""
     # What comes after a comma or a word such as "with" is a thing only if drawings have its name; CLIP sees it anyway.
-    things, scenery, relation = list[Thing](), None, None
-    for text in prompts:
-        parsed = _parse(text.lower().strip(" .,!"))
-        relation = relation if things else parsed.relation
-        things += parsed.things
-        scenery = scenery or parsed.scenery
-    return Layout(things[:2], scenery, relation if len(things) == 2 else None)
+    things, sceneries, relation, style = list[Thing](), list[str](), None, None
+    for text in map(str.lower, prompts):
+        style = style or next(iter(_STYLE.findall(text)), None)
+        parsed = _parse(_STYLE.sub("", text).strip(" .,!") or text.strip(" .,!"))
+        relation = relation if things else parsed[1]
+        things, sceneries = things + parsed[0], sceneries + parsed[2]
+    sceneries.sort(key=scenes.TIMES.__contains__)  # places first
+    scenery = sceneries[0] if sceneries else None
+    sky = next((name for name in sceneries if name in scenes.TIMES and scenery not in scenes.TIMES), None)
+    return Layout(things[:2], scenery, relation if len(things) == 2 else None, sky, style)
 
 
-def _parse(text: str) -> Layout:
-    """Return all things of a prompt, companions last. Without a thing and without scenery, all of it is a thing."""
-    subjects, companions = list[str](), list[str]()
-    scenery, relation, has_material = None, None, False
+def _parse(text: str) -> tuple[list[Thing], str | None, list[str]]:
+    """Return a prompt's things (all of it if it names none, and no scenery), their relation, and its sceneries."""
+    subjects, companions, sceneries = list[str](), list[str](), list[str]()
+    relation, has_unknown_material = None, False
     first, *later = re.split(r",\s*", text)
     if later and not _is_name(first) and len(_strip_articles(first).split()) == 1 and _is_described_name(later[0]):
         first, *later = later  # "a huge, green dragon"
     for phrase in (first, *later):
         for joint, part in _split_parts(phrase):
             bare, beside = _strip_articles(part), phrase is not first or joint not in ("", "and")
-            if bare in _SCENERY and joint != "with" and (beside or bare not in everyday_names()):
-                scenery = scenery or _SCENERY[bare]
+            material = (
+                scenes.find_material(bare, everyday_names()) if joint in scenes.MATERIAL and not companions else None
+            )
+            if bare in _SCENERY and not material and joint != "with" and (beside or bare not in everyday_names()):
+                sceneries.append(_SCENERY[bare])
             elif not beside and set(bare.split()) - _TINTS:
                 subjects.append(part)
-            elif joint in scenes.MATERIAL:
-                has_material = has_material or len(subjects) == 1
-            elif beside and _is_name(part) and (joint or part != bare):  # after a comma with its article
+            elif material or (joint not in scenes.MATERIAL and beside and _is_name(part) and (joint or part != bare)):
+                # A name after a comma has its article.
                 relation = relation if companions else scenes.relation_of(joint, bare)
-                companions.append(part)
-    parts = subjects + companions or ([text] if text and scenery is None else [])
+                companions.append(material or part)
+            elif joint in scenes.MATERIAL:
+                has_unknown_material = has_unknown_material or len(subjects) == 1  # CLIP colours it
+    parts = subjects + companions or ([text] if text and not sceneries else [])
     things = [_to_thing(part) for part in parts]
-    if has_material:
+    if has_unknown_material:
         things[0] = things[0]._replace(coloured=True)
-    return Layout(things, scenery, relation if len(subjects) == 1 else None)
+    return things, relation if len(subjects) == 1 else None, sceneries
 
 
 def _split_parts(phrase: str) -> list[tuple[str, str]]:
@@ -175,21 +192,6 @@ def _strip_articles(text: str) -> str:
     return " ".join(word for word in text.split() if word not in _ARTICLES)
 
 
-def squares(count: int, height: int, width: int) -> list[tuple[int, int, int]]:
-    """Return (top, left, side) of up to two squares: one in the middle, or two along the longer side, askew."""
-    long, short = max(height, width), min(height, width)
-    if count < 2:
-        side = max(1, 7 * short // 8)
-        return count * [((height - side) // 2, (width - side) // 2, side)]
-    # Small ones overlap by their margins: mini CLIP recognises pairs side by side better than in corners.
-    side = max(1, min(short, long // 2), 9 * short // 16)
-    middle, askew = (short - side) // 2, (short - side) // 6
-    first, second = (0, middle - askew), (long - side, middle + askew)
-    if height > width:
-        return [(*first, side), (*second, side)]
-    return [(*first[::-1], side), (*second[::-1], side)]
-
-
 def cut_out(drawing: Tensor) -> Tensor:
     """Return the opacity (1, 1, H, W) of a drawing (1, 3, H, W): 0 where white paper is connected to the edge."""
     paper = to_image(F.pad(drawing[0], (1, 1, 1, 1), value=1))
@@ -249,15 +251,21 @@ class Drafts(Dalle):
 
     def draft_key(self, subject: Layout) -> str:
         """Return the layout as text. Run folders keep it: another form would restart a resumed run from its draft."""
-        relation = f", relation={subject.relation!r}" if subject.relation else ""
-        return f"Layout(things={subject.things}, place={subject.scenery!r}{relation})"
+        more = [(name, getattr(subject, name)) for name in ("relation", "sky", "style")]
+        rest = "".join(f", {name}={value!r}" for name, value in more if value)
+        return f"Layout(things={subject.things}, place={subject.scenery!r}{rest})"
 
     def single_text(self, subject: Layout) -> str:
-        is_plain = subject.scenery is None and len(subject.things) == 1 and not subject.things[0].coloured
+        is_plain = len(subject.things) == 1 and not (subject.scenery or subject.style or subject.things[0].coloured)
         return subject.things[0].text if is_plain else ""
 
     def stages(self, context: InitContext, subject: Layout, size: tuple[int, int]) -> Iterator[Tensor]:
         """Yield the things of a layout in front of its scenery, one after another, as images (1, 3, H, W)."""
+        for image in self._compose(context, subject, size):
+            rng = torch.Generator().manual_seed(context.seed)
+            yield scenes.apply_style(image, scenes.STYLES[subject.style], rng) if subject.style else image
+
+    def _compose(self, context: InitContext, subject: Layout, size: tuple[int, int]) -> Iterator[Tensor]:
         things = subject.things
         if subject.scenery is None and len(things) == 1:
             for drawing in super().stages(context, things[0].text, size):
@@ -265,23 +273,22 @@ class Drafts(Dalle):
             return
         image = torch.ones(1, 3, *size, device=context.generator.device)
         if subject.scenery:
-            scenery = scenes.draw_scenery(subject.scenery, max(size), torch.Generator().manual_seed(context.seed))
+            rng = torch.Generator().manual_seed(context.seed)
+            scenery = scenes.draw_scenery(subject.scenery, max(size), rng, subject.sky)
             image[:] = F.interpolate(scenery[None], size, mode="bilinear", antialias=True)
         if subject.relation:
             things = [_with_face(things[0], subject.relation), things[1]]
         stage, drawings = image, list[Tensor]()
-        for thing, square in zip(things, squares(len(things), *size), strict=True):
+        for thing, square in zip(things, scenes.squares(len(things), *size), strict=True):
             before = stage
             for drawing in super().stages(context, thing.text, _DRAFT_SIZE):
                 stage = before.clone()
-                _paste(stage, _cut_out_grey(drawing, thing), *square)
+                scenes.paste(stage, _cut_out_grey(drawing, thing), *square)
                 yield stage
             drawings.append(drawing)
         if subject.relation:  # known only now that both are drawn
             layers = [_cut_out_grey(drawing, thing) for drawing, thing in zip(drawings, things, strict=True)]
-            positions = _related_squares(subject.relation, things[0], [layer[:, 3:] for layer in layers], *size)
-            for i in (1, 0) if subject.relation in scenes.BEHIND else (0, 1):
-                _paste(image, layers[i], *positions[i])
+            _paste_related(image, subject.relation, things[0], layers)
         if subject.relation or not things:
             yield image
 
@@ -306,24 +313,17 @@ def _with_face(thing: Thing, relation: str) -> Thing:
     return thing
 
 
-def _related_squares(
-    relation: str, first: Thing, opacities: Sequence[Tensor], height: int, width: int
-) -> list[tuple[int, int, int]]:
-    """Return (top, left, side) of two things, as ``squares`` does; parts of them may be outside of the picture."""
-    boxes = [scenes.bounding_boxes(opacity[:, 0] > 0.5)[0].tolist() for opacity in opacities]
+def _paste_related(image: Tensor, relation: str, first: Thing, layers: Sequence[Tensor]) -> None:
+    """Paste two things where their relation puts them; parts of them may be outside of the image."""
+    height, width = image.shape[-2:]
+    if relation == "made":
+        scenes.paste(image, scenes.cover(*layers), *scenes.squares(1, height, width)[0])
+        return
+    boxes = [scenes.bounding_boxes(layer[:, 3] > 0.5)[0].tolist() for layer in layers]
     has_face = first.text.endswith(" face") or _strip_articles(first.text) in scenes.FACES
-    short, result = min(height, width), []
-    for fraction, x, y in scenes.arrange(relation, boxes[0], boxes[1], has_face):
+    positions, short = scenes.arrange(relation, boxes[0], boxes[1], has_face), min(height, width)
+    for i in (1, 0) if relation in scenes.BEHIND else (0, 1):
+        fraction, x, y = positions[i]
         side = max(1, round(fraction * short))
         top, left = height / 2 + (y - 0.5) * short - side / 2, width / 2 + (x - 0.5) * short - side / 2
-        result.append((round(top), round(left), side))
-    return result
-
-
-def _paste(image: Tensor, rgba: Tensor, top: int, left: int, side: int) -> None:
-    """Blend a drawing (1, 4, H, W), resized to a square, into an image in place; what is outside of it is cut off."""
-    square = F.interpolate(rgba, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-    inside = square[..., max(0, -top) : image.shape[-2] - top, max(0, -left) : image.shape[-1] - left]
-    rows = slice(max(0, top), max(0, top) + inside.shape[-2])
-    columns = slice(max(0, left), max(0, left) + inside.shape[-1])
-    image[..., rows, columns].lerp_(inside[:, :3], inside[:, 3:])
+        scenes.paste(image, layers[i], round(top), round(left), side)

@@ -1,10 +1,12 @@
 """Colours, places with their backgrounds, and relations of two things: of scenes to train with, and of drafts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 RGB = tuple[float, float, float]
 
@@ -49,6 +51,60 @@ _GROUND: dict[str, tuple[RGB, RGB]] = {
     "snow": ((0.97, 0.98, 1.0), (0.85, 0.9, 0.97)),
     "forest": ((0.25, 0.4, 0.15), (0.2, 0.25, 0.1)),
 }
+TIMES: dict[str, RGB] = {"night sky": (0.25, 0.28, 0.45), "sunset": (0.85, 0.6, 0.6)}  # the light that a ground has
+
+
+class Style(NamedTuple):
+    """How a picture in a style differs from others."""
+
+    palette: tuple[RGB, ...]  # from dark to light
+    stroke: float = 0.0  # length of a brush stroke, as a fraction of the picture's side
+    strength: float = 0.7  # how far colours are drawn towards the palette
+
+
+_WASH = Style(((0.4, 0.47, 0.6), (0.62, 0.74, 0.8), (0.88, 0.88, 0.8), (1.0, 1.0, 0.98)), strength=0.45)
+_GREY = Style(((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), 0.0, 1.0)
+# The painters' palettes: Starry Night, Impression Sunrise, Great Wave, The Scream, blue period, Night Watch, The Kiss.
+STYLES = {
+    "van gogh": Style(((0.05, 0.1, 0.32), (0.12, 0.3, 0.62), (0.45, 0.65, 0.75), (0.98, 0.85, 0.35)), 0.15),
+    "monet": Style(((0.3, 0.38, 0.55), (0.5, 0.6, 0.65), (0.9, 0.62, 0.5), (0.97, 0.88, 0.78)), 0.06),
+    "hokusai": Style(((0.07, 0.14, 0.3), (0.2, 0.38, 0.55), (0.7, 0.74, 0.7), (0.96, 0.91, 0.78))),
+    "munch": Style(((0.1, 0.12, 0.25), (0.4, 0.28, 0.3), (0.85, 0.4, 0.15), (0.98, 0.75, 0.35)), 0.15),
+    "picasso": Style(((0.05, 0.12, 0.28), (0.2, 0.38, 0.58), (0.5, 0.66, 0.76), (0.82, 0.88, 0.88))),
+    "rembrandt": Style(((0.08, 0.05, 0.03), (0.32, 0.19, 0.09), (0.68, 0.46, 0.2), (0.93, 0.8, 0.55)), 0.05),
+    "klimt": Style(((0.15, 0.1, 0.05), (0.55, 0.38, 0.1), (0.85, 0.65, 0.2), (0.98, 0.88, 0.55))),
+    "oil painting": Style(((0.1, 0.08, 0.08), (0.5, 0.45, 0.4), (0.97, 0.94, 0.88)), 0.1, 0.25),
+    **dict.fromkeys(("watercolour", "watercolor"), _WASH),
+    **dict.fromkeys(("pencil sketch", "pencil drawing", "charcoal drawing", "charcoal", "sketch"), _GREY),
+}
+
+
+def apply_style(image: Tensor, style: Style, rng: torch.Generator) -> Tensor:
+    """Return an image (1, 3, H, W) in the colours of a style that have the same lightness, and with its strokes."""
+    light = image.mean(1, keepdim=True)
+    palette = torch.tensor(style.palette, device=image.device).T[None, :, None]
+    grid = torch.cat([light * 2 - 1, torch.zeros_like(light)], 1).permute(0, 2, 3, 1)
+    image = image.lerp(F.grid_sample(palette, grid, padding_mode="border", align_corners=True), style.strength)
+    return _brush(image, style.stroke, rng) if style.stroke else image
+
+
+def _brush(image: Tensor, length: float, rng: torch.Generator) -> Tensor:
+    """Return an image smeared along random curves, in streaks: line integral convolution (Cabral and Leedom 1993)."""
+    height, width = image.shape[-2:]
+    coarse, fine = torch.randn(1, 1, 4, 4, generator=rng), torch.randn(1, 1, height // 3, width // 3, generator=rng)
+    angle, streaks = (F.interpolate(x.to(image.device), (height, width), mode="bicubic") for x in (coarse, fine))
+    direction = torch.cat([(math.pi * angle).cos(), (math.pi * angle).sin()], 1)
+    painted, steps = torch.cat([image, streaks], 1), 9
+    total = torch.zeros_like(painted)
+    for sign in (1, -1):
+        grid = F.affine_grid(torch.eye(2, 3, device=image.device)[None], [1, 1, height, width], align_corners=True)
+        for _ in range(steps):
+            total = total + F.grid_sample(painted, grid, padding_mode="reflection", align_corners=True)
+            ahead = F.grid_sample(direction, grid, padding_mode="border", align_corners=True).permute(0, 2, 3, 1)
+            grid = grid + sign * length / steps * ahead
+    smeared = total / (2 * steps)
+    streaks = smeared[:, 3:] / smeared[:, 3:].std()
+    return (image.lerp(smeared[:, :3], 0.6) + 0.08 * streaks).clamp(0, 1)
 
 
 def with_article(name: str) -> str:
@@ -56,23 +112,23 @@ def with_article(name: str) -> str:
     return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
 
 
-def draw_scenery(location: str, size: int, rng: torch.Generator) -> Tensor:
-    """Return a picture (3, size, size) of a location, with nothing in it."""
+def draw_scenery(location: str, size: int, rng: torch.Generator, time: str | None = None) -> Tensor:
+    """Return a picture (3, size, size) of a location, with nothing in it, at one of ``TIMES`` or by day."""
 
     def rand(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=rng))
 
     ground = _GROUND.get(location)
+    if ground and time:
+        ground = _dim(ground[0], TIMES[time]), _dim(ground[1], TIMES[time])
     horizon = size if not ground else int(size * rand(0.5, 0.75))
     picture = torch.empty(3, size, size)
-    picture[:, :horizon] = _ramp(*_SKY[location], horizon)
+    picture[:, :horizon] = _ramp(*_SKY[time or location], horizon)
     if ground:
         picture[:, horizon:] = _ramp(*ground, size - horizon)
     ys, xs = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
-    if location == "night sky":
-        for _ in range(int(rand(20, 45))):
-            star = torch.exp(-((xs - rand(0, 1)) ** 2 + (ys - rand(0, 1)) ** 2) / rand(2e-5, 1.2e-4))
-            picture = picture + (1 - picture) * star * rand(0.5, 1)
+    if time or location == "night sky":
+        picture = _draw_lights(picture, time or location, xs, ys, horizon / size, rand)
     if location == "sea":
         waves = torch.sin(40 * ys + 3 * torch.sin(2 * math.pi * (2 * xs + rand(0, 1))))
         picture = picture + 0.06 * (waves > 0.6) * (ys > horizon / size)
@@ -86,6 +142,23 @@ def draw_scenery(location: str, size: int, rng: torch.Generator) -> Tensor:
         fill = torch.tensor(ground[0])[:, None, None].expand_as(picture)
         picture = torch.where(hill & (ys <= horizon / size), fill, picture)
     return (picture + 0.04 * torch.randn(3, 1, 1, generator=rng)).clamp(0, 1)
+
+
+def _draw_lights(
+    picture: Tensor, time: str, xs: Tensor, ys: Tensor, horizon: float, rand: Callable[[float, float], float]
+) -> Tensor:
+    """Return a picture with stars, or with the sun going down."""
+    if time == "sunset":
+        sun = ((xs - 0.5) ** 2 + (ys - horizon + 0.03) ** 2 < 0.012) & (ys < horizon)
+        return torch.where(sun, torch.tensor([1.0, 0.85, 0.45])[:, None, None], picture)
+    for _ in range(int(rand(20, 45))):
+        star = torch.exp(-((xs - rand(0, 1)) ** 2 + (ys - rand(0, 1)) ** 2) / rand(2e-5, 1.2e-4)) * (ys <= horizon)
+        picture = picture + (1 - picture) * star * rand(0.5, 1)
+    return picture
+
+
+def _dim(colour: RGB, light: RGB) -> RGB:
+    return colour[0] * light[0], colour[1] * light[1], colour[2] * light[2]
 
 
 def _ramp(top: RGB, bottom: RGB, rows: int) -> Tensor:
@@ -118,14 +191,33 @@ _RELATIONS = {  # by the words that join two things
 }
 _WEARS = {"wearing", "with", "in"}  # words before what is worn
 MATERIAL = {"made of", "made from", "made out of", "in the shape of"}  # words before a material
+_MATERIALS = {  # by the drawings that have their colours
+    "gold": "coin",
+    "silver": "spoon",
+    "metal": "gear",
+    "stone": "rock",
+    "glass": "ice",
+    "chocolate": "chestnut",
+    "snow": "cloud",
+    "wool": "yarn",
+}
 # Things that another can be in; "in" anything else is side by side.
 _HOLLOW = {"basket", "bathtub", "bowl", "box", "bucket", "canoe", "cup", "gift", "pot", "teacup"}
 # A pattern of the words that join two things; drafts.py adds the prepositions.
 VERBS = "|".join(sorted(MATERIAL | {"wearing"} | set(_RELATIONS) - {"in", "on", "on top of"}, reverse=True))
 
 
+def find_material(bare: str, names: Sequence[str]) -> str | None:
+    """Return the drawing, among ``names``, that has a material's colours: "a banana" for "bananas", or None."""
+    exact = [name for name in (_MATERIALS.get(bare, bare), bare.removesuffix("s")) if name in names]
+    kinds = [name for name in names if bare in name.split()]  # "cheese wedge"
+    return with_article([*exact, *kinds][0]) if exact or kinds else None
+
+
 def relation_of(joint: str, other: str) -> str | None:
     """Return the relation of a thing to ``other``, which ``joint`` joins to it; None if they stand side by side."""
+    if joint in MATERIAL:
+        return "made"
     noun = other.split()[-1]
     if joint in _WEARS:
         for part, worn in WORN.items():
@@ -183,3 +275,56 @@ def arrange(
     side, below = _BELOW[relation][0 if face else 1]
     centre = 0.5 + 0.75 * ((left + right) / 2 - 0.5) if face else centre
     return head, (side, centre, min(0.84, crown + below * 0.75 * (bottom - top)))
+
+
+def cover(first: Tensor, second: Tensor) -> Tensor:
+    """Return the first of two drawings (1, 4, H, W), with its opacity and its lines, in the colours of the second."""
+    boxes = bounding_boxes(torch.cat([first[:, 3], second[:, 3]]) > 0.5).tolist()
+    (rows, columns), (material_rows, material_columns) = (
+        (slice(int(top * height), math.ceil(bottom * height)), slice(int(left * width), math.ceil(right * width)))
+        for (left, top, right, bottom, _), (height, width) in zip(boxes, (first.shape[2:], second.shape[2:]))
+    )
+    material = _fill_holes(second[..., material_rows, material_columns])
+    covered = first[:, :3].clone()
+    shape = covered[..., rows, columns].shape[2:]
+    covered[..., rows, columns] = F.interpolate(material, shape, mode="bilinear", antialias=True)
+    light = first[:, :3].mean(1, keepdim=True)
+    usual = light[first[:, 3:] > 0.5].quantile(0.6) if bool((first[:, 3] > 0.5).any()) else light.mean()
+    return torch.cat([(covered * (light / usual.clamp(min=0.1)).clamp(0.25, 1.25)).clamp(0, 1), first[:, 3:]], 1)
+
+
+def _fill_holes(rgba: Tensor) -> Tensor:
+    """Return (1, 3, H, W): where (1, 4, H, W) is transparent, the mean colour of what is opaque nearby."""
+    mask = (rgba[:, 3:] > 0.9).float()
+    filled = rgba[:, :3] * mask
+    for reach in (2, 4, 8, 16, 32, 64):
+        size = 2 * reach + 1
+        weight = F.avg_pool2d(mask, size, 1, reach)
+        is_new = (weight > 0) & (mask == 0)
+        filled = torch.where(is_new, F.avg_pool2d(filled, size, 1, reach) / weight.clamp(min=1e-6), filled)
+        mask = mask.maximum(is_new.float())
+    return filled
+
+
+def squares(count: int, height: int, width: int) -> list[tuple[int, int, int]]:
+    """Return (top, left, side) of up to two squares: one in the middle, or two along the longer side, askew."""
+    long, short = max(height, width), min(height, width)
+    if count < 2:
+        side = max(1, 7 * short // 8)
+        return count * [((height - side) // 2, (width - side) // 2, side)]
+    # Small ones overlap by their margins: mini CLIP recognises pairs side by side better than in corners.
+    side = max(1, min(short, long // 2), 9 * short // 16)
+    middle, askew = (short - side) // 2, (short - side) // 6
+    first, second = (0, middle - askew), (long - side, middle + askew)
+    if height > width:
+        return [(*first, side), (*second, side)]
+    return [(*first[::-1], side), (*second[::-1], side)]
+
+
+def paste(image: Tensor, rgba: Tensor, top: int, left: int, side: int) -> None:
+    """Blend a drawing (1, 4, H, W), resized to a square, into an image in place; what is outside of it is cut off."""
+    square = F.interpolate(rgba, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    inside = square[..., max(0, -top) : image.shape[-2] - top, max(0, -left) : image.shape[-1] - left]
+    rows = slice(max(0, top), max(0, top) + inside.shape[-2])
+    columns = slice(max(0, left), max(0, left) + inside.shape[-1])
+    image[..., rows, columns].lerp_(inside[:, :3], inside[:, 3:])
