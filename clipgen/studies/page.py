@@ -1,10 +1,9 @@
-"""What a study shows: its progress, a bar or in a notebook a grid of the newest pictures, and in the end an HTML page.
+"""What a study shows: its sheet; its progress, a bar and in a notebook the sheet as it fills; an HTML page.
 
 The page is a grid of rows to filter and order. It asks the network for nothing, under a Content-Security-Policy as a
 film's page. Without JavaScript the pictures and scores are there.
 """
 
-import copy
 import io
 import json
 import math
@@ -16,25 +15,54 @@ from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from PIL import Image
 from tqdm.auto import tqdm
 
 from clipgen.errors import ClipgenError
 from clipgen.export import check_writable
 from clipgen.export.html import hash_source, picture_url
-from clipgen.images.sheets import enlarge
+from clipgen.images.sheets import contact_sheet, enlarge, grid
 from clipgen.runs.inputs import strip_paths
 from clipgen.studies.row import Row, RowState
 from clipgen.studies.tables import format_value
-
-if TYPE_CHECKING:
-    from clipgen.studies.study import Study
 
 PAGE, CSS, JS = (Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
 SUFFIXES = (".html", ".png", ".csv")
 THUMBNAIL = 384  # pixels of a picture: a page holds many
 TILES, SHEET = 96, 1200  # pictures of a live grid, pixels of its longer side
+
+
+def draw_sheet(rows: Sequence[Row], varied: Sequence[str], across: str = "", down: str = "") -> Image.Image:
+    """Return the last frames of some rows in a grid, see ``Study.sheet``."""
+    for name in filter(None, (across, down)):
+        if name not in varied:
+            raise ClipgenError(f"{name!r} does not vary in this study; there is {', '.join(varied) or 'none'}")
+    across = across or next((name for name in reversed(varied) if name != down), "")
+    others = [down] if down else [name for name in varied if name != across]
+    columns = list(dict.fromkeys(_axis_label(row, [across]) for row in rows))
+    grid_rows = list(dict.fromkeys(_axis_label(row, others) for row in rows))
+    begun = [row for row in rows if row.journal.steps]
+    if not begun:
+        raise ClipgenError("sheet: no row has a frame yet; see the errors in the study's table, or start it again")
+    if len(columns) * len(grid_rows) > 2 * len(rows):  # of zip=True or a table: most cells would be empty
+        images = [image for row in begun if (image := row.image)]
+        return contact_sheet(images, min(4, len(begun)), [row.label for row in begun])
+    cells: dict[tuple[str, str], list[Row]] = {}
+    for row in begun:
+        cells.setdefault((_axis_label(row, others), _axis_label(row, [across])), []).append(row)
+    best = {cell: max(candidates, key=_judge_or_clip).image for cell, candidates in cells.items()}
+    return grid([[best.get((row, column)) for column in columns] for row in grid_rows], columns, grid_rows)
+
+
+def _axis_label(row: Row, names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={format_value(row.varied[name])}" for name in names if name in row.varied)
+
+
+def _judge_or_clip(row: Row) -> float:
+    score = row.scores.get("judge", row.scores.get("clip", math.nan))
+    return score if math.isfinite(score) else -math.inf
 
 
 def check_file(file: str | Path) -> Path:
@@ -106,7 +134,7 @@ def _row_html(row: Row) -> str:
 
 
 @contextmanager
-def show_progress(study: "Study", progress: bool) -> Iterator[Callable[[], None]]:
+def show_progress(rows: Sequence[Row], varied: Sequence[str], progress: bool) -> Iterator[Callable[[], None]]:
     """Yield a function that shows how far a study is.
 
     It acts at most once per second, and for at most 5% of the time: to read 1,000 rows takes a while.
@@ -115,7 +143,7 @@ def show_progress(study: "Study", progress: bool) -> Iterator[Callable[[], None]
         yield lambda: None
         return
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    rows, grid = study.rows, LiveGrid(study) if hasattr(shell, "kernel") else None
+    live_grid = LiveGrid(rows, varied) if hasattr(shell, "kernel") else None
     total, before = sum(row.spec.settings.steps for row in rows), count_steps(rows, [row.state for row in rows])
     with tqdm(total=total, initial=before, unit="step", dynamic_ncols=True) as bar:
         next_time = 0.0
@@ -128,8 +156,8 @@ def show_progress(study: "Study", progress: bool) -> Iterator[Callable[[], None]
             failed = sum(bool(state.error) for state in states)
             bar.update(max(0, count_steps(rows, states) - bar.n))
             bar.set_postfix(rows=f"{sum(state.done for state in states)}/{len(rows)}", failed=failed, refresh=False)
-            if grid:
-                grid.update(states)
+            if live_grid:
+                live_grid.update(states)
             next_time = began + max(1, 20 * (time.monotonic() - began))
 
         try:
@@ -147,12 +175,11 @@ def count_steps(rows: Sequence[Row], states: Sequence[RowState]) -> int:
 class LiveGrid:
     """The sheet of a study's newest frames in a notebook, of its first ``TILES`` rows."""
 
-    def __init__(self, study: "Study"):
+    def __init__(self, rows: Sequence[Row], varied: Sequence[str]):
         import ipywidgets as widgets
         from IPython.display import display
 
-        self._part, self._displayed = copy.copy(study), list[RowState]()
-        self._part.rows = study.rows[:TILES]
+        self._rows, self._varied, self._displayed = rows[:TILES], varied, list[RowState]()
         self.image = widgets.Image(format="jpeg", layout={"display": "none"})
         self.image.add_class("clipgen-grid")
         display(self.image)
@@ -163,7 +190,7 @@ class LiveGrid:
             return
         self._displayed, out = states, io.BytesIO()
         with suppress(ClipgenError):  # no frames yet, none with a score, or too large ones
-            sheet = self._part.sheet()
+            sheet = draw_sheet(self._rows, self._varied)
             sheet.thumbnail((SHEET, SHEET))
             sheet.save(out, "JPEG", quality=85)
             self.image.value, self.image.layout.display = out.getvalue(), ""

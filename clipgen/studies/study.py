@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from clipgen.errors import ClipgenError, explain_os_errors
-from clipgen.images.sheets import contact_sheet, grid, png_bytes
+from clipgen.images.sheets import png_bytes
 from clipgen.prompts import slug
 from clipgen.registry import ENGINES
 from clipgen.runs.finish import batch_key
@@ -25,7 +25,6 @@ from clipgen.storage import atomic_write, display_path
 from clipgen.studies import page
 from clipgen.studies.executor import WorkerExecutor, WorkerLost, visible_gpus
 from clipgen.studies.grid import expand_grid
-from clipgen.studies.page import show_progress
 from clipgen.studies.row import Row, RowState, StudyStorage
 from clipgen.studies.tables import MAX_ROWS, Table, format_value, write_csv
 from clipgen.studies.worker import make_rows
@@ -70,7 +69,7 @@ class Study:
             with explain_os_errors("folder", self.folder, "make room, and start again"):
                 for row in todo:
                     row.begin(executor.threads)
-            with show_progress(self, progress) as update:
+            with page.show_progress(self.rows, self.varied, progress) as update:
                 for ended in make_batches(executor, batches, self.storage):
                     for folder in ended:
                         self.storage.sync_row(folder)
@@ -106,7 +105,13 @@ class Study:
         Raises:
             ClipgenError: If no row has this score.
         """
-        return _find_best(self.rows, by)
+        scores = {row: row.scores for row in self.rows}
+        names = {name for line in scores.values() for name in line}
+        by = by or ("judge" if "judge" in names else "clip")
+        finite = [row for row, line in scores.items() if math.isfinite(line.get(by, math.nan))]
+        if not finite:
+            raise ClipgenError(f"by={by!r}: no row has this score; there are {', '.join(sorted(names)) or 'none yet'}")
+        return max(finite, key=lambda row: scores[row][by])
 
     def sheet(self, across: str = "", down: str = "") -> Image.Image:
         """Return the last frames in a grid with labelled axes. Of several rows in one cell it shows the best.
@@ -118,24 +123,7 @@ class Study:
         Raises:
             ClipgenError: For a name that does not vary, and before the first frame.
         """
-        for name in filter(None, (across, down)):
-            if name not in self.varied:
-                raise ClipgenError(f"{name!r} does not vary in this study; there is {', '.join(self.varied) or 'none'}")
-        across = across or next((name for name in reversed(self.varied) if name != down), "")
-        others = [down] if down else [name for name in self.varied if name != across]
-        columns = list(dict.fromkeys(_axis_label(row, [across]) for row in self.rows))
-        grid_rows = list(dict.fromkeys(_axis_label(row, others) for row in self.rows))
-        begun = [row for row in self.rows if row.journal.steps]
-        if not begun:
-            raise ClipgenError("sheet: no row has a frame yet; see the errors in the study's table, or start it again")
-        if len(columns) * len(grid_rows) > 2 * len(self.rows):  # of zip=True or a table: most cells would be empty
-            images = [image for row in begun if (image := row.image)]
-            return contact_sheet(images, min(4, len(begun)), [row.label for row in begun])
-        cells: dict[tuple[str, str], list[Row]] = {}
-        for row in begun:
-            cells.setdefault((_axis_label(row, others), _axis_label(row, [across])), []).append(row)
-        best = {cell: _find_best(rows).image for cell, rows in cells.items()}
-        return grid([[best.get((row, column)) for column in columns] for row in grid_rows], columns, grid_rows)
+        return page.draw_sheet(self.rows, self.varied, across, down)
 
     def export(self, file: str | Path) -> Path:
         """Write the study to a file, whole or not at all; return its path.
@@ -164,20 +152,6 @@ class Study:
         failed = sum(bool(state.error) for state in states)
         done, folder = sum(state.done for state in states), display_path(self.folder)
         return f"<Study of {len(states)} rows in {folder}: {done} made, {failed} failed>"
-
-
-def _axis_label(row: Row, names: Sequence[str]) -> str:
-    return ", ".join(f"{name}={format_value(row.varied[name])}" for name in names if name in row.varied)
-
-
-def _find_best(rows: Sequence[Row], by: str = "") -> Row:
-    scores = {row: row.scores for row in rows}
-    names = {name for line in scores.values() for name in line}
-    by = by or ("judge" if "judge" in names else "clip")
-    finite = [row for row, line in scores.items() if math.isfinite(line.get(by, math.nan))]
-    if not finite:
-        raise ClipgenError(f"by={by!r}: no row has this score; there are {', '.join(sorted(names)) or 'none yet'}")
-    return max(finite, key=lambda row: scores[row][by])
 
 
 def study(

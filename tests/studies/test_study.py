@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import sys
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -194,7 +195,7 @@ def test_workers_of_ray_share_its_gpus(asked, workers, share, monkeypatch):
 
 
 def test_the_live_grid_fills(study, monkeypatch):
-    grid = page.LiveGrid(study)
+    grid = page.LiveGrid(study.rows, study.varied)
     assert grid.image.layout.display == "none" and not grid.image.value
     grid.update([row.state for row in study.rows])
     with Image.open(io.BytesIO(grid.image.value)) as shown:
@@ -204,10 +205,20 @@ def test_the_live_grid_fills(study, monkeypatch):
     monkeypatch.setattr(page, "TILES", 1)
     grid.update([row.state for row in study.rows])
     assert grid.image.value is before, "nothing has changed"
-    less = page.LiveGrid(study)
+    less = page.LiveGrid(study.rows, study.varied)
     less.update([row.state for row in study.rows])
     with Image.open(io.BytesIO(less.image.value)) as shown:
         assert shown.width < study.sheet().width
+
+
+def test_a_row_without_scores_is_in_the_sheet(study, quick, tmp_path):
+    """As one that was interrupted between its first picture and its scores."""
+    shutil.copytree(study.folder, tmp_path / "copy")
+    asked = {"thing": ["cat", "boat"], "seed": range(2), "steps": 4}
+    copy = clipgen.study("a {thing}", folder=tmp_path / "copy", **asked, **quick)
+    (copy.rows[3].folder / "scores.csv").unlink()
+    assert copy.sheet().tobytes() == study.sheet().tobytes() and copy.best() in copy.rows[:3]
+    assert copy.rows[3].journal.steps == study.rows[3].journal.steps and not copy.rows[3].scores
 
 
 @pytest.mark.slow
