@@ -1,4 +1,4 @@
-"""``python -m clipgen models`` and the registry behind it."""
+"""``clipgen models`` and the registry behind it."""
 
 import subprocess
 import sys

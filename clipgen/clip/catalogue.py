@@ -27,7 +27,7 @@ def find_family(name: str) -> type[Perceptor]:
     nearest = suggest(name, ["mini", "evaluator", *NAMED])
     raise ClipgenError(
         f"perceptor={name!r} is unknown; {nearest}choose one of: mini, evaluator, ViT-B-32/openai or another "
-        "architecture/tag of open_clip, pickscore, hps-v2.1 and others by name (python -m clipgen models), "
+        "architecture/tag of open_clip, pickscore, hps-v2.1 and others by name (clipgen models), "
         "hf-hub:org/name"
     )
 
@@ -44,7 +44,7 @@ def load_perceptor(name: str = "mini", device: torch.device | str = "cpu", preci
               its beginning is enough: ``ViT-L-14/datacomp_xl``, ``ViT-B-16-SigLIP2``;
             - ``architecture/file``, weights of your own;
             - ``pickscore``, ``hps-v2.1``, ``fare2``, ``fare4``, ``tecoa4``, ``clipag``, ``aesthetic``: see
-              ``python -m clipgen models``;
+              ``clipgen models``;
             - ``hf-hub:org/name``, a model on the Hugging Face hub;
             - a name of the CLIP paper, ``ViT-B/32``, ``RN50x4``, ``ViT-L/14@336px``: OpenAI's weights.
         device: auto, cpu, cuda or mps, or a torch device.

@@ -110,7 +110,7 @@ def check_kind(name: str, config: Mapping[str, Any]) -> None:
     """Raise ClipgenError for a model that does not compare pictures with texts."""
     if not is_image_text_model(config):
         raise ClipgenError(
-            f"perceptor={name!r}: it does not compare pictures with texts; `python -m clipgen models` lists what does"
+            f"perceptor={name!r}: it does not compare pictures with texts; `clipgen models` lists what does"
         )
 
 
@@ -124,7 +124,7 @@ def parse_name(name: str) -> tuple[str, str]:
         nearest = suggest(architecture, dict(list_published()))
         raise ClipgenError(
             f"perceptor={name!r}: open_clip has no architecture {architecture!r}; {nearest}"
-            "`python -m clipgen models` lists what there is"
+            "`clipgen models` lists what there is"
         )
     check_kind(name, config)
     if open_clip_lists().get_pretrained_cfg(architecture, tag) or isfile(tag):

@@ -54,7 +54,7 @@ def test_only_models_of_pictures_are_listed(version, cache, capsys):
     assert names - {name for name, _ in published.list_published()} == names & {SOUND}
     assert main(["models", "clap"]) == 0 and "no generator or perceptor" in capsys.readouterr().out
     assert main(["models", "openai"]) == 0 and "ViT-L-14-336/openai" in capsys.readouterr().out
-    with pytest.raises(ClipgenError, match=f"perceptor='{SOUND}/laion': .*`python -m clipgen models`"):
+    with pytest.raises(ClipgenError, match=f"perceptor='{SOUND}/laion': .*`clipgen models`"):
         find_family(f"{SOUND}/laion")
 
 
