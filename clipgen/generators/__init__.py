@@ -82,7 +82,8 @@ class Generator:
 
     def distance(self, latent: Tensor, other: Tensor) -> Tensor:
         """Return the distance of two latents, a scalar of about 1 for unrelated images."""
-        return (latent - other).square().mean() / 2  # assumes latents with standard deviation 1
+        # The mean squared difference of pixels, divided by that of unrelated ones with a standard deviation of 1/4.
+        return (self.image(latent) - self.image(other)).square().mean() / (2 * 0.25**2)
 
     def residual(self, latent: Tensor) -> Tensor:
         """Return ``latent - encode(image(latent))``, such as the quantisation error; zeros if there is none."""

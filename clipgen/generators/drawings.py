@@ -89,10 +89,6 @@ class Vectors(Generator):
         size = sheet_size(latent)
         return torch.stack([rasterise(self.raster_marks(rows, size), size) for rows in latent[:, self.header :]])
 
-    def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        """Return the mean squared difference of the images, divided by that of unrelated ones (deviation 1/4)."""
-        return (self.image(latent) - self.image(other)).square().mean() / (2 * 0.25**2)
-
     def project_(self, latent: Tensor) -> None:
         """Clamp every number to its bounds, in place, and restore the size of the sheet."""
         low, high = (constant(bound, latent.device) for bound in (self.low, self.high))

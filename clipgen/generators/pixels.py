@@ -52,10 +52,6 @@ class Pixels(Generator):
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         return self.to_logits(latent).sigmoid()
 
-    def distance(self, latent: Tensor, other: Tensor) -> Tensor:
-        """Return the mean squared difference of the images, divided by that of unrelated ones (deviation 1/4)."""
-        return (self.image(latent) - self.image(other)).square().mean() / (2 * 0.25**2)
-
 
 # --- a spectrum -----------------------------------------------------------------------------------------
 

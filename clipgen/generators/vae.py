@@ -141,6 +141,10 @@ class VAE(MixedPrecision, Generator):
     def image(self, latent: Tensor, progress: float = 1.0, rng: Randomness | None = None) -> Tensor:
         return clamp(self.compute(self.net.decode, latent))
 
+    def distance(self, latent: Tensor, other: Tensor) -> Tensor:
+        """Return half the mean squared difference, about 1 for latents with a standard deviation of 1."""
+        return (latent - other).square().mean() / 2
+
 
 def load(name: str, entry: Entry, device: torch.device) -> VAE:
     """Load one of TAESD's family; ``entry.config`` has the arguments of ``TAESD``."""
@@ -172,7 +176,7 @@ def hub_config(name: str) -> dict[str, Any]:
     for file in [f"{folder}/config.json"] if folder else ["model_index.json", "config.json"]:
         try:
             check_hub(repo, file)
-            config = json.loads(Path(hf_hub_download(repo, file)).read_text())
+            config = json.loads(Path(hf_hub_download(repo, file)).read_text("utf-8"))
             break
         except Exception as error:  # the hub's errors differ between its versions
             reason = error

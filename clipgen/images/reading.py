@@ -73,7 +73,7 @@ def to_list(pictures: Any) -> list[Any]:
 
 @contextmanager
 def open_picture(
-    source: str | os.PathLike[str] | bytes | io.BytesIO | Image.Image, label: str = "", formats: Sequence[str] = FORMATS
+    source: str | os.PathLike[str] | bytes | io.BytesIO | Image.Image, label: str, formats: Sequence[str]
 ) -> Iterator[Image.Image]:
     """Open a file, its bytes or an address as a PIL image that is not decoded yet; a PIL image is yielded as it is.
 
@@ -81,7 +81,6 @@ def open_picture(
     argument with its value.
     """
     data: Any = source.getvalue() if isinstance(source, io.BytesIO) else source
-    label = label or (f"image={str(data)!r}" if isinstance(data, (str, os.PathLike)) else "image")
     with wrap_errors(label):
         if isinstance(data, Image.Image):
             yield data

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from clipgen.clip import Perceptor
+from clipgen.errors import ClipgenError
 from clipgen.images.reading import to_image
 from clipgen.images.sheets import WARM, contact_sheet, enlarge, overlay_heat, png_bytes
 from clipgen.losses.prompt_loss import PromptLoss, Region, clip_score
@@ -157,9 +158,14 @@ def draw_pipeline(*marked: str) -> "SVG":
 
     Args:
         marked: Names of the parts to mark: latent, decoder, picture, cutouts, CLIP, text, gradient.
+
+    Raises:
+        ClipgenError: For another name.
     """
     from IPython.display import SVG
 
+    if unknown := set(marked).difference(PARTS, ["gradient"]):
+        raise ClipgenError(f"marked={unknown.pop()!r}: choose among {', '.join(PARTS)}, gradient")
     step = WIDTH + GAP
     left = [12 + i * step for i in range(len(PARTS))]
     boxes = []

@@ -59,7 +59,7 @@ class Explanation:
         middle.set_title(self.how)
         figure.colorbar(heat, ax=middle, shrink=0.8)
         right.imshow(enlarge(self.overlay))
-        right.set_title(f"{self.text}: {self.score:.3f}")
+        right.set_title(f"{self.text}: {self.score:.3f}", parse_math=False)  # a text may have dollar signs
         for axes in (left, middle, right):
             axes.set_axis_off()
         return figure

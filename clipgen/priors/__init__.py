@@ -170,25 +170,23 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
     if not (isinstance(prompt, str) and prompt.strip()):
         raise ClipgenError(f"prompt={prompt!r}: say what to draw, such as 'a red car in the snow'")
     n, seed = check_count("n", n, high=1024), check_count("seed", seed, low=0, high=2**63 - 1)
-    top_k = None if top_k is None else check_count("top_k", top_k, high=10**6)
-    temperature = None if temperature is None else check_number("temperature", temperature, 0.01, 100)
-    guidance = None if guidance is None else check_number("guidance", guidance, 1, 100)
+    kind = PRIORS[model]  # its class attributes are the defaults
+    top_k = check_count("top_k", kind.top_k if top_k is None else top_k, high=10**6)
+    temperature = check_number("temperature", kind.temperature if temperature is None else temperature, 0.01, 100)
+    guidance = check_number("guidance", kind.guidance if guidance is None else guidance, 1, 100)
+    perceptor = kind.perceptor if perceptor == "auto" else perceptor
     picture = None if image is None else to_picture(image)
     masks.load_mask(keep, (SIDE, SIDE), {}, "keep")
-    PRIORS.check(model)
     if stream not in (False, True, "likeliest"):
         raise ClipgenError(f"stream={stream!r}: choose True, False or 'likeliest'")
-    if isinstance(perceptor, str) and perceptor != "auto":
+    if isinstance(perceptor, str):
         find_family(perceptor)
     elif not (perceptor is None or isinstance(perceptor, str) or hasattr(perceptor, "embed_text")):
         raise ClipgenError(f"perceptor={perceptor!r}: must be a name, a loaded perceptor or None")
     torch_device = resolve_device(device)
     prior, generator = _models(model, torch_device)
-    judge = prior.perceptor if perceptor == "auto" else perceptor
-    judge = load_perceptor(judge, torch_device) if isinstance(judge, str) else judge
-    temperature = prior.temperature if temperature is None else temperature
-    top_k = prior.top_k if top_k is None else top_k
-    predictor = prior.start(prompt, n, prior.guidance if guidance is None else guidance)
+    judge = load_perceptor(perceptor, torch_device) if isinstance(perceptor, str) else perceptor
+    predictor = prior.start(prompt, n, guidance)
     sampler = Sampler(temperature, top_k, torch.Generator().manual_seed(seed))
     tokens, mask = _start_tokens(generator, n, prior.side, picture, keep)
     stages = _rank_last(_sample(prompt, generator, predictor, sampler, tokens, mask, stream), judge)

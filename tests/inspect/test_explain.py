@@ -2,6 +2,7 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Event
 
 import open_clip
@@ -92,6 +93,7 @@ def test_it_shows_itself(clip, drawings):
     picture, _ = scene(drawings, 4, 13, upright=False)
     found = clipgen.explain(picture, "an ambulance", clip)
     assert found.overlay.size == picture.size and isinstance(found.figure(), Figure)
+    replace(found, text=r"$\foo$").figure().savefig(io.BytesIO())  # a text is no formula
     assert Image.open(io.BytesIO(found._repr_png_())).size == (256, 256)
     red, _, blue = to_tensor(found.overlay)[0]
     glow = (red - blue).clamp(min=0)

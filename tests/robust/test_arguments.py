@@ -13,6 +13,7 @@ from clipgen import ClipgenError
 from clipgen.device import resolve_device
 from clipgen.images.films import FilmReader
 from clipgen.images.reading import to_picture
+from clipgen.inspect import draw_pipeline
 from clipgen.runs.spec import parse_ensemble
 from clipgen.studies.grid import expand_grid
 
@@ -378,3 +379,11 @@ def test_spreadsheets_of_any_country_are_read(mark, tmp_path):
 def test_merged_keys_of_yaml_are_no_duplicates(tmp_path):
     (tmp_path / "a.yaml").write_text("- &one {prompt: a cat, seed: 1}\n- {<<: *one, seed: 2}\n")
     assert [point.settings["seed"] for point in expand_grid(None, {}, tmp_path / "a.yaml")] == [1, 2]
+
+
+# --- the drawing of the loop ----------------------------------------------------------------------------
+
+
+def test_only_parts_of_the_loop_are_marked():
+    with pytest.raises(ClipgenError, match="marked='<b>'"):
+        draw_pipeline("CLIP", "<b>")
