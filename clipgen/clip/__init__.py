@@ -14,7 +14,7 @@ from clipgen.precision import MixedPrecision
 
 @contextmanager
 def record_outputs(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect what layers return in this thread, for the time of a ``with``; another may use the same network."""
+    """Collect what layers return within a ``with`` in this thread; other threads may use the same network."""
     outputs: list[Tensor] = []
     thread = get_ident()
 

@@ -182,7 +182,7 @@ class OffloadedTextTower:
 
     @contextmanager
     def loaded(self) -> Iterator[None]:
-        """Have the weights in memory, on the network's device, for the time of a ``with``. One thread at a time."""
+        """Keep the weights in memory, on the network's device, within a ``with``. One thread at a time."""
         with self._lock:
             try:
                 if self._weights:

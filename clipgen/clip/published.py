@@ -162,7 +162,7 @@ _PREFERENCE: dict[str, Any] = {
     "memory": 11.3,
     "is_preference": True,
 }
-_BEAUTY: dict[str, Any] = {
+_AESTHETIC: dict[str, Any] = {
     "note": "LAION's score of beauty, about 1 to 10, without a text: a judge, or aesthetic=0.1 with the same CLIP",
     "licence": "MIT",
     "proof": "openai-clip, torch's Linear",
@@ -184,9 +184,9 @@ NAMED: dict[str, Named] = {
     "fare4": Named("hf-hub:chs20/fare4-clip", proof="open_clip", **_ROBUST, **_L14),
     "tecoa4": Named("hf-hub:chs20/tecoa4-clip", proof="open_clip", **_ROBUST, **_L14),
     "clipag": Named("ViT-B-32", files=(_CLIPAG,), licence="not stated", proof="open_clip", **_ROBUST, **_B32),
-    "aesthetic": Named("ViT-L-14/openai", **_BEAUTY, **_L14),
-    "aesthetic-b16": Named("ViT-B-16/openai", **_BEAUTY, **_B16),
-    "aesthetic-b32": Named("ViT-B-32/openai", **_BEAUTY, **_B32),
+    "aesthetic": Named("ViT-L-14/openai", **_AESTHETIC, **_L14),
+    "aesthetic-b16": Named("ViT-B-16/openai", **_AESTHETIC, **_B16),
+    "aesthetic-b32": Named("ViT-B-32/openai", **_AESTHETIC, **_B32),
 }
 # Linear layers on the embeddings of these CLIPs, which score a picture without a text.
 HEADS = {

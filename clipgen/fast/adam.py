@@ -65,6 +65,6 @@ class Adam:
 
 
 class AdamW(Adam):
-    """Loshchilov and Hutter 2019: the latent itself decays, by ``lr * weight_decay`` of it a step."""
+    """Loshchilov and Hutter 2019: each step multiplies the latent by ``1 - lr * weight_decay``."""
 
     decoupled = True

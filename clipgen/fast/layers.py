@@ -10,7 +10,7 @@ from torch.nn.grad import conv2d_input
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 MAX_WRITTEN_OUT = 256  # positions; with more of them the attention weights would take much more memory than x
-FLIPPED_FROM = 2**14  # pixels from which flipping the weights costs little beside the convolution
+MIN_PIXELS_TO_FLIP = 2**14  # below it flipping the weights costs much beside the convolution
 
 
 class _Convolution(torch.autograd.Function):
@@ -24,7 +24,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         weight, (stride, padding) = ctx.saved_tensors[0].to(gradient.dtype), ctx.geometry
         margin = weight.shape[-1] - 1 - padding
-        large = gradient.shape[2:].numel() >= FLIPPED_FROM
+        large = gradient.shape[2:].numel() >= MIN_PIXELS_TO_FLIP
         if gradient.device.type == "cpu" and stride == 1 and margin >= 0 and large:
             # The same sums as below, in a half to nine tenths of the time.
             gradient = gradient.contiguous(memory_format=ctx.layout)
@@ -70,7 +70,7 @@ class MaskReLU(nn.ReLU):
         return _ReLU.apply(x) if x.requires_grad else x.relu()
 
 
-# Up to it torch's backward pass on a CPU in bf16 takes at least twice as long.
+# Of a norm that is differentiated here: torch's own backward pass then takes at least twice as long on a CPU in bf16.
 MAX_CHANNELS_PER_GROUP = 8
 
 

@@ -82,7 +82,7 @@ def _paint(
     y, x = torch.meshgrid(row, row, indexing="ij")
     pixels = torch.stack([x, y], -1).view(1, -1, 2).to(lines)
     flat, most = index.flatten(), index.shape[1]
-    # Selected, not indexed: the gradient of an index is added up by several threads, in any order.
+    # index_select, because several threads add up the gradient of indexing in any order.
     lines, radius, paint = (numbers.index_select(0, flat) for numbers in (lines, radius, paint))
     local = lines - corners.repeat_interleave(most, 0)  # small numbers are exact
     depth = _depth(pixels, local, radius, filled)

@@ -61,7 +61,7 @@ class Encoder(Tower):
         """Return (B, dim, 1, n) of (B, 3, H, W); ``queries``: (n, width), what the tokens start from."""
         features = self.attend(self.patch_embed(images).flatten(2).mT, queries.expand(len(images), -1, -1))
         tokens = features[:, 1 + self.patches :]
-        # The first checkpoints were trained with numbers in the wrong order.
+        # The first checkpoints were trained with this reshape, which mixes tokens and channels.
         tokens = tokens.reshape(len(tokens), self.width, -1, 1) if self.legacy else tokens.mT[..., None]
         return self.conv_out(tokens).mT
 

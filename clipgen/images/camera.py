@@ -27,7 +27,7 @@ class Camera:
 
         Args:
             text: ``zoom``, a factor (above 1 moves in); ``x``, ``y``, right and down in shares of the picture;
-                ``angle``, degrees clockwise; each a frame, and with ``@from-to`` only from one step to before another.
+                ``angle``, degrees clockwise; all per frame, and with ``@10-50`` only in steps 10 to 49.
 
         Raises:
             ClipgenError: Anything else, moves that leave the picture, or spans without a step.

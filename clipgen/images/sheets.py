@@ -37,7 +37,7 @@ def enlarge(image: Image.Image, shortest: int = MIN_SIDE) -> Image.Image:
 
 
 def repeat_picture(image: Image.Image, times: int = 3) -> Image.Image:
-    """Return the picture ``times`` times beside and below itself, which shows the edges of one that is not seamless."""
+    """Return ``times`` x ``times`` copies of a picture side by side, where edges show unless it is seamless."""
     sheet = Image.new(image.mode, (times * image.width, times * image.height))
     for i in range(times * times):
         sheet.paste(image, (i % times * image.width, i // times * image.height))

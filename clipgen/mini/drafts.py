@@ -59,7 +59,7 @@ _TINTS = {*scenes.COLOURS, *_MORE_TINTS}
 MIN_COSINE = 0.88
 DRAFT_TEMPERATURE = 0.25  # of sampling the tokens
 DRAFTS = 4  # to choose from: their best is as likely as the best of 16 at temperature 0.5, in a third of the time
-# Log-likelihood (nats) below which a draft mixes several things and other seeds are tried, so many times in all.
+# Below this log-likelihood (nats) a draft mixes several things, and other seeds are tried: TRIES in all.
 MIN_LOG_LIKELIHOOD, TRIES = -20.0, 3
 _DRAFT_SIZE = (128, 128)
 CACHE: dict[tuple[str, int, str], list[Drawings]] = {}  # the stages of a thing, a seed and a device

@@ -32,7 +32,7 @@ LOCATIONS = {
     "snow": ("in the snow", "in winter", "on a snowy field"),
     "forest": ("in the forest", "among the trees", "in the woods"),
 }
-# From the top of the sky, and of the ground, to its bottom.
+# The colours of the sky, and of the ground, at its top and at its bottom.
 _SKY: dict[str, tuple[RGB, RGB]] = {
     "grass": ((0.35, 0.65, 0.95), (0.75, 0.9, 1.0)),
     "sea": ((0.4, 0.7, 0.98), (0.8, 0.92, 1.0)),

@@ -91,7 +91,7 @@ class Drawings:
 
     prompt: str
     images: list[Image.Image]
-    scores: list[float]  # CLIP's cosine to the prompt; empty while they are being drawn, and where nobody ranks
+    scores: list[float]  # CLIP's cosine to the prompt; empty while they are being drawn, and with perceptor=None
     tokens: Tensor  # (n, side, side) int64
     generator: str  # whose tokens they are
     likelihoods: list[float]  # log-likelihood of each under the prior, in nats
