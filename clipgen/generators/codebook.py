@@ -71,7 +71,7 @@ class Codebook(MixedPrecision, Generator):
 
     def __init__(self, name: str, net: VQBase, native_size: int):
         self.name, self.native_size, self.stride, self.sequence = name, native_size, net.stride, net.sequence
-        self.net = net.eval().requires_grad_(False)
+        self.net, self.device = net.eval().requires_grad_(False), net.codebook.device
         fast.optimize_for(net.decoder_layers, self.device)  # the encoder is loaded lazily
         self.low, self.high = self.codebook.amin(0)[:, None, None], self.codebook.amax(0)[:, None, None]
         self.deviation = float(used_codes(self.codebook).std())
@@ -80,10 +80,6 @@ class Codebook(MixedPrecision, Generator):
     def set_precision(self, precision: str) -> None:
         super().set_precision(precision)
         self.cast_weights(self.net.decoder_layers)
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        return self.codebook.device
 
     @property
     def codebook(self) -> Tensor:

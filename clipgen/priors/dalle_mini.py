@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from emoji import demojize
@@ -211,11 +210,10 @@ class DalleMini:
         self.name, entry = name, MODELS[name]
         self.device = torch.device(device)
         self.tokenizer = Tokenizer(remote.fetch(entry.vocabulary), remote.fetch(entry.merges))
-        encoder = weights.build_empty(Encoder, {"words": entry.words, **entry.config})
-        decoder = weights.build_empty(Decoder, {"codebook_size": entry.codebook_size, **entry.config})
         # One after the other: as they are read, in float32, mega's take 4 and 6 GB.
-        self.encoder = _load(encoder, entry.encoder, self.device)
-        self.decoder = _load(decoder, entry.decoder, self.device)
+        self.encoder = _load(Encoder, {"words": entry.words, **entry.config}, entry.encoder, self.device)
+        decoder_config = {"codebook_size": entry.codebook_size, **entry.config}
+        self.decoder = _load(Decoder, decoder_config, entry.decoder, self.device)
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Return the tokens (B, CONTEXT) int64 of texts, cut at the context. Raises ClipgenError for none."""
@@ -250,10 +248,8 @@ class _Predictor:
         return apply_guidance(logits, self.guidance)
 
 
-Net = TypeVar("Net", Encoder, Decoder)
-
-
-def _load(net: Net, file: Remote, device: torch.device) -> Net:
+def _load(kind: type[weights.Net], config: Mapping[str, int], file: Remote, device: torch.device) -> weights.Net:
+    net = weights.build_empty(kind, config)
     scales = {
         f"{name}.weight": torch.ones(norm.normalized_shape)
         for name, norm in net.named_modules()
