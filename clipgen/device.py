@@ -133,7 +133,7 @@ _DETERMINISTIC = RLock()
 def deterministic(enabled: bool = True) -> Iterator[None]:
     """Use torch's deterministic algorithms, and warn of each operation without one. One thread at a time.
 
-    The mode is the whole process's. What was set before is set again in the end.
+    The mode belongs to the whole process; the one before is restored.
     """
     if not enabled:
         yield
@@ -193,8 +193,8 @@ def gpu_memory(device: torch.device) -> int:
 def best_precision(kind: str, capability: tuple[int, ...] = (), flags: Set[str] = frozenset()) -> str:
     """Return the fastest of PRECISIONS that a device computes correctly.
 
-    - CUDA has tensor cores for fp16 from 7.0 on, for bf16 from 8.0 on; 7.5 emulates bf16, several times slower. TF32
-      came with 8.0 as well, so that before 7.0 there is only fp32.
+    - CUDA has tensor cores for fp16 from 7.0 on, for bf16 and TF32 from 8.0 on; 7.5 emulates bf16, several times
+      slower.
     - A CPU without AVX512-BF16 or AMX emulates bf16, slower than fp32.
     - On MPS a norm of mixed precisions ended the process until torch 2.13 (pytorch/pytorch issue 154887), and so did
       some convolutions in fp16 before macOS 14 (issue 119108).
@@ -242,6 +242,6 @@ def _capability(device: torch.device) -> tuple[tuple[int, ...], frozenset[str]]:
         mixed = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
         version = tuple(int(part) for part in platform.mac_ver()[0].split(".")[:2])
         return version, frozenset({"mixed_norms"} if mixed else ())
-    # torch has no public question that all its versions answer; a CPU with AMX tiles multiplies bf16 in them.
+    # No public function of torch tells it in all versions. A CPU with AMX tiles multiplies bf16 in them.
     tests = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
     return (), frozenset(flag for flag, name in tests.items() if getattr(torch.cpu, name, lambda: False)())

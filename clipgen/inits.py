@@ -35,7 +35,7 @@ class InitContext:
     prompts: Sequence[Prompt]
     mask: Tensor | None = None  # (1, 1, H, W), 1 where the picture is painted
     background: Tensor | None = None  # (1, 3, H, W), the picture outside the mask; None before it exists
-    fallback: "Init | None" = None  # the perceptor's default start, which gives the targets of a masked part
+    fallback: "Init | None" = None  # the perceptor's default start; where only a part is painted, its targets are used
     show: Callable[[Tensor], None] | None = None  # called with the draft (1, 3, H, W) after each row of tokens
 
     def target(self, image: Tensor, strength: float = 1.0, space: str = "latent") -> InitTarget:
@@ -60,7 +60,7 @@ class Init:
         return context.generator.image(latent).detach() if context.background is None else context.background
 
     def targets(self, context: InitContext) -> list[InitTarget]:
-        """Return the init targets: by default the fallback's, for a masked part."""
+        """Return the init targets: by default none, or with a mask those of ``context.fallback``."""
         return context.fallback.targets(context) if context.fallback and context.mask is not None else []
 
 

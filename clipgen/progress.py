@@ -1,4 +1,4 @@
-"""The progress of downloads for a listener, and a stop that reaches whatever takes long."""
+"""The progress of downloads for a listener, which can also stop them and long computations."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -33,14 +33,14 @@ class Download(NamedTuple):
 
 
 class Listener:
-    """Who waits for downloads; the attributes are used from several threads."""
+    """Receives the progress of downloads, and can stop them; used from several threads."""
 
     download: Download | None = None  # in progress
-    stopping = False  # whether nobody waits any more
+    stopping = False  # whether downloads and computations are to end
 
 
 class Stopped(BaseException):
-    """Nobody waits any more. No Exception, as KeyboardInterrupt is none: another source would not help."""
+    """The listener stopped the work. A BaseException, so that no ``except Exception`` tries another source."""
 
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
@@ -48,7 +48,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Report the downloads of this thread to ``listener`` meanwhile."""
+    """Report the downloads of this thread to ``listener`` within the context."""
     token = _listener.set(listener)
     try:
         yield
@@ -62,13 +62,13 @@ def has_listener() -> bool:
 
 
 def check_stopped() -> None:
-    """Raise Stopped if nobody waits any more; for long computations."""
+    """Raise Stopped if the listener stops; for long computations."""
     if (listener := _listener.get()) and listener.stopping:
         raise Stopped
 
 
 def report_progress(name: str, done: int, total: int | None) -> None:
-    """Report the progress of a download. Raises Stopped if nobody waits for it."""
+    """Report the progress of a download in bytes. Raises Stopped if the listener stops."""
     check_stopped()
     if listener := _listener.get():
         last = listener.download
@@ -77,7 +77,7 @@ def report_progress(name: str, done: int, total: int | None) -> None:
 
 
 def run_stoppable(work: Callable[[], T]) -> T:
-    """Return what ``work`` returns, or raise Stopped as soon as nobody waits any more, wherever the work is stuck.
+    """Return what ``work`` returns, or raise Stopped as soon as the listener stops, wherever the work is stuck.
 
     The work then continues in a thread of its own until it next calls ``report_progress``.
     """

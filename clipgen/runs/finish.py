@@ -75,7 +75,7 @@ def batch_key(spec: RunSpec) -> tuple[Any, ...]:
 
 
 def iterate_batch(runs: Sequence[Run]) -> Iterator[tuple[Run, Frame]]:
-    """Yield the frames of runs with one ``batch_key`` and shared models. Runs with fewer steps catch up first."""
+    """Yield the frames of runs with one ``batch_key`` and shared models. Those behind catch up first."""
     batched = BatchedSteps()
     with ExitStack() as stack:
         sessions: dict[Run, ExitStack] = {}

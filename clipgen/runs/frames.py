@@ -54,8 +54,8 @@ class History:
     """The frames of a run up to a step.
 
     Frames compete while the objective is the same: when the positive prompts change, or one of their spans begins or
-    ends, the competition starts again. Negative ones are no part of a score. ``settings`` are those that the run began
-    with; it and ``changes``, a list that may grow, are by default the journal's.
+    ends, the competition starts again. Negative ones are no part of a score. ``settings``: those that the run began
+    with; ``changes``: a list that may grow; both are by default the journal's.
     """
 
     def __init__(
@@ -237,7 +237,9 @@ def export_run(
     until: float = math.inf,
     **options: Any,
 ) -> Path:
-    """Write the film of a run, or its picture. A film of pixels begins with the draft and shows the first steps singly.
+    """Write the film of a run, or its picture.
+
+    A film of pixels begins with the draft, and shows each of the first steps.
 
     Args:
         journal: The run's.
