@@ -65,7 +65,7 @@ class Folder:
             is_inside = False
         if not is_inside:
             raise ClipgenError(f"{path}: a link leads out of the run folder, and is not followed; delete it")
-        if path.exists() and not (path.is_file() or path.is_dir()):
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             raise ClipgenError(f"{path}: this is not a regular file; delete it")
         return path
 

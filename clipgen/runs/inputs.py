@@ -24,7 +24,7 @@ from clipgen.registry import INITS
 from clipgen.runs.folder import read_array
 from clipgen.runs.journal import Journal
 from clipgen.runs.settings import Settings, to_numbers
-from clipgen.storage import find_file
+from clipgen.storage import expand_home, find_file
 
 Value = str | Path | int | float | tuple[int, int] | Pictorial | None  # of a setting
 Item = str | Path | Pictorial
@@ -183,20 +183,21 @@ class Inputs:
 
         Raises ClipgenError for anything else, and for what cannot be read.
         """
-        name, path = settings.init, Path(settings.init)
+        name = settings.init
         if name not in self.by_name:
             if name in INITS:
                 return INITS[name]()
             if (rgb := parse_colour(name)) is not None:
                 return inits.Colour(rgb)
-            self._load_init(name, path)
+            self._load_init(name)
         data = self.by_name[name]
         if isinstance(data, np.ndarray):
             return inits.Saved(torch.from_numpy(data if data.dtype.kind == "f" else data.astype(np.int64)))
         return inits.Picture(data, settings.fit)
 
-    def _load_init(self, name: str, path: Path) -> None:
-        if os.path.isdir(os.path.expanduser(name)):  # Path.is_dir fails for a name that is too long
+    def _load_init(self, name: str) -> None:
+        path = expand_home(name)
+        if os.path.isdir(path):  # Path.is_dir fails for a name that is too long
             journal = Journal.open(path)
             if not journal.steps:
                 raise ClipgenError(f"init={name!r}: this run has no frames; choose another, or resume it")

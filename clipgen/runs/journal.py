@@ -89,7 +89,7 @@ class Journal(Folder):
     def open(cls, folder: str | Path) -> "Journal":
         """Open a run folder. Raises ClipgenError if it is none, damaged, or of another format."""
         journal = cls(check_path("folder", folder))
-        if not journal._path("settings.json").is_file():
+        if not os.path.isfile(journal._path("settings.json")):
             remedy = _nearest_run(journal.folder.name)
             raise ClipgenError(f"{folder}: this is not a run folder (it has no settings.json); {remedy}")
         check_version(journal._read_json("settings.json"), folder)

@@ -1,6 +1,7 @@
 """A run before it begins: everything is checked, and no model is loaded."""
 
 import math
+import os
 import platform
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ from clipgen.runs.inputs import Inputs, identify_weights
 from clipgen.runs.journal import Journal
 from clipgen.runs.settings import Settings, build, check_names, default_init, to_numbers
 from clipgen.setting import check_path, parse_size
+from clipgen.storage import expand_home
 
 # Settings that changes of version 0.4 may have: ``fit`` had no effect, and ``window`` is gone.
 IGNORED = {"fit", "window"}
@@ -103,8 +105,8 @@ class RunSpec:
 
         ``trust``: read files that the source names and does not contain. ``resume``: continue in the folder.
         """
-        is_folder = resume or check_path("source", source).is_dir()
-        journal = Journal.open(source) if is_folder else None
+        source = expand_home(check_path("source", source))
+        journal = Journal.open(source) if resume or os.path.isdir(source) else None
         inputs = Inputs(journal.inputs() if journal else None)
         saved = journal.settings_and_changes if journal else check_saved(settings_of(source), source)
         contained = set(inputs.by_name)

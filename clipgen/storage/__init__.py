@@ -106,8 +106,8 @@ def find_unused(stem: str, endings: Sequence[str]) -> list[Path]:
 
 
 def expand_home(path: str | os.PathLike) -> Path:
-    """Return a path with ``~`` expanded."""
-    return Path(path).expanduser()
+    """Return a path with ``~`` expanded, unchanged if there is no such home."""
+    return Path(os.path.expanduser(path))
 
 
 def absolute_path(path: str | os.PathLike) -> Path:

@@ -164,6 +164,15 @@ def test_weights_of_perceptors_are_finite(weights):
 # --- models by name -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "source", ["x" * 5000, "a\0b", "~nobody42/x", "x/" * 3000], ids=["long", "null", "home", "deep"]
+)
+def test_impossible_names_of_run_folders(source):
+    for open_run in (clipgen.Run.resume, clipgen.Run.replay):
+        with pytest.raises(ClipgenError, match=r"not a run folder|cannot be read|not followed"):
+            open_run(source)
+
+
 @pytest.mark.parametrize("load", [clipgen.load_generator, clipgen.load_perceptor])
 @pytest.mark.parametrize("name", [None, 5, "x" * 5000, "ViT-B-32/" + "x" * 5000, "x" * 5000 + "/openai"])
 def test_what_names_no_model_is_refused(load, name):

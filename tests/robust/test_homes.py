@@ -55,6 +55,11 @@ def test_home_is_known_to_runs_and_exports(home):
     name = f"~/runs/{run.journal.folder.name}"
     assert clipgen.Run.resume(name).finished
     assert clipgen.Run("a dog", **(SMALL | {"init": name})).journal.inputs()
+    run.export("~/cat.png")
+    for source in (name, "~/cat.png"):
+        assert clipgen.Run.replay(source, folder="~/again").prompts == run.prompts
+    latent = f"{name}/latents/00001.npy"
+    assert clipgen.Run("a dog", **(SMALL | {"init": latent})).journal.inputs()
     options = ["--generator", "pixels", "--init", "random", "--size", "32", "--steps", "1", "--cutouts", "2", "--quiet"]
     assert main(["a cat", *options, "-o", "~/q.png"]) == 0 and (home / "q.png").exists()
     assert not Path("~").exists()
