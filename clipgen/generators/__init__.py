@@ -194,7 +194,7 @@ def token_grid(model: Entry | Generator, size: tuple[int, int]) -> tuple[int, in
 
 def parse_relaxation(relax: str) -> tuple[str, dict[str, float]]:
     """Return the name and numbers of ``gumbel:temperature:groups`` or ``none:limit``. Raises ClipgenError."""
-    name, *numbers = relax.split(":")
+    name, *numbers = str(relax).split(":")
     RELAXATIONS.check(name)
     arguments = {"gumbel": ("temperature", "groups"), "none": ("limit",)}.get(name, ())
     try:

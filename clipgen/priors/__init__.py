@@ -181,7 +181,7 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
         raise ClipgenError(f"stream={stream!r}: choose True, False or 'likeliest'")
     if isinstance(perceptor, str):
         find_family(perceptor)
-    elif not (perceptor is None or isinstance(perceptor, str) or hasattr(perceptor, "embed_text")):
+    elif not (perceptor is None or hasattr(perceptor, "embed_text")):
         raise ClipgenError(f"perceptor={perceptor!r}: must be a name, a loaded perceptor or None")
     torch_device = resolve_device(device)
     prior, generator = _models(model, torch_device)
@@ -189,8 +189,10 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
     predictor = prior.start(prompt, n, guidance)
     sampler = Sampler(temperature, top_k, torch.Generator().manual_seed(seed))
     tokens, mask = _start_tokens(generator, n, prior.side, picture, keep)
-    stages = _rank_last(_sample(prompt, generator, predictor, sampler, tokens, mask, stream), judge)
-    return stages if stream else next(stages)
+    rows = _sample(predictor, sampler, tokens, mask, generator.device, stop_after_rows=stream is True)
+    stages = _draw(prompt, generator, rows, tokens, mask, stream)
+    ranked = (_rank(drawings, judge) if drawings.done == 1 else drawings for drawings in stages)
+    return ranked if stream else next(ranked)
 
 
 def load_prior(name: str = "mini", device: torch.device | str = "cpu") -> Prior:
@@ -224,30 +226,29 @@ def _start_tokens(
 
 @torch.no_grad()
 def _sample(
-    prompt: str,
-    generator: Codebook,
     predictor: TokenPredictor,
     sampler: Sampler,
     tokens: Tensor,
     mask: Tensor,
-    stream: bool | str,
-) -> Iterator[Drawings]:
-    """Sample tokens in order, but for those in ``mask``; yield the drawings after each row, or only at the end."""
+    device: torch.device,
+    stop_after_rows: bool,
+) -> Iterator[tuple[int, Tensor]]:
+    """Sample the tokens outside of ``mask`` in order, in place; after each row yield its number and likelihoods (n,)."""
     # The next tokens are guessed, and their successors predicted in the same call. What was guessed right need not be
     # predicted again, and the result is that of sampling one by one (Song et al. 2021, "Accelerating Feedforward
     # Computation via Parallel Nonlinear Equation Solving").
     side, flat, flat_mask = len(mask), tokens.flatten(1), mask.flatten()
     likelihoods, done, guessed = torch.zeros(len(tokens)), 0, 0
     while done < len(flat_mask):
-        # With all pictures of a row, stop at its end: its likelihood is that of its own tokens.
-        remaining = side - done % side if stream is True else len(flat_mask) - done
+        # Where a row's likelihoods are shown they are those of its own tokens, without any of the next row.
+        remaining = side - done % side if stop_after_rows else len(flat_mask) - done
         n, row = min(predictor.ahead if done else 1, remaining), done // side
         now = slice(done, done + n)
         for position in range(guessed, now.stop):
             if not flat_mask[position]:
                 flat[:, position] = flat[:, max(0, position - side)]  # the guess: as above
         guessed = now.stop
-        logits = predictor(flat.to(generator.device), done, n).cpu()
+        logits = predictor(flat.to(device), done, n).cpu()
         sampled = torch.where(flat_mask[now], flat[:, now], sampler(logits, done))
         # One more than were guessed right: it was sampled from correct tokens.
         correct = min(n, 1 + int((sampled == flat[:, now]).all(0).cumprod(0).sum()))
@@ -255,39 +256,46 @@ def _sample(
         logprobs = logits.log_softmax(-1).gather(-1, sampled[..., None])[..., 0]
         likelihoods += (logprobs * ~flat_mask[now])[:, :correct].sum(1)
         done += correct
-        count, is_pair = done // side, stream == "likeliest" and done // side % 2 == 0
-        if count > row and (count == side or stream is True or is_pair):
-            yield from _show_rows(prompt, generator, tokens, mask, likelihoods, count, stream)
-
-
-def _show_rows(
-    prompt: str, generator: Codebook, tokens: Tensor, mask: Tensor, likelihoods: Tensor, count: int, stream: bool | str
-) -> Iterator[Drawings]:
-    """Yield the drawings after ``count`` rows; the likeliest alone also with one row less, of the same painting."""
-    side, best = len(mask), [int(likelihoods.argmax())]
-    stages = [(count, best if stream == "likeliest" and count < side else [*range(len(tokens))])]
-    if stream == "likeliest" and count % 2 == 0:  # painting after each row would take half as long as sampling it
-        stages.insert(0, (count - 1, best))
-    drawn, members = mask | (torch.arange(side)[:, None] < count), stages[-1][1]
-    painted = dict(zip(members, _paint(generator, (tokens * drawn)[members], drawn)))  # without guesses
-    for row, members in stages:
-        drawn = mask | (torch.arange(side)[:, None] < row)
-        pixels = drawn.repeat_interleave(generator.stride, 0).repeat_interleave(generator.stride, 1)
-        pictures = [to_image(torch.where(pixels, painted[i], UNDRAWN)) for i in members]
-        drawn_tokens = (tokens * drawn)[members]
-        yield Drawings(prompt, pictures, [], drawn_tokens, generator.name, likelihoods[members].tolist(), row / side)
+        if done // side > row:
+            yield done // side, likelihoods
 
 
 @torch.no_grad()
-def _rank_last(stages: Iterator[Drawings], judge: Perceptor | None) -> Iterator[Drawings]:
-    """Yield the drawings, the finished ones with CLIP's scores and the best first."""
-    for drawings in stages:
-        if drawings.done == 1 and judge:
-            cosines = judge.embed_image(drawings.images) @ embed(judge, [drawings.prompt])[0]
-            drawings = replace(drawings, scores=cosines.tolist())
-        if drawings.done == 1:
-            drawings = drawings.ordered(drawings.scores or drawings.likelihoods)
-        yield drawings
+def _draw(
+    prompt: str,
+    generator: Codebook,
+    rows: Iterator[tuple[int, Tensor]],
+    tokens: Tensor,
+    mask: Tensor,
+    stream: bool | str,
+) -> Iterator[Drawings]:
+    """Yield the drawings after the rows that ``stream`` asks for, and at the end."""
+    side = len(mask)
+    for count, likelihoods in rows:
+        best = [int(likelihoods.argmax())]
+        stages: list[tuple[int, list[int]]] = []  # how many rows are shown, and of which pictures
+        if stream == "likeliest" and count % 2 == 0:  # painting after each row would take half as long as sampling it
+            stages = [(count - 1, best), (count, best)]
+        if count == side or stream is True:
+            stages = [*stages[:1], (count, [*range(len(tokens))])]
+        if not stages:
+            continue
+        drawn, members = mask | (torch.arange(side)[:, None] < count), stages[-1][1]
+        painted = dict(zip(members, _paint(generator, (tokens * drawn)[members], drawn)))  # without guesses
+        for row, members in stages:
+            drawn = mask | (torch.arange(side)[:, None] < row)
+            pixels = drawn.repeat_interleave(generator.stride, 0).repeat_interleave(generator.stride, 1)
+            pictures = [to_image(torch.where(pixels, painted[i], UNDRAWN)) for i in members]
+            likely = likelihoods[members].tolist()
+            yield Drawings(prompt, pictures, [], (tokens * drawn)[members], generator.name, likely, row / side)
+
+
+def _rank(drawings: Drawings, judge: Perceptor | None) -> Drawings:
+    """Return finished drawings best first, with CLIP's scores if there is a judge."""
+    if judge:
+        cosines = judge.embed_image(drawings.images) @ embed(judge, [drawings.prompt])[0]
+        drawings = replace(drawings, scores=cosines.tolist())
+    return drawings.ordered(drawings.scores or drawings.likelihoods)
 
 
 class Sampler:
