@@ -233,7 +233,7 @@ def _sample(
     device: torch.device,
     stop_after_rows: bool,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Sample the tokens outside of ``mask`` in order, in place; after each row yield its number and likelihoods (n,)."""
+    """Sample the tokens outside of ``mask`` in order, in place; yield each row's number and the likelihoods (n,)."""
     # The next tokens are guessed, and their successors predicted in the same call. What was guessed right need not be
     # predicted again, and the result is that of sampling one by one (Song et al. 2021, "Accelerating Feedforward
     # Computation via Parallel Nonlinear Equation Solving").
