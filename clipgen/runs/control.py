@@ -61,14 +61,7 @@ class RunControl:
                     "start a new run, or continue with Run.resume if it was stopped early"
                 )
             self._spec.apply_changes(settings, self._later)
-            try:
-                for name in inputs.by_name.keys() - before:
-                    self._journal.keep_input(name, inputs.by_name[name])
-            except OSError as error:
-                raise ClipgenError(
-                    f"{self._journal.folder}: {error.strerror}; make room there: the run could not be resumed without "
-                    "the picture of this change"
-                ) from error
+            self._journal.keep_inputs({name: inputs.by_name[name] for name in inputs.by_name.keys() - before})
             warn_of_titles(settings.prompts if lines else ())
             change["step"], self._next_settings = self._step, settings
             self._pending = [*self._due, change, *self._later]

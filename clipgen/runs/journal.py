@@ -77,7 +77,7 @@ class Journal(Folder):
             journal = cls(folder)
             journal._replace("settings.json", content.encode())
             for name, value in inputs.items():
-                journal.keep_input(name, value)
+                journal._keep_input(name, value)
         except OSError as error:
             if folder:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -272,11 +272,18 @@ class Journal(Folder):
 
     def restoring(self) -> AbstractContextManager[None]:
         """Return a context that raises ClipgenError for any error within: the state is damaged, or another run's."""
-        remedy = "; delete this file, and the run starts from its beginning"
-        return self._reporting_damage(f"{STATE}: the state", remedy)
+        return self._reporting_damage(f"{STATE}: the state", "; delete this file, and the run starts again")
 
-    def keep_input(self, name: str, value: Image.Image | np.ndarray) -> None:
-        """Keep a copy of a picture, or of a latent, that is called ``name`` in the settings."""
+    def keep_inputs(self, inputs: Mapping[str, Image.Image | np.ndarray]) -> None:
+        """Keep copies of pictures and latents by their names in the settings. Raises ClipgenError without room."""
+        try:
+            for name, value in inputs.items():
+                self._keep_input(name, value)
+        except OSError as error:
+            remedy = "make room there: the run could not be resumed without its pictures"
+            raise ClipgenError(f"{self.folder}: {error.strerror}; {remedy}") from error
+
+    def _keep_input(self, name: str, value: Image.Image | np.ndarray) -> None:
         suffix = ".npy" if isinstance(value, np.ndarray) else ".png"
         file = hashlib.sha256(name.encode()).hexdigest()[:16] + suffix
         self._replace(f"inputs/{file}", encode(value))

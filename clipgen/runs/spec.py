@@ -134,9 +134,8 @@ class RunSpec:
             if str(source) in str(error):
                 raise
             raise ClipgenError(f"{source}: {error}") from error
-        if spec.journal:
-            for name in inputs.by_name.keys() - contained:  # trusted, and part of the run from now on
-                spec.journal.keep_input(name, inputs.by_name[name])
+        if spec.journal:  # what is trusted is part of the run from now on
+            spec.journal.keep_inputs({name: inputs.by_name[name] for name in inputs.by_name.keys() - contained})
         return spec
 
     def apply_changes(self, settings: Settings, changes: Iterable[Mapping[str, Any]]) -> Settings:

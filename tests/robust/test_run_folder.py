@@ -227,6 +227,17 @@ def test_nothing_is_left_of_a_run_that_had_no_room_for_its_pictures(tmp_path):
     assert not [*(tmp_path / "runs").iterdir()]
 
 
+def test_a_change_without_room_for_its_picture_is_refused(tmp_path):
+    run = clipgen.Run("a cat", folder=tmp_path, **SMALL)
+    frames = iter(run)
+    next(frames)
+    noise = Image.effect_noise((128, 128), 90).convert("RGB")
+    with full_disk(9000), pytest.raises(clipgen.ClipgenError, match="File too large; make room there"):
+        run.change(prompt=["a cat", noise])
+    assert len([*frames]) == 3 and len(run.prompts) == 1 and not run.journal.changes
+    assert clipgen.Run.resume(run.journal.folder, like=run).finished
+
+
 def test_a_study_says_that_frames_have_no_room(tmp_path, inline_workers):
     with full_disk(5500):  # settings fit, latents do not
         study = clipgen.study("a cat", folder=tmp_path / "study", workers=1, progress=False, **SMALL)
