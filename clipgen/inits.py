@@ -190,6 +190,10 @@ class Dalle(Init):
                 return cast(Codebook, generator).from_tokens(drawings.tokens[:1].to(generator.device))
         return generator.encode(self.draw(context, subject, context.size))
 
+    def strength_and_space(self, subject: Any) -> tuple[float, str]:
+        """Return how firmly, and in which space, a run is held to the draft of a subject, as in ``InitTarget``."""
+        return self.strength, self.space
+
     def first_subject(self, context: InitContext) -> Any:
         """Return the subject of the text prompts that are active first."""
         self.check(context.prompts)  # they may have been changed since
@@ -205,7 +209,7 @@ class Dalle(Init):
         for span in spans:
             members = tuple(i for i in indices if context.prompts[i].span == span)
             subject = self.find_subject([context.prompts[i] for i in members])
-            target = context.target(self._draw_in_mask(context, subject), self.strength, self.space)
+            target = context.target(self._draw_in_mask(context, subject), *self.strength_and_space(subject))
             targets.append(target._replace(prompts=members, draft_key=self.draft_key(subject)))
         return targets
 

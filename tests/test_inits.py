@@ -183,7 +183,7 @@ def test_a_style_has_its_colours_and_its_strokes():
     image = torch.rand(1, 1, 8, 8, generator=rng()).expand(1, 3, 8, 8)
     image = torch.nn.functional.interpolate(image, (64, 64))
     painted = {name: scenes.apply_style(image, style, rng()) for name, style in scenes.STYLES.items()}
-    assert torch.equal(painted["sketch"], painted["charcoal"]) and (painted["sketch"] - image).abs().max() < 1e-5
+    assert torch.equal(painted["sketch"], painted["charcoal"]) and painted["sketch"].std(1).max() < 1e-5
     for name, style in scenes.STYLES.items():
         ends = torch.zeros(1, 3, 8, 8)
         ends[..., 4:] = 1

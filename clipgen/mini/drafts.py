@@ -30,9 +30,7 @@ from clipgen.prompts import Prompt, positive_text_prompts
 _PREPOSITIONS = "in front of|on top of|in|on|at|over|above|under|by|among|near"
 _PREPOSITION = rf"(?:{_PREPOSITIONS})(?: the| an?)? "
 _JOINT = re.compile(rf" (and|with|next to|behind|{scenes.VERBS}|{_PREPOSITIONS})(?= )")
-_PART = (
-    "slice|piece|pair|bunch|bowl|painting|drawing|photo|photograph|picture|portrait|sketch|image|illustration|render"
-)
+_PART = "slice|piece|pair|bunch|bowl|painting|drawing|photo|photograph|picture|portrait|image|illustration|render"
 _OF = re.compile(rf"^(?:.*\s)?(?:{_PART}) of ", re.DOTALL)  # "a slice of pizza", "an oil painting of a cat"
 _SIMILAR = {  # words for places that the transformer was not trained on, by a similar one that it was
     "grass": ("garden", "park", "field", "hill"),
@@ -259,6 +257,9 @@ class Drafts(Dalle):
         is_plain = len(subject.things) == 1 and not (subject.scenery or subject.style or subject.things[0].coloured)
         return subject.things[0].text if is_plain else ""
 
+    def strength_and_space(self, subject: Layout) -> tuple[float, str]:
+        return (40.0, "pixels") if subject.style else (self.strength, self.space)  # CLIP would colour greys
+
     def stages(self, context: InitContext, subject: Layout, size: tuple[int, int]) -> Iterator[Tensor]:
         """Yield the things of a layout in front of its scenery, one after another, as images (1, 3, H, W)."""
         for image in self._compose(context, subject, size):
@@ -300,8 +301,7 @@ def _grey(drawing: Tensor, thing: Thing) -> Tensor:
     return lightness(drawing).expand_as(drawing) if thing.coloured else drawing
 
 
-def _cut_out_grey(drawing: Tensor, thing: Thing) -> Tensor:
-    """Return a drawing in grey if it has a colour in the prompt, and its opacity, (1, 4, H, W)."""
+def _cut_out_grey(drawing: Tensor, thing: Thing) -> Tensor:  # with its opacity, (1, 4, H, W)
     return torch.cat([_grey(drawing, thing), cut_out(drawing)], 1)
 
 

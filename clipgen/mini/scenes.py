@@ -51,7 +51,7 @@ _GROUND: dict[str, tuple[RGB, RGB]] = {
     "snow": ((0.97, 0.98, 1.0), (0.85, 0.9, 0.97)),
     "forest": ((0.25, 0.4, 0.15), (0.2, 0.25, 0.1)),
 }
-TIMES: dict[str, RGB] = {"night sky": (0.25, 0.28, 0.45), "sunset": (0.85, 0.6, 0.6)}  # the light that a ground has
+TIMES = {"night sky": 0.3, "sunset": 0.7}  # of day, with the light that a ground has
 
 
 class Style(NamedTuple):
@@ -63,7 +63,7 @@ class Style(NamedTuple):
 
 
 _WASH = Style(((0.4, 0.47, 0.6), (0.62, 0.74, 0.8), (0.88, 0.88, 0.8), (1.0, 1.0, 0.98)), strength=0.45)
-_GREY = Style(((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), 0.0, 1.0)
+_GREY = Style(((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), 0.05, 1.0)
 # The painters' palettes: Starry Night, Impression Sunrise, Great Wave, The Scream, blue period, Night Watch, The Kiss.
 STYLES = {
     "van gogh": Style(((0.05, 0.1, 0.32), (0.12, 0.3, 0.62), (0.45, 0.65, 0.75), (0.98, 0.85, 0.35)), 0.15),
@@ -104,7 +104,8 @@ def _brush(image: Tensor, length: float, rng: torch.Generator) -> Tensor:
             grid = grid + sign * length / steps * ahead
     smeared = total / (2 * steps)
     streaks = smeared[:, 3:] / smeared[:, 3:].std()
-    return (image.lerp(smeared[:, :3], 0.6) + 0.08 * streaks).clamp(0, 1)
+    depth = 0.03 + 0.06 * (1 - image.mean(1, keepdim=True))  # paper has faint ones
+    return (image.lerp(smeared[:, :3], 0.6) + depth * streaks).clamp(0, 1)
 
 
 def with_article(name: str) -> str:
@@ -119,13 +120,11 @@ def draw_scenery(location: str, size: int, rng: torch.Generator, time: str | Non
         return low + (high - low) * float(torch.rand((), generator=rng))
 
     ground = _GROUND.get(location)
-    if ground and time:
-        ground = _dim(ground[0], TIMES[time]), _dim(ground[1], TIMES[time])
     horizon = size if not ground else int(size * rand(0.5, 0.75))
     picture = torch.empty(3, size, size)
     picture[:, :horizon] = _ramp(*_SKY[time or location], horizon)
     if ground:
-        picture[:, horizon:] = _ramp(*ground, size - horizon)
+        picture[:, horizon:] = _ramp(*ground, size - horizon) * TIMES.get(time or "", 1.0)
     ys, xs = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
     if time or location == "night sky":
         picture = _draw_lights(picture, time or location, xs, ys, horizon / size, rand)
@@ -139,7 +138,7 @@ def draw_scenery(location: str, size: int, rng: torch.Generator, time: str | Non
             picture = torch.where(trunk, torch.tensor([0.3, 0.2, 0.12])[:, None, None] * rand(0.7, 1.2), picture)
     if ground and location in ("grass", "snow"):
         hill = ys > horizon / size - 0.06 * torch.sin(math.pi * (xs * rand(1, 2) + rand(0, 1)))
-        fill = torch.tensor(ground[0])[:, None, None].expand_as(picture)
+        fill = picture[:, horizon, :1, None].expand_as(picture)
         picture = torch.where(hill & (ys <= horizon / size), fill, picture)
     return (picture + 0.04 * torch.randn(3, 1, 1, generator=rng)).clamp(0, 1)
 
@@ -155,10 +154,6 @@ def _draw_lights(
         star = torch.exp(-((xs - rand(0, 1)) ** 2 + (ys - rand(0, 1)) ** 2) / rand(2e-5, 1.2e-4)) * (ys <= horizon)
         picture = picture + (1 - picture) * star * rand(0.5, 1)
     return picture
-
-
-def _dim(colour: RGB, light: RGB) -> RGB:
-    return colour[0] * light[0], colour[1] * light[1], colour[2] * light[2]
 
 
 def _ramp(top: RGB, bottom: RGB, rows: int) -> Tensor:
