@@ -81,7 +81,7 @@ def test_a_film(front_end, request, page, notebooks, report):
 
     studio.generate("a blue car", steps=20_000)
     first = studio.shown()
-    studio.wait_for_step(45)
+    studio.wait_for_step(25)
     assert differ(first, studio.shown())
 
     # Another prompt while it runs: the score against it is low, and rises.
@@ -91,7 +91,7 @@ def test_a_film(front_end, request, page, notebooks, report):
     report("from another prompt to a step that follows it", time.monotonic() - changed)
     (change,) = newest(notebooks).changes
     assert change["prompt"] == "a green tree"
-    studio.wait_for_step(change["step"] + 45)
+    studio.wait_for_step(change["step"] + 35)
     page.screenshot(path=REPORTS / f"{front_end}-running.png")
     scores = [row["clip"] for row in newest(notebooks).scores if row["step"] > change["step"]]
     assert min(scores[:3]) + 0.1 < max(scores[-3:])

@@ -15,17 +15,17 @@ PEAK = (
 )
 
 
-@pytest.mark.parametrize("generator", ["dvae", "vqgan_imagenet_f16_16384"])
-def test_command_line(generator, cache, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("generator", "side"), [("dvae", 128), ("vqgan_imagenet_f16_16384", 256)])
+def test_command_line(generator, side, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPGEN_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code = f"import sys; from clipgen.cli import main; code = main(); {PEAK}; sys.exit(code)"
     models = ["--generator", generator, "--perceptor", f"ViT-B-32/{cache / 'ViT-B-32.safetensors'}"]
-    command = ["a cat", *models, "--size", "256x256", "--steps", "2", "--every", "1", "--lr", "20", "--quiet"]
+    command = ["a cat", *models, "--size", f"{side}x{side}", "--steps", "2", "--every", "1", "--lr", "20", "--quiet"]
     done = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "a-cat.gif") as film:
-        assert film.size == (256, 256) and film.n_frames >= 2
+        assert film.size == (side, side) and film.n_frames >= 2
     megabytes = float(done.stderr.split()[-1]) / 1024
     print(f"{generator}: {megabytes:.0f} MB at most")
     assert megabytes < 4000
