@@ -87,7 +87,7 @@ def strip_quotes(text: str) -> str:
 def find_file(name: str | os.PathLike[str]) -> str | None:
     """Return the path of the file that a name means, None for no file."""
     text = os.fspath(name)
-    paths = map(os.path.expanduser, (text, strip_quotes(text)))
+    paths = map(_expand_user, (text, strip_quotes(text)))
     return next(filter(os.path.isfile, paths), None)
 
 
@@ -107,7 +107,14 @@ def find_unused(stem: str, endings: Sequence[str]) -> list[Path]:
 
 def expand_home(path: str | os.PathLike) -> Path:
     """Return a path with ``~`` expanded, unchanged if there is no such home."""
-    return Path(os.path.expanduser(path))
+    return Path(_expand_user(os.fspath(path)))
+
+
+def _expand_user(path: str) -> str:
+    try:
+        return os.path.expanduser(path)
+    except ValueError:  # no user's name: a null byte, half a surrogate pair
+        return path
 
 
 def absolute_path(path: str | os.PathLike) -> Path:

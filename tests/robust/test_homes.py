@@ -10,6 +10,7 @@ import clipgen
 from clipgen.cli import main
 from clipgen.export import settings_of
 from clipgen.runs.inputs import Inputs, identify_weights
+from clipgen.storage import find_file
 
 SMALL = {"generator": "pixels", "init": "random", "size": (32, 32), "steps": 3, "cutouts": 2, "every": 1}
 
@@ -134,3 +135,10 @@ def test_exports_name_no_folder_of_weights(home):
     exported = settings_of(run.export("cat.png"))
     assert "private" not in json.dumps(exported)
     assert (exported["perceptor"], exported["judge"]) == ("mini | ViT-B-32/mine.pt:0.5", "ViT-B-32/mine.pt")
+
+
+@pytest.mark.parametrize("name", ["~a\0/", "~\ud800", "~a\0.png"])
+def test_what_begins_like_a_home_and_cannot_be_a_name_is_no_file(name, tmp_path):
+    assert find_file(name) is None
+    with pytest.raises(clipgen.ClipgenError, match="mask"):
+        clipgen.Run("a cat", init="perlin", mask=name, folder=tmp_path)

@@ -34,7 +34,7 @@ def _small(monkeypatch, inline_workers):
     """The lines as they stand, on pictures, presets and drafts that take no time."""
     monkeypatch.setattr(drafts, "DRAFTS", 1)
     monkeypatch.setattr(drafts, "TRIES", 1)
-    quick = {"steps": 5, "cutouts": 4, "size": (64, 64), "every": 2, "init": "perlin"}  # a draft takes longer than all steps
+    quick = {"steps": 5, "cutouts": 4, "size": (64, 64), "every": 2, "init": "perlin"}  # drafts take long
     monkeypatch.setattr(module, "defaults_for", lambda *_: quick)
 
 
