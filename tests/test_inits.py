@@ -280,6 +280,7 @@ def test_a_thing_is_called_as_the_transformer_was_taught():
     mini = clipgen.load_perceptor("mini")
     told = {"a car": "an automobile", "a bike": "a bicycle", "the sun": "a sun", "the moon": "a crescent moon"}
     told |= {same: same for same in ("a cat", "a squirrel", "the the")}
+    told |= {"a piano": "a musical keyboard", "the train": "a locomotive"}
     assert {text: drafts.canonical_name(text, mini) for text in told} == told
 
 

@@ -174,6 +174,7 @@ def canonical_name(text: str, perceptor: Perceptor) -> str:
 
     It is the nearest name by mini CLIP, or if none is near one that ends with the text: "a crescent moon".
     """
+    text = scenes.SYNONYMS.get(_strip_articles(text), text)
     bare = _strip_articles(text)
     text = scenes.with_article(bare) if bare and text.startswith("the ") else text
     if bare in (*everyday_names(), *drawing_names().names, ""):
