@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -224,23 +224,26 @@ class PromptLoss(Loss):
         total: Tensor | None = None  # of all embeddings
         collected: list[Tensor] = []  # embeddings of the batches so far
 
+        @cache
         @torch.no_grad()
-        def embed_start(part: slice) -> Tensor:
-            """Return the embeddings of the same cutouts of the picture that the run started from."""
-            assert context.background is not None  # a CutoutBatch here would be a reference cycle
-            cutouts = params.render(region.crop(context.background), part)
-            return perceptor.encode_image(cutouts, params.select_patches(part, image.device))
+        def embed_start(i: int) -> Tensor:
+            """Return the embeddings of a part's cutouts of the picture that the run started from."""
+            assert context.background is not None
+            # Not by a CutoutBatch, which holds ``evaluate``, which holds this function.
+            cutouts = params.render(region.crop(context.background), parts[i])
+            return perceptor.encode_image(cutouts, params.select_patches(parts[i], image.device))
 
         def evaluate(embeddings: Tensor) -> Tensor:  # called once for each batch, in order
             fraction = len(embeddings) / count  # of the cutouts
-            starts = None if targets.sources is None else embed_start(parts[len(collected)])
+            starts = None if targets.sources is None else embed_start(len(collected))
             loss = fraction * prompt_distance(embeddings, targets, self.distance, starts)
             if self.averaged:
                 batch_sum = embeddings.sum(0)
                 mean = (batch_sum if total is None else total + batch_sum - batch_sum.detach()) / count
-                starts = starts if starts is None else F.normalize(starts.mean(0), dim=-1)[None]
+                if starts is not None:
+                    starts = F.normalize(torch.cat([*map(embed_start, range(len(parts)))]).mean(0), dim=-1)[None]
                 joint = prompt_distance(F.normalize(mean, dim=-1)[None], targets, self.distance, starts)
-                # Its value is fraction * joint, so that the batches add up to joint; its gradient is that of joint.
+                # The term's value is fraction * joint, so that all add up to joint; its gradient is that of joint.
                 loss = loss.lerp(joint + (fraction - 1) * joint.detach(), self.averaged)
             collected.append(embeddings.detach())
             if score_weight and len(collected) == len(parts):

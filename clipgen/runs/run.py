@@ -215,7 +215,6 @@ class Run:
         return f"Run(folder={display_path(self.journal.folder)!r})"
 
     # --- the loop -------------------------------------------------------------------------------------
-
     def __iter__(self) -> Iterator[Frame]:
         """Return the iterator of frames, the same one as long as no error has ended it.
 
@@ -226,11 +225,15 @@ class Run:
         return self._frames
 
     def _iterate(self) -> Iterator[Frame]:
-        with self.session():
-            while self.prepare_step():
-                scores = self.optimization.advance()
-                if frame := self.record_step(scores):
-                    yield frame
+        try:
+            with self.session():
+                while self.prepare_step():
+                    scores = self.optimization.advance()
+                    if frame := self.record_step(scores):
+                        yield frame
+        finally:
+            if not (self.finished or self.control.stopped):  # an error or a break ended it: the next loop begins anew
+                self._frames = None
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -246,8 +249,6 @@ class Run:
                 with closing(self.optimization.memory):
                     yield
             finally:
-                if not (self.finished or self.control.stopped):  # an error ended it: the next loop raises ClipgenError
-                    self._frames = None
                 self._save_state()
                 self._writer.close()
                 if not self._lock.lost:

@@ -170,18 +170,25 @@ def test_prompts_that_come_together_as_embeddings():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("averaged", [0.0, 0.4, 1.0])
-def test_the_mean_embedding_joins_in_and_parts_change_nothing(averaged, tmp_path):
+@pytest.mark.parametrize(
+    ("prompt", "averaged"),
+    [
+        ("a cat:2 | a dog:-0.5", 0.0),
+        ("a cat:2 | a dog:-0.5", 0.4),
+        ("a cat:2 | a dog:-0.5", 1.0),
+        ("an apple -> a banana", 1.0),
+    ],
+)
+def test_the_mean_embedding_joins_in_and_parts_change_nothing(prompt, averaged, tmp_path):
     """In one pass and in three: the same loss and the same gradient, though the mean needs all views."""
-    run = clipgen.Run(
-        "a cat:2 | a dog:-0.5", averaged=averaged, cutouts=7, size=(64, 64), init="perlin", folder=tmp_path
-    )
+    run = clipgen.Run(prompt, averaged=averaged, cutouts=7, size=(64, 64), init="perlin", folder=tmp_path)
     next(iter(run))
     loss, image = run.optimization.spec.losses[0], smooth()
 
     def gradient(passes):
         leaf = image.clone().requires_grad_()
-        context = StepContext(leaf, run.optimization.latent, 1, run.optimization.spec, rng(), passes)
+        begun = {"background": run.optimization.background}
+        context = StepContext(leaf, run.optimization.latent, 1, run.optimization.spec, rng(), passes, **begun)
         total = 0.0
         for term in loss.terms(context):
             term.backward()

@@ -11,6 +11,7 @@ from PIL import Image
 import clipgen
 from clipgen.errors import ClipgenError
 from clipgen.runs.finish import iterate_batch
+from clipgen.runs.folder import Lock
 from clipgen.runs.journal import Journal
 
 
@@ -154,11 +155,32 @@ def test_after_an_error_in_a_step_a_second_loop_says_what_to_do(tmp_path, monkey
         for frame in run:
             if frame.step == 2:
                 patch.setattr(type(run.models.generator), "image", lambda *_: signal.raise_signal(signal.SIGINT))
-    for loop in (run, iterate_batch([run])):
+    for loop in (run, iterate_batch([run]), run, run):
         with pytest.raises(ClipgenError, match=r"ended this Run object; continue with clipgen.Run.resume\("):
             list(loop)
     resumed = clipgen.Run.resume(run.journal.folder, like=run)
     assert [frame.step for frame in resumed] == [3, 4] and not list(resumed)
+
+
+def test_a_run_whose_folder_another_one_holds_can_be_tried_again(tmp_path):
+    run = clipgen.Run("a cat", generator="pixels", init="perlin", size=(32, 32), steps=2, every=1, folder=tmp_path)
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with Lock(run.journal.folder):
+            held.set()
+            done.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    try:
+        with pytest.raises(ClipgenError, match="is in progress"):
+            list(run)
+    finally:
+        done.set()
+        other.join()
+    assert [frame.step for frame in run] == [1, 2]
 
 
 def test_a_branch_keeps_the_pictures_of_its_prompts(tmp_path):
