@@ -44,7 +44,9 @@ class Targets(NamedTuple):
 
     embeddings: Tensor  # (P, d), unit norm
     weights: Tensor  # (P,); a negative one repels
-    stops: Tensor | None  # (P,), distance at which an attracting prompt stops pulling, or a repelling one pushing
+    stops: (
+        Tensor | None
+    )  # (P,), distance at which an attracting prompt stops pulling, or a repelling one pushing; -inf: never
     sources: Tensor | None = None  # (P, d), embeddings of directions' source texts; zeros for the other prompts
 
     def to(self, device: torch.device) -> "Targets":
@@ -52,17 +54,17 @@ class Targets(NamedTuple):
         return self._replace(weights=copy_to(self.weights, device), stops=stops)
 
     def combined(self) -> "Targets":
-        """Return the targets, the positive ones replaced by their normalised weighted sum (Murdock 2021)."""
+        """Return targets whose positive ones are one, their normalised weighted sum, of weight 1 (Murdock 2021)."""
         positive = self.weights > 0
         if not positive.any():
             return self
         positive_weights = copy_to(self.weights.clamp(min=0), self.embeddings.device)
-        repelling = [self.embeddings[i] for i in (~positive).nonzero().flatten().tolist()]
+        others = [self.embeddings[i] for i in (~positive).nonzero().flatten().tolist()]
         stops = self.stops
         if stops is not None:
             stops = torch.cat([stops[positive].amin()[None], stops[~positive]])
         return Targets(
-            torch.stack([F.normalize(positive_weights @ self.embeddings, dim=-1), *repelling]),
+            torch.stack([F.normalize(positive_weights @ self.embeddings, dim=-1), *others]),
             torch.cat([self.weights.new_ones(1), self.weights[~positive]]),
             stops,
         )
@@ -221,7 +223,7 @@ class PromptLoss(Loss):
         params = self.cutouts.sample(shape, perceptor.size, context.rng, perceptor.patches, image.device)
         passes = min(context.passes, count)
         parts = [slice(a, b) for a, b in pairwise(round(i * count / passes) for i in range(passes + 1))]
-        total: Tensor | None = None  # of all embeddings
+        total: Tensor | None = None  # the sum of all embeddings
         collected: list[Tensor] = []  # embeddings of the batches so far
 
         @cache

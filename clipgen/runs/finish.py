@@ -65,7 +65,7 @@ def finish_batch(runs: Sequence[Run], progress: bool = True) -> Sequence[Run]:
                 scores = {name: f"{frame.scores[name]:.3f}" for name in ("clip", "judge") if name in frame.scores}
                 bar.set_postfix(scores)
         if all(run.finished for run in runs):
-            bar.total = bar.n  # they may have settled before their last steps
+            bar.total = bar.n  # they may have run out of patience before their last steps
     return runs
 
 
@@ -92,13 +92,13 @@ def iterate_batch(runs: Sequence[Run]) -> Iterator[tuple[Run, Frame]]:
 
         active = [run for run in runs if prepare(run)]
         while active:
-            first = min(run.step for run in active)
-            batch = [run for run in active if run.step == first]
+            earliest = min(run.step for run in active)
+            batch = [run for run in active if run.step == earliest]
             all_scores = batched.advance([run.optimization for run in batch])
             for run, scores in zip(batch, all_scores, strict=True):
                 if frame := run.record_step(scores):
                     yield run, frame
-            active = [run for run in active if run not in batch or prepare(run)]
+            active = [run for run in active if run not in batch or prepare(run)]  # the others are prepared already
 
 
 class BatchedSteps:
@@ -109,7 +109,7 @@ class BatchedSteps:
     """
 
     def __init__(self) -> None:
-        self.max_size: int | None = None  # known once memory ran out
+        self.max_size: int | None = None  # of a batch; None until memory runs out
 
     def advance(self, optimizations: Sequence[Optimization]) -> list[dict[str, Tensor]]:
         """Take one step of each; return what ``Optimization.advance`` returns, for each."""

@@ -218,7 +218,7 @@ class Run:
     def __iter__(self) -> Iterator[Frame]:
         """Return the iterator of frames, the same one as long as no error has ended it.
 
-        A second loop continues where the first stopped; after an error it raises ClipgenError.
+        A second loop continues where the first stopped; a loop after an error raises ClipgenError.
         """
         if self._frames is None:
             self._frames = self._iterate()
@@ -292,7 +292,7 @@ class Run:
         elif self.settings.is_film_step(self.step):
             self._record_film_picture(self.optimization.render_frame())
         self._in_step = False
-        # A resumed run begins after the camera's move, so the state is that after it.
+        # Save after the camera's move: a resumed run begins there.
         if frame and (self.finished or self.control.stopped or self._writer.is_state_due(self.optimization.state()[0])):
             self._save_state()
         return frame
@@ -304,7 +304,7 @@ class Run:
         if judge := self._step_specs.judge():
             values["judge"] = judge.score(frame.image, self.step - 1)
         self._history.add(frame)
-        # Also where the run ends early, as a change may continue it; after the last step nothing follows the move.
+        # Also when the run stops early, as a change may continue it; not after the last step.
         if self.settings.is_frame_step(self.step) and self.step < self.settings.steps:
             self.optimization.move_camera(image)
         self._writer.write(self.journal.add, frame.step, frame.image, latent.to("cpu", copy=True), frame.scores)
