@@ -193,6 +193,8 @@ def test_a_style_has_its_colours_and_its_strokes():
         rough, smooth = (picture.diff(dim=-1).abs().gt(0.01).float().mean() for picture in (painted[name], image))
         assert (rough > 3 * smooth) == (style.stroke > 0), name
     assert torch.equal(painted["monet"], scenes.apply_style(image, scenes.STYLES["monet"], rng()))
+    for size in ((1, 1), (2, 5)):  # the box of a small mask
+        assert scenes.apply_style(torch.rand(1, 3, *size), scenes.STYLES["monet"], rng()).isfinite().all()
 
 
 def test_the_ground_is_as_dark_as_the_sky():

@@ -44,9 +44,8 @@ class Targets(NamedTuple):
 
     embeddings: Tensor  # (P, d), unit norm
     weights: Tensor  # (P,); a negative one repels
-    stops: (
-        Tensor | None
-    )  # (P,), distance at which an attracting prompt stops pulling, or a repelling one pushing; -inf: never
+    # (P,), distance at which an attracting prompt stops pulling, or a repelling one pushing; -inf: never.
+    stops: Tensor | None
     sources: Tensor | None = None  # (P, d), embeddings of directions' source texts; zeros for the other prompts
 
     def to(self, device: torch.device) -> "Targets":

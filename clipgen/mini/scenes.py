@@ -91,7 +91,8 @@ def apply_style(image: Tensor, style: Style, rng: torch.Generator) -> Tensor:
 def _brush(image: Tensor, length: float, rng: torch.Generator) -> Tensor:
     """Return an image smeared along random curves, in streaks: line integral convolution (Cabral and Leedom 1993)."""
     height, width = image.shape[-2:]
-    coarse, fine = torch.randn(1, 1, 4, 4, generator=rng), torch.randn(1, 1, height // 3, width // 3, generator=rng)
+    coarse = torch.randn(1, 1, 4, 4, generator=rng)
+    fine = torch.randn(1, 1, max(1, height // 3), max(1, width // 3), generator=rng)
     angle, streaks = (F.interpolate(x.to(image.device), (height, width), mode="bicubic") for x in (coarse, fine))
     direction = torch.cat([(math.pi * angle).cos(), (math.pi * angle).sin()], 1)
     painted, steps = torch.cat([image, streaks], 1), 9
@@ -103,7 +104,7 @@ def _brush(image: Tensor, length: float, rng: torch.Generator) -> Tensor:
             ahead = F.grid_sample(direction, grid, padding_mode="border", align_corners=True).permute(0, 2, 3, 1)
             grid = grid + sign * length / steps * ahead
     smeared = total / (2 * steps)
-    streaks = smeared[:, 3:] / smeared[:, 3:].std()
+    streaks = smeared[:, 3:] / smeared[:, 3:].std(correction=0).clamp(min=1e-6)
     depth = 0.03 + 0.06 * (1 - image.mean(1, keepdim=True))  # paper has faint ones
     return (image.lerp(smeared[:, :3], 0.6) + depth * streaks).clamp(0, 1)
 
