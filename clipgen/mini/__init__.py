@@ -10,15 +10,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipgen.clip import Perceptor
+from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.generators import Entry
 from clipgen.generators.codebook import VQBase
 from clipgen.generators.dvae import DVAE, from_openai
 from clipgen.generators.vqgan import VQModel
 from clipgen.images.reading import to_image
-from clipgen.mini.scenes import COLOURS
+from clipgen.mini.scenes import COLOURS, with_article
 from clipgen.storage import weights
 
 WEIGHTS = Path(__file__).parent / "weights"
+# Least cosine of two names' embeddings for them to mean one thing: car and automobile 0.91, squirrel and bison 0.86.
+MIN_COSINE = 0.88
+ARTICLES = {"a", "an", "the"}
 _SIDE = 128  # of a drawing on the sheet
 PROMPTS = (WEIGHTS / "prompts.txt").read_text().splitlines()  # a hundred to measure the built-in models with
 
@@ -35,18 +40,49 @@ class DrawingNames(NamedTuple):
 
     names: list[str]
     embeddings: Tensor  # (K, 256), of ``everyday_name`` of each by mini CLIP: a thousand texts take seconds
+    keywords: dict[str, list[int]]  # the one to three things that a word also stands for: "squirrel" the chipmunk
 
 
 @cache  # the contents of a file
 def drawing_names() -> DrawingNames:
     """Return the 1,467 names of drawings."""
     tensors, config = weights.load_weights(WEIGHTS / "names.safetensors")
-    return DrawingNames(config["names"], tensors["embeddings"])
+    return DrawingNames(config["names"], tensors["embeddings"], config["keywords"])
 
 
 def everyday_name(name: str) -> str:
     """Return what a person calls a thing: "dog" for the "dog face"."""
     return name.removesuffix(" face")
+
+
+def strip_articles(text: str) -> str:
+    """Return a text without its articles."""
+    return " ".join(word for word in text.split() if word not in ARTICLES)
+
+
+@cache
+def everyday_names() -> list[str]:
+    """Return the names of drawings, everyday and in small letters. The transformer was trained on 841 of them."""
+    return [everyday_name(name).lower() for name in drawing_names().names]
+
+
+def canonical_name(text: str, perceptor: Perceptor) -> str:
+    """Return a thing by its name in the training: "a sun" for "the sun", "a chipmunk" for "a squirrel".
+
+    It is the thing that a keyword stands for, or else the nearest name by mini CLIP; if none is near, that of "coffee"
+    for "a cup of coffee", or one that ends with the text: "a crescent moon".
+    """
+    bare = strip_articles(text)
+    text = with_article(bare) if bare and text.startswith("the ") else text
+    keywords = drawing_names().keywords
+    if bare in (*everyday_names(), *drawing_names().names, "") and bare not in keywords:  # a train is a locomotive
+        return text
+    mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")
+    cosines = drawing_names().embeddings.to(mini.device) @ embed(mini, [text])[0]
+    ending = [i for i, name in enumerate(everyday_names()) if name.endswith(f" {bare}")]
+    near = [int(cosines.argmax())] if cosines.max() >= MIN_COSINE else []
+    kinds = keywords.get(bare) or near or keywords.get(bare.rpartition(" of ")[2]) or ending
+    return with_article(everyday_names()[max(kinds, key=lambda i: float(cosines[i]))]) if kinds else text
 
 
 def held_out() -> tuple[Tensor, list[str]]:

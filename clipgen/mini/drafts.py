@@ -10,7 +10,6 @@ a painter's style those of the painter.
 import math
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -18,12 +17,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipgen.clip import Perceptor
-from clipgen.clip.catalogue import embed, load_perceptor
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.inits import Dalle, InitContext
 from clipgen.losses.regularisers import lightness
-from clipgen.mini import drawing_names, everyday_name, scenes
+from clipgen.mini import ARTICLES, canonical_name, drawing_names, everyday_names, scenes, strip_articles
 from clipgen.priors import Drawings, dalle
 from clipgen.prompts import Prompt, positive_text_prompts
 
@@ -46,15 +43,13 @@ _PHRASES = {
     key: (key, *scenes.LOCATIONS.get(key, ()), *_SIMILAR.get(key, ())) for key in (*scenes.LOCATIONS, *_SIMILAR)
 }
 _SCENERY = {re.sub(f"^{_PREPOSITION}", "", phrase): name for name, phrases in _PHRASES.items() for phrase in phrases}
-_ARTICLES = {"a", "an", "the"}
 _STYLE = re.compile(  # with what is around its name: "in the style of Claude Monet", "by Monet", "a watercolour of"
     r",?\s*(?:(?:\bin )?\bthe style of (?:\w+ )?|\bby (?:\w+ )?|(?:\b(?:in|as|like) )?(?:\b(?:an?|the) )?)"
     rf"\b({'|'.join(scenes.STYLES)})\b(?: style| painting| picture)?(?: of\b)?"
 )
-_MORE_TINTS = "grey", "gold", "golden", "silver", "navy", "turquoise", "cyan", "violet", "magenta", "beige"
-_TINTS = {*scenes.COLOURS, *_MORE_TINTS}
-# Least cosine of two names' embeddings for them to mean one thing: car and automobile 0.91, squirrel and bison 0.86.
-MIN_COSINE = 0.88
+_TINTS = {colour: colour for colour in scenes.COLOURS} | {"grey": "gray", "silver": "gray", "gold": "yellow"}
+_TINTS |= {"golden": "yellow", "violet": "purple", "magenta": "pink"}
+_TINTS |= dict.fromkeys(("navy", "turquoise", "cyan", "beige"), "")
 DRAFT_TEMPERATURE = 0.25  # of sampling the tokens
 DRAFTS = 4  # to choose from: their best is as likely as the best of 16 at temperature 0.5, in a third of the time
 # Below this log-likelihood (nats) a draft mixes several things, and other seeds are tried: TRIES in all.
@@ -66,10 +61,10 @@ _PAPER_TOLERANCE = 60  # how far paper may be from white, as a sum over the chan
 
 
 class Thing(NamedTuple):
-    """What is drafted, and whether the prompt has a colour or a material for it."""
+    """What is drafted, without its colour."""
 
     text: str
-    coloured: bool  # by the prompt, so that it is drafted grey; the name is part of ``draft_key``
+    colour: str | None = None  # of ``scenes.COLOURS``, or empty for others and for materials; None: the prompt has none
 
 
 class Layout(NamedTuple):
@@ -102,17 +97,17 @@ def _parse(text: str) -> tuple[list[Thing], str | None, list[str]]:
     subjects, companions, sceneries = list[str](), list[str](), list[str]()
     relation, has_unknown_material = None, False
     first, *later = re.split(r",\s*", text)
-    if later and not _is_name(first) and len(_strip_articles(first).split()) == 1 and _is_described_name(later[0]):
+    if later and not _is_name(first) and len(strip_articles(first).split()) == 1 and _is_described_name(later[0]):
         first, *later = later  # "a huge, green dragon"
     for phrase in (first, *later):
         for joint, part in _split_parts(phrase):
-            bare, beside = _strip_articles(part), phrase is not first or joint not in ("", "and")
+            bare, beside = strip_articles(part), phrase is not first or joint not in ("", "and")
             material = (
                 scenes.find_material(bare, everyday_names()) if joint in scenes.MATERIAL and not companions else None
             )
             if bare in _SCENERY and not material and joint != "with" and (beside or bare not in everyday_names()):
                 sceneries.append(_SCENERY[bare])
-            elif not beside and set(bare.split()) - _TINTS:
+            elif not beside and set(bare.split()) - _TINTS.keys():
                 subjects.append(part)
             elif material or (joint not in scenes.MATERIAL and beside and _is_name(part) and (joint or part != bare)):
                 # A name after a comma has its article.
@@ -123,13 +118,13 @@ def _parse(text: str) -> tuple[list[Thing], str | None, list[str]]:
     parts = subjects + companions or ([text] if text and not sceneries else [])
     things = [_to_thing(part) for part in parts]
     if has_unknown_material:
-        things[0] = things[0]._replace(coloured=True)
+        things[0] = things[0]._replace(colour=things[0].colour or "")
     return things, relation if len(subjects) == 1 else None, sceneries
 
 
 def _split_parts(phrase: str) -> list[tuple[str, str]]:
     """Return (what joins it to the part before, part) of each part of a phrase, without "a painting of"."""
-    if _strip_articles(phrase) in everyday_names():  # "a bow and arrow"
+    if strip_articles(phrase) in everyday_names():  # "a bow and arrow"
         return [("", phrase)]
     first, *rest = _JOINT.split(f" {phrase}")
     parts = [("", first), *zip(rest[::2], rest[1::2], strict=True)]
@@ -139,12 +134,12 @@ def _split_parts(phrase: str) -> list[tuple[str, str]]:
 def _is_described_name(text: str) -> bool:
     """Return whether a text is an adjective and a name, as "green dragon" is and "oil painting" is not."""
     words = text.split()
-    return len(words) > 1 and words[0] not in _ARTICLES and _is_name(f"a {words[-1]}")
+    return len(words) > 1 and words[0] not in ARTICLES and _is_name(f"a {words[-1]}")
 
 
 def _is_name(text: str) -> bool:
     """Return whether drawings have this name, or for "a red hat" one that ends so: "top hat"."""
-    bare = " ".join(word for word in _strip_articles(text).split() if word not in _TINTS)
+    bare = " ".join(word for word in strip_articles(text).split() if word not in _TINTS)
     has_article = text.startswith(("a ", "an "))
     if bare in everyday_names():
         return True
@@ -153,42 +148,14 @@ def _is_name(text: str) -> bool:
 
 def _to_thing(text: str) -> Thing:
     words = [word for word in text.split() if word not in _TINTS]
-    is_name = _strip_articles(text) in everyday_names()  # "a red apple"
+    is_name = strip_articles(text) in everyday_names()  # "a red apple"
     # "An orange" is a thing, and "a heart of gold" has no colour.
     if is_name or len(words) == len(text.split()) or text.split()[-1] in _TINTS:
-        return Thing(text, False)
+        return Thing(text)
     for i, word in enumerate(words[:-1]):
         if word in ("a", "an"):
             words[i] = "an" if words[i + 1][0] in "aeiou" else "a"
-    return Thing(" ".join(words), True)
-
-
-@cache
-def everyday_names() -> list[str]:
-    """Return the names of drawings, everyday and in small letters. The transformer was trained on 841 of them."""
-    return [everyday_name(name).lower() for name in drawing_names().names]
-
-
-def canonical_name(text: str, perceptor: Perceptor) -> str:
-    """Return a thing by its name in the training: "a sun" for "the sun", "an automobile" for "a car".
-
-    It is the nearest name by mini CLIP, or if none is near one that ends with the text: "a crescent moon".
-    """
-    text = scenes.SYNONYMS.get(_strip_articles(text), text)
-    bare = _strip_articles(text)
-    text = scenes.with_article(bare) if bare and text.startswith("the ") else text
-    if bare in (*everyday_names(), *drawing_names().names, ""):
-        return text
-    mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")
-    cosines = drawing_names().embeddings.to(mini.device) @ embed(mini, [text])[0]
-    kinds = [i for i, name in enumerate(everyday_names()) if name.endswith(f" {bare}")]
-    if cosines.max() >= MIN_COSINE:
-        return scenes.with_article(everyday_names()[int(cosines.argmax())])
-    return scenes.with_article(everyday_names()[max(kinds, key=lambda i: float(cosines[i]))]) if kinds else text
-
-
-def _strip_articles(text: str) -> str:
-    return " ".join(word for word in text.split() if word not in _ARTICLES)
+    return Thing(" ".join(words), next(_TINTS[word] for word in text.split() if word in _TINTS))
 
 
 def cut_out(drawing: Tensor) -> Tensor:
@@ -252,10 +219,15 @@ class Drafts(Dalle):
         """Return the layout as text. Run folders keep it: another form would restart a resumed run from its draft."""
         more = [(name, getattr(subject, name)) for name in ("relation", "sky", "style")]
         rest = "".join(f", {name}={value!r}" for name, value in more if value)
-        return f"Layout(things={subject.things}, place={subject.scenery!r}{rest})"
+        things = ", ".join(
+            f"Thing(text={thing.text!r}, coloured={thing.colour is not None})" for thing in subject.things
+        )
+        return f"Layout(things=[{things}], place={subject.scenery!r}{rest})"
 
     def single_text(self, subject: Layout) -> str:
-        is_plain = len(subject.things) == 1 and not (subject.scenery or subject.style or subject.things[0].coloured)
+        is_plain = len(subject.things) == 1 and not (
+            subject.scenery or subject.style or subject.things[0].colour is not None
+        )
         return subject.things[0].text if is_plain else ""
 
     def strength_and_space(self, subject: Layout) -> tuple[float, str]:
@@ -299,7 +271,18 @@ class Drafts(Dalle):
 
 
 def _grey(drawing: Tensor, thing: Thing) -> Tensor:
-    return lightness(drawing).expand_as(drawing) if thing.coloured else drawing
+    """Return a drawing in grey if the prompt has a colour for it, on average about as light as that colour."""
+    if thing.colour is None:
+        return drawing
+    light = lightness(drawing)
+    if thing.colour:
+        opaque, rgb = cut_out(drawing), light.new_tensor(scenes.COLOURS[thing.colour])[:, None, None]
+        goal = lightness(rgb).clamp(max=0.88)  # lighter lines would not be seen
+        mean = ((light * opaque).sum() / opaque.sum().clamp(min=1)).clamp(0.25, 0.75)
+        light = torch.where(light < mean, goal * light / mean, 1 - (1 - goal) * (1 - light) / (1 - mean))
+        if rgb.amax() - rgb.amin() < 0.05:  # a trace of blue is held, and keeps CLIP from colouring it
+            return torch.cat([light, light, (light + 0.06 * opaque).clamp(max=1)], 1)
+    return light.expand_as(drawing)
 
 
 def _cut_out_grey(drawing: Tensor, thing: Thing) -> Tensor:  # with its opacity, (1, 4, H, W)
@@ -308,7 +291,7 @@ def _cut_out_grey(drawing: Tensor, thing: Thing) -> Tensor:  # with its opacity,
 
 def _with_face(thing: Thing, relation: str) -> Thing:
     """Return the face of a thing that wears something, if there are drawings of faces alone: "a cat face"."""
-    face = f"{_strip_articles(thing.text)} face"
+    face = f"{strip_articles(thing.text)} face"
     if relation in scenes.WORN and face in drawing_names().names:
         return thing._replace(text=scenes.with_article(face))
     return thing
@@ -321,7 +304,7 @@ def _paste_related(image: Tensor, relation: str, first: Thing, layers: Sequence[
         scenes.paste(image, scenes.cover(*layers), *scenes.squares(1, height, width)[0])
         return
     boxes = [scenes.bounding_boxes(layer[:, 3] > 0.5)[0].tolist() for layer in layers]
-    has_face = first.text.endswith(" face") or _strip_articles(first.text) in scenes.FACES
+    has_face = first.text.endswith(" face") or strip_articles(first.text) in scenes.FACES
     positions, short = scenes.arrange(relation, boxes[0], boxes[1], has_face), min(height, width)
     for i in (1, 0) if relation in scenes.BEHIND else (0, 1):
         fraction, x, y = positions[i]

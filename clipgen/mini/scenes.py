@@ -203,10 +203,6 @@ _HOLLOW = {"basket", "bathtub", "bowl", "box", "bucket", "canoe", "cup", "gift",
 VERBS = "|".join(sorted(MATERIAL | {"wearing"} | set(_RELATIONS) - {"in", "on", "on top of"}, reverse=True))
 
 
-# Things by the drawing that shows them best. Mini CLIP would take "timer clock" and "diya lamp".
-SYNONYMS = {"clock": "an alarm clock", "lamp": "a light bulb", "piano": "a musical keyboard", "train": "a locomotive"}
-
-
 def find_material(bare: str, names: Sequence[str]) -> str | None:
     """Return the drawing, among ``names``, that has a material's colours: "a banana" for "bananas", or None."""
     exact = [name for name in (_MATERIALS.get(bare, bare), bare.removesuffix("s")) if name in names]

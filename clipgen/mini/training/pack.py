@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from torchvision.utils import make_grid
 
 from clipgen.images.reading import to_image
@@ -12,6 +15,14 @@ from clipgen.mini import WEIGHTS, everyday_name
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.training import critic, data, dvae, prior, vqgan
 from clipgen.mini.training.training import Job, save_weights
+
+LEAST = 0.6  # cosine of a keyword and a name: "copter" and "helicopter" have 0.79, "table" and "ping pong" 0.57
+BEST = {  # words by the drawing that shows them best, where keywords and mini CLIP have another
+    "clock": "alarm clock", "couch": "couch and lamp", "flower": "blossom", "heart": "red heart", "lamp": "light bulb",
+    "lightning bolt": "high voltage", "piano": "musical keyboard", "smiley": "grinning face",
+    "sofa": "couch and lamp", "spaceship": "flying saucer", "train": "locomotive", "ufo": "flying saucer",
+    "witch": "woman mage", "wizard": "man mage",
+}  # fmt: skip
 
 
 def pack(job: Job) -> None:
@@ -28,10 +39,30 @@ def pack(job: Job) -> None:
     with torch.no_grad():
         clip = job.trained("critic", MiniCLIP(**critic.CONFIG))
         embeddings = clip.embed_text([everyday_name(name) for name in names])
-    save_weights(target / "names.safetensors", {"embeddings": embeddings.cpu()}, {"names": names})
+    config = {"names": names, "keywords": read_keywords(drawings.things, clip, embeddings)}
+    save_weights(target / "names.safetensors", {"embeddings": embeddings.cpu()}, config)
     rows = drawings.test_set()
     sheet = make_grid(drawings.pictures(rows)[0], nrow=20, padding=0)
     to_image(sheet).save(target / "heldout.webp", lossless=True, quality=100)
     (target / "heldout.json").write_text(json.dumps(drawings.names(rows), indent=0))
     for file in sorted(target.iterdir()):
         print(f"{file.name}  {file.stat().st_size / 1e6:.2f} MB")
+
+
+def read_keywords(things: Sequence[data.Thing], clip: MiniCLIP, embeddings: Tensor) -> dict[str, list[int]]:
+    """The things that words which are no names also stand for, by number.
+
+    A keyword is kept if up to three things share it, of those that mini CLIP finds somewhat similar (``LEAST``).
+    """
+    names = [thing.name for thing in things]
+    numbers = defaultdict(list)
+    for number, thing in enumerate(things):
+        for keyword in thing.keywords:
+            numbers[keyword].append(number)
+    taken = {name.lower() for thing in names for name in (thing, everyday_name(thing))}
+    specific = {word: some for word, some in sorted(numbers.items()) if len(some) <= 3 and word not in taken}
+    with torch.no_grad():
+        cosines = clip.embed_text(list(specific)) @ embeddings.T
+    kept = {word: [i for i in specific[word] if row[i] >= LEAST] for word, row in zip(specific, cosines)}
+    kept |= {word: [names.index(name)] for word, name in BEST.items() if name in names}
+    return {word: some for word, some in kept.items() if some}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
@@ -23,7 +23,7 @@ from clipgen.mini.training.data import Drawings
 from clipgen.mini.training.evaluate import PROMPTS
 from clipgen.mini.training.first_stage import CONFIG as FIRST
 from clipgen.mini.training.first_stage import Snapped
-from clipgen.mini.training.prior import losses
+from clipgen.mini.training.prior import losses, optimisers
 from clipgen.mini.training.training import Job, Training, load_embedded, save_weights
 from clipgen.priors import apply_guidance
 
@@ -62,17 +62,6 @@ def build(words: Tensor, config: dict[str, Any] = CONFIG) -> prior.Transformer:
     return net
 
 
-def optimisers(net: nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices between features, AdamW for the others."""
-    inner = {n for n, p in net.named_parameters() if p.dim() == 2 and n.startswith(("blocks", "understand"))}
-    hidden = [p for n, p in net.named_parameters() if n in inner]
-    others = [p for n, p in net.named_parameters() if n not in inner]
-    return (
-        torch.optim.Muon(hidden, weight_decay=0.03, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, betas=(0.9, 0.96), weight_decay=0.0, fused=True),
-    )
-
-
 def train(job: Job, batch: int = 512, captions: int = 600_000) -> None:
     """Writes ``second.pt``, ``weights/prior.safetensors`` and a sheet of the hundred prompts; needs ``first.pt``."""
     drawings, encode = sources(job.cache)
@@ -94,12 +83,12 @@ def train(job: Job, batch: int = 512, captions: int = 600_000) -> None:
         text, meaning, tokens = scenes.some(rows)
         with job.autocast():
             spoken, codes = compute_losses(model, text.masked_fill(silent, -1), meaning.masked_fill(silent, 0), tokens)
-        training.step(WORDS * spoken + (1 - WORDS) * codes)
+        training.step(WORDS * spoken + (1 - WORDS) * codes.mean())
         if training.due:
             with torch.no_grad(), job.autocast():
                 text, meaning, tokens = scenes.some(unseen)
-                right = losses(net, text, meaning, tokens)[1]
-                misled = losses(net, text.roll(1, 0), meaning.roll(1, 0), tokens)[1]
+                right = losses(net, text, meaning, tokens)[1].mean()
+                misled = losses(net, text.roll(1, 0), meaning.roll(1, 0), tokens)[1].mean()
             training.log(words=spoken, codes=codes, unseen=right, misled=misled)
     folder = job.out / "weights"
     folder.mkdir(exist_ok=True)

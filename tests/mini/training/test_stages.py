@@ -8,8 +8,12 @@ import torch
 
 from clipgen.clip.tokenizer import VOCABULARY_SIZE
 from clipgen.generators.dvae import DVAE
+from clipgen.mini import WEIGHTS, everyday_name
+from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.prior import Transformer
+from clipgen.mini.training import data, pack
 from clipgen.mini.training.__main__ import main
+from clipgen.mini.training.training import load_embedded
 from clipgen.storage import weights
 
 STAGES = ("text", "clip", "critic", "evaluator", "vqgan", "dvae", "prior", "pack")
@@ -39,6 +43,22 @@ def test_the_recipe_end_to_end(cache, recipe, tmp_path):
     recipe("dvae", "--minutes", before["spent"] / 60 + 0.0001, *where)  # a step more, however long one takes
     after = torch.load(tmp_path / "dvae.pt", weights_only=True)
     assert after["steps"] > before["steps"], "training goes on from its checkpoint"
+    recipe("refine", "--minutes", 0.001, "--captions", 60, *where)
+    refined, shipped = (weights.load_weights(file / "prior.safetensors")[0] for file in (tmp_path / "weights", WEIGHTS))
+    moved = [(refined[name].float() - shipped[name].float()).abs().max() for name in shipped]
+    assert 0 < max(moved) < 0.1, "it continues with the shipped transformer"
+
+
+def test_a_word_stands_for_what_few_things_share():
+    shared = [data.Thing("cat face", ("cat", "kitten", "pet", "feline"), ""), data.Thing("dog", ("pet", "puppy"), "")]
+    shared += [data.Thing(name, ("pet", "train"), "") for name in ("train", "locomotive", "rail")]
+    clip = load_embedded("clip", MiniCLIP).eval()
+    with torch.no_grad():
+        embeddings = clip.embed_text([everyday_name(thing.name) for thing in shared])
+    keywords = pack.read_keywords(shared, clip, embeddings)
+    assert keywords["kitten"] == [0] and keywords["puppy"] == [1], "of one thing"
+    assert "pet" not in keywords and "cat" not in keywords, "many share it; it is a name"
+    assert keywords["train"] == [3], "by hand, though it is a name"
 
 
 @pytest.mark.slow
