@@ -3,8 +3,8 @@
 The transformer draws single, plain things well, under the names of its training. It fails at coloured things, at two
 things, and at things in front of scenery. So each thing is drafted alone, cut out, and put beside the other one, or
 where their relation puts it (a hat on a head), in front of the prompt's scenery. What has a colour in the prompt is
-drafted grey: CLIP's gradient colours grey well. What is made of another thing has that one's colours, and a picture in
-a painter's style those of the painter.
+drafted in a grey as light as that colour: CLIP's gradient colours grey well. What is made of another thing has that
+one's colours, and a picture in a painter's style those of the painter.
 """
 
 import math
@@ -61,10 +61,12 @@ _PAPER_TOLERANCE = 60  # how far paper may be from white, as a sum over the chan
 
 
 class Thing(NamedTuple):
-    """What is drafted, without its colour."""
+    """What is drafted, and its colour in the prompt."""
 
     text: str
-    colour: str | None = None  # of ``scenes.COLOURS``, or empty for others and for materials; None: the prompt has none
+    colour: str | None = (
+        None  # one of ``scenes.COLOURS``; empty: another colour, or a material; None: the prompt has none
+    )
 
 
 class Layout(NamedTuple):
