@@ -65,7 +65,7 @@ class Thing(NamedTuple):
 
     text: str
     colour: str | None = (
-        None  # one of ``scenes.COLOURS``; empty: another colour, or a material; None: the prompt has none
+        None  # of ``scenes.COLOURS``; empty: another one, or a material; None: the prompt has none
     )
 
 
