@@ -296,7 +296,7 @@ def test_a_thing_is_called_as_the_transformer_was_taught():
     told = {"a car": "an automobile", "a bike": "a bicycle", "the sun": "a sun", "the moon": "a crescent moon"}
     told |= {same: same for same in ("a cat", "a kettle", "the the")}
     told |= {"a piano": "a musical keyboard", "the train": "a locomotive"}
-    told |= {"a squirrel": "a chipmunk", "beer": "a beer mug", "a cup of coffee": "a hot beverage"}
+    told |= {"a squirrel": "a chipmunk", "beer": "a tumbler glass", "a cup of coffee": "a teacup without handle"}
     assert {text: canonical_name(text, mini) for text in told} == told
 
 

@@ -75,14 +75,17 @@ def canonical_name(text: str, perceptor: Perceptor) -> str:
     bare = strip_articles(text)
     text = with_article(bare) if bare and text.startswith("the ") else text
     keywords = drawing_names().keywords
-    if bare in (*everyday_names(), *drawing_names().names, "") and bare not in keywords:  # a train is a locomotive
+    if bare in (*everyday_names(), *drawing_names().names, "") and bare not in keywords:  # a train: a locomotive
         return text
     mini = perceptor if perceptor.name == "mini" else load_perceptor("mini")
     cosines = drawing_names().embeddings.to(mini.device) @ embed(mini, [text])[0]
     ending = [i for i, name in enumerate(everyday_names()) if name.endswith(f" {bare}")]
     near = [int(cosines.argmax())] if cosines.max() >= MIN_COSINE else []
     kinds = keywords.get(bare) or near or keywords.get(bare.rpartition(" of ")[2]) or ending
-    return with_article(everyday_names()[max(kinds, key=lambda i: float(cosines[i]))]) if kinds else text
+    if not kinds:
+        return text
+    best = max(kinds, key=lambda i: float(cosines[i]))
+    return with_article(everyday_names()[keywords.get(everyday_names()[best], [best])[0]])
 
 
 def held_out() -> tuple[Tensor, list[str]]:

@@ -64,9 +64,7 @@ class Thing(NamedTuple):
     """What is drafted, and its colour in the prompt."""
 
     text: str
-    colour: str | None = (
-        None  # of ``scenes.COLOURS``; empty: another one, or a material; None: the prompt has none
-    )
+    colour: str | None = None  # of ``scenes.COLOURS``; empty: another one, or a material; None: the prompt has none
 
 
 class Layout(NamedTuple):
