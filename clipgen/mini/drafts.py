@@ -277,9 +277,9 @@ def _grey(drawing: Tensor, thing: Thing) -> Tensor:
     light = lightness(drawing)
     if thing.colour:
         opaque, rgb = cut_out(drawing), light.new_tensor(scenes.COLOURS[thing.colour])[:, None, None]
-        goal = lightness(rgb).clamp(max=0.88)  # lighter lines would not be seen
+        tone = lightness(rgb).clamp(max=0.88)  # lighter lines would not be seen
         mean = ((light * opaque).sum() / opaque.sum().clamp(min=1)).clamp(0.25, 0.75)
-        light = torch.where(light < mean, goal * light / mean, 1 - (1 - goal) * (1 - light) / (1 - mean))
+        light = torch.where(light < mean, tone * light / mean, 1 - (1 - tone) * (1 - light) / (1 - mean))
         if rgb.amax() - rgb.amin() < 0.05:  # a trace of blue is held, and keeps CLIP from colouring it
             return torch.cat([light, light, (light + 0.06 * opaque).clamp(max=1)], 1)
     return light.expand_as(drawing)
