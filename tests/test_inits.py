@@ -74,7 +74,7 @@ def test_what_the_prompt_has_a_colour_for_is_drafted_grey(tmp_path):
 def test_grey_is_about_as_light_as_the_colour_and_black_white_and_gray_stay(colour, hue):
     drawing = torch.ones(1, 3, 64, 64)
     drawing[..., 16:48, 16:48] = torch.tensor([0.3, 0.6, 0.4])[:, None, None]
-    grey = drafts._grey(drawing, drafts.Thing("a box", colour))
+    grey = drafts.to_grey(drawing, colour)
     light, before = (lightness(picture)[..., 32, 32].item() for picture in (grey, drawing))
     goal = lightness(torch.tensor(scenes.COLOURS[colour])[:, None, None]).item() if colour else before
     assert light == pytest.approx(min(goal, 0.88), abs=0.02)

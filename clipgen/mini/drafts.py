@@ -243,7 +243,7 @@ class Drafts(Dalle):
         things = subject.things
         if subject.scenery is None and len(things) == 1:
             for drawing in super().stages(context, things[0].text, size):
-                yield _grey(drawing, things[0])
+                yield to_grey(drawing, things[0].colour)
             return
         image = torch.ones(1, 3, *size, device=context.generator.device)
         if subject.scenery:
@@ -270,13 +270,13 @@ class Drafts(Dalle):
         return stages_of(canonical_name(text, context.perceptor), context.seed, str(context.generator.device))
 
 
-def _grey(drawing: Tensor, thing: Thing) -> Tensor:
-    """Return a drawing in grey if the prompt has a colour for it, on average about as light as that colour."""
-    if thing.colour is None:
+def to_grey(drawing: Tensor, colour: str | None) -> Tensor:
+    """Return a drawing (1, 3, H, W) in grey, on average about as light as a colour, which is one of ``Thing``."""
+    if colour is None:
         return drawing
     light = lightness(drawing)
-    if thing.colour:
-        opaque, rgb = cut_out(drawing), light.new_tensor(scenes.COLOURS[thing.colour])[:, None, None]
+    if colour:
+        opaque, rgb = cut_out(drawing), light.new_tensor(scenes.COLOURS[colour])[:, None, None]
         tone = lightness(rgb).clamp(max=0.88)  # lighter lines would not be seen
         mean = ((light * opaque).sum() / opaque.sum().clamp(min=1)).clamp(0.25, 0.75)
         light = torch.where(light < mean, tone * light / mean, 1 - (1 - tone) * (1 - light) / (1 - mean))
@@ -286,7 +286,7 @@ def _grey(drawing: Tensor, thing: Thing) -> Tensor:
 
 
 def _cut_out_grey(drawing: Tensor, thing: Thing) -> Tensor:  # with its opacity, (1, 4, H, W)
-    return torch.cat([_grey(drawing, thing), cut_out(drawing)], 1)
+    return torch.cat([to_grey(drawing, thing.colour), cut_out(drawing)], 1)
 
 
 def _with_face(thing: Thing, relation: str) -> Thing:
