@@ -55,6 +55,7 @@ def test_a_word_stands_for_what_few_things_share():
     assert keywords["kitten"] == [0] and keywords["puppy"] == [1], "of one thing"
     assert "pet" not in keywords and "cat" not in keywords, "many share it; it is a name"
     assert keywords["train"] == [3], "by hand, though it is a name"
+    assert pack.read_keywords([data.Thing("dog", ("dog",), "")], clip, embeddings[1:2]) == {}, "nothing but a name"
 
 
 @pytest.mark.slow
