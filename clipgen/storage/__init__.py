@@ -38,7 +38,8 @@ def atomic_write(file: Path) -> Iterator[Path]:
         if PART.fullmatch(part.name) and not part.is_symlink():
             with suppress(OSError), part.open("r+b") as stream:  # locked by its writer; gone
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                part.unlink()
+                if os.path.samestat(os.fstat(stream.fileno()), part.stat()):  # not begun again by its writer since
+                    part.unlink()
     part = file.with_name(f".{secrets.token_hex(4)}.part{file.suffix.lower()}")
     try:
         with _create_locked(part):
