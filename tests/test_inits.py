@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
+from torch.nn import functional as F
 
 import clipgen
 from clipgen import inits as starts
-from clipgen.images.reading import parse_colour
+from clipgen.images.reading import parse_colour, to_image, to_tensor
 from clipgen.inits import Dalle
 from clipgen.losses.regularisers import lightness
 from clipgen.mini import canonical_name, drafts, scenes
@@ -289,6 +290,15 @@ def test_a_place_is_behind_the_thing(tmp_path):
     (goal,) = run.optimization.spec.init_targets
     edges = torch.cat([goal.image[..., :4, :].flatten(), goal.image[..., -4:, :].flatten()])
     assert edges.quantile(0.9) < 0.4 < 0.8 < goal.image[..., 16:48, 16:48].amax()
+
+
+def test_paper_is_filled_as_by_a_flood_from_the_edge():
+    """Through a maze, in whose closed rooms the paper stays."""
+    is_paper = F.pad(torch.rand(40, 57, generator=rng()) > 0.4, (1, 1, 1, 1), value=True)
+    flooded = to_image(is_paper.float().expand(3, -1, -1))
+    ImageDraw.floodfill(flooded, (0, 0), (255, 0, 255))
+    expected = to_tensor(flooded)[0, 1] < to_tensor(flooded)[0, 0]
+    assert torch.equal(drafts._fill_from_edge(is_paper), expected) and not torch.equal(expected, is_paper)
 
 
 def test_a_thing_is_called_as_the_transformer_was_taught():

@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -160,12 +161,24 @@ def _to_thing(text: str) -> Thing:
 
 def cut_out(drawing: Tensor) -> Tensor:
     """Return the opacity (1, 1, H, W) of a drawing (1, 3, H, W): 0 where white paper is connected to the edge."""
-    paper = to_image(F.pad(drawing[0], (1, 1, 1, 1), value=1))
-    ImageDraw.floodfill(paper, (0, 0), (255, 0, 255), thresh=_PAPER_TOLERANCE)
-    filled = to_tensor(paper)[..., 1:-1, 1:-1].to(drawing.device)
-    outside = (filled - filled.new_tensor([1, 0, 1])[:, None, None]).abs().amax(1, keepdim=True) == 0
+    pixels = torch.from_numpy(np.array(to_image(F.pad(drawing[0], (1, 1, 1, 1), value=1)))).int()
+    filled = _fill_from_edge((255 - pixels).sum(-1) <= _PAPER_TOLERANCE)[1:-1, 1:-1]
+    outside = filled.to(drawing.device)[None, None].float()
     # The rim is half paper.
-    return 1 - F.avg_pool2d(F.max_pool2d(outside.float(), 5, 1, 2), 3, 1, 1, count_include_pad=False)
+    return 1 - F.avg_pool2d(F.max_pool2d(outside, 5, 1, 2), 3, 1, 1, count_include_pad=False)
+
+
+def _fill_from_edge(is_paper: Tensor) -> Tensor:
+    """Return which pixels (H, W) of paper are connected to the edge, all of which is paper."""
+    filled, count = torch.zeros_like(is_paper), -1
+    filled[0] = True
+    while count != (count := int(filled.sum())):
+        for _ in "rows", "columns":  # a run of paper is filled if a part of it is; at the edge runs may join
+            filled, is_paper = filled.T, is_paper.T
+            runs = (~is_paper).flatten().cumsum(0)
+            is_filled = torch.bincount(runs, filled.flatten().float()) > 0
+            filled = is_paper & is_filled[runs].view_as(is_paper)
+    return filled
 
 
 def stages_of(thing: str, seed: int, device: str) -> Iterator[Drawings]:

@@ -66,6 +66,6 @@ def read_keywords(things: Sequence[data.Thing], clip: MiniCLIP, embeddings: Tens
     specific = {word: some for word, some in sorted(numbers.items()) if len(some) <= 3 and word not in taken}
     with torch.no_grad():
         cosines = clip.embed_text(list(specific)) @ embeddings.T if specific else torch.empty(0)
-    kept = {word: [i for i in specific[word] if row[i] >= LEAST] for word, row in zip(specific, cosines)}
-    kept |= {word: [names.index(name)] for word, name in BEST.items() if name in names}
-    return {word: some for word, some in kept.items() if some}
+    keywords = {word: [i for i in specific[word] if row[i] >= LEAST] for word, row in zip(specific, cosines)}
+    keywords |= {word: [names.index(name)] for word, name in BEST.items() if name in names}
+    return {word: some for word, some in keywords.items() if some}
