@@ -312,20 +312,20 @@ def test_a_thing_is_called_as_the_transformer_was_taught():
 
 @pytest.mark.slow
 def test_of_its_drafts_the_likeliest_comes_first(monkeypatch):
-    """A key it knows by heart; a kettle it was never shown, and tries again."""
-    seeds = []
+    """A key it knows by heart; a kettle it was never shown, and searches for."""
+    temperatures = []
     draw = drafts.dalle
 
-    def counted(*asked, seed, **more):
-        seeds.append(seed)
-        return draw(*asked, seed=seed, **more)
+    def counted(*asked, temperature, **more):
+        temperatures.append(temperature)
+        return draw(*asked, temperature=temperature, **more)
 
     monkeypatch.setattr(drafts, "dalle", counted)
     drafts.CACHE.clear()
     key, kettle = ([*drafts.stages_of(text, 6, "cpu")][-1].likelihoods for text in ("a key", "a kettle"))
     assert key == sorted(key, reverse=True) and len(key) == drafts.DRAFTS
     assert key[0] > -10 and kettle[0] < drafts.MIN_LOG_LIKELIHOOD
-    assert seeds[:2] == [6, 6] and len(set(seeds[1:])) == drafts.TRIES
+    assert temperatures == [drafts.DRAFT_TEMPERATURE, drafts.DRAFT_TEMPERATURE, 0]
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,8 @@ _TINTS |= {"golden": "yellow", "violet": "purple", "magenta": "pink"}
 _TINTS |= dict.fromkeys(("navy", "turquoise", "cyan", "beige"), "")
 DRAFT_TEMPERATURE = 0.25  # of sampling the tokens
 DRAFTS = 4  # to choose from: their best is as likely as the best of 16 at temperature 0.5, in a third of the time
-# Below this log-likelihood (nats) a draft mixes several things, and other seeds are tried: TRIES in all.
-MIN_LOG_LIKELIHOOD, TRIES = -20.0, 3
+# Below this log-likelihood (nats) a draft mixes several things, and a beam search looks for a likelier one.
+MIN_LOG_LIKELIHOOD, BEAMS = -20.0, 8
 _DRAFT_SIZE = (128, 128)
 CACHE: dict[tuple[str, int, str], list[Drawings]] = {}  # the stages of a thing, a seed and a device
 MAX_CACHED = 32
@@ -182,7 +182,7 @@ def _fill_from_edge(is_paper: Tensor) -> Tensor:
 
 
 def stages_of(thing: str, seed: int, device: str) -> Iterator[Drawings]:
-    """Yield the likeliest drawing of a thing after each row; last DRAFTS of them, best first, after up to TRIES seeds.
+    """Yield the likeliest drawing of a thing after each row; last all that were sampled or searched, best first.
 
     Later runs find them cached.
     """
@@ -191,10 +191,9 @@ def stages_of(thing: str, seed: int, device: str) -> Iterator[Drawings]:
         yield from cached
         return
     stages, best, highest = list[Drawings](), list[Drawings](), -math.inf
-    options: dict[str, Any] = {"temperature": DRAFT_TEMPERATURE, "guidance": 1, "perceptor": None, "device": device}
-    for attempt in range(TRIES):
-        attempt_seed = (seed + attempt * 10**6) % 2**63
-        for drawings in dalle(thing, DRAFTS, stream="likeliest", seed=attempt_seed, **options):
+    options: dict[str, Any] = {"seed": seed, "guidance": 1, "perceptor": None, "device": device}
+    for count, temperature in ((DRAFTS, DRAFT_TEMPERATURE), (BEAMS, 0)):
+        for drawings in dalle(thing, count, stream="likeliest", temperature=temperature, **options):
             if drawings.done < 1:
                 stages.append(drawings)
                 yield drawings

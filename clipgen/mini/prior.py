@@ -189,3 +189,8 @@ class _Predictor:
             cache.length = self.net.context_length - 1 + first
         features = self.net(x if first else torch.cat([self.last, x], 1), self.caches)
         return apply_guidance(self.net.next_code(features).float(), self.guidance)
+
+    def select(self, rows: Tensor) -> None:
+        rows = torch.cat([rows + i for i in range(0, len(self.last), len(rows))])  # with the text, and without
+        for cache in self.caches:
+            cache.select(rows)

@@ -37,6 +37,9 @@ class TokenPredictor(Protocol):
         Each depends on all before it. Those before ``first - 1`` are the same as in earlier calls.
         """
 
+    def select(self, rows: Tensor) -> None:
+        """Go on with the pictures ``rows`` (count,) int64 of those so far, some of them more than once."""
+
 
 class Prior(Protocol):
     """A model of image tokens given a text. Its class is called with (name, device)."""
@@ -68,6 +71,12 @@ class KVCache:
         self.keys[..., self.length : end, :], self.values[..., self.length : end, :] = keys, values
         self.length = end
         return self.keys[..., : self.length, :], self.values[..., : self.length, :]
+
+    def select(self, rows: Tensor) -> None:
+        """Replace the first dimension's len(rows) equal parts by the parts ``rows``."""
+        for kept in (self.keys, self.values):
+            parts = kept.unflatten(0, (len(rows), -1))[..., : self.length, :]
+            parts.copy_(parts[rows.to(parts.device)])
 
 
 def apply_guidance(logits: Tensor, guidance: float) -> Tensor:
@@ -152,7 +161,8 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
         image: A picture to complete.
         keep: The part of ``image`` that stays: top, bottom, left, right or a box, see ``mask``. Tokens are sampled row
             by row and depend only on those above and left of them, so that ``top`` works best.
-        temperature: Lower for safer, higher for wilder tokens; by default the model's.
+        temperature: Lower for safer, higher for wilder tokens; by default the model's. 0: a beam search for the n
+            likeliest pictures.
         top_k: How many of the likeliest tokens may be sampled; by default the model's.
         guidance: The scale of classifier-free guidance, 1 (none) or more; by default the model's.
         seed: On a CPU the same seed gives the same pictures; on a GPU rounding can change a token.
@@ -172,7 +182,7 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
     n, seed = check_count("n", n, high=1024), check_count("seed", seed, low=0, high=2**63 - 1)
     kind = PRIORS[model]  # its class attributes are the defaults
     top_k = check_count("top_k", kind.top_k if top_k is None else top_k, high=10**6)
-    temperature = check_number("temperature", kind.temperature if temperature is None else temperature, 0.01, 100)
+    temperature = check_number("temperature", kind.temperature if temperature is None else temperature, 0, 100)
     guidance = check_number("guidance", kind.guidance if guidance is None else guidance, 1, 100)
     perceptor = kind.perceptor if perceptor == "auto" else perceptor
     picture = None if image is None else to_picture(image)
@@ -187,9 +197,12 @@ def dalle(  # type: ignore[misc]  # the overloads do not list the options again
     prior, generator = _models(model, torch_device)
     judge = load_perceptor(perceptor, torch_device) if isinstance(perceptor, str) else perceptor
     predictor = prior.start(prompt, n, guidance)
-    sampler = Sampler(temperature, top_k, torch.Generator().manual_seed(seed))
     tokens, mask = _start_tokens(generator, n, prior.side, picture, keep)
-    rows = _sample(predictor, sampler, tokens, mask, generator.device, stop_after_rows=stream is True)
+    if temperature:
+        sampler = Sampler(temperature, top_k, torch.Generator().manual_seed(seed))
+        rows = _sample(predictor, sampler, tokens, mask, generator.device, stop_after_rows=stream is True)
+    else:
+        rows = _beam_search(predictor, tokens, mask, generator.device)
     stages = _draw(prompt, generator, rows, tokens, mask, stream)
     ranked = (_rank(drawings, judge) if drawings.done == 1 else drawings for drawings in stages)
     return ranked if stream else next(ranked)
@@ -258,6 +271,28 @@ def _sample(
         done += correct
         if done // side > row:
             yield done // side, likelihoods
+
+
+@torch.no_grad()
+def _beam_search(
+    predictor: TokenPredictor, tokens: Tensor, mask: Tensor, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """Find likely tokens outside of ``mask`` in order, as ``_sample`` samples them."""
+    n, side, flat, likelihoods, are_alike = len(tokens), len(mask), tokens.flatten(1), torch.zeros(len(tokens)), True
+    for position, is_known in enumerate(mask.flatten().tolist()):
+        logits = predictor(flat.to(device), position, 1)[:, 0].cpu()
+        if not is_known:
+            values, codes = logits.log_softmax(-1).topk(min(n, logits.shape[-1]))
+            scores = likelihoods[:, None] + values
+            if are_alike:
+                scores[1:], are_alike = -math.inf, False
+            likelihoods, best = scores.flatten().topk(n)
+            rows = best // values.shape[1]
+            flat[:] = flat[rows]
+            flat[:, position] = codes.flatten()[best]
+            predictor.select(rows)
+        if (position + 1) % side == 0:
+            yield (position + 1) // side, likelihoods
 
 
 @torch.no_grad()

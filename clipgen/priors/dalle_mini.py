@@ -247,6 +247,11 @@ class _Predictor:
         logits = self.decoder(previous.repeat(len(self.mask), 1), self.states, self.mask)[..., :CODES].float()
         return apply_guidance(logits, self.guidance)
 
+    def select(self, rows: Tensor) -> None:
+        rows = torch.cat([rows + i * len(rows) for i in range(len(self.mask))])
+        for cache, *_ in self.states:
+            cache.select(rows)
+
 
 def _load(kind: type[weights.Net], config: Mapping[str, int], file: Remote, device: torch.device) -> weights.Net:
     net = weights.build_empty(kind, config)

@@ -1,8 +1,13 @@
 """The second stage: a transformer over text and image tokens, and what is made with it."""
 
+import math
+from itertools import product
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import clipgen
 from clipgen import priors
@@ -10,8 +15,9 @@ from clipgen.cli import main
 from clipgen.images.reading import to_image, to_tensor
 from clipgen.mini import WEIGHTS, held_out
 from clipgen.mini.drafts import DRAFT_TEMPERATURE, DRAFTS
+from clipgen.mini.prior import Transformer, _Predictor
 from clipgen.mini.training.prior import losses
-from clipgen.priors import UNDRAWN, Sampler, _models, dalle, load_prior
+from clipgen.priors import UNDRAWN, Sampler, _beam_search, _models, dalle, load_prior
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +148,45 @@ def test_a_place_draws_the_same_again(rng):
     assert not torch.equal(whole[0], whole[1])
 
 
+@pytest.mark.parametrize("guidance", [1, 3])
+@pytest.mark.parametrize("known", [[], [0], [1, 3], [0, 1, 2, 3]])
+def test_a_beam_search_finds_the_likeliest(known, guidance, rng):
+    """Of all pictures of 2 x 2 tokens of three codes, with some of the tokens given."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        net = Transformer(torch.randn(9, 8), width=16, layers=2, heads=2, side=2, codes=3, context=3)
+        nn.init.normal_(net.next_code.weight)
+        told = {
+            "a cat": (torch.tensor([[4, 7, -1]]), torch.randn(1, 16)),
+            "": (torch.full((1, 3), -1), net.padding[:1]),
+        }
+    prior = SimpleNamespace(net=net, side=2, encode_text=told.get)
+    every, given = torch.tensor([*product(range(3), repeat=4)]), torch.tensor([2, 0, 1, 2])
+    chances = _Predictor(prior, "a cat", 81, guidance)(every, 0, 4).log_softmax(-1)
+    chances = chances.gather(-1, every[..., None])[..., 0]
+    chances[:, known] = torch.where(every[:, known] == given[known], 0, -math.inf)
+    values, rows = chances.sum(1).sort(descending=True)
+
+    mask, tokens = torch.zeros(4, dtype=torch.bool), torch.zeros(27, 4, dtype=torch.int64)
+    mask[known], tokens[:, known] = True, given[known]
+    stages = _beam_search(_Predictor(prior, "a cat", 27, guidance), tokens.view(27, 2, 2), mask.view(2, 2), "cpu")
+    (first, _), (last, likelihoods) = stages
+    count = min(27, 3 ** (4 - len(known)))
+    assert (first, last) == (1, 2) and torch.equal(tokens[:count], every[rows[:count]])
+    torch.testing.assert_close(likelihoods[:count], values[:count], atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_beam_search_of_a_thing_is_likelier_than_sampling():
+    """And its stages are shown."""
+    options = {"guidance": 1, "perceptor": None}
+    stages = list(clipgen.dalle("an ice cream", 8, temperature=0, stream="likeliest", **options))
+    assert [len(drawings) for drawings in stages] == [1] * 15 + [8]
+    found, sampled = stages[-1].likelihoods, clipgen.dalle("an ice cream", 8, temperature=0.25, **options).likelihoods
+    assert found == sorted(found, reverse=True) and found[0] >= sampled[0] - 0.01
+    assert len({tuple(picture.flatten().tolist()) for picture in stages[-1].tokens}) == 8
+
+
 @pytest.mark.slow
 def test_best_first_and_the_same_again():
     drawings = clipgen.dalle("a red apple", 2, seed=3)
@@ -212,7 +257,7 @@ def test_completion_keeps_the_top(picture):
     ("options", "said"),
     [
         ({"n": 0}, "n=0"),
-        ({"temperature": 0}, "temperature=0"),
+        ({"temperature": -0.1}, "temperature=-0.1"),
         ({"guidance": 0.5}, "guidance=0.5"),
         ({"model": "dall-e-3"}, "choose one of"),
         ({"image": "nowhere.png"}, "nowhere.png"),

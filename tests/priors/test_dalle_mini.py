@@ -121,6 +121,20 @@ def test_equal_to_the_reference(published):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("guidance", [1, 4])
+def test_goes_on_with_some_of_the_pictures(published, guidance):
+    model = DalleMini(published[0])
+    pictures, rows = torch.randint(CODES, (3, 256), generator=torch.Generator().manual_seed(0)), torch.tensor([2, 0, 0])
+    stream, fresh = (model.start("a cat", 3, guidance) for _ in range(2))
+    stream(pictures, 0, 5)
+    stream.select(rows)
+    pictures = pictures[rows]
+    wanted = fresh(pictures, 0, 7)[:, 5:]
+    torch.testing.assert_close(stream(pictures, 5, 2), wanted, atol=1e-4, rtol=1e-4)
+    assert (wanted[0] - wanted[1]).abs().max() > 1e-2
+
+
+@torch.no_grad()
 def test_without_guidance_the_text_alone_counts(published):
     name, *_ = published
     model = DalleMini(name)
