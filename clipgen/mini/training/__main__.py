@@ -9,7 +9,7 @@ started again with more minutes, on a GPU where there is one. Needs ``pip instal
 Beside them, ``bundle`` writes the drawings into one file of 7 MB, ``drawings.xz``, which another machine takes as its
 cache, with nothing else but resvg-py: ``first second --cache drawings.xz --out DIR`` trains both stages of DALL-E
 there, larger than those that ship, meant for 7 and 8 minutes of a large GPU. ``decoder`` makes the dVAE's edges sharper
-and leaves its tokens.
+and leaves its tokens; ``refine`` continues with the shipped transformer.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from clipgen.mini.training import (
     first_stage,
     pack,
     prior,
+    refine,
     second_stage,
     text,
     vqgan,
@@ -48,13 +49,15 @@ STAGES: dict[str, tuple[Callable[..., None], float]] = {
     "prior": (prior.train, 90),
     "pack": (pack.pack, 0),
 }
-# Beside them: the drawings in one file, both stages of DALL-E for a GPU, and the dVAE's decoder alone.
+# Beside them: the drawings in one file, both stages of DALL-E for a GPU, the dVAE's decoder alone, and the prior again.
 MORE: dict[str, tuple[Callable[..., None], float]] = {
     "bundle": (bundle.pack, 0),
     "first": (first_stage.train, 7),
     "second": (second_stage.train, 8),
     "decoder": (decoder.train, 240),
+    "refine": (refine.train, 60),
 }
+CAPTIONED = ("text", "prior", "second", "refine")  # learn from a number of captions
 
 
 def main() -> None:
@@ -70,7 +73,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, help="training time of a stage, on any hardware")
     parser.add_argument(
-        "--captions", type=int, help="so many for text, prior and second (default: 60,000, 72,000 and 600,000)"
+        "--captions", type=int, help=f"so many for {', '.join(CAPTIONED)} (default: as suits the stage)"
     )
     parser.add_argument("--batch", type=int, help="pictures or texts of a step (default: as suits the stage)")
     options = parser.parse_args()
@@ -80,7 +83,7 @@ def main() -> None:
         stage, minutes = (STAGES | MORE)[name]
         job = Job(options.cache, out, minutes if options.minutes is None else options.minutes, resolve_device("auto"))
         print(f"{name}: {job}", flush=True)
-        extra = {"captions": options.captions} if options.captions and name in ("text", "prior", "second") else {}
+        extra = {"captions": options.captions} if options.captions and name in CAPTIONED else {}
         extra |= {"batch": options.batch} if options.batch and name not in ("pack", "bundle") else {}
         stage(job, **extra)
 

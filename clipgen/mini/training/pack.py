@@ -18,13 +18,14 @@ from clipgen.mini.training.training import Job, save_weights
 
 LEAST = 0.6  # cosine of a keyword and a name: "copter" and "helicopter" have 0.79, "table" and "ping pong" 0.57
 BEST = {  # words by the drawing that shows them best, of those that the transformer draws well
-    "beer": "tumbler glass", "beer mug": "tumbler glass", "clock": "alarm clock", "coffee": "teacup without handle",
-    "couch": "couch and lamp", "flower": "blossom", "glass of juice": "tumbler glass", "heart": "heart suit",
-    "hot beverage": "teacup without handle", "juice": "tumbler glass", "lamp": "light bulb",
-    "lightning bolt": "high voltage", "palm tree": "desert island", "piano": "musical keyboard",
-    "red heart": "heart suit", "sofa": "couch and lamp", "spaceship": "flying saucer",
-    "tea": "teacup without handle", "train": "locomotive", "ufo": "flying saucer", "wine": "cocktail glass",
-    "wine glass": "cocktail glass",
+    "beer": "beer mug", "clock": "alarm clock", "coffee": "hot beverage", "couch": "couch and lamp",
+    "explosion": "collision", "face": "grinning face", "flower": "blossom", "glass of juice": "tumbler glass",
+    "happy face": "grinning face", "heart": "red heart", "juice": "tumbler glass", "kettle": "teapot",
+    "lamp": "light bulb", "lightning bolt": "high voltage", "piano": "musical keyboard", "poop": "pile of poo",
+    "sad face": "crying face", "skeleton": "skull", "smile": "grinning face", "smiley": "grinning face",
+    "smiley face": "grinning face", "sofa": "couch and lamp", "spaceman": "astronaut", "spaceship": "flying saucer",
+    "tea": "teacup without handle", "train": "locomotive", "ufo": "flying saucer", "wine": "wine glass",
+    "witch": "mage", "wizard": "mage",
 }  # fmt: skip
 
 

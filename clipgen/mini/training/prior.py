@@ -24,7 +24,7 @@ GROUPS = ("animals-nature", "food-drink", "travel-places", "activities", "object
 
 def train(job: Job, batch: int = 64, captions: int = 72_000) -> None:
     """Writes ``prior.pt``, and ``scenes.pt`` with what was learnt from; needs ``dvae.pt`` and ``clip.pt``."""
-    images, texts = tokenised(job, captions)
+    images, texts = tokenised(job, captions, job.trained("dvae", DVAE(**dvae.CONFIG)))
     tower = job.trained("clip", MiniCLIP()).text
     model = job.place(Transformer(tower.tokens.weight.detach(), **CONFIG))
     training = Training(job, "prior", {"model": model}, *optimisers(model), peak=3e-3, clip=1.0, every=200)
@@ -42,12 +42,13 @@ def train(job: Job, batch: int = 64, captions: int = 72_000) -> None:
         read, understood = text[rows].masked_fill(silent, -1), meaning[rows].masked_fill(silent, 0)
         with job.autocast():
             words, codes = compute_losses(model, read, understood, images[rows].long())
+        codes = codes.mean()
         training.step(TEXT_SHARE * words + (1 - TEXT_SHARE) * codes)
         if training.due:
             right = text[test], meaning[test]
             wrong = right[0].roll(1, 0), right[1].roll(1, 0)
             with torch.no_grad(), job.autocast():
-                unseen, misled = (losses(net, *told, images[test].long())[1] for told in (right, wrong))
+                unseen, misled = (losses(net, *told, images[test].long())[1].mean() for told in (right, wrong))
             training.log(words=words, codes=codes, unseen=unseen, misled=misled)
 
 
@@ -63,7 +64,7 @@ def optimisers(net: nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.Optim
 
 
 def losses(model: Transformer, text: Tensor, meaning: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy (nats per token) of the text and of the image, each token given all before it."""
+    """Cross-entropy of the text, and of each image token (B, n), in nats; each token is given all before it."""
     x = model.embed(text, model.understand(meaning), image[:, :-1])
     features = model(x.bfloat16() if torch.is_autocast_enabled(x.device.type) else x)
     codes = model.next_code(features[:, model.context_length - 1 :]).float()
@@ -72,13 +73,13 @@ def losses(model: Transformer, text: Tensor, meaning: Tensor, image: Tensor) -> 
     words = (model.next_word(features[:some, : model.context_length - 1]) @ model.words.T.to(features.dtype)).float()
     return (
         F.cross_entropy(words.flatten(0, 1), text[:some, 1:].flatten(), ignore_index=-1),
-        F.cross_entropy(codes.flatten(0, 1), image.flatten()),
+        F.cross_entropy(codes.mT, image, reduction="none"),
     )
 
 
 @torch.no_grad()
-def tokenised(job: Job, count: int) -> tuple[Tensor, list[str]]:
-    """(count, 256) tokens of scenes by the dVAE, and their captions, made once."""
+def tokenised(job: Job, count: int, first: DVAE) -> tuple[Tensor, list[str]]:
+    """(count, 256) tokens of scenes by the first stage, and their captions, made once."""
     file = job.out / "scenes.pt"
     if not file.exists():
         drawings = data.drawings(job.cache)
@@ -89,7 +90,7 @@ def tokenised(job: Job, count: int) -> tuple[Tensor, list[str]]:
         # What has a longer name is asked for less often: a dog, not a ten-thirty.
         lengths = [len(re.split("[ -]", thing.name.removesuffix(" face"))) for thing in drawings.things]
         scenes.weights = scenes.weights * 0.4 ** (torch.tensor(lengths) - 1)
-        logits_of = job.compiled(job.trained("dvae", DVAE(**dvae.CONFIG)).logits)
+        logits_of = job.compiled(first.logits)
         tokens: list[Tensor] = []
         captions: list[str] = []
         while len(captions) < count:

@@ -83,12 +83,13 @@ def train(job: Job, batch: int = 512, captions: int = 600_000) -> None:
         text, meaning, tokens = scenes.some(rows)
         with job.autocast():
             spoken, codes = compute_losses(model, text.masked_fill(silent, -1), meaning.masked_fill(silent, 0), tokens)
+        codes = codes.mean()
         training.step(WORDS * spoken + (1 - WORDS) * codes)
         if training.due:
             with torch.no_grad(), job.autocast():
                 text, meaning, tokens = scenes.some(unseen)
-                right = losses(net, text, meaning, tokens)[1]
-                misled = losses(net, text.roll(1, 0), meaning.roll(1, 0), tokens)[1]
+                right = losses(net, text, meaning, tokens)[1].mean()
+                misled = losses(net, text.roll(1, 0), meaning.roll(1, 0), tokens)[1].mean()
             training.log(words=spoken, codes=codes, unseen=right, misled=misled)
     folder = job.out / "weights"
     folder.mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ import torch
 
 from clipgen.clip.tokenizer import VOCABULARY_SIZE
 from clipgen.generators.dvae import DVAE
-from clipgen.mini import everyday_name
+from clipgen.mini import WEIGHTS, everyday_name
 from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.prior import Transformer
 from clipgen.mini.training import data, pack
@@ -43,6 +43,10 @@ def test_the_recipe_end_to_end(cache, recipe, tmp_path):
     recipe("dvae", "--minutes", before["spent"] / 60 + 0.0001, *where)  # a step more, however long one takes
     after = torch.load(tmp_path / "dvae.pt", weights_only=True)
     assert after["steps"] > before["steps"], "training goes on from its checkpoint"
+    recipe("refine", "--minutes", 0.001, "--captions", 60, *where)
+    refined, shipped = (weights.load_weights(file / "prior.safetensors")[0] for file in (tmp_path / "weights", WEIGHTS))
+    moved = [(refined[name].float() - shipped[name].float()).abs().max() for name in shipped]
+    assert 0 < max(moved) < 0.1, "it continues with the shipped transformer"
 
 
 def test_a_word_stands_for_what_few_things_share():
