@@ -304,9 +304,10 @@ def test_paper_is_filled_as_by_a_flood_from_the_edge():
 def test_a_thing_is_called_as_the_transformer_was_taught():
     mini = clipgen.load_perceptor("mini")
     told = {"a car": "an automobile", "a bike": "a bicycle", "the sun": "a sun", "the moon": "a crescent moon"}
-    told |= {same: same for same in ("a cat", "a kettle", "the the")}
+    told |= {same: same for same in ("a dog", "a steam train", "the the")}
+    told |= {"a cat": "a cat face", "a kitten": "a cat face", "a kettle": "a teapot", "a wizard": "a mage"}
     told |= {"a piano": "a musical keyboard", "the train": "a locomotive"}
-    told |= {"a squirrel": "a chipmunk", "beer": "a tumbler glass", "a cup of coffee": "a teacup without handle"}
+    told |= {"a squirrel": "a chipmunk", "beer": "a beer mug", "a cup of coffee": "a hot beverage"}
     assert {text: canonical_name(text, mini) for text in told} == told
 
 

@@ -62,7 +62,7 @@ def strip_articles(text: str) -> str:
 
 @cache
 def everyday_names() -> list[str]:
-    """Return the names of drawings, everyday and in small letters. The transformer was trained on 841 of them."""
+    """Return the names of drawings, everyday and in small letters. The transformer was trained on 891 of them."""
     return [everyday_name(name).lower() for name in drawing_names().names]
 
 
@@ -85,7 +85,9 @@ def canonical_name(text: str, perceptor: Perceptor) -> str:
     if not kinds:
         return text
     best = max(kinds, key=lambda i: float(cosines[i]))
-    return with_article(everyday_names()[keywords.get(everyday_names()[best], [best])[0]])
+    number = keywords.get(everyday_names()[best], [best])[0]
+    name = everyday_names()[number]  # of a cat's face and of a whole cat
+    return with_article(name if everyday_names().count(name) == 1 else drawing_names().names[number])
 
 
 def held_out() -> tuple[Tensor, list[str]]:

@@ -74,8 +74,8 @@ class KVCache:
 
     def select(self, rows: Tensor) -> None:
         """Replace the first dimension's len(rows) equal parts by the parts ``rows``."""
-        for kept in (self.keys, self.values):
-            parts = kept.unflatten(0, (len(rows), -1))[..., : self.length, :]
+        for states in (self.keys, self.values):
+            parts = states.unflatten(0, (len(rows), -1))[..., : self.length, :]
             parts.copy_(parts[rows.to(parts.device)])
 
 
@@ -278,14 +278,14 @@ def _beam_search(
     predictor: TokenPredictor, tokens: Tensor, mask: Tensor, device: torch.device
 ) -> Iterator[tuple[int, Tensor]]:
     """Find likely tokens outside of ``mask`` in order, as ``_sample`` samples them."""
-    n, side, flat, likelihoods, are_alike = len(tokens), len(mask), tokens.flatten(1), torch.zeros(len(tokens)), True
-    for position, is_known in enumerate(mask.flatten().tolist()):
+    n, side, flat, likelihoods, is_first = len(tokens), len(mask), tokens.flatten(1), torch.zeros(len(tokens)), True
+    for position, is_given in enumerate(mask.flatten().tolist()):
         logits = predictor(flat.to(device), position, 1)[:, 0].cpu()
-        if not is_known:
+        if not is_given:
             values, codes = logits.log_softmax(-1).topk(min(n, logits.shape[-1]))
             scores = likelihoods[:, None] + values
-            if are_alike:
-                scores[1:], are_alike = -math.inf, False
+            if is_first:
+                scores[1:], is_first = -math.inf, False  # all are the same so far
             likelihoods, best = scores.flatten().topk(n)
             rows = best // values.shape[1]
             flat[:] = flat[rows]

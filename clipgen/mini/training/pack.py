@@ -18,14 +18,14 @@ from clipgen.mini.training.training import Job, save_weights
 
 LEAST = 0.6  # cosine of a keyword and a name: "copter" and "helicopter" have 0.79, "table" and "ping pong" 0.57
 BEST = {  # words by the drawing that shows them best, of those that the transformer draws well
-    "beer": "beer mug", "clock": "alarm clock", "coffee": "hot beverage", "couch": "couch and lamp",
+    "beer": "beer mug", "cat": "cat face", "clock": "alarm clock", "coffee": "hot beverage", "couch": "couch and lamp",
     "explosion": "collision", "face": "grinning face", "flower": "blossom", "glass of juice": "tumbler glass",
     "happy face": "grinning face", "heart": "red heart", "juice": "tumbler glass", "kettle": "teapot",
     "lamp": "light bulb", "lightning bolt": "high voltage", "piano": "musical keyboard", "poop": "pile of poo",
     "sad face": "crying face", "skeleton": "skull", "smile": "grinning face", "smiley": "grinning face",
     "smiley face": "grinning face", "sofa": "couch and lamp", "spaceman": "astronaut", "spaceship": "flying saucer",
-    "tea": "teacup without handle", "train": "locomotive", "ufo": "flying saucer", "wine": "wine glass",
-    "witch": "mage", "wizard": "mage",
+    "tea": "teacup without handle", "tiger": "tiger face", "train": "locomotive", "ufo": "flying saucer",
+    "wine": "wine glass", "witch": "mage", "wizard": "mage",
 }  # fmt: skip
 
 
