@@ -147,7 +147,7 @@ def dalle(parser: argparse.ArgumentParser, words: list[str]) -> int:
     parser.add_argument("--model", help="mini (built in; default), dalle-mini or dalle-mega")
     parser.add_argument("--image", help="complete this picture")
     parser.add_argument("--keep", help="part of --image to keep: top (default), bottom, left, right or a box x,y,w,h")
-    parser.add_argument("--temperature", type=float, help="lower is less varied, 0 a beam search (mini: 0.7)")
+    parser.add_argument("--temperature", type=float, help="sampling temperature; 0: beam search (mini: 0.7)")
     parser.add_argument("--top-k", type=int, help="sample from the K likeliest tokens (mini: 128)")
     parser.add_argument("--guidance", type=float, help="strength of the text, at least 1 (mini: 1.5)")
     parser.add_argument("--seed", type=int, help="random seed (default: 0)")

@@ -86,7 +86,8 @@ def canonical_name(text: str, perceptor: Perceptor) -> str:
         return text
     best = max(kinds, key=lambda i: float(cosines[i]))
     number = keywords.get(everyday_names()[best], [best])[0]
-    name = everyday_names()[number]  # of a cat's face and of a whole cat
+    name = everyday_names()[number]
+    # "Cat" names two drawings, a face and a whole cat: they need their full names.
     return with_article(name if everyday_names().count(name) == 1 else drawing_names().names[number])
 
 

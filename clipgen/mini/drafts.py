@@ -182,7 +182,7 @@ def _fill_from_edge(is_paper: Tensor) -> Tensor:
 
 
 def stages_of(thing: str, seed: int, device: str) -> Iterator[Drawings]:
-    """Yield the likeliest drawing of a thing after each row; last all that were sampled or searched, best first.
+    """Yield the likeliest drawing of a thing after each row; last the samples, or the beams if one is likelier.
 
     Later runs find them cached.
     """

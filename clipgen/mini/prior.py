@@ -14,7 +14,7 @@ from clipgen import device as devices
 from clipgen.clip.tokenizer import encode
 from clipgen.mini import WEIGHTS
 from clipgen.mini.clip import BuiltinPerceptor
-from clipgen.priors import KVCache, TokenPredictor, apply_guidance
+from clipgen.priors.sampling import KVCache, TokenPredictor, apply_guidance
 from clipgen.storage import weights
 
 AT_ONCE = 64  # tokens, of all pictures together, that are read in hardly more time than one of each
@@ -190,7 +190,7 @@ class _Predictor:
         features = self.net(x if first else torch.cat([self.last, x], 1), self.caches)
         return apply_guidance(self.net.next_code(features).float(), self.guidance)
 
-    def select(self, rows: Tensor) -> None:
-        rows = torch.cat([rows + i for i in range(0, len(self.last), len(rows))])  # with the text, and without
+    def reorder(self, pictures: Tensor) -> None:
+        numbers = torch.cat([pictures + i for i in range(0, len(self.last), len(pictures))])  # with the text, without
         for cache in self.caches:
-            cache.select(rows)
+            cache.reorder(numbers)

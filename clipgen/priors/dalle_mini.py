@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from clipgen.clip.tokenizer import merge_pairs
 from clipgen.errors import ClipgenError
-from clipgen.priors import KVCache, TokenPredictor, apply_guidance
+from clipgen.priors.sampling import KVCache, TokenPredictor, apply_guidance
 from clipgen.storage import remote, weights
 from clipgen.storage.remote import Remote
 
@@ -247,10 +247,10 @@ class _Predictor:
         logits = self.decoder(previous.repeat(len(self.mask), 1), self.states, self.mask)[..., :CODES].float()
         return apply_guidance(logits, self.guidance)
 
-    def select(self, rows: Tensor) -> None:
-        rows = torch.cat([rows + i * len(rows) for i in range(len(self.mask))])
+    def reorder(self, pictures: Tensor) -> None:
+        numbers = torch.cat([pictures + i * len(pictures) for i in range(len(self.mask))])
         for cache, *_ in self.states:
-            cache.select(rows)
+            cache.reorder(numbers)
 
 
 def _load(kind: type[weights.Net], config: Mapping[str, int], file: Remote, device: torch.device) -> weights.Net:

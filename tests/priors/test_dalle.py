@@ -17,7 +17,8 @@ from clipgen.mini import WEIGHTS, held_out
 from clipgen.mini.drafts import DRAFT_TEMPERATURE, DRAFTS
 from clipgen.mini.prior import Transformer, _Predictor
 from clipgen.mini.training.prior import losses
-from clipgen.priors import UNDRAWN, Sampler, _beam_search, _models, dalle, load_prior
+from clipgen.priors import UNDRAWN, _models, dalle, load_prior
+from clipgen.priors.sampling import Sampler, beam_search
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_a_beam_search_finds_the_likeliest(known, guidance, rng):
 
     mask, tokens = torch.zeros(4, dtype=torch.bool), torch.zeros(27, 4, dtype=torch.int64)
     mask[known], tokens[:, known] = True, given[known]
-    stages = _beam_search(_Predictor(prior, "a cat", 27, guidance), tokens.view(27, 2, 2), mask.view(2, 2), "cpu")
+    stages = beam_search(_Predictor(prior, "a cat", 27, guidance), tokens.view(27, 2, 2), mask.view(2, 2), "cpu")
     (first, _), (last, likelihoods) = stages
     count = min(27, 3 ** (4 - len(known)))
     assert (first, last) == (1, 2) and torch.equal(tokens[:count], every[rows[:count]])
@@ -258,6 +259,7 @@ def test_completion_keeps_the_top(picture):
     [
         ({"n": 0}, "n=0"),
         ({"temperature": -0.1}, "temperature=-0.1"),
+        ({"temperature": 1e-50}, "temperature=1e-50"),
         ({"guidance": 0.5}, "guidance=0.5"),
         ({"model": "dall-e-3"}, "choose one of"),
         ({"image": "nowhere.png"}, "nowhere.png"),

@@ -127,7 +127,7 @@ def test_goes_on_with_some_of_the_pictures(published, guidance):
     pictures, rows = torch.randint(CODES, (3, 256), generator=torch.Generator().manual_seed(0)), torch.tensor([2, 0, 0])
     stream, fresh = (model.start("a cat", 3, guidance) for _ in range(2))
     stream(pictures, 0, 5)
-    stream.select(rows)
+    stream.reorder(rows)
     pictures = pictures[rows]
     wanted = fresh(pictures, 0, 7)[:, 5:]
     torch.testing.assert_close(stream(pictures, 5, 2), wanted, atol=1e-4, rtol=1e-4)

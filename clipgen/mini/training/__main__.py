@@ -9,7 +9,7 @@ started again with more minutes, on a GPU where there is one. Needs ``pip instal
 Beside them, ``bundle`` writes the drawings into one file of 7 MB, ``drawings.xz``, which another machine takes as its
 cache, with nothing else but resvg-py: ``first second --cache drawings.xz --out DIR`` trains both stages of DALL-E
 there, larger than those that ship, meant for 7 and 8 minutes of a large GPU. ``decoder`` makes the dVAE's edges sharper
-and leaves its tokens; ``refine`` continues with the shipped transformer.
+and leaves its tokens; ``refine`` fine-tunes the shipped transformer.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ STAGES: dict[str, tuple[Callable[..., None], float]] = {
     "prior": (prior.train, 90),
     "pack": (pack.pack, 0),
 }
-# Beside them: the drawings in one file, both stages of DALL-E for a GPU, the dVAE's decoder alone, and the prior again.
+# Beside them: the drawings in one file, both stages of DALL-E for a GPU, the dVAE's decoder, and fine-tuning.
 MORE: dict[str, tuple[Callable[..., None], float]] = {
     "bundle": (bundle.pack, 0),
     "first": (first_stage.train, 7),
@@ -57,7 +57,7 @@ MORE: dict[str, tuple[Callable[..., None], float]] = {
     "decoder": (decoder.train, 240),
     "refine": (refine.train, 60),
 }
-CAPTIONED = ("text", "prior", "second", "refine")  # learn from a number of captions
+CAPTIONED = ("text", "prior", "second", "refine")
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, help="training time of a stage, on any hardware")
     parser.add_argument(
-        "--captions", type=int, help=f"so many for {', '.join(CAPTIONED)} (default: as suits the stage)"
+        "--captions", type=int, help="so many (default: text 60,000, prior 72,000, second 600,000, refine 3,000)"
     )
     parser.add_argument("--batch", type=int, help="pictures or texts of a step (default: as suits the stage)")
     options = parser.parse_args()

@@ -17,7 +17,7 @@ from clipgen.mini.training import critic, data, dvae, prior, vqgan
 from clipgen.mini.training.training import Job, save_weights
 
 LEAST = 0.6  # cosine of a keyword and a name: "copter" and "helicopter" have 0.79, "table" and "ping pong" 0.57
-BEST = {  # words by the drawing that shows them best, of those that the transformer draws well
+BEST = {  # the drawing that stands for a word; the transformer draws it well
     "beer": "beer mug", "cat": "cat face", "clock": "alarm clock", "coffee": "hot beverage", "couch": "couch and lamp",
     "explosion": "collision", "face": "grinning face", "flower": "blossom", "glass of juice": "tumbler glass",
     "happy face": "grinning face", "heart": "red heart", "juice": "tumbler glass", "kettle": "teapot",
@@ -38,7 +38,8 @@ def pack(job: Job) -> None:
     save_weights(target / "judge.safetensors", job.shipped("evaluator"), {}, ("words.weight",))
     save_weights(target / "vqgan.safetensors", job.shipped("vqgan"), vqgan.CONFIG)
     save_weights(target / "dvae.safetensors", job.shipped("dvae"), dvae.CONFIG)
-    save_weights(target / "prior.safetensors", job.shipped("prior"), prior.CONFIG)
+    last = "refined" if (job.out / "refined.pt").exists() else "prior"
+    save_weights(target / "prior.safetensors", job.shipped(last), prior.CONFIG)
     names = [thing.name for thing in drawings.things]
     with torch.no_grad():
         clip = job.trained("critic", MiniCLIP(**critic.CONFIG))

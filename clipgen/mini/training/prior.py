@@ -78,9 +78,9 @@ def losses(model: Transformer, text: Tensor, meaning: Tensor, image: Tensor) -> 
 
 
 @torch.no_grad()
-def tokenised(job: Job, count: int, first: DVAE) -> tuple[Tensor, list[str]]:
-    """(count, 256) tokens of scenes by the first stage, and their captions, made once."""
-    file = job.out / "scenes.pt"
+def tokenised(job: Job, count: int, net: DVAE, name: str = "scenes") -> tuple[Tensor, list[str]]:
+    """(count, 256) tokens of scenes by a dVAE, and their captions, made once and kept in ``out/name.pt``."""
+    file = job.out / f"{name}.pt"
     if not file.exists():
         drawings = data.drawings(job.cache)
         # One style of the seven and no faces or signs: what a net of this size learns in an hour.
@@ -90,7 +90,7 @@ def tokenised(job: Job, count: int, first: DVAE) -> tuple[Tensor, list[str]]:
         # What has a longer name is asked for less often: a dog, not a ten-thirty.
         lengths = [len(re.split("[ -]", thing.name.removesuffix(" face"))) for thing in drawings.things]
         scenes.weights = scenes.weights * 0.4 ** (torch.tensor(lengths) - 1)
-        logits_of = job.compiled(first.logits)
+        logits_of = job.compiled(net.logits)
         tokens: list[Tensor] = []
         captions: list[str] = []
         while len(captions) < count:
@@ -101,5 +101,5 @@ def tokenised(job: Job, count: int, first: DVAE) -> tuple[Tensor, list[str]]:
             captions += batch.captions
             print(f"scenes {len(captions)} of {count}", end="\r", flush=True)
         torch.save({"tokens": torch.cat(tokens), "captions": captions}, file)
-    made = job.read("scenes")
+    made = job.read(name)
     return made["tokens"], made["captions"]

@@ -25,7 +25,7 @@ from clipgen.mini.training.first_stage import CONFIG as FIRST
 from clipgen.mini.training.first_stage import Snapped
 from clipgen.mini.training.prior import losses, optimisers
 from clipgen.mini.training.training import Job, Training, load_embedded, save_weights
-from clipgen.priors import apply_guidance
+from clipgen.priors.sampling import apply_guidance
 
 CONFIG: dict[str, Any] = {
     "width": 320,
