@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,11 +96,17 @@ def tokenised(job: Job, count: int, net: DVAE, name: str = "scenes") -> tuple[Te
         captions: list[str] = []
         while len(captions) < count:
             batch = scenes.batch(min(240, count - len(captions)))
-            with job.autocast():  # a few at a time stay in the processor's cache, which is twice as fast
-                some = [logits_of(job.place(images)) for images in batch.images.split(8)]
-            tokens += [logits.argmax(1).flatten(1).short().cpu() for logits in some]
+            tokens.append(encode(job, logits_of, batch.images))
             captions += batch.captions
             print(f"scenes {len(captions)} of {count}", end="\r", flush=True)
         torch.save({"tokens": torch.cat(tokens), "captions": captions}, file)
     made = job.read(name)
     return made["tokens"], made["captions"]
+
+
+@torch.no_grad()
+def encode(job: Job, logits_of: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return the tokens (B, n) int16 of images, given the logits of a dVAE's encoder."""
+    with job.autocast():  # a few at a time stay in the processor's cache, which is twice as fast
+        logits = [logits_of(job.place(some)) for some in images.split(8)]
+    return torch.cat([some.argmax(1).flatten(1).short().cpu() for some in logits])

@@ -14,7 +14,7 @@ from clipgen.mini.clip import MiniCLIP
 from clipgen.mini.prior import Transformer
 from clipgen.mini.scenes import with_article
 from clipgen.mini.training import data
-from clipgen.mini.training.prior import CONFIG, GROUPS, TEXT_SHARE, losses, tokenised
+from clipgen.mini.training.prior import CONFIG, GROUPS, TEXT_SHARE, encode, losses, tokenised
 from clipgen.mini.training.sampler import PLAIN, paint
 from clipgen.mini.training.training import Job, Training, load_embedded, save_weights
 from clipgen.storage import weights
@@ -97,9 +97,9 @@ def train(job: Job, batch: int = 32, captions: int = 3_000) -> None:
 def encode_drawings(job: Job, drawings: data.Drawings, rows: np.ndarray, dvae: DVAE) -> Tensor:
     """(n, 256) tokens of single drawings on white, of the size that they have in scenes."""
     tokens = []
-    for some in np.array_split(rows, -(-len(rows) // 8)):
+    for some in np.array_split(rows, -(-len(rows) // 240)):
         rgba = torch.from_numpy(drawings.rgba[some]).permute(0, 3, 1, 2).float() / 255
         size, middle = torch.full((len(some),), PLAIN.size[0]), torch.zeros(len(some))
         images = paint(torch.ones(len(some), 3, data.SIZE, data.SIZE), rgba, size, middle, middle, middle > 0)
-        tokens.append(dvae.logits(job.place(images)).argmax(1).flatten(1).cpu())
-    return torch.cat(tokens)
+        tokens.append(encode(job, dvae.logits, images))
+    return torch.cat(tokens).long()
