@@ -306,7 +306,8 @@ def test_a_thing_is_called_as_the_transformer_was_taught():
     told = {"a car": "an automobile", "a bike": "a bicycle", "the sun": "a sun", "the moon": "a crescent moon"}
     told |= {same: same for same in ("a dog", "a steam train", "the the")}
     told |= {"a cat": "a cat face", "a kitten": "a cat face", "a kettle": "a teapot", "a wizard": "a mage"}
-    told |= {"a piano": "a musical keyboard", "the train": "a locomotive"}
+    told |= {"a piano": "a musical keyboard", "the train": "a locomotive", "ghost": "a ghost", "grapes": "a grapes"}
+    told |= {"doctor": "a health worker", "the queen": "a person with crown", "santa claus": "a mx claus"}
     told |= {"a squirrel": "a chipmunk", "beer": "a beer mug", "a cup of coffee": "a hot beverage"}
     assert {text: canonical_name(text, mini) for text in told} == told
 

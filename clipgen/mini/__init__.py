@@ -62,18 +62,18 @@ def strip_articles(text: str) -> str:
 
 @cache
 def everyday_names() -> list[str]:
-    """Return the names of drawings, everyday and in small letters. The transformer was trained on 891 of them."""
+    """Return the names of drawings, everyday and in small letters. The transformer was trained on 1,428 of them."""
     return [everyday_name(name).lower() for name in drawing_names().names]
 
 
 def canonical_name(text: str, perceptor: Perceptor) -> str:
-    """Return a thing by its name in the training: "a sun" for "the sun", "a chipmunk" for "a squirrel".
+    """Return a thing by its name in the training: "a ghost" for "ghost", "a chipmunk" for "a squirrel".
 
     It is the thing that a keyword stands for, or else the nearest name by mini CLIP; if none is near, that of "coffee"
     for "a cup of coffee", or one that ends with the text: "a crescent moon".
     """
     bare = strip_articles(text)
-    text = with_article(bare) if bare and text.startswith("the ") else text
+    text = with_article(bare) if bare and not text.startswith(("a ", "an ")) else text
     keywords = drawing_names().keywords
     if bare in (*everyday_names(), *drawing_names().names, "") and bare not in keywords:  # a train: a locomotive
         return text

@@ -175,9 +175,10 @@ WORN = {
     "neck": ("scarf", "necktie"),
 }
 RAISED = {"balloon", "umbrella", "umbrella with rain drops"}  # held above the head
-# Animals of which only the face is drawn.
-_FACES = "bear", "fox", "frog", "hamster", "koala", "lion", "moose", "panda", "raccoon", "unicorn", "wolf"
-FACES = {*_FACES, "polar bear"}
+FACES = {  # things of which only the face is drawn
+    *("bear", "fox", "frog", "hamster", "koala", "lion", "moose", "panda", "polar bear", "raccoon", "unicorn", "wolf"),
+    *("man", "woman", "person", "boy", "girl", "child", "baby", "old man", "old woman", "older person"),
+}
 BEHIND = {"on"}  # relations in which the second of two things is painted first
 _RELATIONS = {  # by the words that join two things
     **dict.fromkeys(("holding", "carrying", "playing", "eating"), "hold"),

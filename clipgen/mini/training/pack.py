@@ -18,14 +18,29 @@ from clipgen.mini.training.training import Job, save_weights
 
 LEAST = 0.6  # cosine of a keyword and a name: "copter" and "helicopter" have 0.79, "table" and "ping pong" 0.57
 BEST = {  # the drawing that stands for a word; the transformer draws it well
-    "beer": "beer mug", "cat": "cat face", "clock": "alarm clock", "coffee": "hot beverage", "couch": "couch and lamp",
-    "explosion": "collision", "face": "grinning face", "flower": "blossom", "glass of juice": "tumbler glass",
-    "happy face": "grinning face", "heart": "red heart", "juice": "tumbler glass", "kettle": "teapot",
-    "lamp": "light bulb", "lightning bolt": "high voltage", "piano": "musical keyboard", "poop": "pile of poo",
-    "sad face": "crying face", "skeleton": "skull", "smile": "grinning face", "smiley": "grinning face",
-    "smiley face": "grinning face", "sofa": "couch and lamp", "spaceman": "astronaut", "spaceship": "flying saucer",
-    "tea": "teacup without handle", "tiger": "tiger face", "train": "locomotive", "ufo": "flying saucer",
-    "wine": "wine glass", "witch": "mage", "wizard": "mage",
+    "arm": "flexed biceps", "beer": "beer mug", "bride": "woman with veil", "builder": "construction worker",
+    "businessman": "man office worker", "cat": "cat face", "circle": "red circle", "climber": "person climbing",
+    "clock": "alarm clock", "coffee": "hot beverage", "couch": "couch and lamp", "couple": "couple with heart",
+    "cyclist": "person biking", "dancer": "woman dancing", "demon": "smiling face with horns",
+    "devil": "smiling face with horns", "doctor": "health worker", "explosion": "collision", "face": "grinning face",
+    "finger": "index pointing up", "fireman": "firefighter", "flower": "blossom", "friends": "people holding hands",
+    "glass of juice": "tumbler glass", "golfer": "person golfing", "groom": "man in tuxedo",
+    "happy face": "grinning face", "heart": "red heart", "hug": "people hugging", "human": "person",
+    "juggler": "person juggling", "juice": "tumbler glass", "kettle": "teapot", "king": "person with crown",
+    "lamp": "light bulb", "laughing face": "face with tears of joy", "lightning bolt": "high voltage",
+    "monster": "ogre", "nurse": "woman health worker", "ok sign": "OK hand", "painter": "artist",
+    "peace sign": "victory hand", "people": "people holding hands", "piano": "musical keyboard",
+    "policeman": "man police officer", "policewoman": "woman police officer", "poop": "pile of poo",
+    "programmer": "technologist", "queen": "person with crown", "rower": "person rowing boat",
+    "runner": "person running", "sad face": "crying face", "santa": "Mx Claus", "santa claus": "Mx Claus",
+    "scared face": "face screaming in fear", "sick face": "face with thermometer", "skeleton": "skull",
+    "smile": "grinning face", "smiley": "grinning face", "smiley face": "grinning face", "sofa": "couch and lamp",
+    "soldier": "guard", "spaceman": "astronaut", "spaceship": "flying saucer", "square": "blue square",
+    "surfer": "person surfing", "surprised face": "astonished face", "swimmer": "person swimming",
+    "tea": "teacup without handle", "thought bubble": "thought balloon", "tiger": "tiger face", "train": "locomotive",
+    "triangle": "red triangle pointed up", "ufo": "flying saucer", "wine": "wine glass", "wink": "winking face",
+    "witch": "mage", "wizard": "mage", "worker": "construction worker", "wrestlers": "people wrestling",
+    "yeti": "hairy creature", "yoga": "person in lotus position",
 }  # fmt: skip
 
 
