@@ -178,6 +178,7 @@ RAISED = {"balloon", "umbrella", "umbrella with rain drops"}  # held above the h
 FACES = {  # things of which only the face is drawn
     *("bear", "fox", "frog", "hamster", "koala", "lion", "moose", "panda", "polar bear", "raccoon", "unicorn", "wolf"),
     *("man", "woman", "person", "boy", "girl", "child", "baby", "old man", "old woman", "older person"),
+    "smiley",
 }
 BEHIND = {"on"}  # relations in which the second of two things is painted first
 _RELATIONS = {  # by the words that join two things
